@@ -1,0 +1,34 @@
+"""starlearn: pick the prompts worth labelling, fine-tune in 4 bits, repeat.
+
+Public names only. They are imported when first used, so that ``import starlearn`` is cheap.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from starlearn.learner import STARLearner
+    from starlearn.settings import Acquisition, LoRA, Training
+    from starlearn.tasks import ChoiceTask, GenerationTask
+
+__version__ = "0.1.0"
+__all__ = ["Acquisition", "ChoiceTask", "GenerationTask", "LoRA", "STARLearner", "Training"]
+
+_HOME = {
+    "STARLearner": "starlearn.modal",  # also tells modAL that STARLearner is one of its learners
+    "LoRA": "starlearn.settings",
+    "Acquisition": "starlearn.settings",
+    "Training": "starlearn.settings",
+    "ChoiceTask": "starlearn.tasks",
+    "GenerationTask": "starlearn.tasks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'starlearn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Pools of items and their tokens."""

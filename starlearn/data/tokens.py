@@ -1,0 +1,189 @@
+"""From prompts and answers to token ids, and from token ids to length-bucketed batches."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starlearn.errors import InputError, listed
+from starlearn.tasks import Item, Task
+
+BUCKET = 8
+"""Padded lengths are multiples of this. An item's padded length depends on the item alone, so
+its attention sums have the same length, and its scores the same bits, in every batch."""
+
+
+def encode_prompts(
+    tokenizer: Any, task: Task, items: Sequence[Item], *, context: int, room: int
+) -> list[list[int]]:
+    """Turn items into prompt tokens; special tokens come from the template alone.
+
+    Parameters
+    ----------
+    tokenizer : transformers tokenizer
+    task : Task
+    items : sequence of items, length m
+    context : int
+        Longest sequence in tokens that the model was made for.
+    room : int
+        Tokens to leave free for the answer.
+
+    Returns
+    -------
+    list of list of int, length m
+
+    Raises
+    ------
+    InputError
+        Naming the rows that have no token, or whose prompt and answer exceed the context: a
+        model with rotary positions would give finite nonsense there, not an error.
+    """
+    filled = task.fill(items)
+    parts = _template_parts(tokenizer, task)
+    prompts: list[list[int]] = [list(bos_ids(tokenizer)) if not task.chat else [] for _ in filled]
+    for part in parts:
+        if isinstance(part, int):
+            for ids in prompts:
+                ids.append(part)
+            continue
+        texts = [part.format(**fields) for fields in filled]
+        if part is parts[-1] and task.separator:
+            texts = [text.rstrip(" ") for text in texts]
+        for ids, more in zip(prompts, _tokenise(tokenizer, texts), strict=True):
+            ids.extend(more)
+    complaints = [f"row {row}: no tokens" for row, ids in enumerate(prompts) if not ids]
+    complaints += [
+        f"row {row}: {len(ids)} tokens"
+        for row, ids in enumerate(prompts)
+        if len(ids) + room > context
+    ]
+    if complaints:
+        raise InputError(
+            f"{len(complaints)} of {len(prompts)} prompts do not fit the model's context of "
+            f"{context} tokens, of which {room} are for the answer: {listed(complaints)}. "
+            "Shorten or remove these items."
+        )
+    return prompts
+
+
+def encode_answers(tokenizer: Any, task: Task, answers: Sequence[str]) -> list[list[int]]:
+    """Turn answers into the tokens that follow the prompt, without the end of sequence.
+
+    An answer is tokenised behind the last character of the template, and that character's
+    tokens are taken off again, so that the joint looks as it does in running text whatever
+    the tokenizer makes of leading spaces.
+    """
+    literal = task.prompt.rsplit("}", 1)[-1]
+    anchor = "a" if not literal.strip() or task.chat else literal.rstrip(" ")[-1]
+    before = _tokenise(tokenizer, [anchor])[0]
+    joined = _tokenise(tokenizer, [anchor + task.separator + answer for answer in answers])
+    alone = _tokenise(tokenizer, [task.separator + answer for answer in answers])
+    encoded = [
+        ids[len(before) :] if ids[: len(before)] == before else separate
+        for ids, separate in zip(joined, alone, strict=True)
+    ]
+    empty = [repr(answer) for answer, ids in zip(answers, encoded, strict=True) if not ids]
+    if empty:
+        raise InputError(f"Answers without a single token for this tokenizer: {listed(empty)}.")
+    return encoded
+
+
+def bos_ids(tokenizer: Any) -> list[int]:
+    """Return the special tokens that the tokenizer itself puts before a text."""
+    plain = tokenizer("a", add_special_tokens=False).input_ids
+    full = tokenizer("a", add_special_tokens=True).input_ids
+    for start in range(len(full) - len(plain) + 1):
+        if full[start : start + len(plain)] == plain:
+            return list(full[:start])
+    return []
+
+
+def _tokenise(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    # split_special_tokens: "<|im_end|>" in a user's text is text, not the end of a turn.
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True).input_ids
+    # A vocabulary of whole words holds its special tokens as words, and cannot split them.
+    unknown = tokenizer.unk_token_id
+    special = set(tokenizer.all_special_ids) - {unknown}
+    if unknown is None:
+        rows = [f"row {row}" for row, ids in enumerate(encoded) if special.intersection(ids)]
+        if rows:
+            raise InputError(
+                f"Texts hold a special token of the model, which this tokenizer cannot read as "
+                f"text: {listed(rows)}. Remove it from the text."
+            )
+    return [[unknown if token in special else token for token in ids] for ids in encoded]
+
+
+def _template_parts(tokenizer: Any, task: Task) -> list[str | int]:
+    """Cut the template at its special tokens: ids for these, template text between them."""
+    template = _in_chat(tokenizer, task.prompt) if task.chat else task.prompt
+    named = tokenizer.all_special_tokens
+    special: dict[str, int] = dict(zip(named, tokenizer.convert_tokens_to_ids(named), strict=True))
+    for index, token in getattr(tokenizer, "added_tokens_decoder", {}).items():
+        special[str(token)] = index
+    if not special:
+        return [template]
+    pattern = "|".join(re.escape(_escaped(text)) for text in sorted(special, key=len, reverse=True))
+    by_escaped = {_escaped(text): index for text, index in special.items()}
+    pieces = re.split(f"({pattern})", template)
+    return [by_escaped.get(piece, piece) for piece in pieces if piece]
+
+
+def _in_chat(tokenizer: Any, prompt: str) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            "chat=True needs a tokenizer with a chat template, and this one has none. "
+            "Use chat=False, or a model that was tuned for chat."
+        )
+    marker = "STARLEARN-USER-MESSAGE"
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": marker}], tokenize=False, add_generation_prompt=True
+    )
+    pieces = rendered.split(marker)
+    if len(pieces) != 2 or len(rendered) > 100_000:
+        raise InputError(
+            "The tokenizer's chat template does not show the user's message exactly once "
+            f"({len(pieces) - 1} times, {len(rendered)} characters). Use chat=False and write "
+            "the turns into the prompt."
+        )
+    return _escaped(pieces[0]) + prompt + _escaped(pieces[1])
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Items that are computed together: all have the same padded length."""
+
+    indices: NDArray[np.intp]
+    """Positions of the items, shape [B]."""
+    length: int
+    """T, the padded length in tokens."""
+
+
+def batches(lengths: Sequence[int], max_tokens: int) -> Iterator[Batch]:
+    """Cut items into batches of equal padded length within a token budget, longest first.
+
+    Parameters
+    ----------
+    lengths : sequence of int, length m
+        Tokens of each item.
+    max_tokens : int
+        Upper bound of B * T; an item that exceeds it alone is a batch of its own.
+
+    Yields
+    ------
+    Batch
+        Longest first, so that a lack of memory shows at once.
+    """
+    padded = -(-np.asarray(lengths, dtype=np.intp) // BUCKET) * BUCKET
+    for length in sorted(set(padded.tolist()), reverse=True):
+        members = np.flatnonzero(padded == length)
+        size = max(1, max_tokens // length)
+        for start in range(0, len(members), size):
+            yield Batch(members[start : start + size], length)

@@ -1,0 +1,1 @@
+"""Does it save labels? Simulated rounds and their report."""

@@ -1,0 +1,102 @@
+"""The door: parameters, items and labels are checked here, before any model is loaded."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from starlearn.data.pool import as_items, as_labels
+from starlearn.errors import InputError, listed
+from starlearn.settings import Acquisition, LoRA, Training
+from starlearn.tasks import ChoiceTask, GenerationTask, Item, Task
+
+DEFAULTS: dict[str, tuple[type[Any], type[Any]]] = {
+    "task": (ChoiceTask, Task),
+    "adapter": (LoRA, LoRA),
+    "acquisition": (Acquisition, Acquisition),
+    "training": (Training, Training),
+}
+"""Of each part of a learner: what stands for None, and what a part must be."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The settings of a learner, none of them None, all of them checked."""
+
+    task: ChoiceTask | GenerationTask
+    adapter: LoRA
+    acquisition: Acquisition
+    training: Training
+
+
+def checked_parts(learner: Any) -> Parts:
+    """Return the learner's settings with defaults filled in.
+
+    Raises
+    ------
+    InputError
+        Naming the parameter, what is allowed and what came.
+    """
+    found: dict[str, Any] = {}
+    for name, (default, kind) in DEFAULTS.items():
+        part = getattr(learner, name)
+        part = default() if part is None else part
+        if not isinstance(part, kind):
+            raise InputError(
+                f"STARLearner({name}=...) must be a {kind.__name__}, got {part!r:.60}. "
+                f"Write {name}={default.__name__}(...)."
+            )
+        part.check()
+        found[name] = part
+    parts = Parts(**found)
+    if parts.acquisition.n_passes > 1 and parts.adapter.dropout == 0:
+        raise InputError(
+            f"Acquisition(n_passes={parts.acquisition.n_passes}) needs dropout on the adapter, "
+            "and LoRA(dropout=0) has none: all passes would be the same. Set LoRA(dropout=0.1), "
+            "or Acquisition(n_passes=1)."
+        )
+    return parts
+
+
+def checked_pool(X: Any, task: Task, name: str = "X") -> list[Item]:
+    """Return unlabelled items as a list, each known to fill the prompt.
+
+    Raises
+    ------
+    InputError
+        Naming the rows that cannot be used, or when there are none at all.
+    """
+    items = as_items(X, name)
+    if not items:
+        raise InputError(f"{name} is empty: give at least one item.")
+    task.fill(items)
+    return items
+
+
+def checked_labels(X: Any, y: Any, task: Task) -> tuple[list[Item], NDArray[Any]]:
+    """Return labelled items as a list and an array of N labels that the task knows.
+
+    Raises
+    ------
+    InputError
+        Naming the rows whose item or label cannot be used, or when lengths differ.
+    """
+    items = as_items(X)
+    labels = as_labels(y, len(items))
+    items = checked_pool(items, task)
+    if isinstance(task, GenerationTask):
+        if not all(isinstance(label, str) for label in labels):
+            raise InputError(
+                "A GenerationTask learns answers as text; got labels of type "
+                f"{type(labels[0]).__name__}. Convert them: [str(label) for label in y]."
+            )
+    elif isinstance(task, ChoiceTask) and task.choices is not None:
+        known = set(task.choices)
+        unknown = [f"row {i}: {v!r:.40}" for i, v in enumerate(labels) if v not in known]
+        if unknown:
+            raise InputError(
+                f"{len(unknown)} of {len(labels)} labels are not among the task's choices "
+                f"{list(task.choices)[:8]!r}: {listed(unknown)}. Correct them, or add them to "
+                "ChoiceTask(choices=[...])."
+            )
+    return items, labels

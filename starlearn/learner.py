@@ -1,0 +1,451 @@
+"""STARLearner: the estimator. A thin face: every method validates, calls one stage, records."""
+
+import os
+import time
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
+
+from starlearn import saving
+from starlearn.data.pool import as_count, as_items, as_labels, take
+from starlearn.engine import Engine, Prompts, answer_room
+from starlearn.inputs import DEFAULTS, Parts, checked_labels, checked_parts, checked_pool
+from starlearn.model.adapter import Adapter
+from starlearn.model.backbone import check_quantization
+from starlearn.model.choices import ChoiceTree
+from starlearn.query.acquisition import Uncertainty
+from starlearn.query.selection import item_keys, random_n, top_n
+from starlearn.randomness import derived_seed
+from starlearn.settings import Acquisition, LoRA, Training
+from starlearn.tasks import ChoiceTask, GenerationTask, Item
+
+
+def _has_choices(learner: "STARLearner") -> bool:
+    return not isinstance(learner.task, GenerationTask)
+
+
+class STARLearner(ClassifierMixin, BaseEstimator):
+    """Active learning with a 4-bit language model and a LoRA adapter.
+
+    STAR (arXiv 2403.01165): items are ranked by an uncertainty that moves from the base model's
+    to the fine-tuned model's over the rounds, and each round trains a fresh adapter with a
+    penalty on B.
+
+    Parameters
+    ----------
+    model : str, path or None, default=None
+        Folder or hub id of a causal language model; None is the small model in the package.
+    task : ChoiceTask or GenerationTask, default=None
+        How items become prompts and answers become labels; None is ``ChoiceTask()``.
+    quantization : {"nf4", "fp4", "none"} or transformers.BitsAndBytesConfig, default="nf4"
+        Format of the base model's linear weights.
+    adapter : LoRA, default=None
+    acquisition : Acquisition, default=None
+    training : Training, default=None
+        The settings; None stands for the part's defaults. ``set_params(adapter__r=8)`` works
+        either way.
+    random_state : int, RandomState or None, default=None
+        Decides initial weights, order of training, dropout masks and ties. With the same number
+        the same items are picked, whatever the batch size and the order of the pool.
+    verbose : bool, default=True
+        Show progress bars.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (C,)
+        Sorted labels; only with a ChoiceTask.
+    adapter_ : starlearn.model.adapter.Adapter
+        The weights of the last training.
+    X_training, y_training : ndarray of shape (N,)
+        The labelled set.
+    rounds_ : list of dict
+        One record a training, with the query that followed it.
+
+    Examples
+    --------
+    >>> from starlearn import STARLearner, ChoiceTask
+    >>> learner = STARLearner(task=ChoiceTask("{question}", choices=["yes", "no"]))
+    >>> learner.set_params(training__learning_rate=3e-3).training
+    Training(learning_rate=0.003)
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        task: ChoiceTask | GenerationTask | None = None,
+        quantization: Any = "nf4",
+        adapter: LoRA | None = None,
+        acquisition: Acquisition | None = None,
+        training: Training | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool = True,
+    ) -> None:
+        self.model = model
+        self.task = task
+        self.quantization = quantization
+        self.adapter = adapter
+        self.acquisition = acquisition
+        self.training = training
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # Labelled data in, adapter out
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Replace the labelled set and train a fresh adapter on it.
+
+        Parameters
+        ----------
+        X : N items in any container that :func:`starlearn.data.pool.as_items` takes
+            Strings, or dicts of the prompt's fields.
+        y : sequence of str, int or bool, length N
+            Labels; for a GenerationTask the whole answer texts.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InputError
+            When parameters, items or labels cannot be used; before the model is loaded.
+        TrainingDivergedError
+            When the loss or a weight becomes NaN or infinite. The labelled set and the previous
+            adapter are kept.
+        """
+        parts = self._parts()
+        items, labels = checked_labels(X, y, parts.task)
+        self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.rounds_: list[dict[str, Any]] = []
+        self._remember(items, labels)
+        return self._train(parts, items, labels)
+
+    def teach(self, X: Any, y: Any, bootstrap: bool = False, only_new: bool = False) -> Self:
+        """Add items to the labelled set and train the next round's adapter.
+
+        Parameters
+        ----------
+        X, y
+            As in :meth:`fit`.
+        bootstrap : bool
+            Train on a sample of the labelled set, drawn with replacement.
+        only_new : bool
+            Train on these items alone. They join the labelled set all the same.
+
+        Returns
+        -------
+        self
+        """
+        if not hasattr(self, "rounds_"):
+            return self.fit(X, y)
+        parts = self._parts()
+        items, labels = checked_labels(X, y, parts.task)
+        self._add_training_data(items, labels)
+        if not only_new:
+            items, labels = list(self.X_training), self.y_training
+        if bootstrap:
+            generator = np.random.default_rng(self._seed("bootstrap", len(self.rounds_)))
+            drawn = generator.integers(len(items), size=len(items))
+            items, labels = [items[i] for i in drawn], labels[drawn]
+        return self._train(parts, items, labels)
+
+    # A pool in, the items worth labelling out
+
+    def query(
+        self, X_pool: Any, n_instances: int = 1, *, return_metrics: bool = False
+    ) -> tuple[Any, ...]:
+        """Choose the items whose labels are worth most.
+
+        Before the first fit the base model's uncertainty alone decides, provided that the
+        task's answers are known.
+
+        Parameters
+        ----------
+        X_pool : m unlabelled items in any container that `fit` takes
+        n_instances : int
+            n, from 1 to m.
+        return_metrics : bool
+            Also return the uncertainty of each chosen item.
+
+        Returns
+        -------
+        indices : ndarray of shape (n,)
+            Positions in the pool, most uncertain first.
+        batch : n items in a container of the pool's kind
+        metrics : ndarray of shape (n,)
+            Only with `return_metrics`; NaN for a random draw.
+        """
+        began = time.perf_counter()
+        parts = self._parts()
+        items = checked_pool(X_pool, parts.task, "X_pool")
+        n_instances = as_count(n_instances, "n_instances", len(items))
+        tree, prompts = self._tree_and_prompts(parts, items)
+        keys = item_keys(prompts, self._seed("draw", self._round))
+        record: dict[str, Any] = {"n_instances": n_instances}
+        if parts.acquisition.strategy == "random":
+            indices = random_n(n_instances, keys)
+            metrics = np.full(n_instances, np.nan)
+        else:
+            scores = self._score(parts, tree, prompts)
+            indices = top_n(scores.mixed, n_instances, keys)
+            metrics = scores.mixed[indices]
+            trained = hasattr(self, "adapter_")
+            record["lambda"] = parts.acquisition.base_weight(self._round) if trained else 1.0
+            for name in ("base", "full", "mixed"):
+                record[f"mean_{name}"] = float(getattr(scores, name).mean())
+        record["seconds"] = time.perf_counter() - began
+        if getattr(self, "rounds_", None):
+            self.rounds_[-1]["query"] = record
+        batch = take(X_pool if hasattr(X_pool, "__getitem__") else items, indices)
+        return (indices, batch, metrics) if return_metrics else (indices, batch)
+
+    def uncertainty(self, pool: Any) -> Uncertainty:
+        """Return what a query ranks by, and what it is made of, for every item.
+
+        Parameters
+        ----------
+        pool : m items in any container that `fit` takes
+
+        Returns
+        -------
+        Uncertainty
+            Arrays of shape (m,) in the pool's order: base, full, mixed, entropy,
+            mutual_information, n_tokens, answers.
+        """
+        parts = self._parts()
+        tree, prompts = self._tree_and_prompts(parts, checked_pool(pool, parts.task, "pool"))
+        scores = self._score(parts, tree, prompts)
+        if tree is None:
+            return replace(scores, answers=_objects(self._engine().texts(scores.answers)))
+        return replace(scores, answers=self._classes(parts)[scores.answers])
+
+    # Items in, answers out
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the label of each item; for a GenerationTask the parsed answer.
+
+        Parameters
+        ----------
+        X : m items in any container that `fit` takes
+
+        Returns
+        -------
+        ndarray of shape (m,)
+        """
+        if _has_choices(self):
+            probabilities = self.predict_proba(X)
+            return np.asarray(self.classes_[probabilities.argmax(axis=1)])
+        parts, _, prompts = self._to_predict(X)
+        texts = self._engine().write(parts, self.adapter_, prompts, self.verbose)
+        return _objects([parts.task.parse(text) for text in texts])
+
+    @available_if(_has_choices)
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return the probability of each choice, without dropout.
+
+        Parameters
+        ----------
+        X : m items in any container that `fit` takes
+
+        Returns
+        -------
+        ndarray of shape (m, C)
+            Columns in the order of ``classes_``; rows sum to 1.
+        """
+        parts, tree, prompts = self._to_predict(X)
+        return self._engine().probabilities(parts, self.adapter_, prompts, tree, self.verbose)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the accuracy; for a GenerationTask the share of parsed answers that are equal.
+
+        Parameters
+        ----------
+        X : m items in any container that `fit` takes
+        y : sequence of labels or answer texts, length m
+        sample_weight : array-like of shape (m,), optional
+
+        Returns
+        -------
+        float
+        """
+        items = as_items(X)
+        labels = as_labels(y, len(items))
+        if isinstance(self.task, GenerationTask):
+            labels = _objects([self.task.parse(str(label)) for label in labels])
+        return float(np.average(self.predict(items) == labels, weights=sample_weight))
+
+    # To disk and back
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write adapter, settings and labelled set to a new folder; see :mod:`starlearn.saving`."""
+        self._require_fit()
+        saving.save(self, folder, self._engine().backbone)
+
+    @classmethod
+    def load(
+        cls, folder: str | os.PathLike[str], model: str | os.PathLike[str] | None = None
+    ) -> Self:
+        """Read what `save` wrote; `model` says where the base model is now, if it moved.
+
+        Raises
+        ------
+        UntrustedFileError
+            When a file is not the one that was saved.
+        ModelMismatchError
+            When the base model is not the one that the adapter was trained on.
+        """
+        learner, backbone_fingerprint = saving.load(cls, folder, model)
+        saving.check_base(learner._engine().backbone, backbone_fingerprint)
+        return learner
+
+    # modAL's learner interface
+
+    @property
+    def estimator(self) -> Self:
+        """The learner itself: it is its own estimator."""
+        return self
+
+    def _add_training_data(self, X: Any, y: Any) -> None:
+        items, labels = checked_labels(X, y, self._parts().task)
+        if hasattr(self, "X_training"):
+            items = [*self.X_training, *items]
+            labels = as_labels([*self.y_training, *labels], len(items))
+        self._remember(items, labels)
+
+    # scikit-learn's protocol
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, those of a part too, as in ``set_params(adapter__r=8)``."""
+        for name in {key.partition("__")[0] for key in params if "__" in key}:
+            if name in DEFAULTS and name not in params and getattr(self, name) is None:
+                setattr(self, name, DEFAULTS[name][0]())
+        super().set_params(**params)
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.non_deterministic = self.random_state is None
+        if not _has_choices(self):
+            tags.estimator_type = None
+            tags.classifier_tags = None
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The base model is loaded anew where the pickle is opened; the adapter goes along.
+        state: dict[str, Any] = dict(super().__getstate__())
+        state.pop("_loaded_engine", None)
+        return state
+
+    # Inner steps
+
+    def _parts(self) -> Parts:
+        check_quantization(self.quantization)
+        return checked_parts(self)
+
+    def _engine(self) -> Engine:
+        wanted = (self.model, self.quantization)
+        engine: Engine | None = getattr(self, "_loaded_engine", None)
+        if engine is None or engine.made_for != wanted:
+            engine = self._loaded_engine = Engine(*wanted, self.verbose)
+        return engine
+
+    @property
+    def _round(self) -> int:
+        """t: how many trainings lie behind, less one; 0 also before the first."""
+        return max(len(getattr(self, "rounds_", [])) - 1, 0)
+
+    def _seed(self, purpose: str, t: int) -> int:
+        if not hasattr(self, "seed_"):
+            self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
+        return derived_seed(self.seed_, purpose, t)
+
+    def _remember(self, items: list[Item], labels: NDArray[Any]) -> None:
+        self.X_training = _objects(items)
+        self.y_training = labels
+
+    def _classes(self, parts: Parts, training: bool = False) -> NDArray[Any]:
+        """Labels in the order of the columns: those of the adapter, or of its next training."""
+        if hasattr(self, "classes_") and not training:
+            return self.classes_
+        if isinstance(parts.task, ChoiceTask) and parts.task.choices is not None:
+            return _objects(sorted(parts.task.choices))
+        if not hasattr(self, "y_training"):
+            raise NotFittedError(
+                "The choices are not known yet: call fit first, or name them: "
+                "ChoiceTask(choices=[...])."
+            )
+        return np.unique(self.y_training)
+
+    def _tree_and_prompts(
+        self, parts: Parts, items: list[Item]
+    ) -> tuple[ChoiceTree | None, Prompts]:
+        tree = None
+        if _has_choices(self):
+            tree = self._engine().tree(parts, self._classes(parts).tolist())
+        return tree, self._engine().prompts(parts, items, room=answer_room(parts, tree))
+
+    def _to_predict(self, X: Any) -> tuple[Parts, Any, Prompts]:
+        self._require_fit()
+        parts = self._parts()
+        return (parts, *self._tree_and_prompts(parts, checked_pool(X, parts.task)))
+
+    def _require_fit(self) -> None:
+        if not hasattr(self, "adapter_"):
+            raise NotFittedError("This STARLearner has no adapter yet: call fit(X, y) first.")
+
+    def _train(self, parts: Parts, items: list[Item], labels: NDArray[Any]) -> Self:
+        began = time.perf_counter()
+        if _has_choices(self):
+            classes = self._classes(parts, training=True)
+            self._engine().tree(parts, classes.tolist())  # distinct for this tokenizer, or an error
+        examples = self._engine().examples(parts, items, labels)
+        warm = parts.training.warm_start and len(self.rounds_) > 0
+        t = len(self.rounds_)
+        previous: Adapter | None = getattr(self, "adapter_", None)
+        self.adapter_, record = self._engine().train(
+            parts,
+            examples,
+            seed=self._seed("training", t),
+            start=previous if warm else None,
+            verbose=self.verbose,
+        )
+        if _has_choices(self):
+            self.classes_ = classes
+        self.rounds_.append(
+            {
+                "round": t,
+                "n_labels": len(self.X_training),
+                "steps": record.steps,
+                "train_loss": record.loss,
+                "seconds": time.perf_counter() - began,
+            }
+        )
+        return self
+
+    def _score(self, parts: Parts, tree: ChoiceTree | None, prompts: Prompts) -> Uncertainty:
+        return self._engine().score(
+            parts,
+            getattr(self, "adapter_", None),
+            prompts,
+            tree,
+            t=self._round,
+            seed=self._seed("masks", self._round),
+            verbose=self.verbose,
+        )
+
+
+def _objects(values: list[Any]) -> NDArray[Any]:
+    """Put strings or dicts into a 1-D array as they are."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array

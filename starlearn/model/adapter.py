@@ -1,0 +1,173 @@
+"""Adapter: the LoRA weights of one round, and how they get onto the base model and off it."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+from starlearn.errors import InputError, ModelMismatchError, TrainingDivergedError
+from starlearn.model.backbone import Backbone
+from starlearn.randomness import isolated_generators
+from starlearn.settings import LoRA
+
+WEIGHTS = "adapter_model.safetensors"
+ADAPTER_FILES = (WEIGHTS, "adapter_config.json")
+"""What peft reads and writes in an adapter's folder."""
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """Weights of one trained adapter, apart from any model."""
+
+    r: int
+    alpha: float
+    dropout: float
+    target_modules: str | tuple[str, ...]
+    state: dict[str, torch.Tensor]
+    """A [r, in] and B [out, r] of each adapted layer, float32 on the CPU, by peft's names."""
+
+    @classmethod
+    def of(cls, lora: LoRA, state: dict[str, torch.Tensor]) -> "Adapter":
+        """Put the settings of an adapter beside its weights."""
+        target = lora.target_modules
+        return cls(
+            r=lora.r,
+            alpha=lora.alpha,
+            dropout=lora.dropout,
+            target_modules=target if isinstance(target, str) else tuple(target),
+            state=state,
+        )
+
+    def settings(self) -> LoRA:
+        """Return the settings it was made with."""
+        return LoRA(self.r, self.alpha, self.dropout, self.target_modules)
+
+
+def attach_fresh(backbone: Backbone, lora: LoRA, seed: int) -> Any:
+    """Put a new adapter on the base model: A random, B zero, nothing else trainable.
+
+    Returns
+    -------
+    peft.PeftModel
+        Also kept as ``backbone.peft_model``; an earlier adapter is taken off first.
+    """
+    detach(backbone)
+    with isolated_generators(seed), warnings.catch_warnings():
+        # peft asks transformers for an attribute that was renamed; nothing a user could change
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        try:
+            backbone.peft_model = get_peft_model(backbone.model, _config(lora))
+        except ValueError as error:
+            raise InputError(
+                f"LoRA(target_modules={lora.target_modules!r}) does not fit "
+                f"{backbone.source}: {error}"
+            ) from error
+    return backbone.peft_model
+
+
+def detach(backbone: Backbone) -> None:
+    """Take the adapter off; the base model is then what it was, bit for bit."""
+    if backbone.peft_model is not None:
+        backbone.peft_model.unload()
+        backbone.peft_model = None
+    backbone.active = None
+
+
+def activate(backbone: Backbone, adapter: Adapter) -> Any:
+    """Make the model hold this adapter's weights; does nothing when it already does.
+
+    Raises
+    ------
+    ModelMismatchError
+        When the adapter's names or shapes are not those of this base model.
+    """
+    if backbone.active is not adapter:
+        attach_fresh(backbone, adapter.settings(), seed=0)
+        load_state(backbone.peft_model, adapter.state)
+        backbone.active = adapter
+    return backbone.peft_model
+
+
+@contextmanager
+def base_only(backbone: Backbone) -> Iterator[Any]:
+    """Give the same model with the adapter off: the base model's own numbers, bit for bit."""
+    if backbone.peft_model is None:
+        yield backbone.model
+        return
+    with backbone.peft_model.disable_adapter():
+        yield backbone.peft_model
+
+
+def adapter_state(model: Any) -> dict[str, torch.Tensor]:
+    """Return a copy of the adapter's weights on the CPU.
+
+    Raises
+    ------
+    TrainingDivergedError
+        When a weight is NaN or infinite.
+    """
+    state = {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in get_peft_model_state_dict(model).items()
+    }
+    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise TrainingDivergedError(
+            f"{len(broken)} of {len(state)} adapter weights are NaN or infinite after training "
+            f"(first: {broken[0]}). Nothing was published. Lower Training(learning_rate=...)."
+        )
+    return state
+
+
+def load_state(model: Any, state: dict[str, torch.Tensor]) -> None:
+    """Copy weights into the model's adapter, strictly: same names, same shapes, finite."""
+    expected = get_peft_model_state_dict(model)
+    missing = sorted(set(expected) - set(state))
+    surplus = sorted(set(state) - set(expected))
+    if missing or surplus:
+        raise ModelMismatchError(
+            "The adapter does not fit this base model: "
+            f"{len(missing)} weights missing ({', '.join(missing[:2])}), "
+            f"{len(surplus)} unknown ({', '.join(surplus[:2])}). "
+            "Load it with the base model it was trained on."
+        )
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise ModelMismatchError(
+                f"The adapter's weight {name} has shape {tuple(tensor.shape)}, this base model "
+                f"needs {tuple(expected[name].shape)}. Load it with the model it was trained on."
+            )
+        if not torch.isfinite(tensor).all():
+            raise ModelMismatchError(f"The adapter's weight {name} is NaN or infinite.")
+    set_peft_model_state_dict(model, state)
+
+
+def write_adapter(folder: Path, adapter: Adapter, base: str) -> None:
+    """Write an adapter the way peft does, so that ``PeftModel.from_pretrained`` opens it."""
+    save_file(adapter.state, folder / WEIGHTS)
+    config = _config(adapter.settings())
+    config.base_model_name_or_path = base
+    config.inference_mode = True
+    config.save_pretrained(folder)
+
+
+def read_adapter(folder: Path, lora: LoRA) -> Adapter:
+    """Read the weights that `write_adapter` wrote; they are checked when they are activated."""
+    return Adapter.of(lora, load_file(folder / WEIGHTS))
+
+
+def _config(lora: LoRA) -> LoraConfig:
+    target = lora.target_modules
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=target if isinstance(target, str) else list(target),
+        task_type="CAUSAL_LM",
+    )

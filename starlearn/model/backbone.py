@@ -1,0 +1,232 @@
+"""Backbone: the frozen base model in 4 bits, its tokenizer, and what identifies it."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from transformers.utils import logging as transformers_logging
+
+from starlearn.embedded.location import model_folder
+from starlearn.errors import InputError, UntrustedFileError
+
+if TYPE_CHECKING:
+    from starlearn.model.adapter import Adapter
+
+QUANTIZATIONS = ("nf4", "fp4", "none")
+
+
+class Backbone:
+    """One base model, loaded when it is first used and shared by all adapters on it.
+
+    Parameters
+    ----------
+    source : str, path or None
+        Folder or hub id; None is the embedded model.
+    quantization : {"nf4", "fp4", "none"} or BitsAndBytesConfig
+        4-bit formats use double quantisation. The output head and the embeddings stay as they
+        are.
+    verbose : bool
+        Show a bar while weights are loaded.
+
+    Raises
+    ------
+    InputError
+        When the folder is not there, is not a model, has no weights, or the hub id cannot be had.
+    UntrustedFileError
+        When the weights are a format that can run code, or the configuration asks for code.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | None,
+        quantization: Any = "nf4",
+        verbose: bool = True,
+    ) -> None:
+        check_quantization(quantization)
+        self.verbose = verbose
+        self.source = str(model_folder() if source is None else source)
+        self.quantization = quantization
+        self.active: Adapter | None = None  # the adapter whose weights the model holds now
+        self.peft_model: Any = None
+        if _is_folder(self.source):
+            _check_folder(Path(self.source))
+        self.config = _from_hub(AutoConfig, self.source)
+        if getattr(self.config, "auto_map", None):
+            raise UntrustedFileError(
+                f"The model {self.source} asks to run code of its own (auto_map in its "
+                "configuration). starlearn does not; use a model that transformers knows itself."
+            )
+        self.tokenizer = _from_hub(AutoTokenizer, self.source)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model: the first GPU where there is one."""
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of all computation: bfloat16 on a GPU that has it, else float16; float32 on a CPU.
+
+        The exact route on a CPU is worth more there than the little speed of bfloat16.
+        """
+        if self.device.type == "cpu":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+    @property
+    def context(self) -> int:
+        """Longest sequence in tokens that the model was made for."""
+        text_config = self.config.get_text_config()
+        return int(getattr(text_config, "max_position_embeddings", 2**31 - 1))
+
+    @property
+    def eos_id(self) -> int:
+        """The token that ends an answer."""
+        if self.tokenizer.eos_token_id is None:
+            raise InputError(
+                f"The tokenizer of {self.source} has no end-of-sequence token, so the model "
+                "cannot learn where an answer ends. Set eos_token in tokenizer_config.json."
+            )
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def pad_id(self) -> int:
+        """Token for padding; any will do, because padded positions are masked or come last."""
+        pad = self.tokenizer.pad_token_id
+        return self.eos_id if pad is None else int(pad)
+
+    @cached_property
+    def model(self) -> Any:
+        """The base model, quantised and frozen, in evaluation mode."""
+        with _loading_bar(self.verbose):
+            model = _from_hub(
+                AutoModelForCausalLM,
+                self.source,
+                quantization_config=self._bitsandbytes_config(),
+                dtype=self.dtype,
+                device_map={"": self.device} if self.device.type == "cuda" else None,
+                use_safetensors=True,
+            )
+        _forbid_packing(model)
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        model.config.pad_token_id = self.pad_id
+        return model.eval()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of what decides the base model's numbers: weights, tokenizer, quantisation."""
+        quantization = json.dumps(quantization_to_json(self.quantization), default=str)
+        digest = hashlib.sha256(f"{quantization} {self.dtype}".encode())
+        if _is_folder(self.source):
+            for file in sorted(Path(self.source).iterdir()):
+                if file.suffix in (".safetensors", ".json", ".model") and file.is_file():
+                    with file.open("rb") as handle:
+                        content = hashlib.file_digest(handle, "sha256").hexdigest()
+                    digest.update(f"{file.name}:{content}\n".encode())
+        else:
+            digest.update(f"{self.source}@{self.config._commit_hash}".encode())
+        return digest.hexdigest()
+
+    def _bitsandbytes_config(self) -> BitsAndBytesConfig | None:
+        if isinstance(self.quantization, BitsAndBytesConfig):
+            return self.quantization
+        if self.quantization == "none":
+            return None
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=self.quantization,
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=self.dtype,
+        )
+
+
+def check_quantization(quantization: Any) -> None:
+    """Raise InputError unless `quantization` is one of the names or a BitsAndBytesConfig."""
+    if quantization in QUANTIZATIONS or isinstance(quantization, BitsAndBytesConfig):
+        return
+    raise InputError(
+        f"quantization must be one of {', '.join(map(repr, QUANTIZATIONS))} or a "
+        f"transformers.BitsAndBytesConfig; got {quantization!r}."
+    )
+
+
+def quantization_to_json(quantization: Any) -> Any:
+    """Return the name, or the fields of a BitsAndBytesConfig."""
+    return quantization if isinstance(quantization, str) else quantization.to_dict()
+
+
+def quantization_from_json(value: Any) -> Any:
+    """Undo `quantization_to_json`."""
+    return BitsAndBytesConfig.from_dict(value) if isinstance(value, dict) else value
+
+
+def _forbid_packing(model: torch.nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights in evaluation mode on a CPU.
+
+    On CPUs with AVX512-BF16 the first evaluation pass repacks the weights in place, `train()`
+    does not undo it, and the packed product has no gradient: training after scoring then
+    follows gradients that are wrong by 100 %, while the loss looks right.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+@contextmanager
+def _loading_bar(shown: bool) -> Iterator[None]:
+    """Let transformers show its bar for loaded weights, or not; its switch is a global one."""
+    before = transformers_logging.is_progress_bar_enabled()
+    if not shown:
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            transformers_logging.enable_progress_bar()
+
+
+def _is_folder(source: str) -> bool:
+    return Path(source).exists() or source.startswith((".", "/", "~"))
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"There is no model folder {folder}. Give a folder or a hub id.")
+    names = {file.name for file in folder.iterdir()}
+    if "config.json" not in names:
+        raise InputError(
+            f"The folder {folder} has no config.json, so it is not a model. It holds: "
+            f"{', '.join(sorted(names)[:8]) or 'nothing'}."
+        )
+    if any(name.endswith(".safetensors") for name in names):
+        return
+    if any(name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")) for name in names):
+        raise UntrustedFileError(
+            f"The weights in {folder} are pickle files, which can run code when they are read. "
+            "Convert them: model.save_pretrained(folder, safe_serialization=True)."
+        )
+    raise InputError(
+        f"The model folder {folder} has no weights (*.safetensors). Was the download complete?"
+    )
+
+
+def _from_hub(factory: Any, source: str, **arguments: Any) -> Any:
+    try:
+        return factory.from_pretrained(source, trust_remote_code=False, **arguments)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{factory.__name__} could not load the model {source!r}: {first} Give an existing "
+            "folder, or a hub id that you have access to (hf auth login), or go online once."
+        ) from error

@@ -1,0 +1,234 @@
+"""Closed choices: all of them scored exactly in one pass behind a shared prompt."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+from starlearn_kernels import linear_entropy
+from torch import Tensor
+
+from starlearn.data.tokens import batches
+from starlearn.errors import InputError
+from starlearn.model.hidden import Head, head_of, row_hidden
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class ChoiceTree:
+    """The choices' tokens as a tree: common beginnings are computed once.
+
+    The root is the last token of the prompt. A node is a proper beginning of some choice and is
+    fed to the model; an edge is a token whose probability is read off at its parent.
+    """
+
+    tokens: NDArray[np.int64]
+    """Token of each node but the root, shape [J]."""
+    depths: NDArray[np.int64]
+    """Distance of each node but the root from the root, shape [J]."""
+    sees: NDArray[np.bool_]
+    """Which node sees which: itself and what leads to it, shape [J, J]."""
+    edge_nodes: NDArray[np.int64]
+    """Parent of each edge, 0 for the root and j + 1 for node j, shape [E]."""
+    edge_tokens: NDArray[np.int64]
+    """Token of each edge, shape [E]."""
+    paths: NDArray[np.float64]
+    """1 where an edge lies on a choice's path, shape [C, E]."""
+    n_tokens: NDArray[np.int64]
+    """Scored tokens of each choice, shape [C]."""
+
+    @property
+    def identity(self) -> str:
+        """Tells trees with other choices, or the same in another order, apart."""
+        tokens = [self.edge_tokens[path > 0].tolist() for path in self.paths]
+        return repr(tokens)
+
+
+def build_tree(choices: Sequence[Sequence[int]], eos_id: int) -> ChoiceTree:
+    """Arrange the token sequences of the choices in a tree.
+
+    Parameters
+    ----------
+    choices : sequence of token sequences, length C
+    eos_id : int
+        Appended to every choice when one choice is the beginning of another: the probability
+        of "1" must not contain that of "14".
+
+    Raises
+    ------
+    InputError
+        When two choices have the same tokens.
+    """
+    sequences = [tuple(ids) for ids in choices]
+    for index, ids in enumerate(sequences):
+        if ids in sequences[:index]:
+            raise InputError(
+                f"Choices {sequences.index(ids)} and {index} become the same tokens {list(ids)} "
+                "for this tokenizer. Rename one of them."
+            )
+    beginnings = {ids[:end] for ids in sequences for end in range(1, len(ids))}
+    if any(ids in beginnings for ids in sequences):
+        sequences = [(*ids, eos_id) for ids in sequences]
+    nodes: dict[tuple[int, ...], int] = {(): 0}
+    edges: dict[tuple[int, ...], int] = {}
+    for ids in sequences:
+        for end in range(1, len(ids) + 1):
+            edges.setdefault(ids[:end], len(edges))
+            if end < len(ids):
+                nodes.setdefault(ids[:end], len(nodes))
+    fed = list(nodes)[1:]
+    paths = np.zeros((len(sequences), len(edges)))
+    for row, ids in enumerate(sequences):
+        paths[row, [edges[ids[:end]] for end in range(1, len(ids) + 1)]] = 1.0
+    return ChoiceTree(
+        tokens=np.array([ids[-1] for ids in fed], dtype=np.int64),
+        depths=np.array([len(ids) for ids in fed], dtype=np.int64),
+        sees=np.array(
+            [[ids[: len(other)] == other for other in fed] for ids in fed], dtype=bool
+        ).reshape(len(fed), len(fed)),
+        edge_nodes=np.array([nodes[ids[:-1]] for ids in edges], dtype=np.int64),
+        edge_tokens=np.array([ids[-1] for ids in edges], dtype=np.int64),
+        paths=paths,
+        n_tokens=np.array([len(ids) for ids in sequences], dtype=np.int64),
+    )
+
+
+@dataclass(frozen=True)
+class TreeInput:
+    """Prompts with the tree's nodes behind each, ready for the model."""
+
+    input_ids: Tensor
+    """[B, T]"""
+    rows: Tensor
+    """Positions of the root and of each node, [B, 1 + J]."""
+    position_ids: Tensor | None
+    """[B, T]; None when the tree has no node but the root."""
+    attention: Tensor | None
+    """[B, T, T], bool; None when the tree has no node but the root."""
+
+
+def tree_input(
+    prompts: Sequence[Sequence[int]],
+    tree: ChoiceTree,
+    length: int,
+    pad_id: int,
+    device: torch.device,
+) -> TreeInput:
+    """Lay out prompts and tree nodes in rows of T tokens.
+
+    Each row is prompt, nodes, padding. Nodes see the prompt and the nodes that lead to them, at
+    the position that their depth gives, so that each is computed as if it stood alone.
+    """
+    n_nodes = len(tree.tokens)
+    ids = np.full((len(prompts), length), pad_id, dtype=np.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = prompt
+        ids[row, len(prompt) : len(prompt) + n_nodes] = tree.tokens
+    starts = np.array([len(prompt) for prompt in prompts])  # [B]
+    rows = starts[:, None] - 1 + np.arange(1 + n_nodes)  # [B, 1 + J]
+    if n_nodes == 0:
+        return TreeInput(_tensor(ids, device), _tensor(rows, device), None, None)
+    positions = np.tile(np.arange(length), (len(prompts), 1))  # [B, T]
+    np.put_along_axis(positions, rows[:, 1:], starts[:, None] - 1 + tree.depths, axis=1)
+    sees = np.tile(np.tri(length, dtype=bool), (len(prompts), 1, 1))  # [B, T, T]
+    for row, start in enumerate(starts):
+        sees[row, start : start + n_nodes, start : start + n_nodes] = tree.sees
+    return TreeInput(
+        _tensor(ids, device),
+        _tensor(rows, device),
+        _tensor(positions, device),
+        _tensor(sees, device),
+    )
+
+
+def choice_log_probabilities(hidden: Tensor, head: Head, tree: ChoiceTree) -> NDArray[np.float64]:
+    """Return the log-probability of each choice, normalised over the choices.
+
+    Parameters
+    ----------
+    hidden : Tensor of shape (K, B * (1 + J), D)
+        Hidden states at root and nodes, item by item.
+
+    Returns
+    -------
+    ndarray of shape (K, B, C)
+    """
+    n_passes, _, width = hidden.shape
+    n_nodes = 1 + len(tree.tokens)
+    device = hidden.device
+    used, column = np.unique(tree.edge_tokens, return_inverse=True)
+    logits = head.logits(hidden.reshape(-1, width), _tensor(used, device))
+    logits = logits.reshape(n_passes, -1, n_nodes, len(used))  # [K, B, 1 + J, U]
+    scores = logits[:, :, _tensor(tree.edge_nodes, device), _tensor(column, device)]  # [K, B, E]
+    if n_nodes > 1:  # with the root alone the normaliser is the same for all choices
+        # As plain rows, not as passes: mutual information would need a second look at the logits.
+        stats = linear_entropy(
+            hidden.reshape(-1, width),
+            head.weight,
+            head.bias,
+            scale=head.scale,
+            softcap=head.softcap,
+        )
+        normaliser = stats.logsumexp.reshape(n_passes, -1, n_nodes)
+        scores = scores - normaliser[:, :, _tensor(tree.edge_nodes, device)]
+    sums = scores.double().cpu().numpy() @ tree.paths.T  # [K, B, C]
+    sums -= sums.max(axis=-1, keepdims=True)
+    return np.asarray(sums - np.log(np.exp(sums).sum(axis=-1, keepdims=True)))
+
+
+@torch.no_grad()
+def choice_distribution(
+    model: Any,
+    tree: ChoiceTree,
+    prompts: Sequence[Sequence[int]],
+    *,
+    n_passes: int,
+    pad_id: int,
+    max_batch_tokens: int,
+    progress: Progress,
+) -> NDArray[np.float64]:
+    """Return the log-probability of every choice for every item in every pass.
+
+    Parameters
+    ----------
+    model : PeftModel or PreTrainedModel, in evaluation mode
+    prompts : sequence of token sequences, length m
+    n_passes : int
+        K; the model's dropout must be switched on for K stacked passes when it is above 1.
+
+    Returns
+    -------
+    ndarray of shape (K, m, C)
+    """
+    head = head_of(model)
+    device = head.weight.device
+    result = np.full((n_passes, len(prompts), len(tree.paths)), np.nan)
+    lengths = [len(prompt) + len(tree.tokens) for prompt in prompts]
+    for batch in batches(lengths, max_batch_tokens // n_passes):
+        chosen = [prompts[i] for i in batch.indices]
+        laid = tree_input(chosen, tree, batch.length, pad_id, device)
+        hidden = row_hidden(
+            model,
+            laid.input_ids,
+            laid.rows,
+            n_passes=n_passes,
+            position_ids=laid.position_ids,
+            attention=laid.attention,
+        )
+        result[:, batch.indices] = choice_log_probabilities(hidden, head, tree)
+        progress(len(chosen))
+    return result
+
+
+def mean_log_probability(log_probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logarithm of the mean over passes; [K, m, C] becomes [m, C]."""
+    n_passes = log_probabilities.shape[0]
+    return np.asarray(logsumexp(log_probabilities, axis=0) - np.log(n_passes))
+
+
+def _tensor(values: NDArray[np.generic], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)

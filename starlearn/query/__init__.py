@@ -1,0 +1,1 @@
+"""From a pool to the items worth labelling."""

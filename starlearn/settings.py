@@ -1,0 +1,233 @@
+"""LoRA, Acquisition, Training: the knobs, as small scikit-learn estimators without a fit."""
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
+
+from starlearn.errors import InputError
+
+PUBLISHED_SCHEDULE = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+"""Weight of the base model by round in the code published with arXiv 2403.01165."""
+
+
+class Settings(BaseEstimator):
+    """A named group of parameters that checks itself; base of the three groups below."""
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
+
+    def check(self) -> None:
+        """Check every parameter.
+
+        Raises
+        ------
+        InputError
+            Naming the parameter, what is allowed and what came.
+        """
+        try:
+            self._validate_params()
+        except InvalidParameterError as error:
+            raise InputError(str(error)) from None
+
+
+class LoRA(Settings):
+    """The adapter: h = W0 x + (alpha / r) B A x, with dropout on the input of A.
+
+    Parameters
+    ----------
+    r : int, default=64
+        Rank of B A.
+    alpha : float, default=16
+        The product is scaled by alpha / r.
+    dropout : float, default=0.1
+        Probability with which an input feature of A is dropped, in training and in the
+        Monte-Carlo passes of a query. 0 allows only ``Acquisition(n_passes=1)``.
+    target_modules : "all-linear" or sequence of str, default="all-linear"
+        Which linear layers get an adapter; "all-linear" leaves out the output head.
+
+    Notes
+    -----
+    Defaults are the published setting (arXiv 2403.01165, section 4.1).
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "r": [Interval(Integral, 1, None, closed="left")],
+        "alpha": [Interval(Real, 0, None, closed="neither")],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "target_modules": [StrOptions({"all-linear"}), "array-like"],
+    }
+
+    def __init__(
+        self,
+        r: int = 64,
+        alpha: float = 16,
+        dropout: float = 0.1,
+        target_modules: str | Sequence[str] = "all-linear",
+    ) -> None:
+        self.r = r
+        self.alpha = alpha
+        self.dropout = dropout
+        self.target_modules = target_modules
+
+
+class Acquisition(Settings):
+    """How a query turns a pool into the items worth labelling.
+
+    Parameters
+    ----------
+    strategy : {"star", "random"}, default="star"
+        "random" is the baseline: a seeded draw that no model takes part in.
+    measure : {"entropy", "predictive_entropy", "mutual_information"}, default="entropy"
+        The uncertainty of one item (arXiv 2403.01165, section 3.2): entropy of the answer
+        distribution (ME), minus log-probability of the model's own answer (PE), or the mutual
+        information between answer and dropout mask (BALD). The base model is deterministic and
+        has no mutual information; there its entropy takes that place in the mix.
+    n_passes : int, default=3
+        K, the number of Monte-Carlo dropout passes. 1 scores once, without dropout.
+    schedule : "published", float or sequence of float, default="published"
+        Weight lambda(t) of the base model's uncertainty in round t (0-based): the published
+        0.9, 0.8, ..., 0.1, one number for all rounds, or one number a round. The last one stays.
+    normalise : {"rank", "zscore", "none"}, default="rank"
+        How base and full uncertainty are brought to one scale within the pool.
+    reduce : {"mean", "sum", "residual"}, default="mean"
+        How the tokens of a free-form answer become one number; "residual" is the sum after a
+        linear regression on the number of tokens. Sums make long answers win.
+    max_batch_tokens : int, default=16384
+        Upper bound of padded tokens in one forward pass, over all K passes together. It decides
+        memory and speed; scores do not depend on it (in fp32, see the performance notes).
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "strategy": [StrOptions({"star", "random"})],
+        "measure": [StrOptions({"entropy", "predictive_entropy", "mutual_information"})],
+        "n_passes": [Interval(Integral, 1, None, closed="left")],
+        "schedule": [StrOptions({"published"}), Interval(Real, 0, 1, closed="both"), "array-like"],
+        "normalise": [StrOptions({"rank", "zscore", "none"})],
+        "reduce": [StrOptions({"mean", "sum", "residual"})],
+        "max_batch_tokens": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        strategy: str = "star",
+        measure: str = "entropy",
+        n_passes: int = 3,
+        schedule: str | float | Sequence[float] = "published",
+        normalise: str = "rank",
+        reduce: str = "mean",
+        max_batch_tokens: int = 16384,
+    ) -> None:
+        self.strategy = strategy
+        self.measure = measure
+        self.n_passes = n_passes
+        self.schedule = schedule
+        self.normalise = normalise
+        self.reduce = reduce
+        self.max_batch_tokens = max_batch_tokens
+
+    def check(self) -> None:
+        """Check every parameter, the numbers of a schedule too."""
+        super().check()
+        weights = self.weights()
+        if not weights or not all(0 <= weight <= 1 for weight in weights):
+            raise InputError(
+                "The 'schedule' parameter of Acquisition must hold numbers from 0 to 1, at least "
+                f"one. Got {self.schedule!r} instead."
+            )
+
+    def weights(self) -> list[float]:
+        """Return lambda(0), lambda(1), ... as a list; the last one holds for all later rounds."""
+        if isinstance(self.schedule, str):
+            return list(PUBLISHED_SCHEDULE)
+        if isinstance(self.schedule, int | float):
+            return [float(self.schedule)]
+        return [float(weight) for weight in self.schedule]
+
+    def base_weight(self, t: int) -> float:
+        """Return lambda(t), the weight of the base model's uncertainty in round t (0-based)."""
+        weights = self.weights()
+        return weights[min(t, len(weights) - 1)]
+
+
+class Training(Settings):
+    """How the adapter of a round is trained.
+
+    Parameters
+    ----------
+    epochs : int, default=3
+        Passes over the labelled set, unless `max_steps` is given.
+    max_steps : int or None, default=None
+        A fixed number of optimiser steps whatever the number of labels, so that label counts can
+        be compared without comparing training lengths.
+    batch_size : int, default=8
+        Labelled items in one optimiser step (with `gradient_accumulation`, in one part of it).
+    learning_rate : float, default=1.5e-4
+        Peak learning rate.
+    scheduler : {"linear", "cosine", "constant"}, default="linear"
+        Learning-rate schedule over the real number of optimiser steps.
+    warmup_steps : int, default=0
+        Steps over which the learning rate rises from 0.
+    b_weight_decay : float, default=0.5
+        Decoupled weight decay (AdamW) on B alone; A has none (arXiv 2403.01165, section 3.3).
+    b_shrinkage : float or None, default=None
+        The same penalty in terms of what it does: B is shrunk by about exp(-b_shrinkage) over a
+        whole training. Replaces `b_weight_decay` when given. The published value amounts to a
+        few per cent.
+    gradient_accumulation : int, default=1
+        Batches whose gradients are summed before a step.
+    gradient_checkpointing : bool, default=False
+        Recompute activations in the backward pass: less memory, about a third more time.
+    max_grad_norm : float, default=1.0
+        Gradients are clipped to this norm.
+    warm_start : bool, default=False
+        Continue from the previous round's adapter instead of a fresh one.
+
+    Notes
+    -----
+    Defaults are the published setting (arXiv 2403.01165, section 4.1).
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "epochs": [Interval(Integral, 1, None, closed="left")],
+        "max_steps": [Interval(Integral, 1, None, closed="left"), None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "scheduler": [StrOptions({"linear", "cosine", "constant"})],
+        "warmup_steps": [Interval(Integral, 0, None, closed="left")],
+        "b_weight_decay": [Interval(Real, 0, None, closed="left")],
+        "b_shrinkage": [Interval(Real, 0, None, closed="left"), None],
+        "gradient_accumulation": [Interval(Integral, 1, None, closed="left")],
+        "gradient_checkpointing": ["boolean"],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither")],
+        "warm_start": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        epochs: int = 3,
+        max_steps: int | None = None,
+        batch_size: int = 8,
+        learning_rate: float = 1.5e-4,
+        scheduler: str = "linear",
+        warmup_steps: int = 0,
+        b_weight_decay: float = 0.5,
+        b_shrinkage: float | None = None,
+        gradient_accumulation: int = 1,
+        gradient_checkpointing: bool = False,
+        max_grad_norm: float = 1.0,
+        warm_start: bool = False,
+    ) -> None:
+        self.epochs = epochs
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.scheduler = scheduler
+        self.warmup_steps = warmup_steps
+        self.b_weight_decay = b_weight_decay
+        self.b_shrinkage = b_shrinkage
+        self.gradient_accumulation = gradient_accumulation
+        self.gradient_checkpointing = gradient_checkpointing
+        self.max_grad_norm = max_grad_norm
+        self.warm_start = warm_start

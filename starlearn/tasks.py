@@ -1,0 +1,277 @@
+"""ChoiceTask and GenerationTask: how an item becomes a prompt, and an answer becomes a label."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from string import Formatter
+from typing import Any, ClassVar
+
+from starlearn.errors import InputError, listed
+from starlearn.settings import Settings
+
+Item = str | Mapping[str, Any]
+
+
+def template_fields(template: str) -> list[str]:
+    """Return the names of the fields of a prompt template, in order of first appearance.
+
+    Raises
+    ------
+    InputError
+        When the braces do not match, or a field is more than a plain name.
+    """
+    try:
+        parsed = list(Formatter().parse(template))
+    except ValueError as error:
+        raise InputError(
+            f"The prompt {template!r} is not a valid template ({error}). Write a field as "
+            "{question}, and a literal brace twice: {{ or }}."
+        ) from None
+    fields: list[str] = []
+    for _, name, form, conversion in parsed:
+        if name is None:
+            continue
+        if not name.isidentifier() or form or conversion:
+            raise InputError(
+                f"The prompt {template!r} has a field that is not a plain name: {name!r}. "
+                "Write a field as {question}, without position, attribute or format."
+            )
+        if name not in fields:
+            fields.append(name)
+    return fields
+
+
+class Task(Settings):
+    """What both tasks share: a prompt template and the joint between prompt and answer."""
+
+    prompt: str
+    separator: str
+    chat: bool
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "prompt": [str],
+        "separator": [str],
+        "chat": ["boolean"],
+    }
+
+    def check(self) -> None:
+        """Check every parameter and the template.
+
+        Raises
+        ------
+        InputError
+            Naming the parameter, what is allowed and what came.
+        """
+        super().check()
+        if not template_fields(self.prompt):
+            raise InputError(
+                f"The prompt {self.prompt!r} has no field, so every item would get the same "
+                "prompt. Put the item's text in, as in '{text}\\nAnswer:'."
+            )
+
+    def fill(self, items: Sequence[Item]) -> list[dict[str, str]]:
+        """Bring items to one form: a dict with a string for every field of the prompt.
+
+        Parameters
+        ----------
+        items : sequence of str or mapping, length m
+            A string fills the one field that the prompt has.
+
+        Returns
+        -------
+        list of dict, length m
+
+        Raises
+        ------
+        InputError
+            Naming the rows that are empty, of a wrong type, not valid Unicode, or that lack a
+            field of the prompt.
+        """
+        fields = template_fields(self.prompt)
+        filled: list[dict[str, str]] = []
+        complaints: list[str] = []
+        for row, item in enumerate(items):
+            try:
+                filled.append(_fill_one(item, fields))
+            except InputError as error:
+                complaints.append(f"row {row}: {error}")
+        if complaints:
+            raise InputError(
+                f"{len(complaints)} of {len(items)} items cannot be used with the prompt "
+                f"{self.prompt!r}: {listed(complaints)}."
+            )
+        return filled
+
+
+def _fill_one(item: Item, fields: list[str]) -> dict[str, str]:
+    if isinstance(item, str):
+        if len(fields) > 1:
+            raise InputError(
+                f"a string cannot fill {len(fields)} fields; give a dict with {', '.join(fields)}"
+            )
+        values: Mapping[str, Any] = {fields[0]: item}
+    elif isinstance(item, Mapping):
+        values = item
+    else:
+        raise InputError(
+            f"expected a string or a dict of fields, got {type(item).__name__} ({item!r:.40}); "
+            "remove the row or fill it in"
+        )
+    missing = [name for name in fields if name not in values]
+    if missing:
+        raise InputError(
+            f"the prompt's field {{{missing[0]}}} is missing; the item has "
+            f"{', '.join(map(str, values)) or 'no fields'}; rename one of them in the prompt"
+        )
+    texts = {name: _as_text(values[name], name) for name in fields}
+    if not any(text.strip() for text in texts.values()):
+        raise InputError("the text is empty; remove the row")
+    return texts
+
+
+def _as_text(value: Any, name: str) -> str:
+    if isinstance(value, str):
+        for position, character in enumerate(value):
+            if "\ud800" <= character <= "\udfff":
+                raise InputError(
+                    f"field {name!r} is not valid Unicode (lone surrogate at character "
+                    f"{position}); read the file as UTF-8"
+                )
+        return value
+    finite_number = isinstance(value, int | float) and math.isfinite(value)
+    if finite_number and not isinstance(value, bool):
+        return str(value)
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a NumPy scalar
+        return _as_text(value.item(), name)
+    raise InputError(
+        f"field {name!r} holds {value!r:.40} of type {type(value).__name__}, not text; "
+        "remove the row or fill it in"
+    )
+
+
+class ChoiceTask(Task):
+    """Items whose answer is one of a closed set.
+
+    Parameters
+    ----------
+    prompt : str, default="{text}"
+        Template with the item's fields in braces. A string item fills the one field there is.
+    choices : sequence of str or None, default=None
+        All possible answers, as labels and as text after the prompt. None takes the labels
+        seen in `fit`; then a query before the first fit is not possible.
+    separator : str, default=" "
+        Stands between prompt and answer.
+    chat : bool, default=False
+        Wrap the prompt in the tokenizer's chat template as the user's message.
+
+    Notes
+    -----
+    A choice is scored by the probability of all its tokens after the prompt, normalised over
+    the choices. Where one choice is the beginning of another ("1" and "14"), the end of
+    sequence is scored with every choice, so that the two stay different answers.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **Task._parameter_constraints,
+        "choices": ["array-like", None],
+    }
+
+    def __init__(
+        self,
+        prompt: str = "{text}",
+        choices: Sequence[str] | None = None,
+        *,
+        separator: str = " ",
+        chat: bool = False,
+    ) -> None:
+        self.prompt = prompt
+        self.choices = choices
+        self.separator = separator
+        self.chat = chat
+
+    def check(self) -> None:
+        """Check every parameter, the template and the choices."""
+        super().check()
+        if self.choices is None:
+            return
+        choices = list(self.choices)
+        wrong = [repr(c) for c in choices if not isinstance(c, str) or not c.strip()]
+        if wrong:
+            raise InputError(
+                f"Every choice must be a string with text in it; got {listed(wrong)}. Write "
+                'numbers as strings: choices=["1", "2"].'
+            )
+        if len(set(choices)) < len(choices):
+            twice = sorted({repr(c) for c in choices if choices.count(c) > 1})
+            raise InputError(f"Choices must be distinct; given more than once: {listed(twice)}.")
+        if len(choices) < 2:
+            raise InputError(f"A ChoiceTask needs at least two choices, got {choices!r}.")
+
+
+class GenerationTask(Task):
+    """Items whose answer is free text, written by the model token by token.
+
+    Parameters
+    ----------
+    prompt : str, default="{text}"
+        Template with the item's fields in braces.
+    max_new_tokens : int, default=64
+        The longest answer that is generated, in tokens.
+    answer_pattern : str or None, default=None
+        Regular expression that finds the final answer in a text; the last match counts, its
+        first group if it has one. None compares whole texts. A text without a match is an
+        answer of its own and equals no other.
+    separator, chat
+        As in :class:`ChoiceTask`.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **Task._parameter_constraints,
+        "max_new_tokens": [int],
+        "answer_pattern": [str, None],
+    }
+
+    def __init__(
+        self,
+        prompt: str = "{text}",
+        max_new_tokens: int = 64,
+        answer_pattern: str | None = None,
+        *,
+        separator: str = " ",
+        chat: bool = False,
+    ) -> None:
+        self.prompt = prompt
+        self.max_new_tokens = max_new_tokens
+        self.answer_pattern = answer_pattern
+        self.separator = separator
+        self.chat = chat
+
+    def check(self) -> None:
+        """Check every parameter, the template and the pattern."""
+        super().check()
+        if isinstance(self.max_new_tokens, bool) or self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens must be at least 1, got {self.max_new_tokens!r}.")
+        if self.answer_pattern is not None:
+            try:
+                re.compile(self.answer_pattern)
+            except re.error as error:
+                raise InputError(
+                    f"answer_pattern {self.answer_pattern!r} is not a regular expression: {error}."
+                ) from None
+
+    def parse(self, text: str) -> str:
+        """Return the final answer in a text, stripped, without thousands commas in numbers.
+
+        Examples
+        --------
+        >>> GenerationTask(answer_pattern=r"#### (.+)").parse("6 * 12 = 72\\n#### 1,072")
+        '1072'
+        >>> GenerationTask().parse(" blue ")
+        'blue'
+        """
+        answer = text
+        if self.answer_pattern is not None:
+            for match in re.finditer(self.answer_pattern, text):
+                answer = match.group(1) if match.re.groups else match.group(0)
+        answer = answer.strip()
+        return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", answer)

@@ -1,0 +1,1 @@
+"""Training an adapter on the labels bought so far."""

@@ -1,0 +1,204 @@
+"""Training one adapter on the labelled set, with transformers' Trainer."""
+
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from starlearn.errors import InputError, TrainingDivergedError
+from starlearn.model.adapter import Adapter, adapter_state, attach_fresh, detach, load_state
+from starlearn.model.backbone import Backbone
+from starlearn.randomness import derived_seed, isolated_generators
+from starlearn.settings import LoRA, Training
+from starlearn.train.regularization import b_decay, parameter_groups
+
+IGNORED = -100
+"""Label of positions that carry no loss: the prompt and the padding."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled item as tokens."""
+
+    prompt: list[int]
+    answer: list[int]
+    """Ends with the end of sequence."""
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a training did."""
+
+    steps: int
+    loss: float
+    """Mean over the last tenth of the steps, in nats per answer token."""
+
+
+def train_adapter(
+    backbone: Backbone,
+    lora: LoRA,
+    training: Training,
+    examples: Sequence[Example],
+    *,
+    seed: int,
+    start: Adapter | None = None,
+    verbose: bool = False,
+) -> tuple[Adapter, TrainingRecord]:
+    """Train an adapter and leave it active on the backbone.
+
+    Parameters
+    ----------
+    examples : sequence of Example, length N
+    seed : int
+        Decides the initial A, the order of the examples and the dropout.
+    start : Adapter or None
+        Continue from these weights; None starts fresh.
+
+    Raises
+    ------
+    TrainingDivergedError
+        When the loss or a weight becomes NaN or infinite. The backbone is then without an
+        adapter; earlier adapters are untouched.
+    """
+    model = attach_fresh(backbone, lora, seed=derived_seed(seed, "adapter"))
+    try:
+        if start is not None:
+            load_state(model, start.state)
+        with (
+            tempfile.TemporaryDirectory(prefix="starlearn-") as scratch,
+            isolated_generators(derived_seed(seed, "training")),
+            tqdm(desc="training", unit="step", disable=not verbose) as bar,
+        ):
+            trainer = _AdapterTrainer(
+                training=training,
+                bar=bar,
+                model=model,
+                args=_arguments(training, backbone, derived_seed(seed, "order"), scratch),
+                train_dataset=list(examples),
+                data_collator=_Collator(backbone.pad_id),
+            )
+            trainer.remove_callback(PrinterCallback)  # the bar is enough
+            model.train()
+            with _checkpointing(model, training.gradient_checkpointing):
+                trainer.train()
+        adapter = Adapter.of(lora, adapter_state(model))
+    except BaseException:
+        # Ctrl-C too: a half-trained adapter must never answer.
+        detach(backbone)
+        raise
+    model.eval()
+    backbone.active = adapter
+    last = trainer.losses[-max(1, len(trainer.losses) // 10) :]
+    return adapter, TrainingRecord(int(trainer.state.global_step), sum(last) / len(last))
+
+
+def check_lengths(examples: Sequence[Example], context: int) -> None:
+    """Raise InputError for labelled items whose prompt and answer exceed the model's context."""
+    rows = [
+        f"row {row}: {len(e.prompt) + len(e.answer)} tokens"
+        for row, e in enumerate(examples)
+        if len(e.prompt) + len(e.answer) > context
+    ]
+    if rows:
+        raise InputError(
+            f"{len(rows)} of {len(examples)} labelled items are longer than the model's context "
+            f"of {context} tokens: {'; '.join(rows[:5])}. Shorten or remove them."
+        )
+
+
+@contextmanager
+def _checkpointing(model: Any, wanted: bool) -> Iterator[None]:
+    """Recompute activations in the backward pass, while this lasts."""
+    if not wanted:
+        yield
+        return
+    inner = model.get_base_model()
+    inner.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        inner.gradient_checkpointing_disable()
+
+
+class _Collator:
+    """Pads on the right; only the answer and the end of sequence carry loss."""
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        length = max(len(e.prompt) + len(e.answer) for e in examples)
+        ids = torch.full((len(examples), length), self.pad_id)
+        labels = torch.full((len(examples), length), IGNORED)
+        mask = torch.zeros((len(examples), length), dtype=torch.long)
+        for row, example in enumerate(examples):
+            tokens = [*example.prompt, *example.answer]
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            labels[row, len(example.prompt) : len(tokens)] = torch.tensor(example.answer)
+            mask[row, : len(tokens)] = 1
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+class _AdapterTrainer(Trainer):
+    """Trainer with the penalty on B, and with a stop at the first loss that is not finite."""
+
+    def __init__(self, training: Training, bar: Any, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.training = training
+        self.bar = bar
+        self.losses: list[float] = []
+
+    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
+        # Here the real number of steps is known, on which schedule and shrinkage depend.
+        self.bar.reset(total=num_training_steps)
+        decay = b_decay(self.training, num_training_steps)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, decay), lr=self.training.learning_rate
+        )
+        self.create_scheduler(num_training_steps, self.optimizer)
+
+    def training_step(self, *arguments: Any, **named: Any) -> Tensor:
+        loss: Tensor = super().training_step(*arguments, **named)
+        value = float(loss)
+        # Trainer itself goes on after NaN and reports a loss of 0.0 with NaN weights.
+        if not math.isfinite(value) or (value == 0.0 and not self.losses):
+            raise TrainingDivergedError(
+                f"The loss became {value} in step {self.state.global_step + 1} at a learning rate "
+                f"of {self.training.learning_rate:g}. Nothing was published; labels and the "
+                "previous adapter are kept. Lower Training(learning_rate=...), or add "
+                "warmup_steps."
+            )
+        self.losses.append(value)
+        self.bar.update(1 / self.training.gradient_accumulation)
+        return loss
+
+
+def _arguments(training: Training, backbone: Backbone, seed: int, folder: str) -> TrainingArguments:
+    on_cpu = backbone.device.type == "cpu"
+    return TrainingArguments(
+        output_dir=folder,
+        num_train_epochs=training.epochs,
+        max_steps=-1 if training.max_steps is None else training.max_steps,
+        per_device_train_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.scheduler,
+        warmup_steps=training.warmup_steps,
+        max_grad_norm=training.max_grad_norm,
+        seed=seed,
+        data_seed=seed,
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )

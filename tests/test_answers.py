@@ -1,0 +1,182 @@
+"""Closed choices and free-form answers against plain code on the model's own logits."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import entropy as scipy_entropy
+
+from starlearn.errors import InputError
+from starlearn.model.adapter import attach_fresh
+from starlearn.model.answers import generate_answers
+from starlearn.model.backbone import Backbone
+from starlearn.model.choices import build_tree, choice_distribution
+from starlearn.model.dropout import evaluation_mode, mc_dropout
+from starlearn.query.scores import answer_scores, choice_scores
+from starlearn.settings import LoRA
+
+EOS = 2
+PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [6] * 11, [30]]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: str) -> Any:
+    backbone = Backbone(tiny_model, "nf4", verbose=False)
+    model = attach_fresh(backbone, LoRA(r=4, dropout=0.3), seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.2, generator=generator)
+    return model.eval()
+
+
+def log_probability(model: Any, prompt: list[int], answer: list[int]) -> float:
+    """Sum of log-probabilities, one whole sequence at a time."""
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + answer])).logits[0].double()
+    logs = torch.log_softmax(logits, dim=-1)
+    start = len(prompt) - 1
+    return float(sum(logs[start + i, token] for i, token in enumerate(answer)))
+
+
+def distribution(model: Any, choices: list[list[int]], n_passes: int = 1, **changes: Any) -> Any:
+    arguments = {"pad_id": 0, "max_batch_tokens": 4096, "progress": lambda n: None, **changes}
+    tree = build_tree(choices, EOS)
+    return choice_distribution(model, tree, PROMPTS, n_passes=n_passes, **arguments)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        [[5], [6], [7]],
+        [[5, 6], [5, 7], [8]],
+        [[5, 6, 7, 8], [5, 6, 9], [5, 10], [11, 6]],
+        [[5], [5, 6]],
+        [[5], [5, 6], [5, 6, 7], [8]],
+    ],
+    ids=["one token", "shared beginning", "deep", "prefix", "chain of prefixes"],
+)
+def test_choices_are_scored_exactly(model: Any, choices: list[list[int]]) -> None:
+    logs = distribution(model, choices)[0]
+    ends = [EOS] if any(a == b[: len(a)] for a in choices for b in choices if a != b) else []
+    for prompt, got in zip(PROMPTS, logs, strict=True):
+        expected = np.array([log_probability(model, prompt, c + ends) for c in choices])
+        expected -= np.logaddexp.reduce(expected)
+        assert got == pytest.approx(expected, abs=1e-4)
+
+
+def test_1_and_14_are_different_answers(model: Any) -> None:
+    # Without the end of sequence "1" would contain the probability of "14".
+    tree = build_tree([[20], [20, 21]], EOS)
+    assert tree.n_tokens.tolist() == [2, 3]
+    assert EOS in tree.edge_tokens
+
+
+def test_choices_with_the_same_tokens_are_refused() -> None:
+    with pytest.raises(InputError, match="same tokens"):
+        build_tree([[5], [6], [5]], EOS)
+
+
+@given(
+    st.lists(st.lists(st.integers(3, 6), min_size=1, max_size=4), min_size=2, max_size=8).filter(
+        lambda sequences: len({tuple(s) for s in sequences}) == len(sequences)
+    )
+)
+def test_trees_hold_every_choice(choices: list[list[int]]) -> None:
+    tree = build_tree(choices, EOS)
+    for row, choice in enumerate(choices):
+        path = np.flatnonzero(tree.paths[row])
+        tokens = tree.edge_tokens[path].tolist()
+        assert tokens in (choice, [*choice, EOS])
+    assert (tree.sees.sum(axis=1) == tree.depths).all()
+    assert len({p.tobytes() for p in tree.paths}) == len(choices)
+
+
+@pytest.mark.parametrize("budget", [1, 40, 200, 10_000])
+def test_distributions_do_not_depend_on_the_batch(model: Any, budget: int) -> None:
+    choices = [[5, 6], [5, 7], [8]]
+    with mc_dropout(model, 3, seed=4):
+        whole = distribution(model, choices, n_passes=3)
+        cut = distribution(model, choices, n_passes=3, max_batch_tokens=budget)
+    assert np.array_equal(whole, cut)
+    assert not np.allclose(whole[0], whole[1])
+
+
+def test_choice_scores_against_scipy() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(5), size=(3, 7))  # [K, m, C]
+    answers = probabilities.mean(axis=0).argmax(axis=-1)
+    scores = choice_scores(np.log(probabilities), answers)
+    entropies = scipy_entropy(probabilities, axis=-1)
+    assert scores.entropy == pytest.approx(entropies.mean(axis=0))
+    total = scipy_entropy(probabilities.mean(axis=0), axis=-1)
+    assert scores.mutual_information == pytest.approx(total - entropies.mean(axis=0))
+    chosen = np.take_along_axis(probabilities, answers[None, :, None], axis=-1)[..., 0]
+    assert scores.predictive_entropy == pytest.approx(-np.log(chosen).mean(axis=0))
+
+
+def generate(model: Any, prompts: list[list[int]], budget: int = 4096) -> list[list[int]]:
+    return generate_answers(
+        model,
+        prompts,
+        max_new_tokens=6,
+        eos_id=EOS,
+        pad_id=0,
+        max_batch_tokens=budget,
+        progress=lambda n: None,
+    )
+
+
+def greedy(model: Any, prompt: list[int]) -> list[int]:
+    answer: list[int] = []
+    while len(answer) < 6 and EOS not in answer:
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + answer])).logits[0, -1]
+        answer.append(int(logits.argmax()))
+    return answer
+
+
+def test_answers_are_the_greedy_ones(model: Any) -> None:
+    with evaluation_mode(model):
+        assert generate(model, PROMPTS) == [greedy(model, prompt) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("budget", [1, 60, 100])
+def test_answers_do_not_depend_on_the_batch(model: Any, budget: int) -> None:
+    prompts = [[5 + (i * j) % 40 for j in range(1, 3 + i % 7)] for i in range(12)]
+    with evaluation_mode(model):
+        assert generate(model, prompts, budget) == generate(model, prompts)
+
+
+def test_answer_scores_against_whole_sequences(model: Any) -> None:
+    answers = [[7, 8, EOS], [9], [5, 5, 5, 5, EOS], [6, EOS]]
+    scores = answer_scores(
+        model, PROMPTS, answers, n_passes=1, pad_id=0, max_batch_tokens=4096, progress=int
+    )
+    for row, (prompt, answer) in enumerate(zip(PROMPTS, answers, strict=True)):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + answer])).logits[0].double()
+        rows = torch.softmax(logits, dim=-1)[len(prompt) - 1 : -1]
+        assert scores.entropy[row] == pytest.approx(scipy_entropy(rows, axis=-1).sum(), abs=1e-4)
+        expected = -log_probability(model, prompt, answer)
+        assert scores.predictive_entropy[row] == pytest.approx(expected, abs=1e-4)
+    assert np.abs(scores.mutual_information).max() <= 1e-6
+
+
+@pytest.mark.parametrize("budget", [1, 50])
+def test_answer_scores_do_not_depend_on_the_batch(model: Any, budget: int) -> None:
+    answers = [[7, 8, EOS], [9], [5, 5, 5, 5, EOS], [6, EOS]]
+    with mc_dropout(model, 3, seed=4):
+        whole, cut = (
+            answer_scores(
+                model, PROMPTS, answers, n_passes=3, pad_id=0, max_batch_tokens=b, progress=int
+            )
+            for b in (4096, budget)
+        )
+    for name in ("entropy", "predictive_entropy", "mutual_information"):
+        assert np.array_equal(getattr(whole, name), getattr(cut, name)), name
+    assert (whole.mutual_information > 1e-6).all()

@@ -1,0 +1,125 @@
+"""Mixing and choosing: arithmetic that needs no model."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from starlearn.errors import InputError
+from starlearn.query.base_cache import BaseCache, cache_key
+from starlearn.query.mixing import mixed, normalised, per_answer
+from starlearn.query.selection import item_keys, random_n, top_n
+from starlearn.settings import Acquisition
+
+# On a grid, so that scaling and shifting neither makes nor breaks ties by rounding.
+numbers = st.integers(-4000, 4000).map(lambda i: i / 4)
+values = arrays(np.float64, st.integers(1, 30), elements=numbers)
+
+
+@given(values, st.sampled_from(["rank", "zscore", "none"]))
+def test_the_ends_of_the_mix_are_base_and_full(base: np.ndarray, how: str) -> None:
+    full = base[::-1].copy()
+    assert np.allclose(mixed(base, full, 1.0, how), normalised(base, how))
+    assert np.allclose(mixed(base, full, 0.0, how), normalised(full, how))
+
+
+@given(values)
+def test_both_sides_of_the_mix_are_on_one_scale(x: np.ndarray) -> None:
+    # The published code scales the base side only; then the other side's units decide.
+    for how in ("rank", "zscore"):
+        assert np.allclose(normalised(x, how), normalised(x * 4 + 1, how), atol=1e-6)
+    ranks = normalised(x, "rank")
+    assert ranks.min() >= 0
+    assert ranks.max() <= 1
+
+
+def test_one_item_and_equal_items_have_a_finite_scale() -> None:
+    for how in ("rank", "zscore"):
+        assert np.isfinite(normalised(np.array([3.0]), how)).all()
+        assert np.ptp(normalised(np.full(4, 0.1), how)) == 0
+
+
+def test_residual_takes_the_length_off() -> None:
+    rng = np.random.default_rng(0)
+    n_tokens = rng.integers(1, 50, size=200)
+    sums = 0.3 * n_tokens + rng.normal(size=200)
+    residual = per_answer(sums, n_tokens, "residual")
+    assert abs(np.corrcoef(residual, n_tokens)[0, 1]) < 1e-9
+    assert np.corrcoef(sums, n_tokens)[0, 1] > 0.9  # what sums reward: length
+    assert per_answer(sums, n_tokens, "mean") == pytest.approx(sums / n_tokens)
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=30), st.data())
+def test_top_n_does_not_depend_on_the_order_of_the_pool(
+    scores: list[float], data: st.DataObject
+) -> None:
+    prompts = [[i, 5] for i in range(len(scores))]
+    n = data.draw(st.integers(1, len(scores)))
+    order = np.array(data.draw(st.permutations(range(len(scores)))))
+    x = np.array(scores)
+    keys = item_keys(prompts, seed=3)
+    chosen = top_n(x, n, keys)
+    permuted = top_n(x[order], n, keys[order])
+    assert list(order[permuted]) == list(chosen)
+    assert sorted(order[random_n(n, keys[order])]) == sorted(random_n(n, keys))
+
+
+def test_ties_are_broken_by_the_seed_not_by_position() -> None:
+    keys = [item_keys([[i] for i in range(50)], seed) for seed in range(4)]
+    picks = {tuple(top_n(np.zeros(50), 5, k)) for k in keys}
+    assert len(picks) == 4
+
+
+def test_random_draws_are_uniform() -> None:
+    prompts = [[i] for i in range(20)]
+    counts = np.zeros(20)
+    for seed in range(600):
+        counts[random_n(5, item_keys(prompts, seed))] += 1
+    # chi-square with 19 degrees of freedom: 43.8 is its 0.999 quantile
+    assert ((counts - 150) ** 2 / 150).sum() / 0.75 < 43.8
+
+
+@pytest.mark.parametrize(
+    ("schedule", "weights"),
+    [
+        ("published", [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.1]),
+        (0.25, [0.25, 0.25]),
+        ([1.0, 0.0], [1.0, 0.0, 0.0]),
+        (0, [0.0]),
+    ],
+)
+def test_schedule_by_round(schedule: object, weights: list[float]) -> None:
+    acquisition = Acquisition(schedule=schedule)  # type: ignore[arg-type]
+    acquisition.check()
+    assert [acquisition.base_weight(t) for t in range(len(weights))] == weights
+
+
+@pytest.mark.parametrize("schedule", ["linear", 1.5, -0.1, [], [0.5, 2.0]])
+def test_schedule_that_cannot_be_used(schedule: object) -> None:
+    with pytest.raises(InputError, match="schedule"):
+        Acquisition(schedule=schedule).check()  # type: ignore[arg-type]
+
+
+def test_base_cache_computes_each_key_once() -> None:
+    cache = BaseCache()
+    asked: list[list[int]] = []
+
+    def compute(missing: list[int]) -> np.ndarray:
+        asked.append(missing)
+        return np.array([[10.0 * i] for i in missing])
+
+    assert cache.get([b"a", b"b", b"a"], compute).ravel().tolist() == [0, 10, 0]
+    assert cache.get([b"c", b"b"], compute).ravel().tolist() == [0, 10]
+    assert asked == [[0, 1], [0]]
+
+
+def test_cache_keys_tell_everything_apart() -> None:
+    keys = {
+        cache_key("model", "kind", [1, 2]),
+        cache_key("model", "kind", [12]),
+        cache_key("model", "kind", [1], [2]),
+        cache_key("model2", "kind", [1, 2]),
+        cache_key("model", "kind2", [1, 2]),
+    }
+    assert len(keys) == 5

@@ -1,0 +1,101 @@
+"""Tokens of prompts and answers, and batches of equal padded length."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import build_model
+from hypothesis import given
+from hypothesis import strategies as st
+
+from starlearn.data.tokens import BUCKET, batches, bos_ids, encode_answers, encode_prompts
+from starlearn.errors import InputError
+from starlearn.tasks import ChoiceTask
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+def with_bos(tokenizer: Any) -> Any:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    return tokenizer
+
+
+def test_bos_comes_where_the_tokenizer_puts_it(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    fresh = AutoTokenizer.from_pretrained(build_model(tmp_path / "bos"))
+    assert bos_ids(fresh) == []
+    assert bos_ids(with_bos(fresh)) == [fresh.bos_token_id]
+    prompts = encode_prompts(fresh, ChoiceTask("{text}"), ["sky"], context=9, room=1)
+    assert fresh.convert_ids_to_tokens(prompts[0]) == ["<s>", "sky"]
+
+
+def test_special_tokens_in_a_users_text_stay_text(tokenizer: Any) -> None:
+    task = ChoiceTask("<s> Question : {text}")
+    prompts = encode_prompts(tokenizer, task, ["sky </s> sun"], context=20, room=1)
+    tokens = tokenizer.convert_ids_to_tokens(prompts[0])
+    assert tokens == ["<s>", "Question", ":", "sky", "<unk>", "sun"]
+
+
+def test_answers_follow_the_prompt_as_in_running_text() -> None:
+    from transformers import AutoTokenizer
+
+    folder = Path(__file__).parents[2] / "shared" / "models" / "stories260K"
+    if not folder.exists():
+        pytest.skip("needs a sentencepiece tokenizer: shared/models/stories260K is not here")
+    sentencepiece = AutoTokenizer.from_pretrained(folder)
+    task = ChoiceTask("{text}\nAnswer:")
+    prompt = encode_prompts(sentencepiece, task, ["Is it?"], context=99, room=9)[0]
+    answer = encode_answers(sentencepiece, task, ["true"])[0]
+    assert prompt + answer == sentencepiece("Is it?\nAnswer: true").input_ids
+
+
+def test_prompt_longer_than_the_context_is_named(tokenizer: Any) -> None:
+    # Models with rotary positions give finite nonsense there, no error of their own.
+    with pytest.raises(InputError, match=r"row 1: 12 tokens"):
+        encode_prompts(tokenizer, ChoiceTask("{text}"), ["sky", "sky " * 12], context=12, room=1)
+
+
+def test_trailing_space_of_an_item_does_not_double_the_joint(tokenizer: Any) -> None:
+    task = ChoiceTask("{text}")
+    plain, trailing = encode_prompts(tokenizer, task, ["sky", "sky  "], context=20, room=1)
+    assert plain == trailing
+
+
+def test_chat_template_wraps_the_users_message(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    fresh = AutoTokenizer.from_pretrained(build_model(tmp_path / "chat"))
+    task = ChoiceTask("{text}", chat=True)
+    with pytest.raises(InputError, match="chat template"):
+        encode_prompts(fresh, task, ["sky"], context=20, room=1)
+    fresh.chat_template = "<s> Question : {{ messages[0]['content'] }} </s> Answer :"
+    prompt = encode_prompts(fresh, task, ["sky </s> {x}"], context=20, room=1)[0]
+    assert fresh.convert_ids_to_tokens(prompt) == (
+        ["<s>", "Question", ":", "sky", "<unk>", "<unk>", "</s>", "Answer", ":"]
+    )
+
+
+@given(
+    st.lists(st.integers(1, 300), min_size=0, max_size=60),
+    st.integers(1, 2000),
+)
+def test_batches_hold_each_item_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    cut = list(batches(lengths, budget))
+    assert sorted(i for batch in cut for i in batch.indices) == list(range(len(lengths)))
+    padded = [batch.length for batch in cut]
+    assert padded == sorted(padded, reverse=True)
+    for batch in cut:
+        assert batch.length % BUCKET == 0
+        # The padded length of an item depends on the item alone.
+        assert all(0 <= batch.length - lengths[i] < BUCKET for i in batch.indices)
+        assert len(batch.indices) == 1 or len(batch.indices) * batch.length <= budget
