@@ -11,10 +11,7 @@ from typing import Any
 
 import pytest
 
-WORDS = (
-    "red green blue yes no maybe 1 4 is the sky grass sun moon colour of what very big small "
-    "sea sand leaf rose night day Question : Answer . ? a b c d e f g h i j k l m n o p"
-).split()
+WORDS = ["red", "green", "blue", "True", "False", "yes", "no", "maybe", "1", "4", "is", "the", "sky", "grass", "sun", "moon", "colour", "of", "what", "very", "big", "small", "sea", "sand", "leaf", "rose", "night", "day", "Question", ":", "Answer", ".", "?", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"]
 COLOURS = ["red", "green", "blue"]
 
 

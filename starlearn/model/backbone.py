@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-
 from transformers.utils import logging as transformers_logging
 
 from starlearn.embedded.location import model_folder

@@ -120,11 +120,11 @@ def _checkpointing(model: Any, wanted: bool) -> Iterator[None]:
         yield
         return
     inner = model.get_base_model()
-    inner.gradient_checkpointing_enable({"use_reentrant": False})
+    inner.activation_checkpointing_enable({"use_reentrant": False})
     try:
         yield
     finally:
-        inner.gradient_checkpointing_disable()
+        inner.activation_checkpointing_disable()
 
 
 class _Collator:
@@ -155,14 +155,19 @@ class _AdapterTrainer(Trainer):
         self.bar = bar
         self.losses: list[float] = []
 
-    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        # Not create_optimizer_and_scheduler: transformers 5 no longer calls it.
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(model or self.model, decay=0.0), lr=self.training.learning_rate
+        )
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         # Here the real number of steps is known, on which schedule and shrinkage depend.
         self.bar.reset(total=num_training_steps)
-        decay = b_decay(self.training, num_training_steps)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, decay), lr=self.training.learning_rate
-        )
-        self.create_scheduler(num_training_steps, self.optimizer)
+        on_b = self.optimizer.param_groups[0]
+        on_b["weight_decay"] = b_decay(self.training, num_training_steps)
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def training_step(self, *arguments: Any, **named: Any) -> Tensor:
         loss: Tensor = super().training_step(*arguments, **named)

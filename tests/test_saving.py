@@ -1,0 +1,113 @@
+"""A learner on disk: opened by peft as it is, refused when it is not what was saved."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import build_model
+
+from starlearn.errors import InputError, ModelMismatchError, UntrustedFileError
+from starlearn.learner import STARLearner
+from starlearn.tasks import GenerationTask
+
+
+@pytest.fixture
+def saved(
+    make_learner: Callable[..., STARLearner], labelled: tuple[list, list], tmp_path: Path
+) -> tuple[STARLearner, Path]:
+    learner = make_learner().fit(*labelled)
+    learner.teach([{"text": "night sky"}], ["blue"])
+    learner.save(tmp_path / "saved")
+    return learner, tmp_path / "saved"
+
+
+def test_round_trip(saved: tuple[STARLearner, Path], pool: list[str]) -> None:
+    learner, folder = saved
+    again = STARLearner.load(folder)
+    assert repr(again) == repr(learner)
+    assert np.array_equal(again.predict_proba(pool), learner.predict_proba(pool))
+    assert again.query(pool, 4)[0].tolist() == learner.query(pool, 4)[0].tolist()
+    assert again.X_training.tolist() == learner.X_training.tolist()
+    assert again.y_training.tolist() == learner.y_training.tolist()
+    assert again.classes_.tolist() == learner.classes_.tolist()
+    again.teach(["grass is"], ["green"])
+    learner.teach(["grass is"], ["green"])
+    for name, tensor in learner.adapter_.state.items():
+        assert torch.equal(tensor, again.adapter_.state[name])
+
+
+def test_free_form_learners_and_random_generators_are_saved(
+    make_learner: Callable[..., STARLearner], tmp_path: Path
+) -> None:
+    from transformers import BitsAndBytesConfig
+
+    learner = make_learner(
+        task=GenerationTask("{text}", 3, answer_pattern=r"is (\w+)"),
+        random_state=np.random.RandomState(0),
+        quantization=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"),
+    )
+    learner.fit(["the sky"], ["it is blue"]).save(tmp_path / "saved")
+    again = STARLearner.load(tmp_path / "saved")
+    assert again.task.answer_pattern == r"is (\w+)"
+    assert again.quantization.bnb_4bit_quant_type == "nf4"
+    assert again.predict(["the sky"]).tolist() == learner.predict(["the sky"]).tolist()
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's own
+def test_peft_opens_the_folder_as_it_is(saved: tuple[STARLearner, Path], pool: list[str]) -> None:
+    from peft import PeftModel
+
+    learner, folder = saved
+    ids = torch.tensor([[5, 6, 7, 8]])
+    own = learner._engine().backbone
+    with torch.no_grad():
+        learner.predict_proba(pool)  # activates the adapter
+        expected = own.peft_model(ids).logits
+        own.peft_model.unload()
+        opened = PeftModel.from_pretrained(own.model, folder).eval()
+        assert torch.equal(opened(ids).logits, expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "adapter_config.json", "starlearn.json", "labelled.jsonl"]
+)
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_files_that_are_not_what_was_saved(
+    saved: tuple[STARLearner, Path], name: str, damage: str
+) -> None:
+    file = saved[1] / name
+    content = file.read_bytes()
+    if damage == "flip":
+        file.write_bytes(content[:40] + bytes([content[40] ^ 1]) + content[41:])
+    elif damage == "cut":
+        file.write_bytes(content[:-1])
+    else:
+        file.unlink()
+    with pytest.raises(UntrustedFileError, match=name):
+        STARLearner.load(saved[1])
+
+
+def test_another_base_model_is_refused(saved: tuple[STARLearner, Path], tmp_path: Path) -> None:
+    other = build_model(tmp_path / "other", rms_norm_eps=1e-4)
+    with pytest.raises(ModelMismatchError, match="another base model"):
+        STARLearner.load(saved[1], model=other)
+
+
+def test_folders_are_never_overwritten(saved: tuple[STARLearner, Path]) -> None:
+    learner, folder = saved
+    with pytest.raises(InputError, match="exists already"):
+        learner.save(folder)
+    with pytest.raises(InputError, match="no saved learner"):
+        STARLearner.load(folder.parent)
+
+
+def test_folder_of_a_newer_version_is_refused(saved: tuple[STARLearner, Path]) -> None:
+    manifest = saved[1] / "MANIFEST.json"
+    content: dict[str, Any] = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "format": 99}))
+    with pytest.raises(InputError, match="newer starlearn"):
+        STARLearner.load(saved[1])

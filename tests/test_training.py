@@ -1,0 +1,152 @@
+"""Training: what carries loss, what is penalised, what happens when it diverges."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from starlearn.errors import InputError, TrainingDivergedError
+from starlearn.model.adapter import attach_fresh
+from starlearn.model.backbone import Backbone
+from starlearn.settings import LoRA, Training
+from starlearn.train import trainer as trainer_module
+from starlearn.train.regularization import b_decay, parameter_groups, schedule_sum
+from starlearn.train.trainer import IGNORED, Example, check_lengths, train_adapter
+
+EOS = 2
+EXAMPLES = [Example([5, 6, 7], [8, EOS]), Example([9, 10], [11, 12, EOS])] * 4
+LORA = LoRA(r=4, alpha=8, dropout=0.1)
+SHORT = Training(max_steps=4, batch_size=4, learning_rate=5e-3)
+
+
+@pytest.fixture
+def backbone(tiny_model: str) -> Backbone:
+    return Backbone(tiny_model, "nf4", verbose=False)
+
+
+def test_only_the_answer_and_its_end_carry_loss() -> None:
+    batch = trainer_module._Collator(pad_id=0)(EXAMPLES[:2])
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, EOS], [9, 10, 11, 12, EOS]]
+    kept = batch["labels"] != IGNORED
+    assert kept.tolist() == [[False] * 3 + [True] * 2, [False] * 2 + [True] * 3]
+    assert batch["labels"][kept].tolist() == [8, EOS, 11, 12, EOS]
+
+
+def test_decay_is_on_b_alone(backbone: Backbone) -> None:
+    model = attach_fresh(backbone, LORA, seed=0)
+    on_b, on_a = parameter_groups(model, 0.5)
+    assert (on_b["weight_decay"], on_a["weight_decay"]) == (0.5, 0.0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert {names[id(p)].split(".")[-3] for p in on_b["params"]} == {"lora_B"}
+    assert {names[id(p)].split(".")[-3] for p in on_a["params"]} == {"lora_A"}
+
+
+def test_shrinkage_is_what_it_says() -> None:
+    training = Training(learning_rate=2e-3, b_shrinkage=0.7, warmup_steps=3)
+    decay = b_decay(training, n_steps=50)
+    assert decay * schedule_sum(training, 50) == pytest.approx(0.7)
+    # Linear from the peak to zero: half the rectangle.
+    flat = replace_settings(training, warmup_steps=0)
+    assert schedule_sum(flat, 50) == pytest.approx(2e-3 * 51 / 2)
+    assert b_decay(Training(b_weight_decay=0.5), 50) == 0.5
+
+
+def replace_settings(training: Training, **changes: Any) -> Training:
+    return Training(**{**training.get_params(), **changes})
+
+
+def norm_of_b(adapter: Any) -> float:
+    return sum(float(t.norm()) for n, t in adapter.state.items() if "lora_B" in n)
+
+
+def test_a_strong_penalty_keeps_b_small(backbone: Backbone) -> None:
+    free, _ = train_adapter(
+        backbone, LORA, replace_settings(SHORT, b_weight_decay=0.0, max_steps=20), EXAMPLES, seed=0
+    )
+    held, _ = train_adapter(
+        backbone, LORA, replace_settings(SHORT, b_shrinkage=20.0, max_steps=20), EXAMPLES, seed=0
+    )
+    assert 0 < norm_of_b(held) < 0.7 * norm_of_b(free)
+
+
+def test_steps_follow_from_the_labelled_set_not_from_elsewhere(backbone: Backbone) -> None:
+    by_epochs = Training(epochs=2, batch_size=3, learning_rate=1e-3)
+    assert train_adapter(backbone, LORA, by_epochs, EXAMPLES, seed=0)[1].steps == 2 * 3
+    assert train_adapter(backbone, LORA, SHORT, EXAMPLES[:1], seed=0)[1].steps == 4
+
+
+def test_training_learns(backbone: Backbone) -> None:
+    _, first = train_adapter(backbone, LORA, SHORT, EXAMPLES, seed=0)
+    longer = replace_settings(SHORT, max_steps=60, gradient_accumulation=2)
+    _, last = train_adapter(backbone, LORA, longer, EXAMPLES, seed=0)
+    assert last.loss < 0.5 * first.loss
+
+
+def test_checkpointing_changes_memory_not_results(backbone: Backbone) -> None:
+    plain, _ = train_adapter(backbone, LORA, SHORT, EXAMPLES, seed=0)
+    saved, _ = train_adapter(
+        backbone, LORA, replace_settings(SHORT, gradient_checkpointing=True), EXAMPLES, seed=0
+    )
+    for name, tensor in plain.state.items():
+        assert torch.allclose(tensor, saved.state[name], atol=1e-5), name
+
+
+def test_global_generators_are_left_alone(backbone: Backbone) -> None:
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    train_adapter(backbone, LORA, SHORT, EXAMPLES, seed=0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_trap_a_loss_that_is_not_finite_stops_the_training(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    # Trainer itself returns after NaN, with a reported loss of 0.0 and NaN weights.
+    def broken(self: Any, model: Any, inputs: Any, **_: Any) -> torch.Tensor:
+        return sum(p.sum() for p in model.parameters() if p.requires_grad) * 0 + value
+
+    monkeypatch.setattr(trainer_module._AdapterTrainer, "compute_loss", broken)
+    with pytest.raises(TrainingDivergedError, match=r"step 1 .*learning_rate"):
+        train_adapter(backbone, LORA, SHORT, EXAMPLES, seed=0)
+    assert backbone.active is None
+    assert backbone.peft_model is None
+
+
+def test_weights_that_are_not_finite_are_not_published(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = trainer_module._AdapterTrainer.train
+
+    def poisoned(self: Any) -> Any:
+        result = original(self)
+        with torch.no_grad():
+            next(p for p in self.model.parameters() if p.requires_grad).fill_(float("nan"))
+        return result
+
+    monkeypatch.setattr(trainer_module._AdapterTrainer, "train", poisoned)
+    with pytest.raises(TrainingDivergedError, match="Nothing was published"):
+        train_adapter(backbone, LORA, SHORT, EXAMPLES, seed=0)
+
+
+def test_labelled_items_longer_than_the_context_are_named() -> None:
+    with pytest.raises(InputError, match=r"row 1: 6 tokens"):
+        check_lengths([EXAMPLES[0], replace(EXAMPLES[0], prompt=[5] * 4)], context=5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (LoRA(r=0), "r"),
+        (LoRA(r=1.5), "r"),  # type: ignore[arg-type]
+        (LoRA(dropout=1.0), "dropout"),
+        (Training(learning_rate=0), "learning_rate"),
+        (Training(max_steps=0), "max_steps"),
+        (Training(scheduler="lineer"), "scheduler"),
+        (Training(b_shrinkage=-1), "b_shrinkage"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(settings: Any, name: str) -> None:
+    with pytest.raises(InputError, match=f"'{name}' parameter of"):
+        settings.check()
