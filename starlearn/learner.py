@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Self
 
@@ -117,15 +119,16 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         InputError
             When parameters, items or labels cannot be used; before the model is loaded.
         TrainingDivergedError
-            When the loss or a weight becomes NaN or infinite. The labelled set and the previous
-            adapter are kept.
+            When the loss or a weight becomes NaN or infinite. The learner is then what it was
+            before the call, as after any error and after Ctrl-C: mend the cause and call again.
         """
         parts = self._parts()
         items, labels = checked_labels(X, y, parts.task)
-        self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.rounds_: list[dict[str, Any]] = []
-        self._remember(items, labels)
-        return self._train(parts, items, labels)
+        with self._unchanged_on_error():
+            self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
+            self.rounds_: list[dict[str, Any]] = []
+            self._remember(items, labels)
+            return self._train(parts, items, labels)
 
     def teach(self, X: Any, y: Any, bootstrap: bool = False, only_new: bool = False) -> Self:
         """Add items to the labelled set and train the next round's adapter.
@@ -147,14 +150,15 @@ class STARLearner(ClassifierMixin, BaseEstimator):
             return self.fit(X, y)
         parts = self._parts()
         items, labels = checked_labels(X, y, parts.task)
-        self._add_training_data(items, labels)
-        if not only_new:
-            items, labels = list(self.X_training), self.y_training
-        if bootstrap:
-            generator = np.random.default_rng(self._seed("bootstrap", len(self.rounds_)))
-            drawn = generator.integers(len(items), size=len(items))
-            items, labels = [items[i] for i in drawn], labels[drawn]
-        return self._train(parts, items, labels)
+        with self._unchanged_on_error():
+            self._add_training_data(items, labels)
+            if not only_new:
+                items, labels = list(self.X_training), self.y_training
+            if bootstrap:
+                generator = np.random.default_rng(self._seed("bootstrap", len(self.rounds_)))
+                drawn = generator.integers(len(items), size=len(items))
+                items, labels = [items[i] for i in drawn], labels[drawn]
+            return self._train(parts, items, labels)
 
     # A pool in, the items worth labelling out
 
@@ -358,6 +362,17 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         if engine is None or engine.made_for != wanted:
             engine = self._loaded_engine = Engine(*wanted, self.verbose)
         return engine
+
+    @contextmanager
+    def _unchanged_on_error(self) -> Iterator[None]:
+        """Undo what a call has set when it fails, so that the same call can be made again."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:  # Ctrl-C too
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
 
     @property
     def _round(self) -> int:

@@ -167,23 +167,33 @@ def test_trap_scoring_between_two_fits_changes_nothing(
     assert same_adapter(plain, scored)
 
 
-def test_a_diverged_training_keeps_labels_and_the_previous_adapter(
-    make_learner: Factory, labelled: Labelled, pool: list, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", ["fit", "teach"])
+def test_a_failed_training_leaves_the_learner_as_it_was(
+    make_learner: Factory,
+    labelled: Labelled,
+    pool: list,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
 ) -> None:
     learner = make_learner().fit(*labelled)
-    before = learner.predict_proba(pool)
-    monkeypatch.setattr(
-        trainer_module._AdapterTrainer,
-        "compute_loss",
-        lambda self, model, inputs, **_: (
-            sum(p.sum() for p in model.parameters() if p.requires_grad) * float("nan")
-        ),
-    )
-    with pytest.raises(TrainingDivergedError):
-        learner.teach(["night sky"], ["blue"])
+    learner.query(pool, 2)
+    before, history = learner.predict_proba(pool), list(learner.rounds_)
+    for error, failure in [(TrainingDivergedError, float("nan")), (KeyboardInterrupt, None)]:
+
+        def broken(self: Any, model: Any, inputs: Any, failure: Any = failure, **_: Any) -> Any:
+            if failure is None:
+                raise KeyboardInterrupt
+            return sum(p.sum() for p in model.parameters() if p.requires_grad) * failure
+
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer_module._AdapterTrainer, "compute_loss", broken)
+            with pytest.raises(error):
+                getattr(learner, method)(["night sky"], ["blue"])
+        assert len(learner.y_training) == 8
+        assert learner.rounds_ == history
+        assert np.array_equal(learner.predict_proba(pool), before)
+    learner.teach(["night sky"], ["blue"])
     assert len(learner.y_training) == 9
-    assert len(learner.rounds_) == 1
-    assert np.array_equal(learner.predict_proba(pool), before)
 
 
 # No label is read before it is bought
@@ -256,7 +266,7 @@ print(json.dumps(learner.query(given["pool"], 6)[0].tolist()))
 def test_same_picks_in_another_process(
     make_learner: Factory, labelled: Labelled, pool: list, tiny_model: str
 ) -> None:
-    given = dict(model=tiny_model, choices=COLOURS, pool=pool)
+    given = {"model": tiny_model, "choices": COLOURS, "pool": pool}
     given.update(items=labelled[0], labels=labelled[1])
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT],

@@ -28,8 +28,8 @@ def dataset() -> object:
         iter(TEXTS),
         np.array(TEXTS, dtype=object),
         np.array([[t] for t in TEXTS]),
-    ]
-    + [series()],
+        series(),
+    ],
     ids=["list", "tuple", "iterator", "array", "column", "series"],
 )
 def test_items_come_by_position(X: object) -> None:

@@ -176,8 +176,8 @@ class _AdapterTrainer(Trainer):
         if not math.isfinite(value) or (value == 0.0 and not self.losses):
             raise TrainingDivergedError(
                 f"The loss became {value} in step {self.state.global_step + 1} at a learning rate "
-                f"of {self.training.learning_rate:g}. Nothing was published; labels and the "
-                "previous adapter are kept. Lower Training(learning_rate=...), or add "
+                f"of {self.training.learning_rate:g}. Nothing was published, and the "
+                "learner is what it was before. Lower Training(learning_rate=...), or add "
                 "warmup_steps."
             )
         self.losses.append(value)

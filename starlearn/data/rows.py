@@ -1,0 +1,96 @@
+"""Rows of any container that modAL's learners are given: count, take, convert, stack."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from starlearn.data.pool import take
+from starlearn.errors import InputError, listed
+
+
+def is_dataset(X: Any) -> bool:
+    """Tell a datasets.Dataset by its face, without importing datasets."""
+    return hasattr(X, "select") and hasattr(X, "features")
+
+
+def n_rows_of(X: Any) -> int:
+    """Return the number of rows; a sparse matrix has a shape and no length."""
+    return int(X.shape[0]) if hasattr(X, "shape") else len(X)
+
+
+def rows_at(X: Any, index: NDArray[np.intp]) -> Any:
+    """Return rows by position in X's kind of container, or one row for one integer."""
+    if sp.issparse(X):
+        return X.tocsr()[np.atleast_1d(index)].asformat(X.format)
+    if index.ndim == 0:
+        return (X.iloc if hasattr(X, "iloc") else X)[int(index)]
+    if isinstance(X, Sequence) or hasattr(X, "iloc") or is_dataset(X):
+        return take(X, index)
+    return X[index]
+
+
+def as_array(X: Any) -> Any:
+    """Return a list or a Series as an array, texts as objects; other containers as they are.
+
+    modAL asks rows for their shape, indexes them by arrays and stacks them.
+    """
+    if isinstance(X, str | bytes):
+        raise InputError(f"One text is no pool: put it in a list, [{X!r:.80}].")
+    if isinstance(X, pd.Series):
+        X = X.to_numpy()
+    elif isinstance(X, Sequence):
+        X = list(X)
+        if not any(isinstance(item, str | dict) for item in X):
+            return np.asarray(X)
+        items = np.empty(len(X), dtype=object)
+        items[:] = X
+        return items
+    return X.astype(object) if isinstance(X, np.ndarray) and X.dtype.kind in "US" else X
+
+
+def as_label_array(y: Any) -> Any:
+    """Return labels as an array, texts as objects; InputError when texts and numbers are mixed."""
+    if sp.issparse(y):
+        return y
+    values = y.tolist() if hasattr(y, "tolist") else y
+    labels = np.asarray(list(values) if isinstance(values, Sequence) else values)
+    if labels.dtype.kind in "USO":
+        labels = np.array(values, dtype=object)
+        other = [repr(label) for label in labels.flat if not isinstance(label, str)]
+        if other:
+            raise InputError(
+                f"y mixes texts with other labels ({listed(other)}): 1 and '1' are two labels. "
+                "Bring them to one kind, for example [str(label) for label in y]."
+            )
+    return labels
+
+
+def stacked(known: Any, new: Any) -> Any:
+    """Return the known rows and the new ones below them, in the same kind of container."""
+    try:
+        if sp.issparse(known) or sp.issparse(new):
+            return sp.vstack((known, new), format="csr")
+        if type(known) is not type(new):
+            raise TypeError("two kinds of containers")
+        if isinstance(known, pd.DataFrame):
+            columns = list(known.columns)
+            if set(columns) != set(new.columns):
+                raise ValueError(f"the known columns are {columns}")
+            return pd.concat([known, new[columns]])
+        if is_dataset(known):
+            from datasets import concatenate_datasets
+
+            return concatenate_datasets([known, new])
+        if isinstance(known, np.ndarray) and (known.dtype == object) != (new.dtype == object):
+            raise TypeError(f"dtype {known.dtype} and {new.dtype}")
+        return np.concatenate([known, new])
+    except (ValueError, TypeError) as error:
+        kinds = [f"{type(rows).__name__} of shape {np.shape(rows)}" for rows in (new, known)]
+        raise InputError(
+            f"Cannot add new rows, {kinds[0]}, to those known, {kinds[1]}: {error}. "
+            "Give them in the form of those known."
+        ) from error

@@ -1,0 +1,429 @@
+"""modAL in both directions: STARLearner in modAL's loop, and that loop on today's libraries.
+
+The only file that imports modAL, which stays as it is: what its release 0.4.2.1 breaks is repaired
+by overriding methods in the two subclasses below.
+"""
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from numbers import Integral
+from typing import Any, Self
+
+import modAL.models
+import numpy as np
+from modAL.disagreement import vote_entropy_sampling
+from modAL.models.base import BaseLearner
+from modAL.uncertainty import uncertainty_sampling
+from modAL.utils.validation import check_class_proba
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_random_state, check_X_y
+
+from starlearn.data.pool import as_count
+from starlearn.data.rows import (
+    as_array,
+    as_label_array,
+    is_dataset,
+    n_rows_of,
+    rows_at,
+    stacked,
+)
+from starlearn.errors import InputError, listed
+from starlearn.learner import STARLearner
+
+__all__ = ["ActiveLearner", "Committee", "STARLearner", "star_sampling"]
+
+BaseLearner.register(STARLearner)
+
+NOT_FOR_TEXT = {
+    "uncertainty_batch_sampling": "needs distances between numeric features",
+    "expected_error_reduction": "trains once for each item of the pool and each class",
+}
+"""Strategies of modAL by name (modAL.expected_error cannot be imported with NumPy 2)."""
+
+
+def star_sampling(
+    learner: Any, X_pool: Any, n_instances: int = 1
+) -> tuple[NDArray[np.intp], NDArray[np.floating[Any]] | None]:
+    """Choose items with STAR: ``ActiveLearner(STARLearner(...), query_strategy=star_sampling)``.
+
+    Parameters
+    ----------
+    learner : modAL learner whose `estimator` is a STARLearner
+    X_pool : pool of m items, as for STARLearner.query
+    n_instances : int, default=1
+        n, the number of items to choose.
+
+    Returns
+    -------
+    indices : ndarray of shape (n,)
+    metrics : ndarray of shape (n,)
+        The mixed uncertainty of the chosen; None for a random draw, which has none.
+
+    Raises
+    ------
+    InputError
+        When the learner's estimator is not a STARLearner.
+
+    Notes
+    -----
+    modAL's own ActiveLearner fits anew in each round, and STAR would stay in round 0: use the
+    ActiveLearner of this module, whose `teach` counts on.
+    """
+    estimator: Any = getattr(learner, "estimator", None)
+    if not isinstance(estimator, STARLearner):
+        raise InputError(
+            f"star_sampling needs a STARLearner as estimator, got a {type(estimator).__name__}. "
+            "It reads text itself, so put it in without a Pipeline: "
+            "ActiveLearner(estimator=STARLearner(...), query_strategy=star_sampling)."
+        )
+    # modAL calls a strategy that returns bare indices a second time, hence always a pair.
+    indices, _, metrics = estimator.query(X_pool, n_instances, return_metrics=True)
+    return indices, None if np.isnan(metrics).any() else metrics
+
+
+class _Loop:
+    """What ActiveLearner and Committee share: the query, and the randomness."""
+
+    query_strategy: Callable[..., Any]
+    random_state: Any
+
+    def query(
+        self, X_pool: Any, *query_args: Any, return_metrics: bool = False, **query_kwargs: Any
+    ) -> tuple[Any, ...]:
+        """Choose rows with the query strategy, which is called once.
+
+        Parameters
+        ----------
+        X_pool : array, sparse matrix, list, Series, DataFrame or datasets.Dataset of m rows
+            Read by position, never by an index. The strategy gets lists and Series as arrays.
+        *query_args, **query_kwargs
+            For the strategy, after (learner, X_pool); modAL's own take `n_instances` first.
+        return_metrics : bool, default=False
+
+        Returns
+        -------
+        indices : ndarray of shape (n,), or one integer from a strategy that returns one
+        batch : the rows at these positions, in the pool's kind of container
+        metrics : ndarray of shape (n,), with `return_metrics` only
+            None, with a warning, when the strategy returns bare indices: all but a 2-tuple.
+
+        Raises
+        ------
+        InputError
+            When n_instances is not a whole number from 1 to m, the strategy returns something
+            else than positions in the pool, or the metric of a chosen row is NaN.
+
+        Notes
+        -----
+        Without ``random_tie_break=True`` modAL's strategies leave ties and the order within the
+        batch to numpy.argpartition, which may answer differently on another processor.
+        """
+        n_rows, strategy = n_rows_of(X_pool), self.query_strategy
+        _check_call(strategy, (self, X_pool, *query_args), query_kwargs, n_rows)
+        with self._seeded():
+            result = strategy(self, as_array(X_pool), *query_args, **query_kwargs)
+        paired = isinstance(result, tuple) and len(result) == 2
+        indices, metrics = result if paired else (result, None)
+        chosen, values = np.asarray(indices), np.asarray(metrics)
+        if (
+            chosen.ndim > 1
+            or chosen.dtype.kind not in "iu"
+            or np.any((chosen < 0) | (chosen >= n_rows))
+        ):
+            raise InputError(
+                f"The query strategy must return positions from 0 to {n_rows - 1}, alone or as a "
+                f"tuple (indices, metrics of the chosen); it returned {indices!r:.80}."
+            )
+        comparable = values.shape == chosen.shape and values.dtype.kind == "f"
+        if comparable and np.isnan(values).any():
+            raise InputError(
+                f"The metric of a chosen row is NaN (rows {chosen}, metrics {values}). "
+                "Mend the estimator or take these rows out of the pool."
+            )
+        answer = (indices if chosen.ndim == 0 else chosen), rows_at(X_pool, chosen)
+        if not return_metrics:
+            return answer
+        if metrics is None:
+            warnings.warn("The query strategy returns no metrics.", UserWarning, stacklevel=2)
+        return *answer, metrics
+
+    def _generator(self) -> np.random.RandomState:
+        """Return a generator that, for a whole number, depends on it and on the labels so far."""
+        if not isinstance(self.random_state, Integral):
+            generator: np.random.RandomState = check_random_state(self.random_state)
+            return generator
+        known = [getattr(one, "X_training", None) for one in getattr(self, "learner_list", [self])]
+        n_labelled = sum(n_rows_of(rows) for rows in known if rows is not None)
+        seeds = np.random.SeedSequence([int(self.random_state), n_labelled])
+        return np.random.RandomState(np.random.MT19937(seeds))
+
+    @contextmanager
+    def _seeded(self) -> Iterator[None]:
+        """Let modAL's strategies, which know only numpy's global generator, draw from ours."""
+        kept = np.random.get_state()  # noqa: NPY002
+        if self.random_state is not None:
+            np.random.seed(self._generator().randint(2**31))  # noqa: NPY002
+        try:
+            yield
+        finally:
+            if self.random_state is not None:
+                np.random.set_state(kept)  # noqa: NPY002
+
+
+class ActiveLearner(_Loop, modAL.models.ActiveLearner):
+    """modAL's ActiveLearner, repaired. A clone keeps the settings and no rows: it is not fitted.
+
+    Parameters
+    ----------
+    estimator : scikit-learn estimator or STARLearner
+    query_strategy : callable, default=modAL.uncertainty.uncertainty_sampling
+        Called as strategy(learner, X_pool, ...); returns (indices, metrics of the chosen).
+    X_training, y_training : N rows and their labels, default=None
+        The estimator is fitted on them at once, with `fit_kwargs`, which are not kept.
+    bootstrap_init, on_transformed, force_all_finite : bool
+        As in modAL.
+    random_state : int, RandomState or None, default=None
+        Draws bootstrap samples and breaks ties (`random_tie_break`). None is numpy's global
+        generator. Members of a Committee with the same number draw the same samples.
+
+    Attributes
+    ----------
+    X_training : the N rows taught so far; lists and Series become an array
+    y_training : ndarray of shape (N,) or (N, n_outputs); text is of dtype object
+
+    Raises
+    ------
+    InputError
+        When a parameter is of the wrong kind, or X_training and y_training do not come together.
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        query_strategy: Callable[..., Any] = uncertainty_sampling,
+        X_training: Any = None,
+        y_training: Any = None,
+        bootstrap_init: bool = False,
+        on_transformed: bool = False,
+        force_all_finite: bool = True,
+        random_state: Any = None,
+        **fit_kwargs: Any,
+    ) -> None:
+        _check_callable(query_strategy)
+        if not isinstance(force_all_finite, bool):
+            raise InputError(f"force_all_finite must be True or False, got {force_all_finite!r}.")
+        if (X_training is None) != (y_training is None):
+            raise InputError("Give X_training and y_training together, or neither.")
+        # Without rows: modAL's constructor would fit before the parameters below are in place.
+        super().__init__(estimator, query_strategy, on_transformed=on_transformed)
+        self.bootstrap_init, self.force_all_finite = bootstrap_init, force_all_finite
+        self.X_training, self.y_training = X_training, y_training
+        self.random_state = random_state
+        if X_training is not None:
+            self.fit(X_training, y_training, bootstrap=bootstrap_init, **fit_kwargs)
+
+    def __sklearn_clone__(self) -> Self:
+        settings = self.get_params(deep=False)
+        del settings["X_training"], settings["y_training"]
+        return type(self)(**{name: clone(value, safe=False) for name, value in settings.items()})
+
+    def fit(self, X: Any, y: Any, bootstrap: bool = False, **fit_kwargs: Any) -> Self:
+        """Forget all rows and train on these; with `bootstrap`, on N drawn with replacement.
+
+        Parameters
+        ----------
+        X : array, sparse matrix, list, Series, DataFrame or datasets.Dataset of N rows
+        y : labels of shape (N,) or (N, n_outputs), texts or numbers
+
+        Raises
+        ------
+        InputError
+            When X and y differ in length, or y mixes texts and numbers.
+        ValueError
+            From scikit-learn, when X is empty or not finite.
+        """
+        with self._kept_on_error():
+            self.X_training, self.y_training = self._checked(X, y)
+            return self._fit_to_known(bootstrap=bootstrap, **fit_kwargs)
+
+    def teach(
+        self, X: Any, y: Any, bootstrap: bool = False, only_new: bool = False, **fit_kwargs: Any
+    ) -> Self:
+        """Add N rows and their labels, and train again; a training that fails adds none.
+
+        Takes and raises what `fit` does, and InputError when the new rows do not go with those
+        known. `only_new` trains on the new rows and does not add them. A STARLearner goes on to
+        its next round by its own `teach`, and always adds them.
+        """
+        if isinstance(self.estimator, STARLearner):
+            with self._kept_on_error():
+                self._add_training_data(X, y)
+                self.estimator.teach(X, y, bootstrap=bootstrap, only_new=only_new, **fit_kwargs)
+            return self
+        if only_new:
+            return self._fit_on_new(*self._checked(X, y), bootstrap=bootstrap, **fit_kwargs)
+        with self._kept_on_error():
+            self._add_training_data(X, y)
+            return self._fit_to_known(bootstrap=bootstrap, **fit_kwargs)
+
+    def predict_proba(self, X: Any, **predict_proba_kwargs: Any) -> Any:
+        """Return probabilities of shape (m, n_classes); InputError when one is not finite."""
+        return _finite(super().predict_proba(X, **predict_proba_kwargs))
+
+    def _checked(self, X: Any, y: Any) -> tuple[Any, Any]:
+        X, y = as_array(X), as_label_array(y)
+        if n_rows_of(X) != n_rows_of(y):
+            raise InputError(
+                f"Found {n_rows_of(X)} rows and {n_rows_of(y)} labels. Give one label for each row."
+            )
+        if not is_dataset(X):
+            check_X_y(X, y, accept_sparse=True, ensure_2d=False, allow_nd=True, multi_output=True,
+                      dtype=None, ensure_all_finite=self.force_all_finite)  # fmt: skip
+        return X, y
+
+    def _add_training_data(self, X: Any, y: Any) -> None:
+        X, y = self._checked(X, y)
+        if self.X_training is not None:
+            X, y = stacked(self.X_training, X), stacked(self.y_training, y)
+        self.X_training, self.y_training = X, y
+
+    def _fit_to_known(self, bootstrap: bool = False, **fit_kwargs: Any) -> Self:
+        return self._fit_on_new(self.X_training, self.y_training, bootstrap, **fit_kwargs)
+
+    def _fit_on_new(self, X: Any, y: Any, bootstrap: bool = False, **fit_kwargs: Any) -> Self:
+        if bootstrap:
+            if isinstance(self.estimator, STARLearner):
+                raise InputError(
+                    "A STARLearner draws its own samples: fit it without bootstrap, then call "
+                    "teach(X, y, bootstrap=True)."
+                )
+            drawn = self._generator().randint(0, n_rows_of(X), size=n_rows_of(X))
+            X, y = rows_at(X, drawn), rows_at(y, drawn)
+        self.estimator.fit(X, y, **fit_kwargs)
+        return self
+
+    @contextmanager
+    def _kept_on_error(self) -> Iterator[None]:
+        known = self.X_training, self.y_training
+        try:
+            yield
+        except BaseException:  # Ctrl-C too: teaching again must not add the same rows twice
+            self.X_training, self.y_training = known
+            raise
+
+
+class Committee(_Loop, modAL.models.Committee):
+    """modAL's Committee, repaired: several learners vote, on labels of any kind.
+
+    Parameters
+    ----------
+    learner_list : list of starlearn.modal.ActiveLearner or STARLearner, at least one
+    query_strategy : callable, default=modAL.disagreement.vote_entropy_sampling
+    on_transformed : bool, default=False
+    random_state : int, RandomState or None, default=None
+        Breaks ties. Bootstrap samples come from the learners' own.
+
+    Raises
+    ------
+    InputError
+        When learner_list is not a list of learners; modAL's own cannot be trained.
+    """
+
+    def __init__(
+        self,
+        learner_list: list[Any],
+        query_strategy: Callable[..., Any] = vote_entropy_sampling,
+        on_transformed: bool = False,
+        random_state: Any = None,
+    ) -> None:
+        _check_callable(query_strategy)
+        if not isinstance(learner_list, list) or not learner_list:
+            raise InputError(f"learner_list must be a list of learners, got {learner_list!r:.80}.")
+        super().__init__(learner_list, query_strategy, on_transformed)
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, **fit_kwargs: Any) -> Self:
+        """Train every learner on these N rows alone; see ActiveLearner.fit."""
+        return self._each("fit", X, y, **fit_kwargs)
+
+    def teach(
+        self, X: Any, y: Any, bootstrap: bool = False, only_new: bool = False, **fit_kwargs: Any
+    ) -> Self:
+        """Teach every learner these N rows; see ActiveLearner.teach."""
+        return self._each("teach", X, y, bootstrap=bootstrap, only_new=only_new, **fit_kwargs)
+
+    def vote(self, X: Any, **predict_kwargs: Any) -> NDArray[Any]:
+        """Return every learner's predictions, shape (m, n_learners)."""
+        return np.stack([np.asarray(one.predict(X, **predict_kwargs)) for one in self], axis=1)
+
+    def vote_proba(self, X: Any, **predict_proba_kwargs: Any) -> NDArray[np.floating[Any]]:
+        """Return every learner's probabilities, shape (m, n_learners, n_classes).
+
+        Columns are in the order of `classes_`; a class that a learner does not know gets 0.
+        NotFittedError when a learner is not fitted, InputError when a value is not finite.
+        """
+        self._set_classes()  # a learner may have been taught on its own
+        if self.classes_ is None:
+            raise NotFittedError("A learner of the Committee is not fitted. Call fit(X, y) first.")
+        parts = []
+        for one in self:
+            proba = _finite(one.predict_proba(X, **predict_proba_kwargs))
+            parts.append(check_class_proba(proba, one.estimator.classes_, self.classes_))
+        return np.stack(parts, axis=1)
+
+    def _each(self, method: str, *args: Any, **kwargs: Any) -> Self:
+        with ExitStack() as undo:
+            for row, one in enumerate(self):
+                if isinstance(one, ActiveLearner):
+                    undo.enter_context(one._kept_on_error())
+                elif isinstance(one, modAL.models.ActiveLearner):
+                    raise InputError(
+                        f"learner_list[{row}] is modAL's own ActiveLearner, whose fit and teach "
+                        "fail with today's scikit-learn. Use starlearn.modal.ActiveLearner."
+                    )
+            for one in self:
+                getattr(one, method)(*args, **kwargs)
+        self._set_classes()
+        return self
+
+
+def _check_callable(query_strategy: Any) -> None:
+    if not callable(query_strategy):
+        raise InputError(f"query_strategy must be a function, got {query_strategy!r:.80}.")
+
+
+def _check_call(
+    strategy: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], n_rows: int
+) -> None:
+    """Refuse what the strategy would do silently wrong or not at all, before it runs."""
+    if isinstance(getattr(args[0], "estimator", None), STARLearner):
+        name = getattr(getattr(strategy, "func", strategy), "__name__", "")  # func: of a partial
+        if name in NOT_FOR_TEXT:
+            raise InputError(f"{name} {NOT_FOR_TEXT[name]}. Use starlearn.modal.star_sampling.")
+    try:
+        bound = inspect.signature(strategy).bind(*args, **kwargs)
+    except (TypeError, ValueError):  # no signature, or a wrong call, which fails by itself
+        return
+    given = "n_instances" in {**bound.arguments, **bound.kwargs}
+    bound.apply_defaults()
+    value = {**bound.kwargs, **bound.arguments}.get("n_instances", 1)
+    if not given and n_rows and isinstance(value, Integral):
+        value = min(value, n_rows)  # a default, as 20 in ranked batch sampling, may be too large
+    as_count(value, "n_instances", n_rows)
+
+
+def _finite(probabilities: Any) -> Any:
+    for part in probabilities if isinstance(probabilities, list) else [probabilities]:
+        finite = np.isfinite(np.asarray(part, dtype=float))
+        wrong = np.flatnonzero(~finite.reshape(len(finite), -1).all(axis=1))
+        if wrong.size:
+            raise InputError(
+                f"The estimator's probabilities are not finite for {len(wrong)} of {len(finite)} "
+                f"rows: {listed([str(row) for row in wrong])}. Mend the estimator or take these "
+                "rows out."
+            )
+    return probabilities

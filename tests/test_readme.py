@@ -1,0 +1,59 @@
+"""What the README says runs: its Python blocks, its commands, its files."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_examples_run_from_top_to_bottom(capsys: pytest.CaptureFixture[str]) -> None:
+    code = "\n".join(blocks("python"))
+    assert "max_steps=150" in code
+    short = code.replace("max_steps=150", "max_steps=3").replace("n_test=100", "n_test=10")
+    names: dict[str, object] = {}
+    exec(compile(short, "README.md", "exec"), names)  # noqa: S102 - our own README
+    assert 0 <= float(capsys.readouterr().out.split()[-1]) <= 1
+    assert len(names["learner"].y_training) == 60  # type: ignore[attr-defined]
+
+
+def test_the_command_for_own_data_runs(tiny_model: str, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from starlearn.cli import app
+
+    rows = [{"text": f"the {w} is", "label": "red" if w < "n" else "blue"} for w in "bgmopqrs"]
+    for name in ("train", "test"):
+        lines = [json.dumps(row) + "\n" for row in rows]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    block = next(b for b in blocks("bash") if "starlearn run" in b)
+    command = block.replace("\\\n", " ").splitlines()[0]
+    for written, here in [
+        ("FOLDER_OR_HUB_ID", tiny_model),
+        ("train.jsonl", str(tmp_path / "train.jsonl")),
+        ("test.jsonl", str(tmp_path / "test.jsonl")),
+        ("runs/mine", str(tmp_path / "out")),
+        ("--rounds 5 --n-instances 77", "--rounds 1 --n-instances 2"),
+    ]:
+        assert written in command, written
+        command = command.replace(written, here)
+    result = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert result.exit_code == 0, result.output
+    left = {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"rounds.jsonl", "learning_curve.png", "report.html"} <= left
+
+
+def test_make_targets_and_files_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+    for link in re.findall(r"\]\((?!https?://)([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
