@@ -290,7 +290,16 @@ class STARLearner(ClassifierMixin, BaseEstimator):
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write adapter, settings and labelled set to a new folder; see :mod:`starlearn.saving`."""
         self._require_fit()
-        saving.save(self, folder, self._engine().backbone)
+        content = saving.Saved(
+            parameters=self.get_params(deep=False),
+            adapter=self.adapter_,
+            seed=self.seed_,
+            rounds=self.rounds_,
+            classes=self.classes_.tolist() if hasattr(self, "classes_") else None,
+            items=self.X_training.tolist(),
+            labels=self.y_training.tolist(),
+        )
+        saving.save(content, folder, self._engine().backbone)
 
     @classmethod
     def load(
@@ -305,8 +314,16 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         ModelMismatchError
             When the base model is not the one that the adapter was trained on.
         """
-        learner, backbone_fingerprint = saving.load(cls, folder, model)
-        saving.check_base(learner._engine().backbone, backbone_fingerprint)
+        saved, base = saving.load(folder)
+        learner = cls(**saved.parameters)
+        if model is not None:
+            learner.model = model
+        learner._parts()
+        saving.check_base(learner._engine().backbone, base)
+        learner.adapter_, learner.seed_, learner.rounds_ = saved.adapter, saved.seed, saved.rounds
+        if saved.classes is not None:
+            learner.classes_ = as_labels(saved.classes, len(saved.classes))
+        learner._remember(list(saved.items), as_labels(saved.labels, len(saved.items)))
         return learner
 
     # modAL's learner interface

@@ -4,29 +4,43 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from starlearn.errors import InputError, ModelMismatchError, UntrustedFileError
-from starlearn.inputs import DEFAULTS, checked_parts
-from starlearn.model.adapter import ADAPTER_FILES, read_adapter, write_adapter
+from starlearn.inputs import DEFAULTS
+from starlearn.model.adapter import ADAPTER_FILES, Adapter, read_adapter, write_adapter
 from starlearn.model.backbone import Backbone, quantization_from_json, quantization_to_json
 from starlearn.settings import LoRA
 from starlearn.tasks import ChoiceTask, GenerationTask
-
-if TYPE_CHECKING:
-    from starlearn.learner import STARLearner
 
 FORMAT = 1
 SETTINGS, LABELS, MANIFEST = "starlearn.json", "labelled.jsonl", "MANIFEST.json"
 _TASKS = {"ChoiceTask": ChoiceTask, "GenerationTask": GenerationTask}
 
 
-def save(learner: "STARLearner", folder: str | os.PathLike[str], backbone: Backbone) -> None:
-    """Write a fitted learner to a folder that must not exist yet.
+@dataclass(frozen=True)
+class Saved:
+    """What a fitted learner consists of, apart from its base model."""
+
+    parameters: dict[str, Any]
+    """The constructor's, by name."""
+    adapter: Adapter
+    seed: int
+    rounds: list[dict[str, Any]]
+    classes: list[Any] | None
+    """None where answers are free-form."""
+    items: Sequence[Any]
+    """The labelled set, length N."""
+    labels: Sequence[Any]
+
+
+def save(saved: Saved, folder: str | os.PathLike[str], backbone: Backbone) -> None:
+    """Write a learner to a folder that must not exist yet.
 
     The folder is peft's own format, so ``PeftModel.from_pretrained(base, folder)`` opens it.
     It appears under its name only when it is complete.
@@ -44,10 +58,10 @@ def save(learner: "STARLearner", folder: str | os.PathLike[str], backbone: Backb
     scratch = target.with_name(f".{target.name}.incomplete")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    write_adapter(scratch, learner.adapter_, backbone.source)
-    _write_json(scratch / SETTINGS, _settings(learner, backbone))
+    write_adapter(scratch, saved.adapter, backbone.source)
+    _write_json(scratch / SETTINGS, _settings(saved, backbone))
     with (scratch / LABELS).open("w", encoding="utf-8") as lines:
-        for item, label in zip(learner.X_training, learner.y_training, strict=True):
+        for item, label in zip(saved.items, saved.labels, strict=True):
             row = {"item": dict(item) if isinstance(item, Mapping) else item, "label": label}
             lines.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
     sums = {file.name: _sha256(file) for file in sorted(scratch.iterdir())}
@@ -55,11 +69,7 @@ def save(learner: "STARLearner", folder: str | os.PathLike[str], backbone: Backb
     os.replace(scratch, target)
 
 
-def load(
-    learner_class: "type[STARLearner]",
-    folder: str | os.PathLike[str],
-    model: str | os.PathLike[str] | None,
-) -> "tuple[STARLearner, str]":
+def load(folder: str | os.PathLike[str]) -> tuple[Saved, str]:
     """Read a learner, and the fingerprint of the base model that it was trained on.
 
     Raises
@@ -72,20 +82,18 @@ def load(
     source = Path(folder)
     manifest = _manifest(source)
     settings = json.loads((source / SETTINGS).read_text(encoding="utf-8"))
-    parameters = {name: _part(name, value) for name, value in settings["parameters"].items()}
-    if model is not None:
-        parameters["model"] = model
-    learner = learner_class(**parameters)
-    checked_parts(learner)
-    learner.adapter_ = read_adapter(source, LoRA(**settings["adapter_"]))
-    learner.seed_ = settings["seed_"]
-    learner.rounds_ = settings["rounds_"]
-    if settings["classes_"] is not None:
-        learner.classes_ = _labels(settings["classes_"])
     with (source / LABELS).open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    learner._remember([row["item"] for row in rows], _labels([row["label"] for row in rows]))
-    return learner, manifest["base"]
+    saved = Saved(
+        parameters={name: _part(name, value) for name, value in settings["parameters"].items()},
+        adapter=read_adapter(source, LoRA(**settings["adapter"])),
+        seed=settings["seed"],
+        rounds=settings["rounds"],
+        classes=settings["classes"],
+        items=[row["item"] for row in rows],
+        labels=[row["label"] for row in rows],
+    )
+    return saved, manifest["base"]
 
 
 def check_base(backbone: Backbone, fingerprint: str) -> None:
@@ -98,23 +106,23 @@ def check_base(backbone: Backbone, fingerprint: str) -> None:
         )
 
 
-def _settings(learner: "STARLearner", backbone: Backbone) -> dict[str, Any]:
-    parameters = learner.get_params(deep=False)
+def _settings(saved: Saved, backbone: Backbone) -> dict[str, Any]:
+    parameters = dict(saved.parameters)
     for name in DEFAULTS:
         part = parameters[name]
         if part is not None:
             parameters[name] = {"class": type(part).__name__, **part.get_params(deep=False)}
-    if learner.model is not None:
+    if parameters["model"] is not None:
         parameters["model"] = backbone.source
-    parameters["quantization"] = quantization_to_json(learner.quantization)
-    if not isinstance(learner.random_state, int):
-        parameters["random_state"] = learner.seed_  # a generator's state does not travel
+    parameters["quantization"] = quantization_to_json(parameters["quantization"])
+    if not isinstance(parameters["random_state"], int):
+        parameters["random_state"] = saved.seed  # a generator's state does not travel
     return {
         "parameters": parameters,
-        "adapter_": learner.adapter_.settings().get_params(deep=False),
-        "seed_": learner.seed_,
-        "rounds_": learner.rounds_,
-        "classes_": learner.classes_.tolist() if hasattr(learner, "classes_") else None,
+        "adapter": saved.adapter.settings().get_params(deep=False),
+        "seed": saved.seed,
+        "rounds": saved.rounds,
+        "classes": saved.classes,
     }
 
 
@@ -148,14 +156,6 @@ def _manifest(folder: Path) -> dict[str, Any]:
                 f"{MANIFEST}). Take the folder from a backup."
             )
     return manifest
-
-
-def _labels(values: list[Any]) -> Any:
-    if values and isinstance(values[0], str):
-        array = np.empty(len(values), dtype=object)
-        array[:] = values
-        return array
-    return np.array(values)
 
 
 def _plain(value: Any) -> Any:

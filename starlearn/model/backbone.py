@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -15,9 +15,6 @@ from transformers.utils import logging as transformers_logging
 
 from starlearn.embedded.location import model_folder
 from starlearn.errors import InputError, UntrustedFileError
-
-if TYPE_CHECKING:
-    from starlearn.model.adapter import Adapter
 
 QUANTIZATIONS = ("nf4", "fp4", "none")
 
@@ -53,7 +50,7 @@ class Backbone:
         self.verbose = verbose
         self.source = str(model_folder() if source is None else source)
         self.quantization = quantization
-        self.active: Adapter | None = None  # the adapter whose weights the model holds now
+        self.active: object | None = None  # the Adapter whose weights the model holds now
         self.peft_model: Any = None
         if _is_folder(self.source):
             _check_folder(Path(self.source))

@@ -1,0 +1,39 @@
+"""Does uncertainty just ask for long answers? Sum, mean and residual on free-form answers.
+
+The code published with STAR adds the entropies of all answer tokens up, so that a long answer looks
+uncertain because it is long. The default here is the mean per token. This example trains on multi-step
+answers and prints the rank correlation of each score with the length of the model's own answer.
+
+    python examples/length_bias.py
+
+The embedded task's answers have 6 to 25 tokens; on your data look at the same number before trusting
+either form. A mean is no cure for everything: it can favour short answers instead.
+"""
+
+from scipy.stats import spearmanr
+
+from starlearn import GenerationTask, LoRA, STARLearner, Training
+from starlearn.embedded.pools import make_pool
+
+
+def main(max_steps: int = 150, n_items: int = 300) -> dict[str, float]:
+    """Print Spearman's correlation of score and answer length for each reduction."""
+    data = make_pool("steps", n_items=n_items, n_test=50, random_state=1)
+    learner = STARLearner(
+        task=GenerationTask(data.prompt, max_new_tokens=32, answer_pattern=data.answer_pattern),
+        adapter=LoRA(r=16, alpha=32),
+        training=Training(max_steps=max_steps, learning_rate=3e-3),
+        random_state=1,
+        verbose=False,
+    )
+    learner.fit(data.items[:60], data.labels[:60])
+    correlation = {}
+    for reduce in ("sum", "mean", "residual"):
+        found = learner.set_params(acquisition__reduce=reduce).uncertainty(data.items[60:])
+        correlation[reduce] = float(spearmanr(found.full, found.n_tokens).statistic)
+        print(f"{reduce:>8}: correlation with length {correlation[reduce]:+.2f}")
+    return correlation
+
+
+if __name__ == "__main__":
+    main()
