@@ -1,13 +1,14 @@
 """Does uncertainty just ask for long answers? Sum, mean and residual on free-form answers.
 
-The code published with STAR adds the entropies of all answer tokens up, so that a long answer looks
-uncertain because it is long. The default here is the mean per token. This example trains on multi-step
-answers and prints the rank correlation of each score with the length of the model's own answer.
+The code published with STAR adds the entropies of all answer tokens up, so that a long answer
+looks uncertain because it is long. The default here is the mean per token. This example trains
+on multi-step answers and prints the rank correlation of each score with the length of the
+model's own answer.
 
     python examples/length_bias.py
 
-The embedded task's answers have 6 to 25 tokens; on your data look at the same number before trusting
-either form. A mean is no cure for everything: it can favour short answers instead.
+The embedded task's answers have 6 to 25 tokens; on your data look at the same number before
+trusting either form. A mean is no cure for everything: it can favour short answers instead.
 """
 
 from scipy.stats import spearmanr
