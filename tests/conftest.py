@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-WORDS = ["red", "green", "blue", "True", "False", "yes", "no", "maybe", "1", "4", "is", "the", "sky", "grass", "sun", "moon", "colour", "of", "what", "very", "big", "small", "sea", "sand", "leaf", "rose", "night", "day", "Question", ":", "Answer", ".", "?", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"]
+TEXT = """red green blue True False yes no maybe 1 4 is the sky grass sun moon colour of what very
+big small sea sand leaf rose night day Question : Answer . ? a b c d e f g h i j k l m n o p"""
+WORDS = TEXT.split()
 COLOURS = ["red", "green", "blue"]
 
 

@@ -1,0 +1,43 @@
+# Set up, try out and check starlearn. Every target does its own set-up: Python 3.11 and make suffice.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Small models gain next to nothing from more threads, and on a busy machine threads wait for each other.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: setup demo test test-long lint bench docs
+
+setup: $(STAMP)
+
+# The stamp comes last, so that an interrupted set-up is repeated, and a finished one costs nothing.
+$(STAMP): requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "starlearn needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
+	@echo "setting up $(VENV): about 2 GB, some minutes"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.txt -c constraints.txt
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/starlearn demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-long: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	@for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+
+# The examples in the docstrings run and print what they say.
+docs: $(STAMP)
+	$(BIN)/python -m pytest --doctest-modules starlearn kernels
