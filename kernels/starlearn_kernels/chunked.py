@@ -1,0 +1,332 @@
+"""Vocabulary tiles and row blocks of fixed size: the torch route, in bounded memory, any device.
+
+Memory, with letters and one instance (K = 4, D = 512, V = 32,000, bfloat16, a CPU):
+a block holds R = K * T rows (R = 128, T = 32 tokens) and a tile C columns (C = 2048).
+    two tiles of logits     2 R C 4    =  2.1 MB
+    the hidden states       R D 4      =  0.3 MB
+    a tile of the weight    C D 4      =  4.2 MB   (only where it must be upcast or padded)
+    the mean over passes    T C 4      =  0.3 MB
+    kept logits, K > 1      R V 4      = 16.8 MB   (instead of a second product)
+None of it grows with N. Per row there are the outputs and six running numbers of 4 bytes.
+
+Why fixed blocks: a row's bits must not depend on the rows beside it. Seen to break this: MKL's
+product changes with the number of rows (below 16; at D = 777 below 80), so blocks have one size,
+padded with zero rows; `torch.exp2` rounds otherwise in the tail of a vector loop, which depends on
+length and threads, so exponentials are natural: MKL's do not. Not seen, but not promised by torch
+either: the order of a sum over passes, so passes are added one by one.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from starlearn_kernels.plan import ALIGN, TorchPlan, plan_torch
+from starlearn_kernels.stats import FLOOR, EntropyStats, Head, finish, mean_over_passes
+
+UNDERFLOW = -87.0
+# Members of a group of columns in the search for the second largest logit.
+GROUPS = 32
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Everything that a call allocates besides its outputs, made once."""
+
+    hidden: Tensor  # [K, T, D]
+    weight: Tensor | None  # [C, D]
+    logits: Tensor  # [R * C]
+    spare: Tensor  # [R * C]
+    kept: Tensor | None  # [tiles, R * C]
+
+
+@dataclass(frozen=True)
+class Running:
+    """Running numbers of all rows, blocks first: a block's view is contiguous."""
+
+    top: Tensor  # [blocks, R]
+    mass: Tensor  # [blocks, R]
+    slope: Tensor  # [blocks, R]
+    second: Tensor  # [blocks, R]
+    target: Tensor  # [blocks, R]
+    information: Tensor  # [blocks, T]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Columns ``start`` to ``start + used - 1`` of the vocabulary, padded to ``width``."""
+
+    index: int
+    start: int
+    used: int
+    width: int
+
+
+# Adds a tile of products to the running numbers of a block of rows.
+Look = Callable[[Head, Workspace, Running, int, Tile, Tensor], None]
+
+
+def chunked(head: Head, max_workspace_mb: float) -> EntropyStats:
+    """Statistics of a head by torch alone; arguments as for `sweep`."""
+    return sweep(head, max_workspace_mb, _first_look, _second_look, alpha=head.scale, unit=1.0)
+
+
+def sweep(
+    head: Head,
+    max_workspace_mb: float,
+    first_look: Look,
+    second_look: Look,
+    *,
+    alpha: float,
+    unit: float,
+    target: Tensor | None = None,
+) -> EntropyStats:
+    """Walk over row blocks and vocabulary tiles and let the looks add up the statistics.
+
+    Parameters
+    ----------
+    head : Head
+        Checked input, ``hidden`` [K, N, D].
+    max_workspace_mb : float
+        Bound on the memory besides inputs, outputs and six numbers a row, in MB of 10^6 bytes.
+    first_look, second_look
+        What to do with a tile of ``alpha * hidden @ weight.T``. The second is called for K > 1
+        only, after the first has seen all tiles of the block. A kept tile is given to both.
+    alpha : float
+    unit : float
+        Nats in the looks' unit of logits.
+    target : Tensor [K, N], optional
+        Logits of the targets in that unit, where the first look does not pick them.
+
+    Returns
+    -------
+    EntropyStats
+        With the axis of passes.
+    """
+    passes, rows, width, vocabulary = head.sizes
+    exact = product_dtype(head)
+    plan = plan_torch(
+        head.hidden.device.type,
+        passes,
+        width,
+        vocabulary,
+        itemsize=exact.itemsize,
+        copy_weight=head.weight.dtype != exact,
+        max_workspace_mb=max_workspace_mb,
+    )
+    work = allocate(head, plan, exact)
+    blocks = -(-rows // plan.tokens)
+    run = _start(head, plan, blocks)
+
+    if work.kept is not None:
+        for block in range(blocks):
+            load_rows(head, plan, work, block)
+            for tile in tiles(plan):
+                x = product(head, work, load_weight(head, work, tile), tile, alpha)
+                first_look(head, work, run, block, tile, x)
+            for tile in tiles(plan):
+                x = tile_view(work, work.kept[tile.index], tile)
+                second_look(head, work, run, block, tile, x)
+    else:
+        # Tiles outside, blocks inside: each weight is read, and upcast, once.
+        for look in (first_look, second_look)[: 1 if passes == 1 else 2]:
+            for tile in tiles(plan):
+                weight = load_weight(head, work, tile)
+                for block in range(blocks):
+                    load_rows(head, plan, work, block)
+                    x = product(head, work, weight, tile, alpha)
+                    look(head, work, run, block, tile, x)
+    return _collect(head, plan, run, target, unit)
+
+
+def product_dtype(head: Head) -> torch.dtype:
+    """The dtype of the product's inputs; its result is float32.
+
+    A CPU's product of two bfloat16 matrices returns bfloat16, 2.6e-2 nats off, so they are upcast.
+    """
+    same = head.hidden.dtype == head.weight.dtype
+    return head.weight.dtype if same and head.hidden.is_cuda else torch.float32
+
+
+def tiles(plan: TorchPlan) -> Iterator[Tile]:
+    for index, start in enumerate(range(0, plan.vocabulary, plan.columns)):
+        used = min(plan.columns, plan.vocabulary - start)
+        yield Tile(index, start, used, -(-used // ALIGN) * ALIGN)
+
+
+def allocate(head: Head, plan: TorchPlan, exact: torch.dtype) -> Workspace:
+    passes, _, width, _ = head.sizes
+
+    def room(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=head.hidden.device)
+
+    tile = plan.rows * plan.columns
+    return Workspace(
+        hidden=room(passes, plan.tokens, width, dtype=exact),
+        weight=room(plan.columns, width, dtype=exact) if plan.copy_weight else None,
+        logits=room(tile),
+        spare=room(tile),
+        kept=room(plan.n_tiles, tile) if plan.keep else None,
+    )
+
+
+def _start(head: Head, plan: TorchPlan, blocks: int) -> Running:
+    def room(value: float, per_block: int) -> Tensor:
+        shape = (blocks, per_block)
+        return torch.full(shape, value, dtype=torch.float32, device=head.hidden.device)
+
+    return Running(
+        top=room(FLOOR, plan.rows),
+        mass=room(0.0, plan.rows),
+        slope=room(0.0, plan.rows),
+        second=room(FLOOR, plan.rows),
+        target=room(FLOOR, plan.rows),
+        information=room(0.0, plan.tokens),
+    )
+
+
+def load_rows(head: Head, plan: TorchPlan, work: Workspace, block: int) -> None:
+    """Copy a block of hidden states, with zero rows after the last token."""
+    tokens = head.hidden[:, block * plan.tokens : (block + 1) * plan.tokens]  # [K, t, D]
+    work.hidden[:, : tokens.shape[1]].copy_(tokens)
+    work.hidden[:, tokens.shape[1] :].zero_()
+
+
+def load_weight(head: Head, work: Workspace, tile: Tile) -> Tensor:
+    """Give a tile of the weight in the product's dtype, padded with zero rows: [C, D]."""
+    part = head.weight[tile.start : tile.start + tile.used]
+    if work.weight is None or (part.dtype == work.weight.dtype and tile.used == tile.width):
+        return part
+    room = work.weight[: tile.width]
+    room[: tile.used].copy_(part)
+    room[tile.used :].zero_()
+    return room
+
+
+def tile_view(work: Workspace, room: Tensor, tile: Tile) -> Tensor:
+    """The part of a flat buffer that a tile uses, as [R, C]."""
+    rows = work.hidden.shape[0] * work.hidden.shape[1]
+    return room[: rows * tile.width].view(rows, tile.width)
+
+
+def product(head: Head, work: Workspace, weight: Tensor, tile: Tile, alpha: float) -> Tensor:
+    """alpha * hidden @ weight.T of the loaded block, in float32: [R, C]."""
+    hidden = work.hidden.flatten(0, 1)  # [R, D]
+    x = tile_view(work, work.logits if work.kept is None else work.kept[tile.index], tile)
+    if hidden.dtype == torch.float32:
+        return torch.addmm(x, hidden, weight.T, beta=0, alpha=alpha, out=x)
+    torch.mm(hidden, weight.T, out_dtype=torch.float32, out=x)
+    return x if alpha == 1 else x.mul_(alpha)
+
+
+def to_logits(head: Head, tile: Tile, x: Tensor) -> Tensor:
+    """Products to logits in place: bias, cap, and the padding masked last; -inf may stay."""
+    if head.bias is not None:
+        x[:, : tile.used] += head.bias[tile.start : tile.start + tile.used].float()
+    if head.softcap is not None:
+        x.div_(head.softcap).tanh_().mul_(head.softcap)
+    # After the cap: masked before it, the padding would become -cap.
+    if tile.used < tile.width:
+        x[:, tile.used :] = FLOOR
+    return x
+
+
+def _first_look(
+    head: Head, work: Workspace, run: Running, block: int, tile: Tile, x: Tensor
+) -> None:
+    """Add a tile [R, C] to the running numbers of a block; a kept tile becomes logits."""
+    to_logits(head, tile, x)
+    spare = work.spare[: x.numel()].view_as(x)
+    shifted = work.logits[: x.numel()].view_as(x)  # is x itself where nothing is kept
+    top, mass, slope = run.top[block], run.mass[block], run.slope[block]  # [R]
+
+    tile_top, tile_second = _two_largest(x)  # [R]
+    if head.target is not None:
+        _pick_target(head, work, run.target[block], block, tile, x)
+
+    new_top = torch.maximum(top, tile_top)
+    second = torch.maximum(run.second[block], tile_second)
+    run.second[block] = torch.maximum(second, torch.minimum(top, tile_top))
+    fade = torch.exp(top - new_top)
+    torch.sub(x, new_top[:, None], out=shifted)
+    # Below this the exponential underflows, and MKL's takes 50 times as long there.
+    torch.exp(shifted.clamp_(min=UNDERFLOW), out=spare)
+    tile_mass = spare.sum(1)
+    slope.copy_(fade * (slope + (top - new_top) * mass) + spare.mul_(shifted).sum(1))
+    mass.copy_(fade * mass + tile_mass)
+    top.copy_(new_top)
+
+
+def _two_largest(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest and second largest of each row [R, C]; a tie gives the same number twice.
+
+    One look over the tile: the second largest is either the second of the column groups' maxima, or
+    stands in the winning group. `topk` over the tile takes ten times as long.
+    """
+    rows, columns = x.shape
+    if columns < 64:
+        pair = x.topk(2, dim=1).values  # [R, 2]
+        return pair[:, 0], pair[:, 1]
+    groups = x.view(rows, GROUPS, columns // GROUPS)
+    best, where = groups.amax(1).topk(2, dim=1)  # [R, 2]
+    winners = groups.gather(2, where[:, None, :1].expand(rows, GROUPS, 1))[..., 0]
+    beside = winners.topk(2, dim=1).values[:, 1]
+    return best[:, 0], torch.maximum(best[:, 1], beside)
+
+
+def _pick_target(
+    head: Head, work: Workspace, found: Tensor, block: int, tile: Tile, x: Tensor
+) -> None:
+    """Copy the targets' logits that lie in this tile into ``found`` [R]."""
+    passes, tokens = work.hidden.shape[:2]
+    if head.target is None:
+        return
+    target = head.target[block * tokens : (block + 1) * tokens] - tile.start  # [t]
+    target = torch.nn.functional.pad(target, (0, tokens - len(target)), value=-1)  # [T]
+    target = target.repeat(passes)[:, None]  # [R, 1]
+    inside = (target >= 0) & (target < tile.used)
+    value = x.gather(1, target.clamp(0, tile.used - 1))
+    found.copy_(torch.where(inside, value, found[:, None])[:, 0])
+
+
+def _second_look(
+    head: Head, work: Workspace, run: Running, block: int, tile: Tile, x: Tensor
+) -> None:
+    """Add a tile's share of the mutual information of a block; destroys ``x`` [R, C].
+
+    sum p_k (log p_k - log mean p) over columns and passes: the direct form keeps its digits where
+    the difference of two entropies would cancel them.
+    """
+    if work.kept is None:
+        to_logits(head, tile, x)
+    shape = (*work.hidden.shape[:2], tile.width)  # K, T, C
+    logp = x.sub_((run.top[block] + run.mass[block].log())[:, None]).clamp_(min=UNDERFLOW)  # [R, C]
+    p = torch.exp(logp, out=work.spare[: x.numel()].view_as(x))
+    mean = mean_over_passes(p.view(shape))  # [T, C]
+    logp.view(shape).sub_(mean.log_())
+    share = p.mul_(logp).sum(1).view(shape[:2])  # [K, T]
+    run.information[block] += mean_over_passes(share)
+
+
+def _collect(
+    head: Head, plan: TorchPlan, run: Running, target: Tensor | None, unit: float
+) -> EntropyStats:
+    passes, rows = head.sizes[:2]
+
+    def per_pass(values: Tensor) -> Tensor:
+        """[blocks, K * T] to [K, N]."""
+        split = values.view(-1, passes, plan.tokens).transpose(0, 1)
+        return split.reshape(passes, -1)[:, :rows]
+
+    if target is None and head.target is not None:
+        target = per_pass(run.target)
+    return finish(
+        per_pass(run.top),
+        per_pass(run.mass),
+        per_pass(run.slope),
+        per_pass(run.second),
+        target,
+        run.information.flatten()[:rows] if passes > 1 else None,
+        unit=unit,
+    )

@@ -1,0 +1,345 @@
+"""The Triton routes: tile sizes, launches, and the merge of the vocabulary splits.
+
+Imported only when a Triton route is asked for. Tiles and splits depend on dtype, D and V, never on
+the number of rows; one configuration per case, no autotuning.
+
+Memory of the fused route (K N = 65,536 rows, V = 128,256): partial sums of one chunk of 8192 rows
+in 16 splits, 4 numbers each: 8192 * 16 * 4 * 4 = 2.1 MB, whatever N, K and V. Hidden states that
+are not contiguous are copied.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from starlearn_kernels import triton_entropy as kernels
+from starlearn_kernels.chunked import Running, Tile, Workspace, sweep
+from starlearn_kernels.stats import FLOOR, LN2, LOG2E, EntropyStats, Head, finish
+
+CHUNK_ROWS = 8192
+# 2048 rows make 16 blocks of 128: with 16 splits they fill 132 multiprocessors about twice.
+SPLITS = 16
+GROUP = 8
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Block sizes and launch options of one kernel."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+    descriptors: bool = False
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """The block sizes under the kernels' names."""
+        return {"BLOCK_M": self.rows, "BLOCK_V": self.columns, "BLOCK_D": self.depth}
+
+    @property
+    def options(self) -> dict[str, int | bool]:
+        """Launch options; fused multiply-add is stated because its default will change."""
+        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
+
+
+# Chosen by the compiler's report (no spill with bias, cap and margin); not timed yet.
+# Hopper and later; WIDE loads by descriptors, which need rows of a multiple of 16 bytes.
+WIDE = Tiles(128, 256, 64, warps=8, stages=3, descriptors=True)
+HALF = Tiles(128, 128, 64, warps=8, stages=4)
+# Before Hopper, with as little as 99 KB of shared memory.
+SMALL = Tiles(128, 128, 32, warps=8, stages=3)
+# float32 on any of them: no tensor cores, exact products.
+SINGLE = Tiles(64, 128, 32, warps=8, stages=3)
+# Rows and columns of the kernels that read products from cache.
+CACHED_ROWS, CACHED_COLUMNS = 8, 512
+CACHED = {"num_warps": 8, "enable_fp_fusion": True}
+MERGE_ROWS = 256
+
+
+def first_tiles(dtype: torch.dtype, width: int, *, hopper: bool, aligned: bool) -> Tiles:
+    """Tiles of the first look."""
+    if dtype == torch.float32:
+        return SINGLE
+    if not hopper:
+        return SMALL
+    return WIDE if aligned and width % 8 == 0 and width >= WIDE.depth else HALF
+
+
+def second_tiles(dtype: torch.dtype, *, hopper: bool) -> Tiles:
+    """Tiles of the second look."""
+    if dtype == torch.float32:
+        return SINGLE
+    return HALF if hopper else SMALL
+
+
+def _is_hopper(device: torch.device) -> bool:
+    """Hopper or later; the interpreter takes the same tiles."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] >= 9
+
+
+def unavailable(head: Head) -> str | None:
+    """Why the Triton routes cannot take this head, or None."""
+    if not head.hidden.is_cuda and not interpreted():
+        return f"a CUDA device is needed, and `hidden` is on {head.hidden.device}"
+    if head.hidden.dtype != head.weight.dtype:
+        return (
+            "`hidden` and `weight` must have one dtype, "
+            f"got {head.hidden.dtype} and {head.weight.dtype}"
+        )
+    return None
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels (TRITON_INTERPRET=1)."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def fused(head: Head, max_workspace_mb: float) -> EntropyStats:
+    """Statistics by a product whose tiles never leave the chip.
+
+    Parameters
+    ----------
+    head : Head
+        Checked input, ``hidden`` [K, N, D].
+    max_workspace_mb : float
+        In MB of 10^6 bytes.
+    """
+    _require(head)
+    passes, rows, width, vocabulary = head.sizes
+    hopper = _is_hopper(head.hidden.device)
+    second = second_tiles(head.weight.dtype, hopper=hopper)
+    if passes > second.rows:
+        raise ValueError(
+            f"`hidden` may have at most K = {second.rows} passes on route 'triton-fused', "
+            f"got {passes}; route 'torch' takes any number"
+        )
+    hidden, weight = head.hidden.contiguous(), head.weight.contiguous()
+    flat = hidden.view(passes * rows, width)
+    aligned = flat.data_ptr() % 16 == 0 and weight.data_ptr() % 16 == 0
+    first = first_tiles(weight.dtype, width, hopper=hopper, aligned=aligned)
+    splits, per_split = _splits(vocabulary, first.columns)
+    chunk = _chunk_rows(splits, max_workspace_mb)
+    running = flat.new_empty((4, passes * rows), dtype=torch.float32)
+    for start in range(0, passes * rows, chunk):
+        part = flat[start : start + chunk]
+        _look_once(head, part, weight, first, splits, per_split, running, start)
+    top, mass, slope, runner_up = running.view(4, passes, rows)
+    information = None
+    if passes > 1:
+        norm = top + mass.log2()  # [K, N]
+        information = _look_twice(head, hidden, weight, norm, second)
+    target = _target_bits(head, max_workspace_mb)
+    return finish(top, mass, slope, runner_up, target, information, unit=LN2)
+
+
+def _require(head: Head) -> None:
+    reason = unavailable(head)
+    if reason is not None:
+        raise ValueError(f"`route` 'triton-...' cannot run here: {reason}; use 'torch' or 'auto'")
+
+
+def _splits(vocabulary: int, columns: int) -> tuple[int, int]:
+    """Number of vocabulary splits and tiles in each."""
+    tiles = -(-vocabulary // columns)
+    per_split = -(-tiles // SPLITS)
+    return -(-tiles // per_split), per_split
+
+
+def _chunk_rows(splits: int, max_workspace_mb: float) -> int:
+    fitting = int(max_workspace_mb * 1e6) // (splits * 4 * 4)
+    if fitting < 128:
+        least = 128 * splits * 4 * 4 / 1e6
+        raise ValueError(f"`max_workspace_mb` must be at least {least:.2f}, got {max_workspace_mb}")
+    return min(CHUNK_ROWS, fitting)
+
+
+def _epilogue(head: Head) -> dict[str, object]:
+    """Arguments of every kernel's step from products to logits."""
+    return {
+        "alpha": head.scale * LOG2E,
+        "cap": 1.0 if head.softcap is None else head.softcap * LOG2E,
+        "HAS_BIAS": head.bias is not None,
+        "HAS_CAP": head.softcap is not None,
+    }
+
+
+def _bias(head: Head) -> Tensor:
+    return head.weight if head.bias is None else head.bias.contiguous()
+
+
+def _look_once(
+    head: Head,
+    part: Tensor,  # [rows, D]
+    weight: Tensor,  # [V, D]
+    tiles: Tiles,
+    splits: int,
+    per_split: int,
+    running: Tensor,  # [4, K * N]
+    start: int,
+) -> None:
+    """Fill ``running`` for the rows of ``part``."""
+    rows, width = part.shape
+    partial = part.new_empty((4, splits, rows), dtype=torch.float32)
+    hidden_in: object = part
+    weight_in: object = weight
+    if tiles.descriptors:
+        hidden_in = TensorDescriptor.from_tensor(part, [tiles.rows, tiles.depth])
+        weight_in = TensorDescriptor.from_tensor(weight, [tiles.columns, tiles.depth])
+    kernels.first_look[(triton.cdiv(rows, tiles.rows) * splits,)](
+        hidden_in,
+        weight_in,
+        _bias(head),
+        *partial,
+        n_rows=rows,
+        vocabulary=weight.shape[0],
+        splits=splits,
+        tiles_per_split=per_split,
+        D=width,
+        MARGIN=True,
+        TMA=tiles.descriptors,
+        UPCAST=interpreted(),
+        GROUP=GROUP,
+        **_epilogue(head),
+        **tiles.blocks,
+        **tiles.options,
+    )
+    kernels.merge[(triton.cdiv(rows, MERGE_ROWS),)](
+        *partial,
+        running,
+        n_rows=rows,
+        total=running.shape[1],
+        offset=start,
+        splits=splits,
+        BLOCK_M=MERGE_ROWS,
+        enable_fp_fusion=True,
+    )
+
+
+def _look_twice(
+    head: Head,
+    hidden: Tensor,  # [K, N, D]
+    weight: Tensor,  # [V, D]
+    norm: Tensor,  # [K, N]
+    tiles: Tiles,
+) -> Tensor:
+    """Mutual information in bits, [N]."""
+    passes, rows, width = hidden.shape
+    padded = triton.next_power_of_2(passes)
+    splits, per_split = _splits(weight.shape[0], tiles.columns)
+    parts = norm.new_empty((splits, rows))
+    out = norm.new_empty(rows)
+    kernels.second_look[(triton.cdiv(rows, tiles.rows // padded) * splits,)](
+        hidden,
+        weight,
+        _bias(head),
+        norm,
+        parts,
+        n_rows=rows,
+        vocabulary=weight.shape[0],
+        splits=splits,
+        tiles_per_split=per_split,
+        K=passes,
+        K_PAD=padded,
+        D=width,
+        UPCAST=interpreted(),
+        GROUP=GROUP,
+        **_epilogue(head),
+        **tiles.blocks,
+        **tiles.options,
+    )
+    grid = (triton.cdiv(rows, MERGE_ROWS),)
+    kernels.add_splits[grid](parts, out, rows, splits, BLOCK_M=MERGE_ROWS, enable_fp_fusion=True)
+    return out
+
+
+def _target_bits(head: Head, max_workspace_mb: float) -> Tensor | None:
+    """Logits of the targets in bits, [K, N], by a small product of their own."""
+    if head.target is None:
+        return None
+    passes, rows, width, _ = head.sizes
+    chunk = max(1, int(max_workspace_mb * 1e6) // (16 * width))
+    found = torch.empty((passes, rows), dtype=torch.float32, device=head.hidden.device)
+    for start in range(0, rows, chunk):
+        target = head.target[start : start + chunk]
+        chosen = head.weight[target].float()  # [n, D]
+        for number in range(passes):
+            hidden = head.hidden[number, start : start + chunk].float()  # [n, D]
+            found[number, start : start + chunk] = (hidden * chosen).sum(-1)
+    found.mul_(head.scale * LOG2E)
+    if head.bias is not None:
+        found += head.bias[head.target].float() * LOG2E
+    if head.softcap is not None:
+        cap = head.softcap * LOG2E
+        found = cap * torch.tanh(found / cap)
+    return found.clamp_(min=FLOOR)
+
+
+def cached(head: Head, max_workspace_mb: float) -> EntropyStats:
+    """Statistics by the vendor's product, tile by tile, each read by one kernel while in cache.
+
+    Parameters
+    ----------
+    head : Head
+        Checked input, ``hidden`` [K, N, D].
+    max_workspace_mb : float
+        In MB of 10^6 bytes.
+    """
+    _require(head)
+    target = _target_bits(head, max_workspace_mb)
+    return sweep(
+        head,
+        max_workspace_mb,
+        _cached_first,
+        _cached_second,
+        alpha=1.0,
+        unit=LN2,
+        target=target,
+    )
+
+
+def _cached_first(
+    head: Head, work: Workspace, run: Running, block: int, tile: Tile, x: Tensor
+) -> None:
+    """Add a tile of products [R, C] to the running numbers of a block."""
+    rows = x.shape[0]
+    kernels.cached_first[(triton.cdiv(rows, CACHED_ROWS),)](
+        x,
+        _bias(head)[tile.start :],
+        run.top[block],
+        run.mass[block],
+        run.slope[block],
+        run.second[block],
+        n_rows=rows,
+        stride=tile.width,
+        used=tile.used,
+        BLOCK_M=CACHED_ROWS,
+        BLOCK_V=CACHED_COLUMNS,
+        **_epilogue(head),
+        **CACHED,
+    )
+
+
+def _cached_second(
+    head: Head, work: Workspace, run: Running, block: int, tile: Tile, x: Tensor
+) -> None:
+    """Add a tile of products [K * T, C] to the mutual information of a block."""
+    passes, tokens = work.hidden.shape[:2]
+    kernels.cached_second[(tokens,)](
+        x,
+        _bias(head)[tile.start :],
+        run.top[block] + run.mass[block].log2(),
+        run.information[block],
+        tokens,
+        stride=tile.width,
+        used=tile.used,
+        K=passes,
+        K_PAD=triton.next_power_of_2(passes),
+        BLOCK_V=CACHED_COLUMNS,
+        **_epilogue(head),
+        **CACHED,
+    )

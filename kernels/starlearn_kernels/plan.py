@@ -1,0 +1,157 @@
+"""Which route a shape takes, and the block sizes of the torch route: geometry, never values."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+ROUTES = ("reference", "torch", "triton-fused", "triton-chunk")
+
+# Vocabulary tiles are padded to this many columns, so that vector loops have no tail.
+ALIGN = 64
+# Columns that the lower bound on mutual information adds up; divides ALIGN.
+GROUP = 16
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Usual block sizes of a kind of device."""
+
+    rows: int
+    columns: int
+    # With fewer rows in a block the weight is read too often: a second product is cheaper.
+    fewest_kept: int
+
+
+# CPU, measured with one thread at D = 512: a product of 128 rows runs at 92 % of the rate of 2048
+# rows, and a batch of few rows is padded to one block; 256 rows were not faster.
+# Elsewhere, not measured: rows enough to be bound by arithmetic, a tile that stays in cache.
+SIZES = {"cpu": Sizes(128, 2048, 32)}
+OTHER = Sizes(512, 4096, 256)
+
+
+@dataclass(frozen=True)
+class TorchPlan:
+    """Block sizes of the torch route; the number of rows N plays no part in them."""
+
+    vocabulary: int
+    tokens: int  # T: rows of hidden per pass in a block
+    rows: int  # R = K * T
+    columns: int  # C
+    keep: bool  # all logits of a block are kept for the second look
+    copy_weight: bool
+    workspace_bytes: int
+
+    @property
+    def n_tiles(self) -> int:
+        """Number of vocabulary tiles."""
+        return -(-self.vocabulary // self.columns)
+
+
+def plan_torch(
+    device_type: str,
+    passes: int,
+    width: int,
+    vocabulary: int,
+    *,
+    itemsize: int,
+    copy_weight: bool,
+    max_workspace_mb: float,
+    interval: bool = False,
+) -> TorchPlan:
+    """Choose the largest blocks, up to the usual ones, that fit the workspace.
+
+    Parameters
+    ----------
+    device_type : str
+    passes, width, vocabulary : int
+        K, D and V.
+    itemsize : int
+        Bytes of a number in the product's inputs.
+    copy_weight : bool
+        Whether the weight comes in another dtype than the product's inputs.
+    max_workspace_mb : float
+        In MB of 10^6 bytes.
+    interval : bool
+        Keep sums of groups of columns instead of logits.
+
+    Raises
+    ------
+    ValueError
+        Where even the smallest blocks do not fit; it names the smallest bound that works.
+    """
+    sizes = SIZES.get(device_type, OTHER)
+    full = -(-vocabulary // ALIGN) * ALIGN
+    copies = copy_weight or full != vocabulary
+    least = math.inf
+    for keep in (True, False) if passes > 1 and not interval else (False,):
+        fewest = sizes.fewest_kept if keep else 1
+        for rows in _halvings(sizes.rows, max(fewest, min(passes, sizes.rows))):
+            for columns in _halvings(min(sizes.columns, full), min(4 * ALIGN, full)):
+                per_row = (full + sizes.columns) // GROUP if interval else 0
+                plan = _sized(
+                    passes, width, vocabulary, rows, columns, itemsize, keep, copies, per_row
+                )
+                if plan.workspace_bytes <= max_workspace_mb * 1e6:
+                    return plan
+                least = min(least, plan.workspace_bytes / 1e6)
+    raise ValueError(
+        f"`max_workspace_mb` must be at least {math.ceil(least * 10) / 10} for K = {passes}, "
+        f"D = {width}, V = {vocabulary}, got {max_workspace_mb}"
+    )
+
+
+def _halvings(most: int, least: int) -> Iterator[int]:
+    """``most`` and its halves, rounded up to the padding above it, down to ``least``."""
+    while most > least:
+        yield most
+        half = -(-most // 2)
+        most = half if half < ALIGN else -(-half // ALIGN) * ALIGN
+    yield least
+
+
+def _sized(
+    passes: int,
+    width: int,
+    vocabulary: int,
+    rows: int,
+    columns: int,
+    itemsize: int,
+    keep: bool,
+    copies: bool,
+    per_row: int,
+) -> TorchPlan:
+    tokens = max(1, rows // passes)
+    rows = tokens * passes
+    tiles = -(-vocabulary // columns)
+    floats = 2 * rows * columns + rows * per_row + (tokens * columns if passes > 1 else 0)
+    if keep:
+        floats += tiles * rows * columns
+    inputs = rows * width + (columns * width if copies else 0)
+    return TorchPlan(
+        vocabulary, tokens, rows, columns, keep, copies, floats * 4 + inputs * itemsize
+    )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A route and the reason for it, in words."""
+
+    route: str
+    reason: str
+
+
+def choose_route(
+    device: torch.device, dtype: torch.dtype, passes: int, width: int, vocabulary: int
+) -> Choice:
+    """Choose a route from device, dtype, K, D and V; neither N nor a value plays a part."""
+    if device.type == "cpu":
+        return Choice(
+            "torch", "on a CPU it is the one route with bounded memory; see Measured in the README"
+        )
+    return Choice(
+        "torch",
+        f"no benchmark row for {device.type} is in the table yet, so the plain route is taken; "
+        "ask for route='triton-fused' or 'triton-chunk' to try the kernels",
+    )

@@ -1,0 +1,330 @@
+"""The Triton kernels: a matrix product that keeps running sums instead of logits.
+
+Imported only by launch.py. Logits are in bits, x = logit * log2(e); "-inf" is the finite floor;
+S (``slope``) is kept relative to the running maximum. Tiles are taken in a fixed order and there
+are no atomics, so a row's bits depend on the row alone.
+"""
+
+# Types and branches here are Triton's, not Python's.
+# mypy: ignore-errors
+
+import triton
+import triton.language as tl
+
+FLOOR = tl.constexpr(-1e30)
+LOG2E = tl.constexpr(1.4426950408889634)
+TWO_LOG2E = tl.constexpr(2.8853900817779268)
+TINY = tl.constexpr(1.1754943508222875e-38)
+
+
+@triton.jit
+def to_bits(
+    acc, columns, bias_ptr, alpha, cap, vocabulary, HAS_BIAS: tl.constexpr, HAS_CAP: tl.constexpr
+):
+    """Products to logits in bits: scale, bias, cap, floor, and the tail masked last."""
+    x = acc * alpha
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + columns, mask=columns < vocabulary, other=0.0).to(tl.float32)
+        x += (bias * LOG2E)[None, :]
+    if HAS_CAP:
+        y = x / cap
+        curve = 1.0 - 2.0 / (tl.exp2(y * TWO_LOG2E) + 1.0)
+        # The formula loses digits near 0, where a wide cap leaves every logit.
+        square = y * y
+        series = y * (1.0 + square * (-0.33333334 + square * (0.13333334 - 0.053968254 * square)))
+        x = cap * tl.where(square < 0.0625, series, curve)
+    x = tl.where(x < FLOOR, FLOOR, x)
+    # After the cap: masked before it, the tail would become -cap.
+    return tl.where((columns < vocabulary)[None, :], x, FLOOR)
+
+
+@triton.jit
+def absorb(top, mass, slope, second, x, MARGIN: tl.constexpr):
+    """Add a tile [rows, columns] to the running numbers of its rows."""
+    tile_top = tl.max(x, 1)
+    if MARGIN:
+        ties = x == tile_top[:, None]
+        tile_second = tl.max(tl.where(ties, FLOOR, x), 1)
+        tile_second = tl.where(tl.sum(ties.to(tl.int32), 1) > 1, tile_top, tile_second)
+        second = tl.maximum(tl.maximum(second, tile_second), tl.minimum(top, tile_top))
+    new_top = tl.maximum(top, tile_top)
+    fade = tl.exp2(top - new_top)
+    shifted = x - new_top[:, None]
+    e = tl.exp2(shifted)
+    slope = fade * (slope + (top - new_top) * mass) + tl.sum(e * shifted, 1)
+    mass = fade * mass + tl.sum(e, 1)
+    return new_top, mass, slope, second
+
+
+@triton.jit
+def product(
+    hidden,
+    weight,
+    row_start,
+    rows,
+    column_start,
+    columns,
+    D: tl.constexpr,
+    TMA: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """A tile of hidden @ weight.T in float32. ``rows`` and ``columns`` must lie in range."""
+    acc = tl.zeros((BLOCK_M, BLOCK_V), dtype=tl.float32)
+    depth = tl.arange(0, BLOCK_D)
+    for start in range(0, D, BLOCK_D):
+        if TMA:
+            h = hidden.load([row_start, start])
+            w = weight.load([column_start, start])
+        else:
+            d = start + depth
+            inside = (d < D)[None, :]
+            h = tl.load(hidden + rows.to(tl.int64)[:, None] * D + d[None, :], inside, 0.0)
+            w = tl.load(weight + columns.to(tl.int64)[:, None] * D + d[None, :], inside, 0.0)
+        if UPCAST:  # the interpreter's product is wrong in bfloat16
+            h, w = h.to(tl.float32), w.to(tl.float32)
+        acc = tl.dot(h, tl.trans(w), acc, input_precision="ieee")
+    return acc
+
+
+@triton.jit
+def grouped(program, row_blocks, splits, GROUP: tl.constexpr):
+    """Row block and split of a program: GROUP neighbours share their vocabulary tiles in cache."""
+    per_group = GROUP * splits
+    first = (program // per_group) * GROUP
+    size = tl.minimum(row_blocks - first, GROUP)
+    inside = program % per_group
+    return first + inside % size, inside // size
+
+
+@triton.jit
+def first_look(
+    hidden,  # [M, D], pointer or descriptor
+    weight,  # [V, D], pointer or descriptor
+    bias_ptr,  # [V]
+    top_ptr,  # [splits, M]
+    mass_ptr,  # [splits, M]
+    slope_ptr,  # [splits, M]
+    second_ptr,  # [splits, M]
+    n_rows,
+    vocabulary,
+    alpha,
+    cap,
+    splits,
+    tiles_per_split,
+    D: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    MARGIN: tl.constexpr,
+    TMA: tl.constexpr,
+    UPCAST: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Running numbers of a block of rows over one split of the vocabulary."""
+    block, split = grouped(tl.program_id(0), tl.cdiv(n_rows, BLOCK_M), splits, GROUP)
+    rows = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    safe_rows = tl.minimum(rows, n_rows - 1)
+    top = tl.full((BLOCK_M,), FLOOR, tl.float32)
+    second = tl.full((BLOCK_M,), FLOOR, tl.float32)
+    mass = tl.zeros((BLOCK_M,), tl.float32)
+    slope = tl.zeros((BLOCK_M,), tl.float32)
+    last = tl.minimum((split + 1) * tiles_per_split, tl.cdiv(vocabulary, BLOCK_V))
+    for tile in range(split * tiles_per_split, last):
+        columns = tile * BLOCK_V + tl.arange(0, BLOCK_V)
+        safe = tl.minimum(columns, vocabulary - 1)
+        acc = product(
+            hidden, weight, block * BLOCK_M, safe_rows, tile * BLOCK_V, safe,
+            D, TMA, UPCAST, BLOCK_M, BLOCK_V, BLOCK_D,
+        )  # fmt: skip
+        x = to_bits(acc, columns, bias_ptr, alpha, cap, vocabulary, HAS_BIAS, HAS_CAP)
+        top, mass, slope, second = absorb(top, mass, slope, second, x, MARGIN)
+    there = rows < n_rows
+    at = split.to(tl.int64) * n_rows + rows
+    tl.store(top_ptr + at, top, there)
+    tl.store(mass_ptr + at, mass, there)
+    tl.store(slope_ptr + at, slope, there)
+    tl.store(second_ptr + at, second, there)
+
+
+@triton.jit
+def merge(
+    top_ptr,  # [splits, M]
+    mass_ptr,  # [splits, M]
+    slope_ptr,  # [splits, M]
+    second_ptr,  # [splits, M]
+    out_ptr,  # [4, total]: top, mass, slope, second
+    n_rows,
+    total,
+    offset,
+    splits,
+    BLOCK_M: tl.constexpr,
+):
+    """Merge the splits of each row, in their order; row r goes to ``offset + r``."""
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    there = rows < n_rows
+    top = tl.full((BLOCK_M,), FLOOR, tl.float32)
+    second = tl.full((BLOCK_M,), FLOOR, tl.float32)
+    mass = tl.zeros((BLOCK_M,), tl.float32)
+    slope = tl.zeros((BLOCK_M,), tl.float32)
+    for split in range(splits):
+        at = tl.cast(split, tl.int64) * n_rows + rows
+        top_b = tl.load(top_ptr + at, there, FLOOR)
+        mass_b = tl.load(mass_ptr + at, there, 0.0)
+        slope_b = tl.load(slope_ptr + at, there, 0.0)
+        second_b = tl.load(second_ptr + at, there, FLOOR)
+        second = tl.maximum(tl.maximum(second, second_b), tl.minimum(top, top_b))
+        new_top = tl.maximum(top, top_b)
+        fade, fade_b = tl.exp2(top - new_top), tl.exp2(top_b - new_top)
+        slope = fade * (slope + (top - new_top) * mass)
+        slope += fade_b * (slope_b + (top_b - new_top) * mass_b)
+        mass = fade * mass + fade_b * mass_b
+        top = new_top
+    out = out_ptr + offset + rows
+    tl.store(out, top, there)
+    tl.store(out + total, mass, there)
+    tl.store(out + 2 * total, slope, there)
+    tl.store(out + 3 * total, second, there)
+
+
+@triton.jit
+def second_look(
+    hidden_ptr,  # [K, N, D]
+    weight,  # [V, D]
+    bias_ptr,  # [V]
+    norm_ptr,  # [K, N], log-sum-exp in bits
+    out_ptr,  # [splits, N]
+    n_rows,
+    vocabulary,
+    alpha,
+    cap,
+    splits,
+    tiles_per_split,
+    K: tl.constexpr,
+    K_PAD: tl.constexpr,
+    D: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    UPCAST: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Mutual information of BLOCK_M / K_PAD tokens over one split; row = token * K_PAD + pass."""
+    TOKENS: tl.constexpr = BLOCK_M // K_PAD
+    block, split = grouped(tl.program_id(0), tl.cdiv(n_rows, TOKENS), splits, GROUP)
+    lane = tl.arange(0, BLOCK_M)
+    token = block * TOKENS + lane // K_PAD
+    number = lane % K_PAD
+    real = (token < n_rows) & (number < K)
+    row = tl.minimum(number, K - 1).to(tl.int64) * n_rows + tl.minimum(token, n_rows - 1)
+    # A padding pass gets probability 0 everywhere.
+    norm = tl.load(norm_ptr + row, real, -FLOOR)
+    total = tl.zeros((TOKENS,), tl.float32)
+    last = tl.minimum((split + 1) * tiles_per_split, tl.cdiv(vocabulary, BLOCK_V))
+    for tile in range(split * tiles_per_split, last):
+        columns = tile * BLOCK_V + tl.arange(0, BLOCK_V)
+        safe = tl.minimum(columns, vocabulary - 1)
+        acc = product(
+            hidden_ptr, weight, 0, row, tile * BLOCK_V, safe,
+            D, False, UPCAST, BLOCK_M, BLOCK_V, BLOCK_D,
+        )  # fmt: skip
+        x = to_bits(acc, columns, bias_ptr, alpha, cap, vocabulary, HAS_BIAS, HAS_CAP)
+        logp = tl.reshape(x - norm[:, None], (TOKENS, K_PAD, BLOCK_V))
+        p = tl.exp2(logp)
+        mean = tl.sum(p, 1) / K  # [TOKENS, BLOCK_V]
+        log_mean = tl.log2(tl.where(mean < TINY, TINY, mean))
+        gain = p * (logp - log_mean[:, None, :])
+        total += tl.sum(tl.sum(gain, 1), 1) / K
+    tokens = block * TOKENS + tl.arange(0, TOKENS)
+    tl.store(out_ptr + split.to(tl.int64) * n_rows + tokens, total, tokens < n_rows)
+
+
+@triton.jit
+def add_splits(parts_ptr, out_ptr, n_rows, splits, BLOCK_M: tl.constexpr):
+    """Sum [splits, N] over the splits, in their order."""
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    there = rows < n_rows
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    for split in range(splits):
+        total += tl.load(parts_ptr + tl.cast(split, tl.int64) * n_rows + rows, there, 0.0)
+    tl.store(out_ptr + rows, total, there)
+
+
+@triton.jit
+def cached_first(
+    acc_ptr,  # [R, C]
+    bias_ptr,  # [V], from the tile's first column on
+    top_ptr,  # [R]
+    mass_ptr,  # [R]
+    slope_ptr,  # [R]
+    second_ptr,  # [R]
+    n_rows,
+    stride,
+    used,
+    alpha,
+    cap,
+    HAS_BIAS: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+):
+    """Add products that lie in cache to the running numbers of their rows."""
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    there = rows < n_rows
+    top = tl.load(top_ptr + rows, there, FLOOR)
+    mass = tl.load(mass_ptr + rows, there, 0.0)
+    slope = tl.load(slope_ptr + rows, there, 0.0)
+    second = tl.load(second_ptr + rows, there, FLOOR)
+    for start in range(0, used, BLOCK_V):
+        columns = start + tl.arange(0, BLOCK_V)
+        at = rows.to(tl.int64)[:, None] * stride + columns[None, :]
+        acc = tl.load(acc_ptr + at, there[:, None] & (columns < used)[None, :], 0.0)
+        x = to_bits(acc, columns, bias_ptr, alpha, cap, used, HAS_BIAS, HAS_CAP)
+        top, mass, slope, second = absorb(top, mass, slope, second, x, True)
+    tl.store(top_ptr + rows, top, there)
+    tl.store(mass_ptr + rows, mass, there)
+    tl.store(slope_ptr + rows, slope, there)
+    tl.store(second_ptr + rows, second, there)
+
+
+@triton.jit
+def cached_second(
+    acc_ptr,  # [K * T, C]
+    bias_ptr,  # [V], from the tile's first column on
+    norm_ptr,  # [K * T], log-sum-exp in bits
+    out_ptr,  # [T]
+    tokens,
+    stride,
+    used,
+    alpha,
+    cap,
+    K: tl.constexpr,
+    K_PAD: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+):
+    """Add products that lie in cache to the mutual information of a token."""
+    token = tl.program_id(0)
+    number = tl.arange(0, K_PAD)
+    real = number < K
+    row = number * tokens + token
+    norm = tl.load(norm_ptr + row, real, -FLOOR)
+    total = 0.0
+    for start in range(0, used, BLOCK_V):
+        columns = start + tl.arange(0, BLOCK_V)
+        at = row.to(tl.int64)[:, None] * stride + columns[None, :]
+        acc = tl.load(acc_ptr + at, real[:, None] & (columns < used)[None, :], 0.0)
+        x = to_bits(acc, columns, bias_ptr, alpha, cap, used, HAS_BIAS, HAS_CAP)
+        logp = x - norm[:, None]  # [K_PAD, BLOCK_V]
+        p = tl.exp2(logp)
+        mean = tl.sum(p, 0) / K
+        log_mean = tl.log2(tl.where(mean < TINY, TINY, mean))
+        total += tl.sum(tl.sum(p * (logp - log_mean[None, :]), 0), 0) / K
+    tl.store(out_ptr + token, tl.load(out_ptr + token) + total)

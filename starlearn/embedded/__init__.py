@@ -1,0 +1,1 @@
+"""The built-in model, its tokenizer, and the generator of its task pools."""

@@ -1,0 +1,62 @@
+"""The Triton routes: through the interpreter on a CPU, compiled on a GPU, refused elsewhere."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from kernel_cases import make_case
+
+pytest.importorskip("triton", reason="the Triton routes need triton")
+CHECKS = Path(__file__).with_name("interpreted.py")
+
+
+def run_checks(chosen: str, **environment: str) -> None:
+    # A process of its own: the interpreter is chosen when the kernels are decorated.
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen]
+    result = subprocess.run(
+        [*command, str(CHECKS)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    assert " passed" in result.stdout
+
+
+@pytest.mark.parametrize("chosen", ["triton-fused", "not triton-fused"])
+def test_through_the_interpreter(chosen: str) -> None:
+    run_checks(chosen, TRITON_INTERPRET="1")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_the_gpu() -> None:
+    run_checks("", TRITON_INTERPRET="0")
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter takes CPUs")
+@pytest.mark.parametrize("route", ["triton-fused", "triton-chunk"])
+def test_a_cpu_is_refused(seed: int, route: str) -> None:
+    with pytest.raises(ValueError, match=r"`route`.*CUDA device.*cpu"):
+        make_case(seed).run(route)
+
+
+def test_without_triton_the_message_says_what_to_install() -> None:
+    code = """
+import sys, torch
+sys.modules["triton"] = None
+from starlearn_kernels import linear_entropy
+head = torch.zeros(3, 4), torch.zeros(5, 4)
+linear_entropy(*head)
+try:
+    linear_entropy(*head, route="triton-fused")
+except ModuleNotFoundError as error:
+    assert "pip install triton" in str(error), error
+else:
+    raise SystemExit("no error")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

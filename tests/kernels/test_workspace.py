@@ -1,0 +1,150 @@
+"""Memory: no tensor beyond the workspace, whatever N, and the plan's own account of it."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from kernel_cases import make_case
+from starlearn_kernels import information_interval, linear_entropy, lora_product
+from starlearn_kernels.__main__ import main
+from starlearn_kernels.plan import ALIGN, choose_route, plan_torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class LargestResult(TorchDispatchMode):
+    """Remembers the storage of the largest tensor that any operation returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for value in torch.utils._pytree.tree_leaves(result):
+            if isinstance(value, torch.Tensor):
+                self.bytes = max(self.bytes, value.untyped_storage().nbytes())
+        return result
+
+
+def largest(call: Callable[[], object]) -> int:
+    with LargestResult() as seen:
+        call()
+    return seen.bytes
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_no_tensor_grows_with_the_rows(seed: int, passes: int, dtype: torch.dtype) -> None:
+    sizes = []
+    for rows in (200, 1600):
+        case = make_case(seed, passes=passes, rows=rows, width=8, vocabulary=4000, dtype=dtype)
+        inputs = case.hidden.nbytes + case.weight.nbytes
+        for call in (linear_entropy, information_interval):
+            found = largest(lambda c=case, f=call: f(c.hidden, c.weight, max_workspace_mb=3))
+            assert found <= max(3e6, inputs)
+            sizes.append(found)
+    assert sizes[0] == sizes[2]
+
+
+def test_the_lora_product_keeps_one_masked_a(seed: int) -> None:
+    x, A, mask = torch.ones(8, 2, 3, 64), torch.ones(512, 64), torch.ones(8, 64)
+    with torch.no_grad():
+        found = largest(lambda: lora_product(x, A, mask))
+    assert found <= A.nbytes
+
+
+@given(
+    st.integers(1, 200),
+    st.sampled_from([1, 64, 777, 4096]),
+    st.sampled_from([1, 97, 32000, 128256]),
+    st.sampled_from([20, 64, 600]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_plans_fit_and_cover(
+    passes: int, width: int, vocabulary: int, megabytes: int, copy: bool, interval: bool
+) -> None:
+    try:
+        plan = plan_torch(
+            "cpu", passes, width, vocabulary,
+            itemsize=4, copy_weight=copy, max_workspace_mb=megabytes, interval=interval,
+        )  # fmt: skip
+    except ValueError as error:
+        assert "`max_workspace_mb` must be at least" in str(error)  # noqa: PT017
+        assert megabytes == 20
+        return
+    assert plan.workspace_bytes <= megabytes * 1e6
+    assert plan.columns % ALIGN == 0
+    assert plan.n_tiles * plan.columns >= vocabulary
+    assert plan.rows == plan.tokens * passes
+    assert plan.copy_weight or vocabulary % ALIGN == 0
+
+
+def test_more_room_spares_the_second_product() -> None:
+    def keeps(megabytes: float) -> bool:
+        return plan_torch(
+            "cpu", 4, 512, 128256, itemsize=4, copy_weight=False, max_workspace_mb=megabytes
+        ).keep
+
+    assert keeps(64)
+    assert not keeps(16)
+
+
+PEAK = """
+import sys, torch
+from starlearn_kernels import linear_entropy
+torch.set_num_threads(1)
+rows, width, vocabulary, passes, megabytes = map(int, sys.argv[1:])
+def kilobytes(name):
+    return int(next(l for l in open("/proc/self/status") if l.startswith(name)).split()[1])
+linear_entropy(torch.zeros(passes, 2, width), torch.zeros(64, width))
+hidden, weight = torch.randn(passes, rows, width), torch.randn(vocabulary, width)
+open("/proc/self/clear_refs", "w").write("5")
+before = kilobytes("VmRSS")
+linear_entropy(hidden, weight, max_workspace_mb=megabytes)
+print((kilobytes("VmHWM") - before) * 1024 / 1e6)
+"""
+
+
+def peak(*sizes: int) -> float:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("peak memory is read from Linux's /proc")
+    command = [sys.executable, "-c", PEAK, *map(str, sizes)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.parametrize("passes", [1, 4])
+def test_peak_memory(passes: int) -> None:
+    # 5 MB: the library's own buffers and the outputs; all logits would be 131 MB a pass.
+    assert peak(1024, 16, 32000, passes, 20) < 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("passes", [1, 4])
+def test_peak_memory_at_full_size(passes: int) -> None:
+    rows = 8192 // passes
+    assert peak(rows, 64, 128256, passes, 64) < 64 + 5
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_auto_looks_at_geometry(device: str) -> None:
+    choice = choose_route(torch.device(device), torch.bfloat16, 4, 2048, 32000)
+    assert choice.route == "torch"
+    assert device == "cpu" or "no benchmark row" in choice.reason
+
+
+def test_the_command_says_which_route_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--k", "4", "--v", "32000", "--d", "512", "--device", "cpu"]) == 0
+    text = capsys.readouterr().out
+    assert "route: torch" in text
+    assert "why: " in text
+    assert "computed once" in text
+    assert main(["--max-workspace-mb", "0.001", "--device", "cpu"]) == 2
+    assert "`max_workspace_mb` must be at least" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--k", "0"])
