@@ -142,11 +142,9 @@ class Engine:
 
 def answer_room(parts: Parts, tree: ChoiceTree | None = None) -> int:
     """Return the tokens that an answer may take behind its prompt."""
-    if tree is not None:
-        return int(tree.n_tokens.max())
     if isinstance(parts.task, GenerationTask):
         return int(parts.task.max_new_tokens)
-    return 1
+    return 1 if tree is None else int(tree.n_tokens.max())
 
 
 def _bar(title: str, total: int, verbose: bool) -> AbstractContextManager[Any]:

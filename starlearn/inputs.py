@@ -41,7 +41,7 @@ def checked_parts(learner: Any) -> Parts:
     for name, (default, kind) in DEFAULTS.items():
         part = getattr(learner, name)
         part = default() if part is None else part
-        if not isinstance(part, kind):
+        if not isinstance(part, kind) or type(part) is Task:
             raise InputError(
                 f"STARLearner({name}=...) must be a {kind.__name__}, got {part!r:.60}. "
                 f"Write {name}={default.__name__}(...)."
@@ -92,7 +92,12 @@ def checked_labels(X: Any, y: Any, task: Task) -> tuple[list[Item], NDArray[Any]
             )
     elif isinstance(task, ChoiceTask) and task.choices is not None:
         known = set(task.choices)
-        unknown = [f"row {i}: {v!r:.40}" for i, v in enumerate(labels) if v not in known]
+        unknown = [f"row {i}: {v!r:.40}" for i, v in enumerate(labels.tolist()) if v not in known]
+        if unknown and not isinstance(labels[0], str):
+            raise InputError(
+                f"The task's choices are texts, the labels are {type(labels.tolist()[0]).__name__}"
+                f" ({unknown[0]}). Convert them: [str(label) for label in y]."
+            )
         if unknown:
             raise InputError(
                 f"{len(unknown)} of {len(labels)} labels are not among the task's choices "

@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 
 from starlearn import saving
-from starlearn.data.pool import as_count, as_items, as_labels, take
+from starlearn.data.pool import as_count, as_items, as_labels, object_array, take
 from starlearn.engine import Engine, Prompts, answer_room
+from starlearn.errors import InputError
 from starlearn.inputs import DEFAULTS, Parts, checked_labels, checked_parts, checked_pool
-from starlearn.model.adapter import Adapter
+from starlearn.model.adapter import Adapter, check_base
 from starlearn.model.backbone import check_quantization
 from starlearn.model.choices import ChoiceTree
 from starlearn.query.acquisition import Uncertainty
@@ -125,8 +128,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         parts = self._parts()
         items, labels = checked_labels(X, y, parts.task)
         with self._unchanged_on_error():
-            self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
-            self.rounds_: list[dict[str, Any]] = []
+            self._begin()
             self._remember(items, labels)
             return self._train(parts, items, labels)
 
@@ -146,11 +148,11 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         -------
         self
         """
-        if not hasattr(self, "rounds_"):
-            return self.fit(X, y)
         parts = self._parts()
         items, labels = checked_labels(X, y, parts.task)
         with self._unchanged_on_error():
+            if not hasattr(self, "rounds_"):
+                self._begin()
             self._add_training_data(items, labels)
             if not only_new:
                 items, labels = list(self.X_training), self.y_training
@@ -190,13 +192,15 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         parts = self._parts()
         items = checked_pool(X_pool, parts.task, "X_pool")
         n_instances = as_count(n_instances, "n_instances", len(items))
-        tree, prompts = self._tree_and_prompts(parts, items)
-        keys = item_keys(prompts, self._seed("draw", self._round))
         record: dict[str, Any] = {"n_instances": n_instances}
+        draw = self._seed("draw", self._round)
         if parts.acquisition.strategy == "random":
-            indices = random_n(n_instances, keys)
+            prompts = self._engine().prompts(parts, items, room=1)
+            indices = random_n(n_instances, item_keys(prompts, draw))
             metrics = np.full(n_instances, np.nan)
         else:
+            tree, prompts = self._tree_and_prompts(parts, items)
+            keys = item_keys(prompts, draw)
             scores = self._score(parts, tree, prompts)
             indices = top_n(scores.mixed, n_instances, keys)
             metrics = scores.mixed[indices]
@@ -227,7 +231,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         tree, prompts = self._tree_and_prompts(parts, checked_pool(pool, parts.task, "pool"))
         scores = self._score(parts, tree, prompts)
         if tree is None:
-            return replace(scores, answers=_objects(self._engine().texts(scores.answers)))
+            return replace(scores, answers=object_array(self._engine().texts(scores.answers)))
         return replace(scores, answers=self._classes(parts)[scores.answers])
 
     # Items in, answers out
@@ -246,9 +250,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         if _has_choices(self):
             probabilities = self.predict_proba(X)
             return np.asarray(self.classes_[probabilities.argmax(axis=1)])
-        parts, _, prompts = self._to_predict(X)
-        texts = self._engine().write(parts, self.adapter_, prompts, self.verbose)
-        return _objects([parts.task.parse(text) for text in texts])
+        return object_array([self._parts().task.parse(text) for text in self._written(X)])
 
     @available_if(_has_choices)
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
@@ -279,17 +281,31 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         -------
         float
         """
-        items = as_items(X)
-        labels = as_labels(y, len(items))
-        if isinstance(self.task, GenerationTask):
-            labels = _objects([self.task.parse(str(label)) for label in labels])
-        return float(np.average(self.predict(items) == labels, weights=sample_weight))
+        self._require_fit()
+        task = self._parts().task
+        items, labels = checked_labels(X, y, task)
+        if isinstance(task, GenerationTask):
+            found = [
+                (task.find(text), task.find(label))
+                for text, label in zip(self._written(items), labels, strict=True)
+            ]
+            right = [answer is not None and answer == gold for answer, gold in found]
+        else:
+            if not isinstance(labels[0], type(self.classes_[0])):
+                raise InputError(
+                    f"The learner's classes are {type(self.classes_[0]).__name__}, the labels to "
+                    f"score against are {type(labels[0]).__name__} ({labels[0]!r:.40}). "
+                    "Give labels of the type that fit was given."
+                )
+            right = (self.predict(items) == labels).tolist()
+        return float(accuracy_score(np.ones(len(right)), right, sample_weight=sample_weight))
 
     # To disk and back
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write adapter, settings and labelled set to a new folder; see :mod:`starlearn.saving`."""
         self._require_fit()
+        check_base(self._engine().backbone, self.adapter_)
         content = saving.Saved(
             parameters=self.get_params(deep=False),
             adapter=self.adapter_,
@@ -314,12 +330,12 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         ModelMismatchError
             When the base model is not the one that the adapter was trained on.
         """
-        saved, base = saving.load(folder)
+        saved = saving.load(folder)
         learner = cls(**saved.parameters)
         if model is not None:
             learner.model = model
         learner._parts()
-        saving.check_base(learner._engine().backbone, base)
+        check_base(learner._engine().backbone, saved.adapter)
         learner.adapter_, learner.seed_, learner.rounds_ = saved.adapter, saved.seed, saved.rounds
         if saved.classes is not None:
             learner.classes_ = as_labels(saved.classes, len(saved.classes))
@@ -334,19 +350,18 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         return self
 
     def _add_training_data(self, X: Any, y: Any) -> None:
-        items, labels = checked_labels(X, y, self._parts().task)
         if hasattr(self, "X_training"):
-            items = [*self.X_training, *items]
-            labels = as_labels([*self.y_training, *labels], len(items))
-        self._remember(items, labels)
+            X, y = [*self.X_training, *as_items(X)], [*self.y_training, *y]
+        # All of them: the task's choices may have changed since the first were taught.
+        self._remember(*checked_labels(X, y, self._parts().task))
 
     # scikit-learn's protocol
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters, those of a part too, as in ``set_params(adapter__r=8)``."""
         for name in {key.partition("__")[0] for key in params if "__" in key}:
-            if name in DEFAULTS and name not in params and getattr(self, name) is None:
-                setattr(self, name, DEFAULTS[name][0]())
+            if name in DEFAULTS and params.get(name, getattr(self, name)) is None:
+                params[name] = DEFAULTS[name][0]()
         super().set_params(**params)
         return self
 
@@ -360,6 +375,9 @@ class STARLearner(ClassifierMixin, BaseEstimator):
             tags.estimator_type = None
             tags.classifier_tags = None
         return tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "adapter_")
 
     def __getstate__(self) -> dict[str, Any]:
         # The base model is loaded anew where the pickle is opened; the adapter goes along.
@@ -396,13 +414,26 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         """t: how many trainings lie behind, less one; 0 also before the first."""
         return max(len(getattr(self, "rounds_", [])) - 1, 0)
 
+    def _begin(self) -> None:
+        self.seed_ = self._drawn_seed()
+        self.rounds_: list[dict[str, Any]] = []
+
+    def _drawn_seed(self) -> int:
+        try:
+            return int(check_random_state(self.random_state).randint(2**31 - 1))
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"random_state must be a whole number of at least 0, a numpy RandomState or None; "
+                f"got {self.random_state!r:.60}."
+            ) from error
+
     def _seed(self, purpose: str, t: int) -> int:
         if not hasattr(self, "seed_"):
-            self.seed_ = int(check_random_state(self.random_state).randint(2**31 - 1))
+            self.seed_ = self._drawn_seed()
         return derived_seed(self.seed_, purpose, t)
 
     def _remember(self, items: list[Item], labels: NDArray[Any]) -> None:
-        self.X_training = _objects(items)
+        self.X_training = object_array(items)
         self.y_training = labels
 
     def _classes(self, parts: Parts, training: bool = False) -> NDArray[Any]:
@@ -410,7 +441,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         if hasattr(self, "classes_") and not training:
             return self.classes_
         if isinstance(parts.task, ChoiceTask) and parts.task.choices is not None:
-            return _objects(sorted(parts.task.choices))
+            return object_array(sorted(parts.task.choices))
         if not hasattr(self, "y_training"):
             raise NotFittedError(
                 "The choices are not known yet: call fit first, or name them: "
@@ -431,6 +462,10 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         parts = self._parts()
         return (parts, *self._tree_and_prompts(parts, checked_pool(X, parts.task)))
 
+    def _written(self, X: Any) -> list[str]:
+        parts, _, prompts = self._to_predict(X)
+        return self._engine().write(parts, self.adapter_, prompts, self.verbose)
+
     def _require_fit(self) -> None:
         if not hasattr(self, "adapter_"):
             raise NotFittedError("This STARLearner has no adapter yet: call fit(X, y) first.")
@@ -439,6 +474,13 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         began = time.perf_counter()
         if _has_choices(self):
             classes = self._classes(parts, training=True)
+            if len(classes) == 1:
+                warnings.warn(
+                    f"All labels are {classes[0]!r}: with one class every item is certain, and a "
+                    "query cannot tell them apart. Name all classes: ChoiceTask(choices=[...]).",
+                    UserWarning,
+                    stacklevel=3,
+                )
             self._engine().tree(parts, classes.tolist())  # distinct for this tokenizer, or an error
         examples = self._engine().examples(parts, items, labels)
         warm = parts.training.warm_start and len(self.rounds_) > 0
@@ -474,10 +516,3 @@ class STARLearner(ClassifierMixin, BaseEstimator):
             seed=self._seed("masks", self._round),
             verbose=self.verbose,
         )
-
-
-def _objects(values: list[Any]) -> NDArray[Any]:
-    """Put strings or dicts into a 1-D array as they are."""
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array

@@ -22,11 +22,10 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state, check_X_y
 
-from starlearn.data.pool import as_count
+from starlearn.data.pool import as_count, is_dataset
 from starlearn.data.rows import (
     as_array,
     as_label_array,
-    is_dataset,
     n_rows_of,
     rows_at,
     stacked,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from starlearn.errors import InputError, ModelMismatchError, UntrustedFileError
+from starlearn.errors import InputError, UntrustedFileError
 from starlearn.inputs import DEFAULTS
 from starlearn.model.adapter import ADAPTER_FILES, Adapter, read_adapter, write_adapter
 from starlearn.model.backbone import Backbone, quantization_from_json, quantization_to_json
@@ -58,6 +58,14 @@ def save(saved: Saved, folder: str | os.PathLike[str], backbone: Backbone) -> No
     scratch = target.with_name(f".{target.name}.incomplete")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
+    try:
+        _write(saved, scratch, backbone)
+        os.replace(scratch, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write(saved: Saved, scratch: Path, backbone: Backbone) -> None:
     write_adapter(scratch, saved.adapter, backbone.source)
     _write_json(scratch / SETTINGS, _settings(saved, backbone))
     with (scratch / LABELS).open("w", encoding="utf-8") as lines:
@@ -65,12 +73,11 @@ def save(saved: Saved, folder: str | os.PathLike[str], backbone: Backbone) -> No
             row = {"item": dict(item) if isinstance(item, Mapping) else item, "label": label}
             lines.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
     sums = {file.name: _sha256(file) for file in sorted(scratch.iterdir())}
-    _write_json(scratch / MANIFEST, {"format": FORMAT, "base": backbone.fingerprint, "files": sums})
-    os.replace(scratch, target)
+    _write_json(scratch / MANIFEST, {"format": FORMAT, "base": saved.adapter.base, "files": sums})
 
 
-def load(folder: str | os.PathLike[str]) -> tuple[Saved, str]:
-    """Read a learner, and the fingerprint of the base model that it was trained on.
+def load(folder: str | os.PathLike[str]) -> Saved:
+    """Read a learner.
 
     Raises
     ------
@@ -84,26 +91,15 @@ def load(folder: str | os.PathLike[str]) -> tuple[Saved, str]:
     settings = json.loads((source / SETTINGS).read_text(encoding="utf-8"))
     with (source / LABELS).open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    saved = Saved(
+    return Saved(
         parameters={name: _part(name, value) for name, value in settings["parameters"].items()},
-        adapter=read_adapter(source, LoRA(**settings["adapter"])),
+        adapter=read_adapter(source, LoRA(**settings["adapter"]), manifest["base"]),
         seed=settings["seed"],
         rounds=settings["rounds"],
         classes=settings["classes"],
         items=[row["item"] for row in rows],
         labels=[row["label"] for row in rows],
     )
-    return saved, manifest["base"]
-
-
-def check_base(backbone: Backbone, fingerprint: str) -> None:
-    """Raise ModelMismatchError unless the base model is the one with this fingerprint."""
-    if backbone.fingerprint != fingerprint:
-        raise ModelMismatchError(
-            f"The adapter was trained on another base model than {backbone.source} (or on "
-            "another version, quantisation or tokenizer of it). Give the right one: "
-            "STARLearner.load(folder, model=...)."
-        )
 
 
 def _settings(saved: Saved, backbone: Backbone) -> dict[str, Any]:
@@ -142,10 +138,16 @@ def _part(name: str, value: Any) -> Any:
 def _manifest(folder: Path) -> dict[str, Any]:
     if not (folder / MANIFEST).is_file():
         raise InputError(f"There is no saved learner in {folder} ({MANIFEST} is missing).")
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    if manifest["format"] > FORMAT:
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        written, _, _ = manifest["format"], manifest["base"], manifest["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UntrustedFileError(
+            f"{folder / MANIFEST} is damaged ({error!r:.80}). Take the folder from a backup."
+        ) from error
+    if written > FORMAT:
         raise InputError(
-            f"{folder} was saved by a newer starlearn (format {manifest['format']}, this one "
+            f"{folder} was saved by a newer starlearn (format {written}, this one "
             f"reads up to {FORMAT}). Upgrade: pip install -U starlearn."
         )
     for name in (*ADAPTER_FILES, SETTINGS, LABELS):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
@@ -14,7 +14,7 @@ PUBLISHED_SCHEDULE = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 
 
 class Settings(BaseEstimator):
-    """A named group of parameters that checks itself; base of the three groups below."""
+    """A named group of parameters that checks itself; base of the groups below and of tasks."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
 
@@ -130,7 +130,10 @@ class Acquisition(Settings):
     def check(self) -> None:
         """Check every parameter, the numbers of a schedule too."""
         super().check()
-        weights = self.weights()
+        try:
+            weights = self.weights()
+        except (TypeError, ValueError):
+            weights = []
         if not weights or not all(0 <= weight <= 1 for weight in weights):
             raise InputError(
                 "The 'schedule' parameter of Acquisition must hold numbers from 0 to 1, at least "
@@ -141,9 +144,9 @@ class Acquisition(Settings):
         """Return lambda(0), lambda(1), ... as a list; the last one holds for all later rounds."""
         if isinstance(self.schedule, str):
             return list(PUBLISHED_SCHEDULE)
-        if isinstance(self.schedule, int | float):
+        if isinstance(self.schedule, Real):
             return [float(self.schedule)]
-        return [float(weight) for weight in self.schedule]
+        return [float(weight) for weight in cast("Sequence[float]", self.schedule)]
 
     def base_weight(self, t: int) -> float:
         """Return lambda(t), the weight of the base model's uncertainty in round t (0-based)."""
@@ -171,12 +174,12 @@ class Training(Settings):
         Steps over which the learning rate rises from 0.
     b_weight_decay : float, default=0.5
         Decoupled weight decay (AdamW) on B alone; A has none (arXiv 2403.01165, section 3.3).
-    b_shrinkage : float or None, default=None
-        The same penalty in terms of what it does: B is shrunk by about exp(-b_shrinkage) over a
-        whole training. Replaces `b_weight_decay` when given. The published value amounts to a
-        few per cent.
+    b_shrinkage : float from 0 to 20 or None, default=None
+        The same penalty in terms of what it does: without gradients B would shrink by the factor
+        exp(-b_shrinkage) over a whole training. Replaces `b_weight_decay` when given. The
+        published value amounts to a few per cent.
     gradient_accumulation : int, default=1
-        Batches whose gradients are summed before a step.
+        Batches that make one optimiser step together, as one large batch would.
     gradient_checkpointing : bool, default=False
         Recompute activations in the backward pass: less memory, about a third more time.
     max_grad_norm : float, default=1.0
@@ -197,12 +200,23 @@ class Training(Settings):
         "scheduler": [StrOptions({"linear", "cosine", "constant"})],
         "warmup_steps": [Interval(Integral, 0, None, closed="left")],
         "b_weight_decay": [Interval(Real, 0, None, closed="left")],
-        "b_shrinkage": [Interval(Real, 0, None, closed="left"), None],
+        "b_shrinkage": [Interval(Real, 0, 20, closed="both"), None],
         "gradient_accumulation": [Interval(Integral, 1, None, closed="left")],
         "gradient_checkpointing": ["boolean"],
         "max_grad_norm": [Interval(Real, 0, None, closed="neither")],
         "warm_start": ["boolean"],
     }
+
+    def check(self) -> None:
+        """Check every parameter, and that the penalty shrinks B instead of turning it round."""
+        super().check()
+        step = self.learning_rate * self.b_weight_decay
+        if self.b_shrinkage is None and step >= 1:
+            raise InputError(
+                f"Training(learning_rate={self.learning_rate}, b_weight_decay="
+                f"{self.b_weight_decay}) would multiply B by {1 - step:g} in a step. Their product "
+                "must stay below 1; b_shrinkage says how much B shrinks over a whole training."
+            )
 
     def __init__(
         self,

@@ -45,12 +45,12 @@ class Task(Settings):
     """What both tasks share: a prompt template and the joint between prompt and answer."""
 
     prompt: str
-    separator: str
+    separator: str | None
     chat: bool
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "prompt": [str],
-        "separator": [str],
+        "separator": [str, None],
         "chat": ["boolean"],
     }
 
@@ -68,6 +68,13 @@ class Task(Settings):
                 f"The prompt {self.prompt!r} has no field, so every item would get the same "
                 "prompt. Put the item's text in, as in '{text}\\nAnswer:'."
             )
+
+    @property
+    def joint(self) -> str:
+        """What stands between prompt and answer."""
+        if self.separator is None:
+            return "" if self.chat else " "
+        return self.separator
 
     def fill(self, items: Sequence[Item]) -> list[dict[str, str]]:
         """Bring items to one form: a dict with a string for every field of the prompt.
@@ -159,8 +166,8 @@ class ChoiceTask(Task):
     choices : sequence of str or None, default=None
         All possible answers, as labels and as text after the prompt. None takes the labels
         seen in `fit`; then a query before the first fit is not possible.
-    separator : str, default=" "
-        Stands between prompt and answer.
+    separator : str or None, default=None
+        Stands between prompt and answer; None is a space, and nothing behind a chat template.
     chat : bool, default=False
         Wrap the prompt in the tokenizer's chat template as the user's message.
 
@@ -181,7 +188,7 @@ class ChoiceTask(Task):
         prompt: str = "{text}",
         choices: Sequence[str] | None = None,
         *,
-        separator: str = " ",
+        separator: str | None = None,
         chat: bool = False,
     ) -> None:
         self.prompt = prompt
@@ -237,7 +244,7 @@ class GenerationTask(Task):
         max_new_tokens: int = 64,
         answer_pattern: str | None = None,
         *,
-        separator: str = " ",
+        separator: str | None = None,
         chat: bool = False,
     ) -> None:
         self.prompt = prompt
@@ -259,8 +266,22 @@ class GenerationTask(Task):
                     f"answer_pattern {self.answer_pattern!r} is not a regular expression: {error}."
                 ) from None
 
+    def find(self, text: str) -> str | None:
+        """Return the final answer in a text, or None where the pattern finds none.
+
+        Thousands commas leave an answer that is one number.
+        """
+        if self.answer_pattern is None:
+            return text.strip()
+        answer = None
+        for match in re.finditer(self.answer_pattern, text):
+            answer = (match.group(1) if match.re.groups else None) or match.group(0)
+        if answer is not None and re.fullmatch(r"\s*[-+]?\d{1,3}(,\d{3})+(\.\d+)?\s*", answer):
+            answer = answer.replace(",", "")
+        return None if answer is None else answer.strip()
+
     def parse(self, text: str) -> str:
-        """Return the final answer in a text, stripped, without thousands commas in numbers.
+        """Return the final answer in a text, or the whole text where the pattern finds none.
 
         Examples
         --------
@@ -269,9 +290,5 @@ class GenerationTask(Task):
         >>> GenerationTask().parse(" blue ")
         'blue'
         """
-        answer = text
-        if self.answer_pattern is not None:
-            for match in re.finditer(self.answer_pattern, text):
-                answer = match.group(1) if match.re.groups else match.group(0)
-        answer = answer.strip()
-        return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", answer)
+        found = self.find(text)
+        return text.strip() if found is None else found

@@ -1,10 +1,13 @@
 """Closed choices and free-form answers against plain code on the model's own logits."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import build_model
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy as scipy_entropy
@@ -67,6 +70,32 @@ def test_choices_are_scored_exactly(model: Any, choices: list[list[int]]) -> Non
         expected = np.array([log_probability(model, prompt, c + ends) for c in choices])
         expected -= np.logaddexp.reduce(expected)
         assert got == pytest.approx(expected, abs=1e-4)
+
+
+def test_trap_sliding_windows_hold_for_choices_too(tmp_path: Path) -> None:
+    # A tree's own mask would let every layer look back over its window.
+    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=60,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        sliding_window=6,
+        initializer_range=0.3,
+    )
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(build_model(tmp_path / "words")).save_pretrained(tmp_path)
+    mistral = Backbone(tmp_path, "none", verbose=False).model
+    choices = [[5, 6], [5, 7], [8, 9]]
+    logs = distribution(mistral, choices)[0]
+    for prompt, got in zip(PROMPTS, logs, strict=True):
+        expected = np.array([log_probability(mistral, prompt, c) for c in choices])
+        assert got == pytest.approx(expected - np.logaddexp.reduce(expected), abs=1e-4)
 
 
 def test_1_and_14_are_different_answers(model: Any) -> None:
@@ -143,6 +172,34 @@ def greedy(model: Any, prompt: list[int]) -> list[int]:
 def test_answers_are_the_greedy_ones(model: Any) -> None:
     with evaluation_mode(model):
         assert generate(model, PROMPTS) == [greedy(model, prompt) for prompt in PROMPTS]
+
+
+def test_trap_a_models_own_generation_settings_do_not_bend_answers(tmp_path: Path) -> None:
+    folder = build_model(tmp_path / "bent")
+    settings = {"repetition_penalty": 9.0, "min_new_tokens": 6, "do_sample": True}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    bent = Backbone(folder, "nf4", verbose=False).model
+    with evaluation_mode(bent):
+        assert generate(bent, PROMPTS) == [greedy(bent, prompt) for prompt in PROMPTS]
+
+
+def test_the_token_budget_holds_while_answers_are_written(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    original = type(model).generate
+
+    def spy(self: Any, input_ids: torch.Tensor, **named: Any) -> Any:
+        rows = len({tuple(row) for row in input_ids.tolist()})  # rows of padding are copies
+        sizes.append(rows * (input_ids.shape[1] + 6))
+        return original(self, input_ids=input_ids, **named)
+
+    monkeypatch.setattr(type(model), "generate", spy)
+    prompts = [[5 + i % 40, 6, 7 + i // 40] for i in range(100)] + [[5] * 50]
+    with evaluation_mode(model):
+        generate(model, prompts, budget=300)
+    assert max(sizes) <= 300
+    assert len(sizes) < 20
 
 
 @pytest.mark.parametrize("budget", [1, 60, 100])

@@ -28,7 +28,13 @@ LAYERS = [
     ["starlearn.cli"],
 ]
 DOORS = {
-    "transformers": ["starlearn.model", "starlearn.train", "starlearn.embedded.pretrain"],
+    # The embedded model is made apart from the rest, by a script of its own.
+    "transformers": [
+        "starlearn.model",
+        "starlearn.train",
+        "starlearn.embedded.pretrain",
+        "starlearn.embedded.architecture",
+    ],
     "peft": ["starlearn.model", "starlearn.train"],
     "bitsandbytes": ["starlearn.model", "starlearn.train"],
     "modAL": ["starlearn.modal"],

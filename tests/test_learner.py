@@ -15,11 +15,12 @@ from conftest import COLOURS
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.utils.validation import check_is_fitted
 
-from starlearn.errors import InputError, TrainingDivergedError
+from starlearn.errors import InputError, ModelMismatchError, TrainingDivergedError
 from starlearn.learner import STARLearner
 from starlearn.settings import Acquisition, LoRA, Training
-from starlearn.tasks import ChoiceTask, GenerationTask
+from starlearn.tasks import ChoiceTask, GenerationTask, Task
 from starlearn.train import trainer as trainer_module
 
 Factory = Callable[..., STARLearner]
@@ -351,6 +352,7 @@ def test_parts_that_were_left_out_can_be_set() -> None:
     learner = STARLearner().set_params(adapter__r=8, acquisition__n_passes=5)
     assert (learner.adapter.r, learner.acquisition.n_passes) == (8, 5)
     assert learner.training is None
+    assert learner.set_params(adapter=None, adapter__r=2).adapter.r == 2
     with pytest.raises(ValueError, match="Invalid parameter"):
         learner.set_params(adapter__rank=8)
     with pytest.raises(ValueError, match="Invalid parameter"):
@@ -444,6 +446,8 @@ def test_bad_pool(unloadable: STARLearner, bad: list) -> None:
         ({"adapter": LoRA(dropout=0.0)}, "dropout"),
         ({"adapter": Training()}, "adapter=.*must be a LoRA"),
         ({"task": "Answer:"}, "task=.*must be a Task"),
+        ({"task": Task()}, "task=.*must be a Task"),
+        ({"quantization": np.array(["nf4"])}, "quantization"),
         ({"acquisition": Acquisition(n_passes=0)}, "n_passes"),
         ({"quantization": "int3"}, "quantization"),
     ],
@@ -458,6 +462,63 @@ def test_bad_parameters(
 def test_bad_model_folder(labelled: Labelled, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="model folder"):
         STARLearner(tmp_path / "none").fit(*labelled)
+
+
+def test_scoring_against_labels_that_cannot_be(make_learner: Factory, labelled: Labelled) -> None:
+    learner = make_learner().fit(*labelled)
+    with pytest.raises(InputError, match="choices"):
+        learner.score(["a"], ["Blue"])
+    with pytest.raises(InputError, match="Convert them"):
+        learner.score(["a"], [1])
+    seen = make_learner(task=ChoiceTask("{text}")).fit(*labelled)
+    with pytest.raises(InputError, match="type that fit was given"):
+        seen.score(["a"], [1])
+    assert seen.score(["a"], ["a class that fit has not seen"]) == 0.0
+    with pytest.raises(ValueError, match="sample_weight"):
+        learner.score(labelled[0], labelled[1], sample_weight="heavy")
+
+
+def test_an_adapter_is_never_used_on_another_base(
+    make_learner: Factory, labelled: Labelled, pool: list, tmp_path: Path
+) -> None:
+    learner = make_learner().fit(*labelled).set_params(quantization="none")
+    for call in (learner.predict, learner.query, learner.uncertainty):
+        with pytest.raises(ModelMismatchError, match="quantisation"):
+            call(pool)
+    with pytest.raises(ModelMismatchError):
+        learner.save(tmp_path / "saved")
+    learner.set_params(quantization="nf4").predict(pool)
+
+
+def test_earlier_labels_are_checked_against_new_choices(
+    make_learner: Factory, labelled: Labelled
+) -> None:
+    learner = make_learner().fit(*labelled).set_params(task__choices=["red", "pink"])
+    with pytest.raises(InputError, match="'blue'"):
+        learner.teach(["a"], ["pink"])
+
+
+def test_a_query_before_fit_does_not_make_it_fitted(make_learner: Factory, pool: list) -> None:
+    learner = make_learner()
+    learner.query(pool, 2)
+    with pytest.raises(NotFittedError):
+        check_is_fitted(learner)
+
+
+def test_a_random_draw_needs_no_choices(make_learner: Factory, pool: list) -> None:
+    learner = make_learner(task=ChoiceTask("{text}"), acquisition=Acquisition(strategy="random"))
+    assert len(learner.query(pool, 3)[1]) == 3
+
+
+def test_one_class_alone_is_trained_with_a_warning(make_learner: Factory) -> None:
+    with pytest.warns(UserWarning, match="Name all classes"):
+        make_learner(task=ChoiceTask("{text}")).fit(["a", "b"], ["red", "red"])
+
+
+@pytest.mark.parametrize("seed", ["a", -1, 1.5, np.random.default_rng(0)])
+def test_bad_random_state(make_learner: Factory, labelled: Labelled, seed: Any) -> None:
+    with pytest.raises(InputError, match="random_state"):
+        make_learner(random_state=seed).fit(*labelled)
 
 
 def test_mixed_label_types_across_rounds(make_learner: Factory) -> None:

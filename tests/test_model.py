@@ -1,7 +1,9 @@
 """The 4-bit model, its adapter and its dropout, on tiny models built here."""
 
 import json
-import logging
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +110,11 @@ def test_trap_gradients_after_an_evaluation_pass_are_those_of_the_dequantised_we
         assert torch.linalg.norm(gradient - expected) <= 1e-4 * torch.linalg.norm(expected), name
 
 
-def test_importing_the_model_layer_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    assert logging.getLogger("bitsandbytes.backends.cpu.ops").level == logging.NOTSET
+def test_importing_the_model_layer_warns_of_nothing() -> None:
+    code = "import starlearn.model, logging; print(logging.getLogger('bitsandbytes').level)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stderr == ""
+    assert run.stdout.strip() == "0"
 
 
 # What is not a model is refused before anything is loaded
@@ -126,6 +131,34 @@ def test_folders_that_are_no_model(tmp_path: Path, tiny_model: str) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"canary")
     with pytest.raises(UntrustedFileError, match="pickle"):
         Backbone(tmp_path)
+
+
+@pytest.mark.parametrize("source", [5, "", " ", ["a"], torch.nn.Linear(1, 1)])
+def test_sources_that_are_no_name(source: Any) -> None:
+    with pytest.raises(InputError, match="model must be a folder, a hub id"):
+        Backbone(source)
+
+
+def test_weights_that_were_cut_are_refused(tmp_path: Path) -> None:
+    folder = build_model(tmp_path / "cut")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match="complete folder"):
+        _ = Backbone(folder, "none", verbose=False).model
+
+
+def test_hub_models_are_identified_by_their_files(
+    tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "models--a--model"
+    shutil.copytree(tiny_model, cache / "snapshots" / "abc")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.HF_HUB_CACHE", str(tmp_path), raising=False)
+    from_hub = Backbone("a/model", verbose=False)
+    (cache / "snapshots" / "abc" / "notes.json").write_text("{}")
+    assert from_hub.fingerprint == Backbone(tiny_model, verbose=False).fingerprint
 
 
 def test_hub_id_that_cannot_be_had() -> None:
@@ -173,12 +206,20 @@ def test_activating_an_adapter_restores_its_numbers(backbone: Backbone) -> None:
     model = with_random_b(attach_fresh(backbone, LoRA(r=4), seed=0)).eval()
     with torch.no_grad():
         before = model(PROMPTS).logits
-    adapter = Adapter.of(LoRA(r=4), adapter_state(model))
+    adapter = Adapter.of(LoRA(r=4), backbone.fingerprint, adapter_state(model))
     attach_fresh(backbone, LoRA(r=8), seed=5)
     again = activate(backbone, adapter).eval()
     with torch.no_grad():
         assert torch.equal(again(PROMPTS).logits, before)
     assert activate(backbone, adapter) is again
+
+
+def test_an_adapter_on_another_base_is_refused(backbone: Backbone, tiny_model: str) -> None:
+    # peft loads it: the shapes are the same.
+    state = adapter_state(attach_fresh(backbone, LoRA(r=4), seed=0))
+    adapter = Adapter.of(LoRA(r=4), backbone.fingerprint, state)
+    with pytest.raises(ModelMismatchError, match="another base model"):
+        activate(Backbone(tiny_model, "none", verbose=False), adapter)
 
 
 def test_adapters_that_do_not_fit_are_refused(backbone: Backbone) -> None:

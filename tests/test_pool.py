@@ -48,10 +48,16 @@ def test_what_is_no_pool(X: object) -> None:
         as_items(X)
 
 
+def test_labels_may_come_as_a_column() -> None:
+    assert as_labels(pd.DataFrame({"label": ["x", "y"]}), 2).tolist() == ["x", "y"]
+
+
 def test_taken_rows_keep_the_container_and_ignore_the_index() -> None:
     # modAL reads a Series by label: with a permuted index it returns the wrong rows.
     where = np.array([2, 0])
     assert take(TEXTS, where) == ["c", "a"]
+    assert take(tuple(TEXTS), where) == ("c", "a")
+    assert take(pd.Index(TEXTS), where) == ["c", "a"]
     assert take(series(), where).tolist() == ["c", "a"]
     assert take(pd.DataFrame({"t": TEXTS}), where)["t"].tolist() == ["c", "a"]
     assert take(np.array(TEXTS), where).tolist() == ["c", "a"]
@@ -70,6 +76,7 @@ def test_taken_rows_keep_the_container_and_ignore_the_index() -> None:
         ([True, 1], "mixed types"),
         ("ab", "sequence"),
         (3, "sequence"),
+        ({"a": 1, "b": 2}, "sequence"),
     ],
 )
 def test_labels_that_cannot_be_used(y: object, reason: str) -> None:

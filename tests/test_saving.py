@@ -12,6 +12,7 @@ from conftest import build_model
 
 from starlearn.errors import InputError, ModelMismatchError, UntrustedFileError
 from starlearn.learner import STARLearner
+from starlearn.settings import LoRA
 from starlearn.tasks import GenerationTask
 
 
@@ -70,6 +71,22 @@ def test_peft_opens_the_folder_as_it_is(saved: tuple[STARLearner, Path], pool: l
         own.peft_model.unload()
         opened = PeftModel.from_pretrained(own.model, folder).eval()
         assert torch.equal(opened(ids).logits, expected)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": 1}'])
+def test_a_damaged_manifest_is_refused(saved: tuple[STARLearner, Path], content: str) -> None:
+    (saved[1] / "MANIFEST.json").write_text(content)
+    with pytest.raises(UntrustedFileError, match="MANIFEST"):
+        STARLearner.load(saved[1])
+
+
+def test_settings_of_numpy_are_saved(
+    make_learner: Callable[..., STARLearner], labelled: tuple[list, list], tmp_path: Path
+) -> None:
+    lora = LoRA(r=np.int64(4), alpha=np.float32(8))  # type: ignore[arg-type]
+    make_learner(adapter=lora).fit(*labelled).save(tmp_path / "saved")
+    assert STARLearner.load(tmp_path / "saved").adapter.r == 4
+    assert [file.name for file in tmp_path.iterdir()] == ["saved"]
 
 
 @pytest.mark.parametrize(

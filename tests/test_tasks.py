@@ -88,12 +88,26 @@ def test_choices_that_cannot_be_used(choices: list[object]) -> None:
         (r"#### (.+)", "6 * 12 = 72\n#### 72", "72"),
         (r"#### (.+)", "#### 1\n#### 1,234,567", "1234567"),
         (r"answer (\d+)", "no such thing", "no such thing"),
+        (r"yes|(\d+)", "yes", "yes"),
+        (r"(.+)", "1,2 and 3,4", "1,2 and 3,4"),
         (r"\d+", "3 then 14", "14"),
         (None, "1,2", "1,2"),
     ],
 )
 def test_the_last_match_is_the_answer(pattern: str | None, text: str, answer: str) -> None:
     assert GenerationTask("{text}", answer_pattern=pattern).parse(text) == answer
+
+
+def test_an_answer_in_the_wrong_form_equals_no_other() -> None:
+    task = GenerationTask("{text}", answer_pattern=r"#### (\d+)")
+    assert task.find("so it is 7") is None
+    assert task.find("#### 7") == "7"
+
+
+def test_the_joint_is_a_space_but_behind_a_chat_template() -> None:
+    assert ChoiceTask("{text}").joint == " "
+    assert ChoiceTask("{text}", chat=True).joint == ""
+    assert ChoiceTask("{text}", chat=True, separator="\n").joint == "\n"
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,18 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from starlearn.errors import InputError, TrainingDivergedError
 from starlearn.model.adapter import attach_fresh
 from starlearn.model.backbone import Backbone
-from starlearn.settings import LoRA, Training
+from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.train import trainer as trainer_module
-from starlearn.train.regularization import b_decay, parameter_groups, schedule_sum
+from starlearn.train.regularization import b_decay, learning_rates, parameter_groups
 from starlearn.train.trainer import IGNORED, Example, check_lengths, train_adapter
 
 EOS = 2
@@ -44,12 +47,26 @@ def test_decay_is_on_b_alone(backbone: Backbone) -> None:
 
 def test_shrinkage_is_what_it_says() -> None:
     training = Training(learning_rate=2e-3, b_shrinkage=0.7, warmup_steps=3)
-    decay = b_decay(training, n_steps=50)
-    assert decay * schedule_sum(training, 50) == pytest.approx(0.7)
+    rates = learning_rates(training, 50)
+    assert np.prod(1 - rates * b_decay(training, 50)) == pytest.approx(np.exp(-0.7))
     # Linear from the peak to zero: half the rectangle.
     flat = replace_settings(training, warmup_steps=0)
-    assert schedule_sum(flat, 50) == pytest.approx(2e-3 * 51 / 2)
+    assert learning_rates(flat, 50).sum() == pytest.approx(2e-3 * 51 / 2)
     assert b_decay(Training(b_weight_decay=0.5), 50) == 0.5
+    assert b_decay(replace_settings(training, b_shrinkage=0.0), 50) == 0.0
+
+
+@given(st.floats(0.01, 20), st.integers(1, 60), st.sampled_from(["linear", "cosine", "constant"]))
+def test_no_shrinkage_turns_b_round(shrinkage: float, n_steps: int, scheduler: str) -> None:
+    training = Training(learning_rate=1e-3, scheduler=scheduler, b_shrinkage=shrinkage)
+    factors = 1 - learning_rates(training, n_steps) * b_decay(training, n_steps)
+    assert (factors > 0).all()
+    assert -np.log(factors).sum() == pytest.approx(shrinkage, rel=1e-5)
+
+
+def test_a_constant_schedule_warms_up() -> None:
+    training = Training(learning_rate=1.0, scheduler="constant", warmup_steps=4, b_weight_decay=0)
+    assert learning_rates(training, 6).tolist() == [0, 0.25, 0.5, 0.75, 1, 1]
 
 
 def replace_settings(training: Training, **changes: Any) -> Training:
@@ -78,9 +95,37 @@ def test_steps_follow_from_the_labelled_set_not_from_elsewhere(backbone: Backbon
 
 def test_training_learns(backbone: Backbone) -> None:
     _, first = train_adapter(backbone, LORA, SHORT, EXAMPLES, seed=0)
-    longer = replace_settings(SHORT, max_steps=60, gradient_accumulation=2)
+    longer = replace_settings(SHORT, max_steps=60)
     _, last = train_adapter(backbone, LORA, longer, EXAMPLES, seed=0)
     assert last.loss < 0.5 * first.loss
+
+
+def test_accumulated_batches_are_one_large_batch(backbone: Backbone) -> None:
+    settings = {"max_steps": 2, "learning_rate": 1e-9}
+    without_dropout = LoRA(r=4, alpha=8, dropout=0.0)
+    losses = [
+        train_adapter(
+            backbone,
+            without_dropout,
+            Training(**settings, batch_size=8 // n, gradient_accumulation=n),
+            EXAMPLES,
+            seed=0,
+        )[1].loss
+        for n in (1, 2, 4)
+    ]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
+
+
+def test_warm_start_needs_an_adapter_of_the_same_form(backbone: Backbone) -> None:
+    start, _ = train_adapter(backbone, LORA, SHORT, EXAMPLES, seed=0)
+    for lora in (LoRA(r=8, alpha=8), LoRA(r=4, alpha=16), LoRA(r=4, alpha=8, target_modules=["q"])):
+        with pytest.raises(InputError, match="warm_start=False"):
+            train_adapter(backbone, lora, SHORT, EXAMPLES, seed=0, start=start)
+
+
+def test_a_penalty_that_would_turn_b_round_is_refused() -> None:
+    with pytest.raises(InputError, match="b_shrinkage says"):
+        Training(learning_rate=0.1, b_weight_decay=10).check()
 
 
 def test_checkpointing_changes_memory_not_results(backbone: Backbone) -> None:
@@ -145,6 +190,8 @@ def test_labelled_items_longer_than_the_context_are_named() -> None:
         (Training(max_steps=0), "max_steps"),
         (Training(scheduler="lineer"), "scheduler"),
         (Training(b_shrinkage=-1), "b_shrinkage"),
+        (Acquisition(schedule=["a"]), "schedule"),  # type: ignore[list-item]
+        (Acquisition(schedule=[[0.5]]), "schedule"),  # type: ignore[list-item]
     ],
 )
 def test_settings_that_cannot_be_used_are_named(settings: Any, name: str) -> None:

@@ -74,7 +74,11 @@ def as_labels(y: Any, n_items: int) -> NDArray[Any]:
     InputError
         When lengths differ, a label is missing or empty, or types are mixed.
     """
-    if isinstance(y, str | bytes) or not isinstance(y, Iterable):
+    if hasattr(y, "columns") and hasattr(y, "to_numpy"):  # pandas.DataFrame
+        y = y.to_numpy()
+    if isinstance(y, np.ndarray) and y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if isinstance(y, str | bytes | Mapping) or not isinstance(y, Iterable):
         raise InputError(f"y must be a sequence of labels, got {type(y).__name__} ({y!r:.40}).")
     labels = [value.item() if isinstance(value, np.generic) else value for value in y]
     if len(labels) != n_items:
@@ -97,25 +101,34 @@ def as_labels(y: Any, n_items: int) -> NDArray[Any]:
             f"Labels are of mixed types ({', '.join(kinds)}): 1 and '1' are different labels. "
             "Bring them to one type, for example [str(label) for label in y]."
         )
-    array = np.empty(len(labels), dtype=object) if kinds == ["str"] else np.array(labels)
-    array[:] = labels
+    return object_array(labels) if kinds == ["str"] else np.array(labels)
+
+
+def object_array(values: Sequence[Any]) -> NDArray[Any]:
+    """Put texts or dicts into a 1-D array as they are."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
     return array
 
 
+def is_dataset(X: Any) -> bool:
+    """Tell a datasets.Dataset by its face, without importing datasets."""
+    return hasattr(X, "select") and hasattr(X, "features")
+
+
 def take(X: Any, indices: NDArray[np.intp]) -> Any:
-    """Return the rows at these positions in a container of the same kind as X."""
+    """Return the rows at these positions in a container of the same kind as X.
+
+    A list for containers that are read once or have no rows, such as a generator or an Index.
+    """
     if hasattr(X, "iloc"):
         return X.iloc[indices]
     if isinstance(X, np.ndarray):
         return X[indices]
-    if hasattr(X, "select") and hasattr(X, "features"):  # datasets.Dataset
+    if is_dataset(X):
         return X.select([int(i) for i in indices])
-    if isinstance(X, Sequence):
-        return [X[i] for i in indices]
-    raise InputError(
-        f"A pool of type {type(X).__name__} has no rows to give back by position. "
-        "Put it into a list first: list(pool)."
-    )
+    rows = [X[i] for i in indices]
+    return tuple(rows) if isinstance(X, tuple) else rows
 
 
 def as_count(value: Any, name: str, most: int) -> int:

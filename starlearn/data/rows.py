@@ -8,13 +8,8 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from starlearn.data.pool import take
+from starlearn.data.pool import is_dataset, object_array, take
 from starlearn.errors import InputError, listed
-
-
-def is_dataset(X: Any) -> bool:
-    """Tell a datasets.Dataset by its face, without importing datasets."""
-    return hasattr(X, "select") and hasattr(X, "features")
 
 
 def n_rows_of(X: Any) -> int:
@@ -46,9 +41,7 @@ def as_array(X: Any) -> Any:
         X = list(X)
         if not any(isinstance(item, str | dict) for item in X):
             return np.asarray(X)
-        items = np.empty(len(X), dtype=object)
-        items[:] = X
-        return items
+        return object_array(X)
     return X.astype(object) if isinstance(X, np.ndarray) and X.dtype.kind in "US" else X
 
 

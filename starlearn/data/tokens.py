@@ -44,18 +44,20 @@ def encode_prompts(
     filled = task.fill(items)
     parts = _template_parts(tokenizer, task)
     prompts: list[list[int]] = [list(bos_ids(tokenizer)) if not task.chat else [] for _ in filled]
-    for part in parts:
+    for place, part in enumerate(parts):
         if isinstance(part, int):
             for ids in prompts:
                 ids.append(part)
             continue
         texts = [part.format(**fields) for fields in filled]
-        if part is parts[-1] and task.separator:
+        if place == len(parts) - 1 and task.joint:
             texts = [text.rstrip(" ") for text in texts]
         for ids, more in zip(prompts, _tokenise(tokenizer, texts), strict=True):
             ids.extend(more)
-    complaints = [f"row {row}: no tokens" for row, ids in enumerate(prompts) if not ids]
-    complaints += [
+    empty = [f"row {row}" for row, ids in enumerate(prompts) if not ids]
+    if empty:
+        raise InputError(f"Prompts without a single token for this tokenizer: {listed(empty)}.")
+    complaints = [
         f"row {row}: {len(ids)} tokens"
         for row, ids in enumerate(prompts)
         if len(ids) + room > context
@@ -74,13 +76,14 @@ def encode_answers(tokenizer: Any, task: Task, answers: Sequence[str]) -> list[l
 
     An answer is tokenised behind the last character of the template, and that character's
     tokens are taken off again, so that the joint looks as it does in running text whatever
-    the tokenizer makes of leading spaces.
+    the tokenizer makes of leading spaces. (Not with ``separator=""`` behind a prompt that ends
+    in a space: there the space is a token of its own. Both training and scoring see the same.)
     """
     literal = task.prompt.rsplit("}", 1)[-1]
     anchor = "a" if not literal.strip() or task.chat else literal.rstrip(" ")[-1]
     before = _tokenise(tokenizer, [anchor])[0]
-    joined = _tokenise(tokenizer, [anchor + task.separator + answer for answer in answers])
-    alone = _tokenise(tokenizer, [task.separator + answer for answer in answers])
+    joined = _tokenise(tokenizer, [anchor + task.joint + answer for answer in answers])
+    alone = _tokenise(tokenizer, [task.joint + answer for answer in answers])
     encoded = [
         ids[len(before) :] if ids[: len(before)] == before else separate
         for ids, separate in zip(joined, alone, strict=True)

@@ -29,18 +29,21 @@ class Adapter:
     alpha: float
     dropout: float
     target_modules: str | tuple[str, ...]
+    base: str
+    """Fingerprint of the base model that it was trained on."""
     state: dict[str, torch.Tensor]
     """A [r, in] and B [out, r] of each adapted layer, float32 on the CPU, by peft's names."""
 
     @classmethod
-    def of(cls, lora: LoRA, state: dict[str, torch.Tensor]) -> "Adapter":
+    def of(cls, lora: LoRA, base: str, state: dict[str, torch.Tensor]) -> "Adapter":
         """Put the settings of an adapter beside its weights."""
         target = lora.target_modules
         return cls(
-            r=lora.r,
-            alpha=lora.alpha,
-            dropout=lora.dropout,
-            target_modules=target if isinstance(target, str) else tuple(target),
+            r=int(lora.r),
+            alpha=float(lora.alpha),
+            dropout=float(lora.dropout),
+            target_modules=target if isinstance(target, str) else tuple(map(str, target)),
+            base=base,
             state=state,
         )
 
@@ -85,13 +88,24 @@ def activate(backbone: Backbone, adapter: Adapter) -> Any:
     Raises
     ------
     ModelMismatchError
-        When the adapter's names or shapes are not those of this base model.
+        When the adapter was trained on another base model.
     """
+    check_base(backbone, adapter)
     if backbone.active is not adapter:
         attach_fresh(backbone, adapter.settings(), seed=0)
         load_state(backbone.peft_model, adapter.state)
         backbone.active = adapter
     return backbone.peft_model
+
+
+def check_base(backbone: Backbone, adapter: Adapter) -> None:
+    """Raise ModelMismatchError unless the adapter was trained on this very base model."""
+    if adapter.base != backbone.fingerprint:
+        raise ModelMismatchError(
+            f"The adapter was trained on another base model than {backbone.source} with "
+            f"quantization={backbone.quantization!r:.60}, or on another version of its weights or "
+            "tokenizer. Give the model and the quantisation of the training, or call fit again."
+        )
 
 
 @contextmanager
@@ -157,17 +171,17 @@ def write_adapter(folder: Path, adapter: Adapter, base: str) -> None:
     config.save_pretrained(folder)
 
 
-def read_adapter(folder: Path, lora: LoRA) -> Adapter:
+def read_adapter(folder: Path, lora: LoRA, base: str) -> Adapter:
     """Read the weights that `write_adapter` wrote; they are checked when they are activated."""
-    return Adapter.of(lora, load_file(folder / WEIGHTS))
+    return Adapter.of(lora, base, load_file(folder / WEIGHTS))
 
 
 def _config(lora: LoRA) -> LoraConfig:
     target = lora.target_modules
     return LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=target if isinstance(target, str) else list(target),
+        r=int(lora.r),
+        lora_alpha=float(lora.alpha),
+        lora_dropout=float(lora.dropout),
+        target_modules=target if isinstance(target, str) else list(map(str, target)),
         task_type="CAUSAL_LM",
     )

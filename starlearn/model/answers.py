@@ -14,8 +14,6 @@ from transformers import GenerationConfig
 from starlearn.data.tokens import batches
 from starlearn.model.hidden import LEAST_ROWS, Head, row_hidden
 
-Progress = Callable[[int], None]
-
 
 @torch.no_grad()
 def generate_answers(
@@ -26,7 +24,7 @@ def generate_answers(
     eos_id: int,
     pad_id: int,
     max_batch_tokens: int,
-    progress: Progress,
+    progress: Callable[[int], object],
 ) -> list[list[int]]:
     """Let the model answer, greedily, without dropout.
 
@@ -52,19 +50,20 @@ def generate_answers(
         pad_token_id=pad_id,
     )
     answers: list[list[int]] = [[] for _ in prompts]
-    lengths = [len(prompt) for prompt in prompts]
-    share = max_batch_tokens // (1 + max_new_tokens / max(lengths, default=1))
-    for batch in batches(lengths, max(1, int(share))):
+    lengths = [len(prompt) + max_new_tokens for prompt in prompts]
+    for batch in batches(lengths, max_batch_tokens):
+        width = batch.length - max_new_tokens  # of the prompts
         chosen = [list(prompts[i]) for i in batch.indices]
-        # Fewer rows than this would take another path in the matrix product, with other bits.
-        chosen += [chosen[0]] * max(0, LEAST_ROWS - len(chosen))
-        ids = torch.full((len(chosen), batch.length), pad_id, device=device)
+        if device.type == "cpu":
+            # Fewer rows would take another path in the matrix product, with other bits.
+            chosen += [chosen[0]] * max(0, LEAST_ROWS - len(chosen))
+        ids = torch.full((len(chosen), width), pad_id, device=device)
         mask = torch.zeros_like(ids)
         for row, prompt in enumerate(chosen):
-            ids[row, batch.length - len(prompt) :] = torch.tensor(prompt, device=device)
-            mask[row, batch.length - len(prompt) :] = 1
+            ids[row, width - len(prompt) :] = torch.tensor(prompt, device=device)
+            mask[row, width - len(prompt) :] = 1
         written = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-        for index, row in zip(batch.indices, written[:, batch.length :].tolist(), strict=False):
+        for index, row in zip(batch.indices, written[:, width:].tolist(), strict=False):
             end = row.index(eos_id) + 1 if eos_id in row else len(row)
             answers[index] = row[:end]
         progress(len(batch.indices))

@@ -10,13 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+)
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from starlearn.embedded.location import model_folder
 from starlearn.errors import InputError, UntrustedFileError
 
 QUANTIZATIONS = ("nf4", "fp4", "none")
+IDENTITY = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+"""Files that decide, with the weights, what a base model answers."""
 
 
 class Backbone:
@@ -48,7 +66,7 @@ class Backbone:
     ) -> None:
         check_quantization(quantization)
         self.verbose = verbose
-        self.source = str(model_folder() if source is None else source)
+        self.source = _checked_source(source)
         self.quantization = quantization
         self.active: object | None = None  # the Adapter whose weights the model holds now
         self.peft_model: Any = None
@@ -115,22 +133,30 @@ class Backbone:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         model.config.pad_token_id = self.pad_id
+        # Or the model's own penalties and length rules would bend answers that are to be greedy.
+        model.generation_config = GenerationConfig()
         return model.eval()
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of what decides the base model's numbers: weights, tokenizer, quantisation."""
+        """SHA-256 of what the base model is: weights, configuration, tokenizer, quantisation."""
+        folder = Path(self.source)
+        if not _is_folder(self.source):
+            _ = self.model  # so that all files of the snapshot are there
+            folder = Path(cached_file(self.source, "config.json")).parent
         quantization = json.dumps(quantization_to_json(self.quantization), default=str)
-        digest = hashlib.sha256(f"{quantization} {self.dtype}".encode())
-        if _is_folder(self.source):
-            for file in sorted(Path(self.source).iterdir()):
-                if file.suffix in (".safetensors", ".json", ".model") and file.is_file():
-                    with file.open("rb") as handle:
-                        content = hashlib.file_digest(handle, "sha256").hexdigest()
-                    digest.update(f"{file.name}:{content}\n".encode())
-        else:
-            digest.update(f"{self.source}@{self.config._commit_hash}".encode())
+        digest = hashlib.sha256(quantization.encode())
+        for file in sorted(folder.iterdir()):
+            if file.name in IDENTITY or file.suffix in (".safetensors", ".model"):
+                with file.open("rb") as handle:
+                    content = hashlib.file_digest(handle, "sha256").hexdigest()
+                digest.update(f"{file.name}:{content}\n".encode())
         return digest.hexdigest()
+
+    @property
+    def numerics(self) -> str:
+        """Identifies the base model's numbers: the model, and the type it computes in."""
+        return f"{self.fingerprint} {self.dtype}"
 
     def _bitsandbytes_config(self) -> BitsAndBytesConfig | None:
         if isinstance(self.quantization, BitsAndBytesConfig):
@@ -147,7 +173,8 @@ class Backbone:
 
 def check_quantization(quantization: Any) -> None:
     """Raise InputError unless `quantization` is one of the names or a BitsAndBytesConfig."""
-    if quantization in QUANTIZATIONS or isinstance(quantization, BitsAndBytesConfig):
+    named = isinstance(quantization, str) and quantization in QUANTIZATIONS
+    if named or isinstance(quantization, BitsAndBytesConfig):
         return
     raise InputError(
         f"quantization must be one of {', '.join(map(repr, QUANTIZATIONS))} or a "
@@ -192,8 +219,20 @@ def _loading_bar(shown: bool) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+def _checked_source(source: Any) -> str:
+    if source is None:
+        return str(model_folder())
+    if not isinstance(source, str | os.PathLike) or not str(source).strip():
+        raise InputError(
+            f"model must be a folder, a hub id, or None for the model in the package; got "
+            f"{type(source).__name__} ({source!r:.40}). A loaded model has no place here: save it "
+            "with model.save_pretrained(folder) and give the folder."
+        )
+    return str(Path(source).expanduser()) if str(source).startswith("~") else str(source)
+
+
 def _is_folder(source: str) -> bool:
-    return Path(source).exists() or source.startswith((".", "/", "~"))
+    return source.startswith((".", "/")) or (len(source) < 1024 and Path(source).exists())
 
 
 def _check_folder(folder: Path) -> None:
@@ -220,9 +259,10 @@ def _check_folder(folder: Path) -> None:
 def _from_hub(factory: Any, source: str, **arguments: Any) -> Any:
     try:
         return factory.from_pretrained(source, trust_remote_code=False, **arguments)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{factory.__name__} could not load the model {source!r}: {first} Give an existing "
-            "folder, or a hub id that you have access to (hf auth login), or go online once."
+            f"{factory.__name__} could not load the model {source!r:.100}. Give a complete folder, "
+            "or a hub id that you have access to (hf auth login), or go online once. "
+            f"The reason: {reason:.500}"
         ) from error

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from starlearn.data.tokens import batches
 from starlearn.errors import InputError
-from starlearn.model.hidden import Head, head_of, row_hidden
-
-Progress = Callable[[int], None]
+from starlearn.model.hidden import Head, attention_window, head_of, row_hidden
 
 
 @dataclass(frozen=True)
@@ -97,6 +95,26 @@ def build_tree(choices: Sequence[Sequence[int]], eos_id: int) -> ChoiceTree:
     )
 
 
+def chains(tree: ChoiceTree) -> list[ChoiceTree]:
+    """Return each choice as a tree of its own, which is plain text behind the prompt."""
+    parts = []
+    for path in tree.paths:
+        tokens = tree.edge_tokens[path > 0]
+        n_nodes = len(tokens) - 1
+        parts.append(
+            ChoiceTree(
+                tokens=tokens[:-1],
+                depths=np.arange(1, n_nodes + 1),
+                sees=np.tri(n_nodes, dtype=bool),
+                edge_nodes=np.arange(n_nodes + 1),
+                edge_tokens=tokens,
+                paths=np.ones((1, n_nodes + 1)),
+                n_tokens=np.array([n_nodes + 1]),
+            )
+        )
+    return parts
+
+
 @dataclass(frozen=True)
 class TreeInput:
     """Prompts with the tree's nodes behind each, ready for the model."""
@@ -106,9 +124,9 @@ class TreeInput:
     rows: Tensor
     """Positions of the root and of each node, [B, 1 + J]."""
     position_ids: Tensor | None
-    """[B, T]; None when the tree has no node but the root."""
+    """[B, T]; None where the nodes follow each other like plain text."""
     attention: Tensor | None
-    """[B, T, T], bool; None when the tree has no node but the root."""
+    """[B, T, T], bool; None where the nodes follow each other like plain text."""
 
 
 def tree_input(
@@ -124,13 +142,14 @@ def tree_input(
     the position that their depth gives, so that each is computed as if it stood alone.
     """
     n_nodes = len(tree.tokens)
+    is_chain = bool((tree.sees == np.tri(n_nodes, dtype=bool)).all())
     ids = np.full((len(prompts), length), pad_id, dtype=np.int64)
     for row, prompt in enumerate(prompts):
         ids[row, : len(prompt)] = prompt
         ids[row, len(prompt) : len(prompt) + n_nodes] = tree.tokens
     starts = np.array([len(prompt) for prompt in prompts])  # [B]
     rows = starts[:, None] - 1 + np.arange(1 + n_nodes)  # [B, 1 + J]
-    if n_nodes == 0:
+    if is_chain:
         return TreeInput(_tensor(ids, device), _tensor(rows, device), None, None)
     positions = np.tile(np.arange(length), (len(prompts), 1))  # [B, T]
     np.put_along_axis(positions, rows[:, 1:], starts[:, None] - 1 + tree.depths, axis=1)
@@ -145,8 +164,8 @@ def tree_input(
     )
 
 
-def choice_log_probabilities(hidden: Tensor, head: Head, tree: ChoiceTree) -> NDArray[np.float64]:
-    """Return the log-probability of each choice, normalised over the choices.
+def path_scores(hidden: Tensor, head: Head, tree: ChoiceTree) -> NDArray[np.float64]:
+    """Return the log-probability of each choice, up to a constant of all choices of an item.
 
     Parameters
     ----------
@@ -161,11 +180,12 @@ def choice_log_probabilities(hidden: Tensor, head: Head, tree: ChoiceTree) -> ND
     n_nodes = 1 + len(tree.tokens)
     device = hidden.device
     used, column = np.unique(tree.edge_tokens, return_inverse=True)
+    nodes, columns = _tensor(tree.edge_nodes, device), _tensor(column, device)
     logits = head.logits(hidden.reshape(-1, width), _tensor(used, device))
     logits = logits.reshape(n_passes, -1, n_nodes, len(used))  # [K, B, 1 + J, U]
-    scores = logits[:, :, _tensor(tree.edge_nodes, device), _tensor(column, device)]  # [K, B, E]
-    if n_nodes > 1:  # with the root alone the normaliser is the same for all choices
-        # As plain rows, not as passes: mutual information would need a second look at the logits.
+    scores = logits[:, :, nodes, columns]  # [K, B, E]
+    if n_nodes > 1 or len(tree.paths) == 1:  # at the root alone it is the same for all choices
+        # As plain rows, not as passes: mutual information would need a second look.
         stats = linear_entropy(
             hidden.reshape(-1, width),
             head.weight,
@@ -173,11 +193,9 @@ def choice_log_probabilities(hidden: Tensor, head: Head, tree: ChoiceTree) -> ND
             scale=head.scale,
             softcap=head.softcap,
         )
-        normaliser = stats.logsumexp.reshape(n_passes, -1, n_nodes)
-        scores = scores - normaliser[:, :, _tensor(tree.edge_nodes, device)]
-    sums = scores.double().cpu().numpy() @ tree.paths.T  # [K, B, C]
-    sums -= sums.max(axis=-1, keepdims=True)
-    return np.asarray(sums - np.log(np.exp(sums).sum(axis=-1, keepdims=True)))
+        normaliser = stats.logsumexp.reshape(n_passes, -1, n_nodes)  # [K, B, 1 + J]
+        scores = scores - normaliser[:, :, nodes]
+    return np.asarray(scores.double().cpu().numpy() @ tree.paths.T)
 
 
 @torch.no_grad()
@@ -189,7 +207,7 @@ def choice_distribution(
     n_passes: int,
     pad_id: int,
     max_batch_tokens: int,
-    progress: Progress,
+    progress: Callable[[int], object],
 ) -> NDArray[np.float64]:
     """Return the log-probability of every choice for every item in every pass.
 
@@ -206,22 +224,31 @@ def choice_distribution(
     """
     head = head_of(model)
     device = head.weight.device
-    result = np.full((n_passes, len(prompts), len(tree.paths)), np.nan)
-    lengths = [len(prompt) + len(tree.tokens) for prompt in prompts]
-    for batch in batches(lengths, max_batch_tokens // n_passes):
-        chosen = [prompts[i] for i in batch.indices]
-        laid = tree_input(chosen, tree, batch.length, pad_id, device)
-        hidden = row_hidden(
-            model,
-            laid.input_ids,
-            laid.rows,
-            n_passes=n_passes,
-            position_ids=laid.position_ids,
-            attention=laid.attention,
-        )
-        result[:, batch.indices] = choice_log_probabilities(hidden, head, tree)
-        progress(len(chosen))
-    return result
+    longest = max((len(prompt) for prompt in prompts), default=0) + len(tree.tokens)
+    # A tree needs its own mask, which would reach over the window of layers that have one.
+    as_tree = len(tree.tokens) == 0 or longest <= attention_window(model)
+    parts = [tree] if as_tree else chains(tree)
+    scores = np.zeros((n_passes, len(prompts), len(tree.paths)))
+    start = 0
+    for part in parts:
+        columns = slice(start, start + len(part.paths))
+        start = columns.stop
+        lengths = [len(prompt) + len(part.tokens) for prompt in prompts]
+        for batch in batches(lengths, max_batch_tokens // n_passes):
+            chosen = [prompts[i] for i in batch.indices]
+            laid = tree_input(chosen, part, batch.length, pad_id, device)
+            hidden = row_hidden(
+                model,
+                laid.input_ids,
+                laid.rows,
+                n_passes=n_passes,
+                position_ids=laid.position_ids,
+                attention=laid.attention,
+            )
+            scores[:, batch.indices, columns] = path_scores(hidden, head, part)
+            if part is parts[-1]:
+                progress(len(chosen))
+    return np.asarray(scores - logsumexp(scores, axis=-1, keepdims=True))
 
 
 def mean_log_probability(log_probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -78,6 +78,13 @@ def head_of(model: Any) -> Head:
     )
 
 
+def attention_window(model: Any) -> float:
+    """Return the tokens that every layer can look back on; infinite without a sliding window."""
+    config = causal_model(model).config.get_text_config()
+    names = ("sliding_window", "attention_chunk_size")
+    return min(getattr(config, name, None) or float("inf") for name in names)
+
+
 def row_hidden(
     model: Any,
     input_ids: Tensor,

@@ -110,7 +110,7 @@ def score_choices(scoring: Scoring, prompts: Tokens, tree: ChoiceTree) -> Uncert
 
     kind = f"choices {tree.identity}"
     with evaluation_mode(_ready_model(scoring)):
-        keys = [cache_key(backbone.fingerprint, kind, prompt) for prompt in prompts]
+        keys = [cache_key(backbone.numerics, kind, prompt) for prompt in prompts]
         base_logs = scoring.cache.get(keys, base_rows)[None]  # [1, m, C]
         full_logs = base_logs
         if scoring.adapter is not None:
@@ -175,7 +175,7 @@ def score_free_form(scoring: Scoring, prompts: Tokens, max_new_tokens: int) -> U
             return np.stack([scores.entropy, scores.predictive_entropy], axis=-1)
 
         keys = [
-            cache_key(backbone.fingerprint, "free-form", prompt, answer)
+            cache_key(backbone.numerics, "free-form", prompt, answer)
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
         rows = scoring.cache.get(keys, base_rows)  # [m, 2]

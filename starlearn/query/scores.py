@@ -14,8 +14,6 @@ from starlearn.model.answers import answer_statistics
 from starlearn.model.choices import mean_log_probability
 from starlearn.model.hidden import head_of
 
-Progress = Callable[[int], None]
-
 
 @dataclass(frozen=True)
 class Scores:
@@ -27,9 +25,6 @@ class Scores:
     """Minus the log-probability of the answer, mean over passes, shape [m]."""
     mutual_information: NDArray[np.float64]
     """Between answer and pass, shape [m]; 0 for one pass."""
-
-    def __getitem__(self, index: Any) -> "Scores":
-        return Scores(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 def empty_scores(n_items: int) -> Scores:
@@ -74,7 +69,7 @@ def answer_scores(
     n_passes: int,
     pad_id: int,
     max_batch_tokens: int,
-    progress: Progress,
+    progress: Callable[[int], object],
 ) -> Scores:
     """Score free-form answers, token by token, in K stacked passes.
 

@@ -2,32 +2,54 @@
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import brentq
 from transformers import get_scheduler
 
 from starlearn.settings import Training
 
 
-def schedule_sum(training: Training, n_steps: int) -> float:
-    """Return the sum of the learning rates over all steps of a training."""
+def learning_rates(training: Training, n_steps: int) -> NDArray[np.float64]:
+    """Return the learning rate of each step, shape [n_steps]."""
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=training.learning_rate)
-    scheduler: Any = get_scheduler(training.scheduler, optimizer, training.warmup_steps, n_steps)
+    scheduler: Any = get_scheduler(
+        schedule_name(training), optimizer, training.warmup_steps, n_steps
+    )
     factor = scheduler.lr_lambdas[0]
-    return training.learning_rate * sum(float(factor(step)) for step in range(n_steps))
+    return training.learning_rate * np.array([float(factor(step)) for step in range(n_steps)])
+
+
+def schedule_name(training: Training) -> str:
+    """Return transformers' name of the schedule; its "constant" would ignore the warm-up."""
+    warm_constant = training.scheduler == "constant" and training.warmup_steps > 0
+    return "constant_with_warmup" if warm_constant else training.scheduler
 
 
 def b_decay(training: Training, n_steps: int) -> float:
     """Return the weight decay beta on B.
 
-    AdamW shrinks B by the factor 1 - lr(s) beta in step s, over a training by about
-    exp(-beta sum_s lr(s)). `b_shrinkage` is that exponent; with it, beta follows from the
-    schedule.
+    AdamW multiplies B by 1 - lr(s) beta in step s. `b_shrinkage` is the exponent of the product
+    of all these factors: beta is the one solution of prod_s (1 - lr(s) beta) = exp(-b_shrinkage)
+    that leaves every factor positive.
     """
     if training.b_shrinkage is None:
         return float(training.b_weight_decay)
-    total = schedule_sum(training, n_steps)
-    return training.b_shrinkage / total if total > 0 else 0.0
+    rates = learning_rates(training, n_steps)
+    if training.b_shrinkage == 0 or rates.max() == 0:
+        return 0.0
+
+    # By z, the exponent of the largest step alone: the root then lies between 0 and b_shrinkage,
+    # for one step at its upper end.
+    def beta(z: float) -> float:
+        return float(-np.expm1(-z) / rates.max())
+
+    def excess(z: float) -> float:
+        return float(-np.log1p(-rates * beta(z)).sum() - training.b_shrinkage)
+
+    return beta(brentq(excess, 0.0, training.b_shrinkage * (1 + 1e-6)))
 
 
 def parameter_groups(model: torch.nn.Module, decay: float) -> list[dict[str, Any]]:

@@ -12,12 +12,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from starlearn.errors import InputError, TrainingDivergedError
+from starlearn.errors import InputError, TrainingDivergedError, listed
 from starlearn.model.adapter import Adapter, adapter_state, attach_fresh, detach, load_state
 from starlearn.model.backbone import Backbone
 from starlearn.randomness import derived_seed, isolated_generators
 from starlearn.settings import LoRA, Training
-from starlearn.train.regularization import b_decay, parameter_groups
+from starlearn.train.regularization import b_decay, parameter_groups, schedule_name
 
 IGNORED = -100
 """Label of positions that carry no loss: the prompt and the padding."""
@@ -67,6 +67,8 @@ def train_adapter(
         When the loss or a weight becomes NaN or infinite. The backbone is then without an
         adapter; earlier adapters are untouched.
     """
+    if start is not None:
+        check_same_form(lora, start)
     model = attach_fresh(backbone, lora, seed=derived_seed(seed, "adapter"))
     try:
         if start is not None:
@@ -88,7 +90,7 @@ def train_adapter(
             model.train()
             with _checkpointing(model, training.gradient_checkpointing):
                 trainer.train()
-        adapter = Adapter.of(lora, adapter_state(model))
+        adapter = Adapter.of(lora, backbone.fingerprint, adapter_state(model))
     except BaseException:
         # Ctrl-C too: a half-trained adapter must never answer.
         detach(backbone)
@@ -97,6 +99,18 @@ def train_adapter(
     backbone.active = adapter
     last = trainer.losses[-max(1, len(trainer.losses) // 10) :]
     return adapter, TrainingRecord(int(trainer.state.global_step), sum(last) / len(last))
+
+
+def check_same_form(lora: LoRA, start: Adapter) -> None:
+    """Raise InputError for a warm start from an adapter of another rank, scale or target."""
+    wanted = Adapter.of(lora, start.base, start.state)
+    for name in ("r", "alpha", "target_modules"):
+        before, now = getattr(start, name), getattr(wanted, name)
+        if before != now:
+            raise InputError(
+                f"A warm start goes on with the previous adapter, which has {name}={before!r}; "
+                f"LoRA now says {name}={now!r}. Set it back, or set warm_start=False."
+            )
 
 
 def check_lengths(examples: Sequence[Example], context: int) -> None:
@@ -109,7 +123,7 @@ def check_lengths(examples: Sequence[Example], context: int) -> None:
     if rows:
         raise InputError(
             f"{len(rows)} of {len(examples)} labelled items are longer than the model's context "
-            f"of {context} tokens: {'; '.join(rows[:5])}. Shorten or remove them."
+            f"of {context} tokens: {listed(rows)}. Shorten or remove them."
         )
 
 
@@ -180,7 +194,9 @@ class _AdapterTrainer(Trainer):
                 "learner is what it was before. Lower Training(learning_rate=...), or add "
                 "warmup_steps."
             )
-        self.losses.append(value)
+        if len(self.losses) == self.state.global_step:
+            self.losses.append(0.0)
+        self.losses[-1] += value  # transformers has divided by the tokens of the whole step
         self.bar.update(1 / self.training.gradient_accumulation)
         return loss
 
@@ -194,7 +210,7 @@ def _arguments(training: Training, backbone: Backbone, seed: int, folder: str) -
         per_device_train_batch_size=training.batch_size,
         gradient_accumulation_steps=training.gradient_accumulation,
         learning_rate=training.learning_rate,
-        lr_scheduler_type=training.scheduler,
+        lr_scheduler_type=schedule_name(training),
         warmup_steps=training.warmup_steps,
         max_grad_norm=training.max_grad_norm,
         seed=seed,
