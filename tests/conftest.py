@@ -1,4 +1,4 @@
-"""What tests share: one thread, and tiny models built on the spot, never downloaded."""
+"""What tests share: one thread, no hub, and fixtures on a tiny model."""
 
 import os
 
@@ -6,15 +6,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-TEXT = """red green blue True False yes no maybe 1 4 is the sky grass sun moon colour of what very
-big small sea sand leaf rose night day Question : Answer . ? a b c d e f g h i j k l m n o p"""
-WORDS = TEXT.split()
-COLOURS = ["red", "green", "blue"]
+from tiny_models import COLOURS, build_model
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -22,45 +17,6 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
-
-
-def build_model(folder: Path, **changes: Any) -> Path:
-    """Write a random Llama of 2 layers with a word tokenizer; `changes` go to its config."""
-    import torch
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import WhitespaceSplit
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    special = ["<pad>", "<s>", "</s>", "<unk>"]
-    vocabulary = {word: index for index, word in enumerate([*special, *dict.fromkeys(WORDS)])}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-    ).save_pretrained(folder)
-    settings: dict[str, Any] = {
-        "vocab_size": len(vocabulary),
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "tie_word_embeddings": False,
-        # Larger than usual, so that random weights give answers that differ.
-        "initializer_range": 0.2,
-    }
-    torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

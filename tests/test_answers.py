@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import build_model
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy as scipy_entropy
+from tiny_models import build_model
 
 from starlearn.errors import InputError
 from starlearn.model.adapter import attach_fresh

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import COLOURS
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.validation import check_is_fitted
+from tiny_models import COLOURS
 
 from starlearn.errors import InputError, ModelMismatchError, TrainingDivergedError
 from starlearn.learner import STARLearner

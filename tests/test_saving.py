@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import build_model
+from tiny_models import build_model
 
 from starlearn.errors import InputError, ModelMismatchError, UntrustedFileError
 from starlearn.learner import STARLearner

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import build_model
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import build_model
 
 from starlearn.data.tokens import BUCKET, batches, bos_ids, encode_answers, encode_prompts
 from starlearn.errors import InputError
