@@ -96,6 +96,16 @@ def test_trap_sliding_windows_hold_for_choices_too(tmp_path: Path) -> None:
     for prompt, got in zip(PROMPTS, logs, strict=True):
         expected = np.array([log_probability(mistral, prompt, c) for c in choices])
         assert got == pytest.approx(expected - np.logaddexp.reduce(expected), abs=1e-4)
+        alone = choice_distribution(
+            mistral,
+            build_tree(choices, EOS),
+            [prompt],
+            n_passes=1,
+            pad_id=0,
+            max_batch_tokens=4096,
+            progress=int,
+        )
+        assert np.array_equal(alone[0, 0], got)
 
 
 def test_1_and_14_are_different_answers(model: Any) -> None:
@@ -118,9 +128,7 @@ def test_choices_with_the_same_tokens_are_refused() -> None:
 def test_trees_hold_every_choice(choices: list[list[int]]) -> None:
     tree = build_tree(choices, EOS)
     for row, choice in enumerate(choices):
-        path = np.flatnonzero(tree.paths[row])
-        tokens = tree.edge_tokens[path].tolist()
-        assert tokens in (choice, [*choice, EOS])
+        assert tree.tokens_of(row).tolist() in (choice, [*choice, EOS])
     assert (tree.sees.sum(axis=1) == tree.depths).all()
     assert len({p.tobytes() for p in tree.paths}) == len(choices)
 

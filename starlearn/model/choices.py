@@ -1,6 +1,6 @@
 """Closed choices: all of them scored exactly in one pass behind a shared prompt."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,16 +34,19 @@ class ChoiceTree:
     """Parent of each edge, 0 for the root and j + 1 for node j, shape [E]."""
     edge_tokens: NDArray[np.int64]
     """Token of each edge, shape [E]."""
-    paths: NDArray[np.float64]
-    """1 where an edge lies on a choice's path, shape [C, E]."""
+    paths: NDArray[np.int64]
+    """Edges from the root to each choice's end, shape [C, L]; E behind the end of shorter ones."""
     n_tokens: NDArray[np.int64]
     """Scored tokens of each choice, shape [C]."""
 
     @property
     def identity(self) -> str:
         """Tells trees with other choices, or the same in another order, apart."""
-        tokens = [self.edge_tokens[path > 0].tolist() for path in self.paths]
-        return repr(tokens)
+        return repr([self.tokens_of(row).tolist() for row in range(len(self.paths))])
+
+    def tokens_of(self, row: int) -> NDArray[np.int64]:
+        """Return the scored tokens of one choice."""
+        return self.edge_tokens[self.paths[row, : self.n_tokens[row]]]
 
 
 def build_tree(choices: Sequence[Sequence[int]], eos_id: int) -> ChoiceTree:
@@ -79,9 +82,9 @@ def build_tree(choices: Sequence[Sequence[int]], eos_id: int) -> ChoiceTree:
             if end < len(ids):
                 nodes.setdefault(ids[:end], len(nodes))
     fed = list(nodes)[1:]
-    paths = np.zeros((len(sequences), len(edges)))
+    paths = np.full((len(sequences), max(map(len, sequences))), len(edges))
     for row, ids in enumerate(sequences):
-        paths[row, [edges[ids[:end]] for end in range(1, len(ids) + 1)]] = 1.0
+        paths[row, : len(ids)] = [edges[ids[:end]] for end in range(1, len(ids) + 1)]
     return ChoiceTree(
         tokens=np.array([ids[-1] for ids in fed], dtype=np.int64),
         depths=np.array([len(ids) for ids in fed], dtype=np.int64),
@@ -98,8 +101,8 @@ def build_tree(choices: Sequence[Sequence[int]], eos_id: int) -> ChoiceTree:
 def chains(tree: ChoiceTree) -> list[ChoiceTree]:
     """Return each choice as a tree of its own, which is plain text behind the prompt."""
     parts = []
-    for path in tree.paths:
-        tokens = tree.edge_tokens[path > 0]
+    for row in range(len(tree.paths)):
+        tokens = tree.tokens_of(row)
         n_nodes = len(tokens) - 1
         parts.append(
             ChoiceTree(
@@ -108,7 +111,7 @@ def chains(tree: ChoiceTree) -> list[ChoiceTree]:
                 sees=np.tri(n_nodes, dtype=bool),
                 edge_nodes=np.arange(n_nodes + 1),
                 edge_tokens=tokens,
-                paths=np.ones((1, n_nodes + 1)),
+                paths=np.arange(n_nodes + 1)[None],
                 n_tokens=np.array([n_nodes + 1]),
             )
         )
@@ -195,7 +198,10 @@ def path_scores(hidden: Tensor, head: Head, tree: ChoiceTree) -> NDArray[np.floa
         )
         normaliser = stats.logsumexp.reshape(n_passes, -1, n_nodes)  # [K, B, 1 + J]
         scores = scores - normaliser[:, :, nodes]
-    return np.asarray(scores.double().cpu().numpy() @ tree.paths.T)
+    # Edge by edge in one order: a matrix product would round by the size of the batch.
+    values = scores.double().cpu().numpy()
+    values = np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)  # [K, B, E + 1]
+    return np.asarray(values[..., tree.paths].sum(axis=-1))
 
 
 @torch.no_grad()
@@ -224,18 +230,12 @@ def choice_distribution(
     """
     head = head_of(model)
     device = head.weight.device
-    longest = max((len(prompt) for prompt in prompts), default=0) + len(tree.tokens)
-    # A tree needs its own mask, which would reach over the window of layers that have one.
-    as_tree = len(tree.tokens) == 0 or longest <= attention_window(model)
-    parts = [tree] if as_tree else chains(tree)
     scores = np.zeros((n_passes, len(prompts), len(tree.paths)))
-    start = 0
-    for part in parts:
-        columns = slice(start, start + len(part.paths))
-        start = columns.stop
-        lengths = [len(prompt) + len(part.tokens) for prompt in prompts]
+    for members, part, columns in _plan(model, tree, prompts):
+        lengths = [len(prompts[i]) + len(part.tokens) for i in members]
         for batch in batches(lengths, max_batch_tokens // n_passes):
-            chosen = [prompts[i] for i in batch.indices]
+            indices = members[batch.indices]
+            chosen = [prompts[i] for i in indices]
             laid = tree_input(chosen, part, batch.length, pad_id, device)
             hidden = row_hidden(
                 model,
@@ -245,10 +245,26 @@ def choice_distribution(
                 position_ids=laid.position_ids,
                 attention=laid.attention,
             )
-            scores[:, batch.indices, columns] = path_scores(hidden, head, part)
-            if part is parts[-1]:
+            scores[:, indices, columns] = path_scores(hidden, head, part)
+            if columns.stop == len(tree.paths):
                 progress(len(chosen))
     return np.asarray(scores - logsumexp(scores, axis=-1, keepdims=True))
+
+
+def _plan(
+    model: Any, tree: ChoiceTree, prompts: Sequence[Sequence[int]]
+) -> Iterator[tuple[NDArray[np.intp], ChoiceTree, slice]]:
+    """Say which items are scored with which tree, and which choices' columns that fills.
+
+    A tree needs a mask of its own, which would let layers with a sliding window look back over
+    it; items that long are scored choice by choice. The item alone decides, not its company.
+    """
+    long = np.array([len(p) + len(tree.tokens) for p in prompts]) > attention_window(model)
+    long &= len(tree.tokens) > 0
+    yield np.flatnonzero(~long), tree, slice(0, len(tree.paths))
+    if long.any():
+        for row, chain in enumerate(chains(tree)):
+            yield np.flatnonzero(long), chain, slice(row, row + 1)
 
 
 def mean_log_probability(log_probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
