@@ -1,6 +1,7 @@
 """Training: what carries loss, what is penalised, what happens when it diverges."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,15 @@ def test_checkpointing_changes_memory_not_results(backbone: Backbone) -> None:
     )
     for name, tensor in plain.state.items():
         assert torch.allclose(tensor, saved.state[name], atol=1e-5), name
+
+
+def test_several_gpus_do_not_change_the_batch(tmp_path: Path) -> None:
+    from transformers import TrainingArguments
+
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=4)
+    arguments._n_gpu = 3  # as Trainer would see them; this test needs no GPU
+    assert arguments.train_batch_size == 12
+    assert trainer_module.on_one_device(arguments).train_batch_size == 4
 
 
 def test_global_generators_are_left_alone(backbone: Backbone) -> None:

@@ -203,7 +203,7 @@ class _AdapterTrainer(Trainer):
 
 def _arguments(training: Training, backbone: Backbone, seed: int, folder: str) -> TrainingArguments:
     on_cpu = backbone.device.type == "cpu"
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=folder,
         num_train_epochs=training.epochs,
         max_steps=-1 if training.max_steps is None else training.max_steps,
@@ -223,3 +223,13 @@ def _arguments(training: Training, backbone: Backbone, seed: int, folder: str) -
         report_to="none",
         disable_tqdm=True,
     )
+    return on_one_device(arguments)
+
+
+def on_one_device(arguments: TrainingArguments) -> TrainingArguments:
+    """Keep Trainer off nn.DataParallel, which it takes when it sees several GPUs.
+
+    A 4-bit model cannot be replicated that way, and the batch would grow by their number.
+    """
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
