@@ -19,6 +19,10 @@ class TrainingDivergedError(StarlearnError, ArithmeticError):
     """The loss or a weight became NaN or infinite; no adapter was published."""
 
 
+class NotFiniteError(StarlearnError, ArithmeticError):
+    """A model whose answers have no finite probability."""
+
+
 class UntrustedFileError(StarlearnError, ValueError):
     """A file that could run code or that is not what its manifest says."""
 

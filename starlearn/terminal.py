@@ -11,6 +11,7 @@ import typer
 from starlearn.errors import (
     InputError,
     ModelMismatchError,
+    NotFiniteError,
     StarlearnError,
     TrainingDivergedError,
     UntrustedFileError,
@@ -141,5 +142,10 @@ def exit_code(error: StarlearnError) -> int:
     """Return 2 for bad input, 5 for a model that cannot be used or trained, 1 otherwise."""
     if isinstance(error, InputError):
         return 2
-    of_the_model = (ModelMismatchError, TrainingDivergedError, UntrustedFileError)
+    of_the_model = (
+        ModelMismatchError,
+        NotFiniteError,
+        TrainingDivergedError,
+        UntrustedFileError,
+    )
     return 5 if isinstance(error, of_the_model) else 1

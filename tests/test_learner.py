@@ -15,9 +15,14 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.validation import check_is_fitted
-from tiny_models import COLOURS
+from tiny_models import COLOURS, build_model
 
-from starlearn.errors import InputError, ModelMismatchError, TrainingDivergedError
+from starlearn.errors import (
+    InputError,
+    ModelMismatchError,
+    NotFiniteError,
+    TrainingDivergedError,
+)
 from starlearn.learner import STARLearner
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask, Task
@@ -101,6 +106,19 @@ def test_cold_start_asks_the_base_model(make_learner: Factory, pool: list) -> No
         make_learner(task=ChoiceTask("{text}")).query(pool, 4)
     with pytest.raises(NotFittedError, match="fit"):
         learner.predict(pool)
+
+
+@pytest.mark.parametrize("free_form", [False, True])
+def test_a_model_of_nan_chooses_nothing(tmp_path: Path, pool: list, free_form: bool) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = build_model(tmp_path / "nan")
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"].fill_(float("nan"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    task: Any = GenerationTask("{text}", 2) if free_form else ChoiceTask("{text}", COLOURS)
+    with pytest.raises(NotFiniteError, match=r"48 of 48 items: row 0;.*nothing was chosen"):
+        STARLearner(folder, task=task, verbose=False).query(pool, 3)
 
 
 def test_measures_and_mix(make_learner: Factory, labelled: Labelled, pool: list) -> None:

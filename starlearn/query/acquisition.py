@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from starlearn.errors import NotFiniteError, listed
 from starlearn.model.adapter import Adapter, activate, base_only, detach
 from starlearn.model.answers import generate_answers
 from starlearn.model.backbone import Backbone
@@ -220,6 +221,14 @@ def _combine(
     base_values = reduced(getattr(base, base_measure))
     trained = scoring.adapter is not None
     full_values = reduced(getattr(full, measure if trained else base_measure))
+    wrong = np.flatnonzero(~np.isfinite(base_values + full_values))
+    if wrong.size:
+        raise NotFiniteError(
+            f"The model's uncertainty is NaN or infinite for {len(wrong)} of {len(base_values)} "
+            f"items: {listed([f'row {row}' for row in wrong])}. Its numbers overflow in "
+            f"{scoring.backbone.dtype}, or its weights are broken; nothing was chosen. Try another "
+            "quantization, or another copy of the model."
+        )
     weight = acquisition.base_weight(scoring.t) if trained else 1.0
     return Uncertainty(
         base=base_values,
