@@ -38,6 +38,8 @@ lint: $(STAMP)
 bench: $(STAMP)
 	@for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
 
-# The examples in the docstrings run and print what they say.
+# The examples in the docstrings run and print what they say. The two files left out import triton,
+# which is not part of the set-up, and hold no examples.
 docs: $(STAMP)
-	$(BIN)/python -m pytest --doctest-modules starlearn kernels
+	$(BIN)/python -m pytest --doctest-modules starlearn kernels \
+		--ignore kernels/starlearn_kernels/triton_entropy.py --ignore kernels/starlearn_kernels/launch.py
