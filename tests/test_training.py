@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starlearn.errors import InputError, TrainingDivergedError
+from starlearn.errors import InputError, ModelMismatchError, TrainingDivergedError
 from starlearn.model.adapter import attach_fresh
 from starlearn.model.backbone import Backbone
 from starlearn.settings import Acquisition, LoRA, Training
@@ -136,6 +136,13 @@ def test_checkpointing_changes_memory_not_results(backbone: Backbone) -> None:
     )
     for name, tensor in plain.state.items():
         assert torch.allclose(tensor, saved.state[name], atol=1e-5), name
+
+
+def test_warm_start_needs_the_same_base_model(backbone: Backbone, tiny_model: str) -> None:
+    start, _ = train_adapter(backbone, LORA, SHORT, EXAMPLES, seed=0)
+    other = Backbone(tiny_model, "none", verbose=False)
+    with pytest.raises(ModelMismatchError, match="another base model"):
+        train_adapter(other, LORA, SHORT, EXAMPLES, seed=0, start=start)
 
 
 def test_several_gpus_do_not_change_the_batch(tmp_path: Path) -> None:

@@ -13,7 +13,14 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from starlearn.errors import InputError, TrainingDivergedError, listed
-from starlearn.model.adapter import Adapter, adapter_state, attach_fresh, detach, load_state
+from starlearn.model.adapter import (
+    Adapter,
+    adapter_state,
+    attach_fresh,
+    check_base,
+    detach,
+    load_state,
+)
 from starlearn.model.backbone import Backbone
 from starlearn.randomness import derived_seed, isolated_generators
 from starlearn.settings import LoRA, Training
@@ -63,11 +70,14 @@ def train_adapter(
 
     Raises
     ------
+    ModelMismatchError
+        When `start` was trained on another base model.
     TrainingDivergedError
         When the loss or a weight becomes NaN or infinite. The backbone is then without an
         adapter; earlier adapters are untouched.
     """
     if start is not None:
+        check_base(backbone, start)
         check_same_form(lora, start)
     model = attach_fresh(backbone, lora, seed=derived_seed(seed, "adapter"))
     try:
