@@ -2,12 +2,10 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from starlearn.data.tokens import encode_answers, encode_prompts
 from starlearn.inputs import Parts
@@ -16,7 +14,13 @@ from starlearn.model.answers import generate_answers
 from starlearn.model.backbone import Backbone
 from starlearn.model.choices import ChoiceTree, build_tree, choice_distribution
 from starlearn.model.dropout import evaluation_mode
-from starlearn.query.acquisition import Scoring, Uncertainty, score_choices, score_free_form
+from starlearn.query.acquisition import (
+    Scoring,
+    Uncertainty,
+    item_progress,
+    score_choices,
+    score_free_form,
+)
 from starlearn.query.base_cache import BaseCache
 from starlearn.tasks import GenerationTask, Item
 from starlearn.train.trainer import Example, TrainingRecord, check_lengths, train_adapter
@@ -105,7 +109,7 @@ class Engine:
     ) -> NDArray[np.float64]:
         """Return the probability of each choice, without dropout, shape [m, C]."""
         model = activate(self.backbone, adapter)
-        with evaluation_mode(model), _bar("predicting", len(prompts), verbose) as bar:
+        with evaluation_mode(model), item_progress("predicting", len(prompts), verbose) as progress:
             logs = choice_distribution(
                 model,
                 tree,
@@ -113,14 +117,14 @@ class Engine:
                 n_passes=1,
                 pad_id=self.backbone.pad_id,
                 max_batch_tokens=parts.acquisition.max_batch_tokens,
-                progress=bar.update,
+                progress=progress,
             )
         return np.asarray(np.exp(logs[0]))
 
     def write(self, parts: Parts, adapter: Adapter, prompts: Prompts, verbose: bool) -> list[str]:
         """Let the model answer m prompts in free form, without dropout."""
         model = activate(self.backbone, adapter)
-        with evaluation_mode(model), _bar("answering", len(prompts), verbose) as bar:
+        with evaluation_mode(model), item_progress("answering", len(prompts), verbose) as progress:
             tokens = generate_answers(
                 model,
                 prompts,
@@ -128,7 +132,7 @@ class Engine:
                 eos_id=self.backbone.eos_id,
                 pad_id=self.backbone.pad_id,
                 max_batch_tokens=parts.acquisition.max_batch_tokens,
-                progress=bar.update,
+                progress=progress,
             )
         return self.texts(tokens)
 
@@ -145,7 +149,3 @@ def answer_room(parts: Parts, tree: ChoiceTree | None = None) -> int:
     if isinstance(parts.task, GenerationTask):
         return int(parts.task.max_new_tokens)
     return 1 if tree is None else int(tree.n_tokens.max())
-
-
-def _bar(title: str, total: int, verbose: bool) -> AbstractContextManager[Any]:
-    return tqdm(total=total, desc=title, unit="item", disable=not verbose)

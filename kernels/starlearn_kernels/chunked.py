@@ -104,17 +104,9 @@ def sweep(
     EntropyStats
         With the axis of passes.
     """
-    passes, rows, width, vocabulary = head.sizes
+    passes, rows, _, _ = head.sizes
     exact = product_dtype(head)
-    plan = plan_torch(
-        head.hidden.device.type,
-        passes,
-        width,
-        vocabulary,
-        itemsize=exact.itemsize,
-        copy_weight=head.weight.dtype != exact,
-        max_workspace_mb=max_workspace_mb,
-    )
+    plan = plan_for(head, exact, max_workspace_mb)
     work = allocate(head, plan, exact)
     blocks = -(-rows // plan.tokens)
     run = _start(head, plan, blocks)
@@ -168,6 +160,23 @@ def allocate(head: Head, plan: TorchPlan, exact: torch.dtype) -> Workspace:
         logits=room(tile),
         spare=room(tile),
         kept=room(plan.n_tiles, tile) if plan.keep else None,
+    )
+
+
+def plan_for(
+    head: Head, exact: torch.dtype, max_workspace_mb: float, *, interval: bool = False
+) -> TorchPlan:
+    """Cut the sizes of a head into blocks that fit the workspace."""
+    passes, _, width, vocabulary = head.sizes
+    return plan_torch(
+        head.hidden.device.type,
+        passes,
+        width,
+        vocabulary,
+        itemsize=exact.itemsize,
+        copy_weight=head.weight.dtype != exact,
+        max_workspace_mb=max_workspace_mb,
+        interval=interval,
     )
 
 

@@ -30,13 +30,14 @@ from starlearn_kernels.chunked import (
     allocate,
     load_rows,
     load_weight,
+    plan_for,
     product,
     product_dtype,
     tiles,
     to_logits,
 )
 from starlearn_kernels.entropy import linear_entropy
-from starlearn_kernels.plan import GROUP, TorchPlan, plan_torch
+from starlearn_kernels.plan import GROUP, TorchPlan
 from starlearn_kernels.segments import segment_reduce
 from starlearn_kernels.stats import FLOOR, Head
 
@@ -185,18 +186,9 @@ def _exact(
 
 
 def _interval(head: Head, max_workspace_mb: float) -> InformationInterval:
-    passes, rows, width, vocabulary = head.sizes
+    rows = head.sizes[1]
     exact = product_dtype(head)
-    plan = plan_torch(
-        head.hidden.device.type,
-        passes,
-        width,
-        vocabulary,
-        itemsize=exact.itemsize,
-        copy_weight=head.weight.dtype != exact,
-        max_workspace_mb=max_workspace_mb,
-        interval=True,
-    )
+    plan = plan_for(head, exact, max_workspace_mb, interval=True)
     work = allocate(head, plan, exact)
     room = work.logits.new_empty(plan.n_tiles, plan.rows * plan.columns // GROUP)
     lower = work.logits.new_empty(-(-rows // plan.tokens) * plan.tokens)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from starlearn_kernels import linear_entropy
+from starlearn_kernels import linear_entropy, segment_reduce
 from torch import Tensor
 from transformers import GenerationConfig
 
@@ -142,16 +142,16 @@ def answer_statistics(
         scale=head.scale,
         softcap=head.softcap,
     )
-    item = torch.arange(len(prompts), device=device).repeat_interleave(rows.shape[1])[real]
-    starts = np.flatnonzero(np.diff(item.cpu().numpy(), prepend=-1))
+    ends = np.cumsum([0, *map(len, answers)])
+    offsets = torch.from_numpy(ends).to(device)  # [B + 1]
     return AnswerStatistics(
-        entropy=_sum_by_item(stats.entropy, starts),
-        log_probability=_sum_by_item(stats.logprob, starts),
-        mutual_information=_sum_by_item(stats.mutual_information, starts),
+        entropy=_sum_by_item(stats.entropy, offsets),
+        log_probability=_sum_by_item(stats.logprob, offsets),
+        mutual_information=_sum_by_item(stats.mutual_information, offsets),
     )
 
 
-def _sum_by_item(values: Tensor | None, starts: NDArray[np.intp]) -> NDArray[np.float64]:
+def _sum_by_item(values: Tensor | None, offsets: Tensor) -> NDArray[np.float64]:
     if values is None:
         raise TypeError("linear_entropy returned no value for a statistic that was asked for")
-    return np.asarray(np.add.reduceat(values.double().cpu().numpy(), starts, axis=-1))
+    return segment_reduce(values.double(), offsets, how="sum").cpu().numpy()

@@ -1,7 +1,7 @@
 """The steps of a query in order: answers, full scores, base scores, one number per item."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,13 @@ from starlearn.query.scores import Scores, answer_scores, choice_scores
 from starlearn.settings import Acquisition
 
 Tokens = Sequence[Sequence[int]]
+
+
+@contextmanager
+def item_progress(title: str, total: int, verbose: bool) -> Iterator[Any]:
+    """Show a bar that counts items; gives the function that moves it."""
+    with tqdm(total=total, desc=title, unit="item", disable=not verbose) as bar:
+        yield bar.update
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,9 @@ class Scoring:
             "max_batch_tokens": self.acquisition.max_batch_tokens,
         }
 
-    @contextmanager
-    def progress(self, title: str, total: int) -> Iterator[Any]:
+    def progress(self, title: str, total: int) -> AbstractContextManager[Any]:
         """Show a bar that counts items; gives the function that moves it."""
-        with tqdm(total=total, desc=title, unit="item", disable=not self.verbose) as bar:
-            yield bar.update
+        return item_progress(title, total, self.verbose)
 
     @contextmanager
     def passes(self) -> Iterator[int]:
