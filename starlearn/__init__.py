@@ -7,18 +7,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from starlearn.data.stream import Pool
     from starlearn.learner import STARLearner
     from starlearn.settings import Acquisition, LoRA, Training
     from starlearn.tasks import ChoiceTask, GenerationTask
 
 __version__ = "0.1.0"
-__all__ = ["Acquisition", "ChoiceTask", "GenerationTask", "LoRA", "STARLearner", "Training"]
+__all__ = [
+    "Acquisition",
+    "ChoiceTask",
+    "GenerationTask",
+    "LoRA",
+    "Pool",
+    "STARLearner",
+    "Training",
+]
 
 _HOME = {
     "STARLearner": "starlearn.modal",  # also tells modAL that STARLearner is one of its learners
     "LoRA": "starlearn.settings",
     "Acquisition": "starlearn.settings",
     "Training": "starlearn.settings",
+    "Pool": "starlearn.data.stream",
     "ChoiceTask": "starlearn.tasks",
     "GenerationTask": "starlearn.tasks",
 }

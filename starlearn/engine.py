@@ -9,19 +9,13 @@ from numpy.typing import NDArray
 
 from starlearn.data.tokens import encode_answers, encode_prompts
 from starlearn.inputs import Parts
-from starlearn.model.adapter import Adapter, activate
-from starlearn.model.answers import generate_answers
+from starlearn.model.adapter import Adapter
 from starlearn.model.backbone import Backbone
-from starlearn.model.choices import ChoiceTree, build_tree, choice_distribution
-from starlearn.model.dropout import evaluation_mode
-from starlearn.query.acquisition import (
-    Scoring,
-    Uncertainty,
-    item_progress,
-    score_choices,
-    score_free_form,
-)
-from starlearn.query.base_cache import BaseCache
+from starlearn.model.choices import ChoiceTree, build_tree
+from starlearn.query.acquisition import Encode
+from starlearn.query.progress import ItemBar
+from starlearn.query.score_store import ScoreStore
+from starlearn.query.scoring import Scorer
 from starlearn.tasks import GenerationTask, Item
 from starlearn.train.trainer import Example, TrainingRecord, check_lengths, train_adapter
 
@@ -29,20 +23,26 @@ Prompts = list[list[int]]
 
 
 class Engine:
-    """Tokenizer at once, weights when they are first needed, base scores kept.
+    """Tokenizer at once, weights when they are first needed, scores kept.
 
     Parameters
     ----------
     source, quantization, verbose
         As in :class:`starlearn.model.backbone.Backbone`.
+    cache_dir : path or None
+        As in :class:`starlearn.query.score_store.ScoreStore`.
     """
 
     def __init__(
-        self, source: str | os.PathLike[str] | None, quantization: Any, verbose: bool = True
+        self,
+        source: str | os.PathLike[str] | None,
+        quantization: Any,
+        cache_dir: str | os.PathLike[str] | None,
+        verbose: bool = True,
     ) -> None:
         self.backbone = Backbone(source, quantization, verbose)
-        self.cache = BaseCache()
-        self.made_for = (source, quantization)
+        self.store = ScoreStore(cache_dir)
+        self.made_for = (source, quantization, cache_dir)
 
     def tree(self, parts: Parts, classes: Sequence[Any]) -> ChoiceTree:
         """Arrange the texts of the C classes in a tree."""
@@ -87,54 +87,41 @@ class Engine:
             verbose=verbose,
         )
 
-    def score(
-        self,
-        parts: Parts,
-        adapter: Adapter | None,
-        prompts: Prompts,
-        tree: ChoiceTree | None,
-        *,
-        t: int,
-        seed: int,
-        verbose: bool,
-    ) -> Uncertainty:
-        """Compute the uncertainty of m prompts; without a tree the model writes the answers."""
-        scoring = Scoring(self.backbone, adapter, parts.acquisition, self.cache, t, seed, verbose)
-        if tree is not None:
-            return score_choices(scoring, prompts, tree)
-        return score_free_form(scoring, prompts, answer_room(parts))
+    def encode(self, parts: Parts, room: int) -> Encode:
+        """Return what turns items of a pool into prompts that leave room for the answer."""
+
+        def encoded(items: Sequence[Item], positions: NDArray[np.intp]) -> Prompts:
+            return encode_prompts(
+                self.backbone.tokenizer,
+                parts.task,
+                items,
+                context=self.backbone.context,
+                room=room,
+                rows=positions.tolist(),
+            )
+
+        return encoded
+
+    def scorer(
+        self, parts: Parts, adapter: Adapter | None, tree: ChoiceTree | None, seed: int
+    ) -> Scorer:
+        """Return what scores items; without a tree the model writes the answers."""
+        room = answer_room(parts, tree)
+        return Scorer(self.backbone, adapter, parts.acquisition, self.store, seed, tree, room)
 
     def probabilities(
         self, parts: Parts, adapter: Adapter, prompts: Prompts, tree: ChoiceTree, verbose: bool
     ) -> NDArray[np.float64]:
         """Return the probability of each choice, without dropout, shape [m, C]."""
-        model = activate(self.backbone, adapter)
-        with evaluation_mode(model), item_progress("predicting", len(prompts), verbose) as progress:
-            logs = choice_distribution(
-                model,
-                tree,
-                prompts,
-                n_passes=1,
-                pad_id=self.backbone.pad_id,
-                max_batch_tokens=parts.acquisition.max_batch_tokens,
-                progress=progress,
-            )
-        return np.asarray(np.exp(logs[0]))
+        scorer = self.scorer(parts, adapter, tree, seed=0)
+        with scorer.ready(), ItemBar("predicting", len(prompts), verbose) as bar:
+            return scorer.probabilities(tree, prompts, bar)
 
     def write(self, parts: Parts, adapter: Adapter, prompts: Prompts, verbose: bool) -> list[str]:
         """Let the model answer m prompts in free form, without dropout."""
-        model = activate(self.backbone, adapter)
-        with evaluation_mode(model), item_progress("answering", len(prompts), verbose) as progress:
-            tokens = generate_answers(
-                model,
-                prompts,
-                max_new_tokens=answer_room(parts),
-                eos_id=self.backbone.eos_id,
-                pad_id=self.backbone.pad_id,
-                max_batch_tokens=parts.acquisition.max_batch_tokens,
-                progress=progress,
-            )
-        return self.texts(tokens)
+        scorer = self.scorer(parts, adapter, None, seed=0)
+        with scorer.ready(), ItemBar("answering", len(prompts), verbose) as bar:
+            return self.texts(scorer.write(prompts, bar))
 
     def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """Turn answer tokens into texts without special tokens."""

@@ -23,6 +23,30 @@ class NotFiniteError(StarlearnError, ArithmeticError):
     """A model whose answers have no finite probability."""
 
 
+class OutOfMemoryError(StarlearnError, RuntimeError):
+    """One item alone that does not fit into memory.
+
+    Parameters
+    ----------
+    index : int
+        Row of the item.
+    length : int
+        Its padded length in tokens, answer included.
+    n_passes : int
+        K, passes that were computed at once.
+    """
+
+    def __init__(self, index: int, length: int, n_passes: int) -> None:
+        self.index, self.length, self.n_passes = index, length, n_passes
+        passes = f" in {n_passes} passes at once" if n_passes > 1 else ""
+        fewer = "Acquisition(n_passes=...) with fewer passes, " if n_passes > 1 else ""
+        super().__init__(
+            f"Memory ran out for one item alone: row {index}, {length} tokens with its answer"
+            f"{passes}. Everything scored before it is kept. Shorten or remove the item, or use "
+            f"{fewer}quantization='nf4', or a smaller model, and call again."
+        )
+
+
 class UntrustedFileError(StarlearnError, ValueError):
     """A file that could run code or that is not what its manifest says."""
 

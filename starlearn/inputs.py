@@ -6,9 +6,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from starlearn.data.pool import as_items, as_labels
+from starlearn.data.stream import Rows, as_rows
 from starlearn.errors import InputError, listed
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask, Item, Task
+
+PIECE = 8192
+"""Rows of a pool on disk that are checked at a time."""
 
 DEFAULTS: dict[str, tuple[type[Any], type[Any]]] = {
     "task": (ChoiceTask, Task),
@@ -71,6 +75,23 @@ def checked_pool(X: Any, task: Task, name: str = "X") -> list[Item]:
         raise InputError(f"{name} is empty: give at least one item.")
     task.fill(items)
     return items
+
+
+def checked_rows(X: Any, task: Task, name: str) -> Rows:
+    """Return an unlabelled pool that may lie on disk, each item known to fill the prompt.
+
+    Raises
+    ------
+    InputError
+        Naming the rows that cannot be used, or when there are none at all.
+    """
+    rows = as_rows(X, name)
+    if not len(rows):
+        raise InputError(f"{name} is empty: give at least one item.")
+    for start in range(0, len(rows), PIECE):
+        piece = rows[start : start + PIECE]
+        task.fill(piece, range(start, start + len(piece)))
+    return rows
 
 
 def checked_labels(X: Any, y: Any, task: Task) -> tuple[list[Item], NDArray[Any]]:

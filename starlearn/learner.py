@@ -18,14 +18,21 @@ from sklearn.utils.metaestimators import available_if
 
 from starlearn import saving
 from starlearn.data.pool import as_count, as_items, as_labels, object_array, take
+from starlearn.data.stream import Rows
 from starlearn.engine import Engine, Prompts, answer_room
 from starlearn.errors import InputError
-from starlearn.inputs import DEFAULTS, Parts, checked_labels, checked_parts, checked_pool
+from starlearn.inputs import (
+    DEFAULTS,
+    Parts,
+    checked_labels,
+    checked_parts,
+    checked_pool,
+    checked_rows,
+)
 from starlearn.model.adapter import Adapter, check_base
 from starlearn.model.backbone import check_quantization
 from starlearn.model.choices import ChoiceTree
-from starlearn.query.acquisition import Uncertainty
-from starlearn.query.selection import item_keys, random_n, top_n
+from starlearn.query.acquisition import Plan, Uncertainty
 from starlearn.randomness import derived_seed
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask, Item
@@ -58,6 +65,10 @@ class STARLearner(ClassifierMixin, BaseEstimator):
     random_state : int, RandomState or None, default=None
         Decides initial weights, order of training, dropout masks and ties. With the same number
         the same items are picked, whatever the batch size and the order of the pool.
+    cache_dir : path or None, default=None
+        Folder in which scores are kept, so that the base model's are computed once for all rounds
+        and an interrupted query goes on where it was, in another process too. None keeps them in
+        memory, up to 256 MB.
     verbose : bool, default=True
         Show progress bars.
 
@@ -90,6 +101,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         acquisition: Acquisition | None = None,
         training: Training | None = None,
         random_state: int | np.random.RandomState | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
         verbose: bool = True,
     ) -> None:
         self.model = model
@@ -99,6 +111,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         self.acquisition = acquisition
         self.training = training
         self.random_state = random_state
+        self.cache_dir = cache_dir
         self.verbose = verbose
 
     # Labelled data in, adapter out
@@ -190,28 +203,22 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         """
         began = time.perf_counter()
         parts = self._parts()
-        items = checked_pool(X_pool, parts.task, "X_pool")
-        n_instances = as_count(n_instances, "n_instances", len(items))
+        rows = checked_rows(X_pool, parts.task, "X_pool")
+        n_instances = as_count(n_instances, "n_instances", len(rows))
         record: dict[str, Any] = {"n_instances": n_instances}
-        draw = self._seed("draw", self._round)
+        plan = self._plan(parts, rows)
         if parts.acquisition.strategy == "random":
-            prompts = self._engine().prompts(parts, items, room=1)
-            indices = random_n(n_instances, item_keys(prompts, draw))
+            indices = plan.random(n_instances)
             metrics = np.full(n_instances, np.nan)
         else:
-            tree, prompts = self._tree_and_prompts(parts, items)
-            keys = item_keys(prompts, draw)
-            scores = self._score(parts, tree, prompts)
-            indices = top_n(scores.mixed, n_instances, keys)
-            metrics = scores.mixed[indices]
-            trained = hasattr(self, "adapter_")
-            record["lambda"] = parts.acquisition.base_weight(self._round) if trained else 1.0
-            for name in ("base", "full", "mixed"):
-                record[f"mean_{name}"] = float(getattr(scores, name).mean())
+            ranked = plan.ranked(n_instances)
+            indices, metrics = plan.chosen(ranked, n_instances)
+            record["lambda"] = plan.weight
+            record |= ranked.means()
         record["seconds"] = time.perf_counter() - began
         if getattr(self, "rounds_", None):
             self.rounds_[-1]["query"] = record
-        batch = take(X_pool if hasattr(X_pool, "__getitem__") else items, indices)
+        batch = take(X_pool if hasattr(X_pool, "__getitem__") else rows, indices)
         return (indices, batch, metrics) if return_metrics else (indices, batch)
 
     def uncertainty(self, pool: Any) -> Uncertainty:
@@ -228,11 +235,15 @@ class STARLearner(ClassifierMixin, BaseEstimator):
             mutual_information, n_tokens, answers.
         """
         parts = self._parts()
-        tree, prompts = self._tree_and_prompts(parts, checked_pool(pool, parts.task, "pool"))
-        scores = self._score(parts, tree, prompts)
-        if tree is None:
+        plan = self._plan(parts, checked_rows(pool, parts.task, "pool"))
+        scores = plan.uncertainty()
+        if plan.scorer.tree is None:
             return replace(scores, answers=object_array(self._engine().texts(scores.answers)))
-        return replace(scores, answers=self._classes(parts)[scores.answers])
+        return replace(
+            scores,
+            n_tokens=plan.scorer.tree.n_tokens[scores.answers],
+            answers=self._classes(parts)[scores.answers],
+        )
 
     # Items in, answers out
 
@@ -392,7 +403,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         return checked_parts(self)
 
     def _engine(self) -> Engine:
-        wanted = (self.model, self.quantization)
+        wanted = (self.model, self.quantization, self.cache_dir)
         engine: Engine | None = getattr(self, "_loaded_engine", None)
         if engine is None or engine.made_for != wanted:
             engine = self._loaded_engine = Engine(*wanted, self.verbose)
@@ -506,13 +517,18 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         )
         return self
 
-    def _score(self, parts: Parts, tree: ChoiceTree | None, prompts: Prompts) -> Uncertainty:
-        return self._engine().score(
-            parts,
-            getattr(self, "adapter_", None),
-            prompts,
-            tree,
-            t=self._round,
-            seed=self._seed("masks", self._round),
+    def _plan(self, parts: Parts, rows: Rows) -> Plan:
+        """Say how a pool is scored in the current round."""
+        engine, trained = self._engine(), hasattr(self, "adapter_")
+        tree = None
+        if parts.acquisition.strategy == "star" and _has_choices(self):
+            tree = engine.tree(parts, self._classes(parts).tolist())
+        seeds = {purpose: self._seed(purpose, self._round) for purpose in ("masks", "draw")}
+        return Plan(
+            scorer=engine.scorer(parts, getattr(self, "adapter_", None), tree, seeds["masks"]),
+            rows=rows,
+            encode=engine.encode(parts, answer_room(parts, tree)),
+            weight=parts.acquisition.base_weight(self._round) if trained else 1.0,
+            seed=seeds["draw"],
             verbose=self.verbose,
         )

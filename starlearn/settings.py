@@ -94,9 +94,28 @@ class Acquisition(Settings):
     reduce : {"mean", "sum", "residual"}, default="mean"
         How the tokens of a free-form answer become one number; "residual" is the sum after a
         linear regression on the number of tokens. Sums make long answers win.
-    max_batch_tokens : int, default=16384
-        Upper bound of padded tokens in one forward pass, over all K passes together. It decides
-        memory and speed; scores do not depend on it (in fp32, see the performance notes).
+    mask_mode : {"shared", "token"}, default="shared"
+        Dropout masks: one per pass for all tokens and items, so that K networks judge the pool
+        (variational dropout), or one per token, the noise of training. Neither depends on the
+        batch or on the order of the pool.
+    mc_layers : int or None, default=None
+        Dropout in so many of the top layers only; the layers below run once for all passes.
+        Another approximation of the same posterior: see the performance notes for what it changes.
+    mc_scope : {"all", "answer"}, default="all"
+        "answer": dropout acts at the answer's positions only (the prompt's last token is the
+        first of them); the prompt runs once for all passes.
+    screen : int or None, default=None
+        Rank the pool without dropout first, and spend the K passes on the best ``screen * n``
+        items only. The batch is drawn from these.
+    sub_pool : int or None, default=None
+        Score so many items only, drawn by the seed and by what the items say.
+    max_batch_tokens : int or None, default=None
+        Upper bound of padded tokens in one forward pass, over all K passes together. None starts
+        from what suits the device and shrinks when memory runs out. It decides memory and speed;
+        scores do not depend on it (in float32, see the performance notes).
+    chunk_size : int, default=2048
+        Items that are scored at a time. Finished chunks are kept when a query is interrupted;
+        scores do not depend on it.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -106,7 +125,13 @@ class Acquisition(Settings):
         "schedule": [StrOptions({"published"}), Interval(Real, 0, 1, closed="both"), "array-like"],
         "normalise": [StrOptions({"rank", "zscore", "none"})],
         "reduce": [StrOptions({"mean", "sum", "residual"})],
-        "max_batch_tokens": [Interval(Integral, 1, None, closed="left")],
+        "mask_mode": [StrOptions({"shared", "token"})],
+        "mc_layers": [Interval(Integral, 1, None, closed="left"), None],
+        "mc_scope": [StrOptions({"all", "answer"})],
+        "screen": [Interval(Integral, 1, None, closed="left"), None],
+        "sub_pool": [Interval(Integral, 1, None, closed="left"), None],
+        "max_batch_tokens": [Interval(Integral, 1, None, closed="left"), None],
+        "chunk_size": [Interval(Integral, 1, None, closed="left")],
     }
 
     def __init__(
@@ -117,7 +142,13 @@ class Acquisition(Settings):
         schedule: str | float | Sequence[float] = "published",
         normalise: str = "rank",
         reduce: str = "mean",
-        max_batch_tokens: int = 16384,
+        mask_mode: str = "shared",
+        mc_layers: int | None = None,
+        mc_scope: str = "all",
+        screen: int | None = None,
+        sub_pool: int | None = None,
+        max_batch_tokens: int | None = None,
+        chunk_size: int = 2048,
     ) -> None:
         self.strategy = strategy
         self.measure = measure
@@ -125,7 +156,13 @@ class Acquisition(Settings):
         self.schedule = schedule
         self.normalise = normalise
         self.reduce = reduce
+        self.mask_mode = mask_mode
+        self.mc_layers = mc_layers
+        self.mc_scope = mc_scope
+        self.screen = screen
+        self.sub_pool = sub_pool
         self.max_batch_tokens = max_batch_tokens
+        self.chunk_size = chunk_size
 
     def check(self) -> None:
         """Check every parameter, the numbers of a schedule too."""

@@ -76,13 +76,17 @@ class Task(Settings):
             return "" if self.chat else " "
         return self.separator
 
-    def fill(self, items: Sequence[Item]) -> list[dict[str, str]]:
+    def fill(
+        self, items: Sequence[Item], rows: Sequence[int] | None = None
+    ) -> list[dict[str, str]]:
         """Bring items to one form: a dict with a string for every field of the prompt.
 
         Parameters
         ----------
         items : sequence of str or mapping, length m
             A string fills the one field that the prompt has.
+        rows : sequence of int, optional
+            What to call the items in complaints; by default 0 .. m - 1.
 
         Returns
         -------
@@ -97,7 +101,7 @@ class Task(Settings):
         fields = template_fields(self.prompt)
         filled: list[dict[str, str]] = []
         complaints: list[str] = []
-        for row, item in enumerate(items):
+        for row, item in zip(range(len(items)) if rows is None else rows, items, strict=True):
             try:
                 filled.append(_fill_one(item, fields))
             except InputError as error:

@@ -11,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy as scipy_entropy
 from tiny_models import build_model
+from workloads import numbers, workload
 
 from starlearn.errors import InputError
 from starlearn.model.adapter import attach_fresh
-from starlearn.model.answers import generate_answers
+from starlearn.model.answers import answer_statistics
 from starlearn.model.backbone import Backbone
 from starlearn.model.choices import build_tree, choice_distribution
-from starlearn.model.dropout import evaluation_mode, mc_dropout
+from starlearn.model.dropout import MonteCarlo, evaluation_mode, mc_dropout
+from starlearn.model.generation import generate_answers
 from starlearn.query.scores import answer_scores, choice_scores
 from starlearn.settings import LoRA
 
@@ -46,10 +48,16 @@ def log_probability(model: Any, prompt: list[int], answer: list[int]) -> float:
     return float(sum(logs[start + i, token] for i, token in enumerate(answer)))
 
 
-def distribution(model: Any, choices: list[list[int]], n_passes: int = 1, **changes: Any) -> Any:
-    arguments = {"pad_id": 0, "max_batch_tokens": 4096, "progress": lambda n: None, **changes}
-    tree = build_tree(choices, EOS)
-    return choice_distribution(model, tree, PROMPTS, n_passes=n_passes, **arguments)
+def distribution(
+    model: Any,
+    choices: list[list[int]],
+    dropout: MonteCarlo | None = None,
+    *,
+    tokens: int = 4096,
+    prompts: list[list[int]] = PROMPTS,
+) -> Any:
+    work = workload(model, tokens=tokens, dropout=dropout)
+    return choice_distribution(work, build_tree(choices, EOS), prompts, numbers(len(prompts)))
 
 
 @pytest.mark.parametrize(
@@ -96,15 +104,7 @@ def test_trap_sliding_windows_hold_for_choices_too(tmp_path: Path) -> None:
     for prompt, got in zip(PROMPTS, logs, strict=True):
         expected = np.array([log_probability(mistral, prompt, c) for c in choices])
         assert got == pytest.approx(expected - np.logaddexp.reduce(expected), abs=1e-4)
-        alone = choice_distribution(
-            mistral,
-            build_tree(choices, EOS),
-            [prompt],
-            n_passes=1,
-            pad_id=0,
-            max_batch_tokens=4096,
-            progress=int,
-        )
+        alone = distribution(mistral, choices, prompts=[prompt])
         assert np.array_equal(alone[0, 0], got)
 
 
@@ -136,9 +136,9 @@ def test_trees_hold_every_choice(choices: list[list[int]]) -> None:
 @pytest.mark.parametrize("budget", [1, 40, 200, 10_000])
 def test_distributions_do_not_depend_on_the_batch(model: Any, budget: int) -> None:
     choices = [[5, 6], [5, 7], [8]]
-    with mc_dropout(model, 3, seed=4):
-        whole = distribution(model, choices, n_passes=3)
-        cut = distribution(model, choices, n_passes=3, max_batch_tokens=budget)
+    with mc_dropout(model, 3, seed=4) as passes:
+        whole = distribution(model, choices, passes)
+        cut = distribution(model, choices, passes, tokens=budget)
     assert np.array_equal(whole, cut)
     assert not np.allclose(whole[0], whole[1])
 
@@ -147,25 +147,20 @@ def test_choice_scores_against_scipy() -> None:
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.ones(5), size=(3, 7))  # [K, m, C]
     answers = probabilities.mean(axis=0).argmax(axis=-1)
-    scores = choice_scores(np.log(probabilities), answers)
+    entropy, log, information, answer = choice_scores(np.log(probabilities)).T
     entropies = scipy_entropy(probabilities, axis=-1)
-    assert scores.entropy == pytest.approx(entropies.mean(axis=0))
+    assert entropy == pytest.approx(entropies.mean(axis=0))
     total = scipy_entropy(probabilities.mean(axis=0), axis=-1)
-    assert scores.mutual_information == pytest.approx(total - entropies.mean(axis=0))
+    assert information == pytest.approx(total - entropies.mean(axis=0))
+    assert answer.tolist() == answers.tolist()
     chosen = np.take_along_axis(probabilities, answers[None, :, None], axis=-1)[..., 0]
-    assert scores.predictive_entropy == pytest.approx(-np.log(chosen).mean(axis=0))
+    assert log == pytest.approx(-np.log(chosen).mean(axis=0))
+    other = choice_scores(np.log(probabilities), np.zeros(7, dtype=np.int64))
+    assert other[:, 1] == pytest.approx(-np.log(probabilities[..., 0]).mean(axis=0))
 
 
 def generate(model: Any, prompts: list[list[int]], budget: int = 4096) -> list[list[int]]:
-    return generate_answers(
-        model,
-        prompts,
-        max_new_tokens=6,
-        eos_id=EOS,
-        pad_id=0,
-        max_batch_tokens=budget,
-        progress=lambda n: None,
-    )
+    return generate_answers(workload(model, tokens=budget), prompts, max_new_tokens=6, eos_id=EOS)
 
 
 def greedy(model: Any, prompt: list[int]) -> list[int]:
@@ -195,14 +190,16 @@ def test_the_token_budget_holds_while_answers_are_written(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    original = type(model).generate
+    inner = type(model.get_base_model())
+    original = inner.forward
 
     def spy(self: Any, input_ids: torch.Tensor, **named: Any) -> Any:
-        rows = len({tuple(row) for row in input_ids.tolist()})  # rows of padding are copies
-        sizes.append(rows * (input_ids.shape[1] + 6))
+        if input_ids.shape[1] > 1:
+            rows = len({tuple(row) for row in input_ids.tolist()})  # rows of padding are copies
+            sizes.append(rows * (input_ids.shape[1] + 6))
         return original(self, input_ids=input_ids, **named)
 
-    monkeypatch.setattr(type(model), "generate", spy)
+    monkeypatch.setattr(inner, "forward", spy)
     prompts = [[5 + i % 40, 6, 7 + i // 40] for i in range(100)] + [[5] * 50]
     with evaluation_mode(model):
         generate(model, prompts, budget=300)
@@ -219,29 +216,28 @@ def test_answers_do_not_depend_on_the_batch(model: Any, budget: int) -> None:
 
 def test_answer_scores_against_whole_sequences(model: Any) -> None:
     answers = [[7, 8, EOS], [9], [5, 5, 5, 5, EOS], [6, EOS]]
-    scores = answer_scores(
-        model, PROMPTS, answers, n_passes=1, pad_id=0, max_batch_tokens=4096, progress=int
-    )
+    statistics = answer_statistics(workload(model), PROMPTS, answers, numbers(4))
+    entropy, log, information = answer_scores(statistics).T
     for row, (prompt, answer) in enumerate(zip(PROMPTS, answers, strict=True)):
         with torch.no_grad():
             logits = model(torch.tensor([prompt + answer])).logits[0].double()
         rows = torch.softmax(logits, dim=-1)[len(prompt) - 1 : -1]
-        assert scores.entropy[row] == pytest.approx(scipy_entropy(rows, axis=-1).sum(), abs=1e-4)
+        assert entropy[row] == pytest.approx(scipy_entropy(rows, axis=-1).sum(), abs=1e-4)
         expected = -log_probability(model, prompt, answer)
-        assert scores.predictive_entropy[row] == pytest.approx(expected, abs=1e-4)
-    assert np.abs(scores.mutual_information).max() <= 1e-6
+        assert log[row] == pytest.approx(expected, abs=1e-4)
+    assert np.abs(information).max() <= 1e-6
 
 
 @pytest.mark.parametrize("budget", [1, 50])
 def test_answer_scores_do_not_depend_on_the_batch(model: Any, budget: int) -> None:
     answers = [[7, 8, EOS], [9], [5, 5, 5, 5, EOS], [6, EOS]]
-    with mc_dropout(model, 3, seed=4):
+    with mc_dropout(model, 3, seed=4) as passes:
         whole, cut = (
-            answer_scores(
-                model, PROMPTS, answers, n_passes=3, pad_id=0, max_batch_tokens=b, progress=int
+            answer_statistics(
+                workload(model, tokens=b, dropout=passes), PROMPTS, answers, numbers(4)
             )
             for b in (4096, budget)
         )
-    for name in ("entropy", "predictive_entropy", "mutual_information"):
+    for name in ("entropy", "log_probability", "mutual_information"):
         assert np.array_equal(getattr(whole, name), getattr(cut, name)), name
     assert (whole.mutual_information > 1e-6).all()

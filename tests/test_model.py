@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import build_model
+from workloads import sequences
 
 from starlearn.errors import InputError, ModelMismatchError, UntrustedFileError
 from starlearn.model.adapter import (
@@ -23,8 +24,9 @@ from starlearn.model.adapter import (
     load_state,
 )
 from starlearn.model.backbone import Backbone
-from starlearn.model.dropout import StackedMasks, evaluation_mode, mc_dropout
-from starlearn.model.hidden import head_of, row_hidden
+from starlearn.model.dropout import MaskedA, MonteCarlo, evaluation_mode, mc_dropout
+from starlearn.model.head import head_of
+from starlearn.model.passes import row_hidden
 from starlearn.settings import LoRA
 
 PROMPTS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12], [6, 9, 12, 5, 8, 7, 11, 10]])
@@ -260,23 +262,22 @@ def modes(model: torch.nn.Module) -> list[tuple[str, bool]]:
     return [(type(module).__name__, module.training) for module in model.modules()]
 
 
-def stacked(model: Any, n_passes: int) -> torch.Tensor:
+def stacked(model: Any, dropout: MonteCarlo | None = None) -> torch.Tensor:
     with torch.no_grad():
-        rows = torch.tensor([[7], [7]])
-        return row_hidden(model, PROMPTS, rows, n_passes=n_passes)
+        return row_hidden(model, sequences(PROMPTS, torch.tensor([[7], [7]])), dropout)
 
 
 def test_passes_differ_from_each_other_and_come_back(backbone: Backbone) -> None:
     model = with_random_b(attach_fresh(backbone, LoRA(r=4, dropout=0.2), seed=0))
     with evaluation_mode(model):
-        plain = stacked(model, 1)[0]
-        with mc_dropout(model, 4, seed=1) as switched:
-            passes = stacked(model, 4)
-        with mc_dropout(model, 4, seed=1):
-            again = stacked(model, 4)
-        with mc_dropout(model, 4, seed=2):
-            others = stacked(model, 4)
-    assert switched == 2 * 7
+        plain = stacked(model)[0]
+        with mc_dropout(model, 4, seed=1) as dropout:
+            passes = stacked(model, dropout)
+        with mc_dropout(model, 4, seed=1) as same:
+            again = stacked(model, same)
+        with mc_dropout(model, 4, seed=2) as other:
+            others = stacked(model, other)
+    assert dropout.n_modules == 2 * 7
     assert torch.equal(passes, again)
     for first in range(4):
         assert not torch.allclose(passes[first], plain)
@@ -287,16 +288,19 @@ def test_passes_differ_from_each_other_and_come_back(backbone: Backbone) -> None
 
 def test_trap_stock_dropout_depends_on_the_batch_ours_does_not(backbone: Backbone) -> None:
     model = with_random_b(attach_fresh(backbone, LoRA(r=4, dropout=0.2), seed=0))
-    with torch.no_grad(), evaluation_mode(model), mc_dropout(model, 3, seed=1):
-        both = row_hidden(model, PROMPTS, torch.tensor([[7], [7]]), n_passes=3)
-        alone = row_hidden(model, PROMPTS[1:], torch.tensor([[7]]), n_passes=3)
+    with torch.no_grad(), evaluation_mode(model), mc_dropout(model, 3, seed=1) as dropout:
+        both = stacked(model, dropout)
+        one = sequences(PROMPTS[1:], torch.tensor([[7]]))
+        alone = row_hidden(model, one, dropout)
     assert torch.equal(both[:, 1:], alone)
 
 
 def test_one_mask_for_all_tokens_is_a_mask_on_a() -> None:
     masks = torch.tensor([[0.0, 2.0, 2.0], [2.0, 0.0, 2.0]])
-    x, weight = torch.randn(2 * 3, 5, 3), torch.randn(4, 3)
-    masked = StackedMasks(masks)(x) @ weight.T
+    x, linear = torch.randn(2 * 3, 5, 3), torch.nn.Linear(3, 4, bias=False)
+    weight = linear.weight
+    masked = MaskedA(linear, masks, MonteCarlo(2))(x)
+    assert torch.allclose(masked[:3], (x[:3] * masks[0]) @ weight.T, atol=1e-6)
     virtual = torch.cat([x[:3] @ (weight * masks[0]).T, x[3:] @ (weight * masks[1]).T])
     assert torch.allclose(masked, virtual, atol=1e-6)
 
@@ -338,7 +342,7 @@ def test_head_and_hidden_states_give_the_models_own_logits(tmp_path: Path, tied:
     model = Backbone(folder, "nf4", verbose=False).model
     rows = torch.tensor([[0, 3], [5, 7]])
     with torch.no_grad():
-        hidden = row_hidden(model, PROMPTS, rows)
+        hidden = row_hidden(model, sequences(PROMPTS, rows))
         logits = model(PROMPTS).logits
     head = head_of(model)
     expected = torch.stack([logits[0, 0], logits[0, 3], logits[1, 5], logits[1, 7]])

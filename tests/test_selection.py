@@ -7,14 +7,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from starlearn.errors import InputError
-from starlearn.query.base_cache import BaseCache, cache_key
-from starlearn.query.mixing import mixed, normalised, per_answer
+from starlearn.query.mixing import mixed, per_answer, scale_of
 from starlearn.query.selection import item_keys, random_n, top_n
 from starlearn.settings import Acquisition
 
 # On a grid, so that scaling and shifting neither makes nor breaks ties by rounding.
 numbers = st.integers(-4000, 4000).map(lambda i: i / 4)
 values = arrays(np.float64, st.integers(1, 30), elements=numbers)
+
+
+def normalised(x: np.ndarray, how: str) -> np.ndarray:
+    return scale_of(x, how)(x)
 
 
 @given(values, st.sampled_from(["rank", "zscore", "none"]))
@@ -99,27 +102,3 @@ def test_schedule_by_round(schedule: object, weights: list[float]) -> None:
 def test_schedule_that_cannot_be_used(schedule: object) -> None:
     with pytest.raises(InputError, match="schedule"):
         Acquisition(schedule=schedule).check()  # type: ignore[arg-type]
-
-
-def test_base_cache_computes_each_key_once() -> None:
-    cache = BaseCache()
-    asked: list[list[int]] = []
-
-    def compute(missing: list[int]) -> np.ndarray:
-        asked.append(missing)
-        return np.array([[10.0 * i] for i in missing])
-
-    assert cache.get([b"a", b"b", b"a"], compute).ravel().tolist() == [0, 10, 0]
-    assert cache.get([b"c", b"b"], compute).ravel().tolist() == [0, 10]
-    assert asked == [[0, 1], [0]]
-
-
-def test_cache_keys_tell_everything_apart() -> None:
-    keys = {
-        cache_key("model", "kind", [1, 2]),
-        cache_key("model", "kind", [12]),
-        cache_key("model", "kind", [1], [2]),
-        cache_key("model2", "kind", [1, 2]),
-        cache_key("model", "kind2", [1, 2]),
-    }
-    assert len(keys) == 5

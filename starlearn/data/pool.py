@@ -123,7 +123,7 @@ def take(X: Any, indices: NDArray[np.intp]) -> Any:
     """
     if hasattr(X, "iloc"):
         return X.iloc[indices]
-    if isinstance(X, np.ndarray):
+    if isinstance(X, np.ndarray) or hasattr(X, "dataset"):  # starlearn.Pool
         return X[indices]
     if is_dataset(X):
         return X.select([int(i) for i in indices])

@@ -11,13 +11,20 @@ from numpy.typing import NDArray
 from starlearn.errors import InputError, listed
 from starlearn.tasks import Item, Task
 
-BUCKET = 8
-"""Padded lengths are multiples of this. An item's padded length depends on the item alone, so
-its attention sums have the same length, and its scores the same bits, in every batch."""
+GRAINS = 16
+"""Padded lengths between two powers of two: at most one token in 16 is padding. An item's padded
+length depends on the item alone, so its attention sums have the same length, and its scores the
+same bits, in every batch."""
 
 
 def encode_prompts(
-    tokenizer: Any, task: Task, items: Sequence[Item], *, context: int, room: int
+    tokenizer: Any,
+    task: Task,
+    items: Sequence[Item],
+    *,
+    context: int,
+    room: int,
+    rows: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Turn items into prompt tokens; special tokens come from the template alone.
 
@@ -30,6 +37,8 @@ def encode_prompts(
         Longest sequence in tokens that the model was made for.
     room : int
         Tokens to leave free for the answer.
+    rows : sequence of int, optional
+        What to call the items in complaints; by default 0 .. m - 1.
 
     Returns
     -------
@@ -41,7 +50,8 @@ def encode_prompts(
         Naming the rows that have no token, or whose prompt and answer exceed the context: a
         model with rotary positions would give finite nonsense there, not an error.
     """
-    filled = task.fill(items)
+    rows = range(len(items)) if rows is None else rows
+    filled = task.fill(items, rows)
     parts = _template_parts(tokenizer, task)
     prompts: list[list[int]] = [list(bos_ids(tokenizer)) if not task.chat else [] for _ in filled]
     for place, part in enumerate(parts):
@@ -52,14 +62,14 @@ def encode_prompts(
         texts = [part.format(**fields) for fields in filled]
         if place == len(parts) - 1 and task.joint:
             texts = [text.rstrip(" ") for text in texts]
-        for ids, more in zip(prompts, _tokenise(tokenizer, texts), strict=True):
+        for ids, more in zip(prompts, _tokenise(tokenizer, texts, rows), strict=True):
             ids.extend(more)
-    empty = [f"row {row}" for row, ids in enumerate(prompts) if not ids]
+    empty = [f"row {row}" for row, ids in zip(rows, prompts, strict=True) if not ids]
     if empty:
         raise InputError(f"Prompts without a single token for this tokenizer: {listed(empty)}.")
     complaints = [
         f"row {row}: {len(ids)} tokens"
-        for row, ids in enumerate(prompts)
+        for row, ids in zip(rows, prompts, strict=True)
         if len(ids) + room > context
     ]
     if complaints:
@@ -104,18 +114,25 @@ def bos_ids(tokenizer: Any) -> list[int]:
     return []
 
 
-def _tokenise(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+def _tokenise(
+    tokenizer: Any, texts: list[str], rows: Sequence[int] | None = None
+) -> list[list[int]]:
     # split_special_tokens: "<|im_end|>" in a user's text is text, not the end of a turn.
     encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True).input_ids
     # A vocabulary of whole words holds its special tokens as words, and cannot split them.
     unknown = tokenizer.unk_token_id
     special = set(tokenizer.all_special_ids) - {unknown}
     if unknown is None:
-        rows = [f"row {row}" for row, ids in enumerate(encoded) if special.intersection(ids)]
-        if rows:
+        rows = range(len(texts)) if rows is None else rows
+        found = [
+            f"row {row}"
+            for row, ids in zip(rows, encoded, strict=True)
+            if special.intersection(ids)
+        ]
+        if found:
             raise InputError(
                 f"Texts hold a special token of the model, which this tokenizer cannot read as "
-                f"text: {listed(rows)}. Remove it from the text."
+                f"text: {listed(found)}. Remove it from the text."
             )
     return [[unknown if token in special else token for token in ids] for ids in encoded]
 
@@ -165,17 +182,43 @@ class Batch:
 
     indices: NDArray[np.intp]
     """Positions of the items, shape [B]."""
-    length: int
-    """T, the padded length in tokens."""
+    parts: tuple[int, ...]
+    """Padded length of each part of an item in tokens."""
+
+    @property
+    def length(self) -> int:
+        """T, the padded length in tokens."""
+        return sum(self.parts)
 
 
-def batches(lengths: Sequence[int], max_tokens: int) -> Iterator[Batch]:
+def padded_lengths(lengths: Any) -> NDArray[np.intp]:
+    """Round lengths up to a grid that is as fine as the lengths are short.
+
+    Parameters
+    ----------
+    lengths : array of int
+
+    Returns
+    -------
+    ndarray of the same shape
+
+    Examples
+    --------
+    >>> padded_lengths([5, 21, 40, 300]).tolist()
+    [5, 21, 40, 304]
+    """
+    exact = np.maximum(np.asarray(lengths, dtype=np.intp), 1)
+    grain = np.maximum(2 ** np.floor(np.log2(exact)).astype(np.intp) // GRAINS, 1)
+    return np.asarray(-(-exact // grain) * grain)
+
+
+def batches(lengths: Any, max_tokens: int) -> Iterator[Batch]:
     """Cut items into batches of equal padded length within a token budget, longest first.
 
     Parameters
     ----------
-    lengths : sequence of int, length m
-        Tokens of each item.
+    lengths : array of int, shape (m,) or (m, parts)
+        Tokens of each item; with several parts, each is padded by itself.
     max_tokens : int
         Upper bound of B * T; an item that exceeds it alone is a batch of its own.
 
@@ -184,9 +227,13 @@ def batches(lengths: Sequence[int], max_tokens: int) -> Iterator[Batch]:
     Batch
         Longest first, so that a lack of memory shows at once.
     """
-    padded = -(-np.asarray(lengths, dtype=np.intp) // BUCKET) * BUCKET
-    for length in sorted(set(padded.tolist()), reverse=True):
-        members = np.flatnonzero(padded == length)
-        size = max(1, max_tokens // length)
+    if not len(lengths):
+        return
+    padded = padded_lengths(lengths).reshape(len(lengths), -1)  # [m, parts]
+    kinds, kind = np.unique(padded, axis=0, return_inverse=True)
+    for number in np.argsort(-kinds.sum(axis=1), kind="stable"):
+        members = np.flatnonzero(kind.ravel() == number)
+        parts = tuple(int(part) for part in kinds[number])
+        size = max(1, max_tokens // sum(parts))
         for start in range(0, len(members), size):
-            yield Batch(members[start : start + size], length)
+            yield Batch(members[start : start + size], parts)

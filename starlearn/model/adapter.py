@@ -1,14 +1,17 @@
 """Adapter: the LoRA weights of one round, and how they get onto the base model and off it."""
 
+import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 
 from starlearn.errors import InputError, ModelMismatchError, TrainingDivergedError
@@ -47,6 +50,15 @@ class Adapter:
             state=state,
         )
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of weights, scaling, dropout and base model: what decides its answers."""
+        digest = hashlib.sha256(f"{self.base} {self.r} {self.alpha} {self.dropout}".encode())
+        for name in sorted(self.state):
+            digest.update(name.encode())
+            digest.update(self.state[name].contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
     def settings(self) -> LoRA:
         """Return the settings it was made with."""
         return LoRA(self.r, self.alpha, self.dropout, self.target_modules)
@@ -71,6 +83,12 @@ def attach_fresh(backbone: Backbone, lora: LoRA, seed: int) -> Any:
                 f"LoRA(target_modules={lora.target_modules!r}) does not fit "
                 f"{backbone.source}: {error}"
             ) from error
+    if isinstance(backbone.model.get_output_embeddings(), BaseTunerLayer):
+        detach(backbone)
+        raise InputError(
+            f"LoRA(target_modules={lora.target_modules!r}) would adapt the output head of "
+            f"{backbone.source}, which starlearn reads as a part of the base model. Leave it out."
+        )
     return backbone.peft_model
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from transformers.utils import logging as transformers_logging
 
 from starlearn.embedded.location import model_folder
 from starlearn.errors import InputError, UntrustedFileError
+from starlearn.model.head import Head, head_of
+from starlearn.model.memory import TokenBudget
 
 QUANTIZATIONS = ("nf4", "fp4", "none")
 IDENTITY = (
@@ -35,6 +38,10 @@ IDENTITY = (
     "merges.txt",
 )
 """Files that decide, with the weights, what a base model answers."""
+
+
+COMPUTES = ("torch", "transformers", "peft", "bitsandbytes")
+"""Libraries whose versions may change the last bits of a score."""
 
 
 class Backbone:
@@ -138,6 +145,16 @@ class Backbone:
         return model.eval()
 
     @cached_property
+    def head(self) -> Head:
+        """The output head of the base model, which no adapter changes."""
+        return head_of(self.model)
+
+    @cached_property
+    def budget(self) -> TokenBudget:
+        """Tokens that fit into one forward pass on this machine."""
+        return TokenBudget(self.device)
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of what the base model is: weights, configuration, tokenizer, quantisation."""
         folder = Path(self.source)
@@ -155,8 +172,9 @@ class Backbone:
 
     @property
     def numerics(self) -> str:
-        """Identifies the base model's numbers: the model, and the type it computes in."""
-        return f"{self.fingerprint} {self.dtype}"
+        """Identifies the base model's numbers: the model, and what computes it."""
+        versions = [f"{name} {version(name)}" for name in COMPUTES]
+        return " ".join([self.fingerprint, str(self.dtype), self.device.type, *versions])
 
     def _bitsandbytes_config(self) -> BitsAndBytesConfig | None:
         if isinstance(self.quantization, BitsAndBytesConfig):

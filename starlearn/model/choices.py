@@ -1,19 +1,20 @@
 """Closed choices: all of them scored exactly in one pass behind a shared prompt."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import logsumexp
-from starlearn_kernels import linear_entropy
 from torch import Tensor
 
-from starlearn.data.tokens import batches
+from starlearn.data.tokens import Batch
 from starlearn.errors import InputError
-from starlearn.model.hidden import Head, attention_window, head_of, row_hidden
+from starlearn.model.head import Head
+from starlearn.model.memory import renumbered
+from starlearn.model.passes import Sequences, Workload, refuse_beyond_window, row_hidden
+from starlearn.model.structure import attention_window
 
 
 @dataclass(frozen=True)
@@ -118,33 +119,20 @@ def chains(tree: ChoiceTree) -> list[ChoiceTree]:
     return parts
 
 
-@dataclass(frozen=True)
-class TreeInput:
-    """Prompts with the tree's nodes behind each, ready for the model."""
-
-    input_ids: Tensor
-    """[B, T]"""
-    rows: Tensor
-    """Positions of the root and of each node, [B, 1 + J]."""
-    position_ids: Tensor | None
-    """[B, T]; None where the nodes follow each other like plain text."""
-    attention: Tensor | None
-    """[B, T, T], bool; None where the nodes follow each other like plain text."""
-
-
 def tree_input(
     prompts: Sequence[Sequence[int]],
     tree: ChoiceTree,
-    length: int,
+    batch: Batch,
     pad_id: int,
+    keys: NDArray[np.int64],
     device: torch.device,
-) -> TreeInput:
-    """Lay out prompts and tree nodes in rows of T tokens.
+) -> Sequences:
+    """Lay out prompts and tree nodes in rows of T tokens; 1 + J of them are wanted.
 
     Each row is prompt, nodes, padding. Nodes see the prompt and the nodes that lead to them, at
     the position that their depth gives, so that each is computed as if it stood alone.
     """
-    n_nodes = len(tree.tokens)
+    n_nodes, length = len(tree.tokens), batch.length
     is_chain = bool((tree.sees == np.tri(n_nodes, dtype=bool)).all())
     ids = np.full((len(prompts), length), pad_id, dtype=np.int64)
     for row, prompt in enumerate(prompts):
@@ -152,19 +140,17 @@ def tree_input(
         ids[row, len(prompt) : len(prompt) + n_nodes] = tree.tokens
     starts = np.array([len(prompt) for prompt in prompts])  # [B]
     rows = starts[:, None] - 1 + np.arange(1 + n_nodes)  # [B, 1 + J]
+    plain = Sequences(
+        _tensor(ids, device), _tensor(rows, device), _tensor(keys, device), batch.parts[0]
+    )
     if is_chain:
-        return TreeInput(_tensor(ids, device), _tensor(rows, device), None, None)
+        return plain
     positions = np.tile(np.arange(length), (len(prompts), 1))  # [B, T]
     np.put_along_axis(positions, rows[:, 1:], starts[:, None] - 1 + tree.depths, axis=1)
     sees = np.tile(np.tri(length, dtype=bool), (len(prompts), 1, 1))  # [B, T, T]
     for row, start in enumerate(starts):
         sees[row, start : start + n_nodes, start : start + n_nodes] = tree.sees
-    return TreeInput(
-        _tensor(ids, device),
-        _tensor(rows, device),
-        _tensor(positions, device),
-        _tensor(sees, device),
-    )
+    return replace(plain, position_ids=_tensor(positions, device), attention=_tensor(sees, device))
 
 
 def path_scores(hidden: Tensor, head: Head, tree: ChoiceTree) -> NDArray[np.float64]:
@@ -189,13 +175,7 @@ def path_scores(hidden: Tensor, head: Head, tree: ChoiceTree) -> NDArray[np.floa
     scores = logits[:, :, nodes, columns]  # [K, B, E]
     if n_nodes > 1 or len(tree.paths) == 1:  # at the root alone it is the same for all choices
         # As plain rows, not as passes: mutual information would need a second look.
-        stats = linear_entropy(
-            hidden.reshape(-1, width),
-            head.weight,
-            head.bias,
-            scale=head.scale,
-            softcap=head.softcap,
-        )
+        stats = head.statistics(hidden.reshape(-1, width))
         normaliser = stats.logsumexp.reshape(n_passes, -1, n_nodes)  # [K, B, 1 + J]
         scores = scores - normaliser[:, :, nodes]
     # Edge by edge in one order: a matrix product would round by the size of the batch.
@@ -206,60 +186,71 @@ def path_scores(hidden: Tensor, head: Head, tree: ChoiceTree) -> NDArray[np.floa
 
 @torch.no_grad()
 def choice_distribution(
-    model: Any,
+    work: Workload,
     tree: ChoiceTree,
     prompts: Sequence[Sequence[int]],
-    *,
-    n_passes: int,
-    pad_id: int,
-    max_batch_tokens: int,
-    progress: Callable[[int], object],
+    keys: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Return the log-probability of every choice for every item in every pass.
+    """Return the log-probability of every choice for every item in each of the K passes.
 
     Parameters
     ----------
-    model : PeftModel or PreTrainedModel, in evaluation mode
+    work : Workload
+    tree : ChoiceTree
+        The C choices.
     prompts : sequence of token sequences, length m
-    n_passes : int
-        K; the model's dropout must be switched on for K stacked passes when it is above 1.
+    keys : ndarray of shape (m,)
+        A number for each item; masks per token are drawn by it.
 
     Returns
     -------
     ndarray of shape (K, m, C)
+
+    Raises
+    ------
+    InputError
+        When an item is longer than a sliding attention window and dropout acts at the answer
+        only: behind keys and values that are kept, the window cannot be told.
     """
-    head = head_of(model)
-    device = head.weight.device
-    scores = np.zeros((n_passes, len(prompts), len(tree.paths)))
-    for members, part, columns in _plan(model, tree, prompts):
-        lengths = [len(prompts[i]) + len(part.tokens) for i in members]
-        for batch in batches(lengths, max_batch_tokens // n_passes):
+    head, device = work.head, work.head.device
+    scores = np.zeros((work.n_passes, len(prompts), len(tree.paths)))
+    split = work.dropout is not None and work.dropout.answer_only
+    for members, part, columns in _plan(work, tree, prompts):
+        n_nodes, last = len(part.tokens), columns.stop == len(tree.paths)
+
+        def compute(
+            batch: Batch,
+            members: NDArray[np.intp] = members,
+            part: ChoiceTree = part,
+            columns: slice = columns,
+            last: bool = last,
+        ) -> None:
             indices = members[batch.indices]
             chosen = [prompts[i] for i in indices]
-            laid = tree_input(chosen, part, batch.length, pad_id, device)
-            hidden = row_hidden(
-                model,
-                laid.input_ids,
-                laid.rows,
-                n_passes=n_passes,
-                position_ids=laid.position_ids,
-                attention=laid.attention,
-            )
+            laid = tree_input(chosen, part, batch, work.pad_id, keys[indices], device)
+            hidden = row_hidden(work.model, laid, work.dropout)
             scores[:, indices, columns] = path_scores(hidden, head, part)
-            if columns.stop == len(tree.paths):
-                progress(len(chosen))
+            work.progress(len(chosen) * last, len(chosen) * batch.length * work.n_passes)
+
+        lengths = np.array([(len(prompts[i]), n_nodes) for i in members], dtype=np.intp)
+        lengths = lengths.reshape(-1, 2)
+        with renumbered(members):
+            # Where the prompt runs apart from the nodes, it is padded by itself.
+            work.run(lengths if split and n_nodes else lengths.sum(axis=1), compute)
     return np.asarray(scores - logsumexp(scores, axis=-1, keepdims=True))
 
 
 def _plan(
-    model: Any, tree: ChoiceTree, prompts: Sequence[Sequence[int]]
+    work: Workload, tree: ChoiceTree, prompts: Sequence[Sequence[int]]
 ) -> Iterator[tuple[NDArray[np.intp], ChoiceTree, slice]]:
     """Say which items are scored with which tree, and which choices' columns that fills.
 
     A tree needs a mask of its own, which would let layers with a sliding window look back over
     it; items that long are scored choice by choice. The item alone decides, not its company.
     """
-    long = np.array([len(p) + len(tree.tokens) for p in prompts]) > attention_window(model)
+    long = np.array([len(p) + len(tree.tokens) for p in prompts]) > attention_window(work.model)
+    if work.dropout is not None and work.dropout.answer_only:
+        refuse_beyond_window(np.flatnonzero(long))
     long &= len(tree.tokens) > 0
     yield np.flatnonzero(~long), tree, slice(0, len(tree.paths))
     if long.any():

@@ -1,246 +1,290 @@
-"""The steps of a query in order: answers, full scores, base scores, one number per item."""
+"""The steps of a query in order: score the pool piece by piece, bring to one scale, mix."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
+from sklearn.base import clone
 
+from starlearn.data.stream import Rows, rows_of
 from starlearn.errors import NotFiniteError, listed
-from starlearn.model.adapter import Adapter, activate, base_only, detach
-from starlearn.model.answers import generate_answers
-from starlearn.model.backbone import Backbone
-from starlearn.model.choices import ChoiceTree, choice_distribution, mean_log_probability
-from starlearn.model.dropout import evaluation_mode, mc_dropout
-from starlearn.query.base_cache import BaseCache, cache_key
-from starlearn.query.mixing import mixed, per_answer
-from starlearn.query.scores import Scores, answer_scores, choice_scores
+from starlearn.model.memory import renumbered
+from starlearn.query.columns import column
+from starlearn.query.mixing import exact_sum, mixed, per_answer, pieces
+from starlearn.query.progress import ItemBar
+from starlearn.query.scoring import Scorer
+from starlearn.query.selection import item_keys, random_n, top_n
 from starlearn.settings import Acquisition
+from starlearn.tasks import Item
 
-Tokens = Sequence[Sequence[int]]
+Encode = Callable[[Sequence[Item], NDArray[np.intp]], list[list[int]]]
+"""Turns items to prompts; the positions are for complaints."""
+Column = NDArray[np.float64]
 
 
-@contextmanager
-def item_progress(title: str, total: int, verbose: bool) -> Iterator[Any]:
-    """Show a bar that counts items; gives the function that moves it."""
-    with tqdm(total=total, desc=title, unit="item", disable=not verbose) as bar:
-        yield bar.update
+KEPT_PROMPTS = 20_000
+"""Items whose prompts are kept in memory between their check and their scoring."""
+
+COLUMNS = {
+    "entropy": "entropy",
+    "predictive_entropy": "log",
+    "mutual_information": "information",
+}
+"""Where `PoolScores` keeps what each measure ranks by."""
 
 
 @dataclass(frozen=True)
 class Uncertainty:
     """One value per item of a pool of m, in the pool's order."""
 
-    base: NDArray[np.float64]
+    base: Column
     """Uncertainty of the base model, by the chosen measure and reduction, shape [m]."""
-    full: NDArray[np.float64]
+    full: Column
     """The same of base and adapter together, mean over the passes, shape [m]."""
-    mixed: NDArray[np.float64]
+    mixed: Column
     """What the query ranks by, shape [m]."""
-    entropy: NDArray[np.float64]
+    entropy: Column
     """Mean entropy over the passes, shape [m]."""
-    mutual_information: NDArray[np.float64]
+    mutual_information: Column
     """Between answer and pass, shape [m]."""
     n_tokens: NDArray[np.int64]
     """Scored tokens of the answer, shape [m]."""
     answers: Any
     """The model's own answers, shape [m]: labels or texts at the public face; before that the
-    index of the likeliest choice, or the tokens of the text."""
+    index of the likeliest choice, or the tokens of the text. None where they were not kept."""
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """What every step of scoring a pool needs to know."""
+class PoolScores:
+    """Raw scores of a pool of m items, a column each; see `scoring.Scores`."""
 
-    backbone: Backbone
-    adapter: Adapter | None
-    """None before the first training: then the base model's uncertainty is all there is."""
-    acquisition: Acquisition
-    cache: BaseCache
-    t: int
-    """Round, 0-based; decides lambda(t)."""
+    positions: NDArray[np.intp]
+    """Rows of the pool that were scored, ascending, [m]."""
+    base_entropy: Column
+    base_log: Column
+    entropy: Column
+    log: Column
+    information: Column
+    lengths: NDArray[np.int64]
+    """What a sum over tokens is to be divided by, [m]."""
+    keys: NDArray[np.uint64]
+    """A pseudo-random number for each item, which breaks ties, [m]."""
+    answers: list[Any] | None
+
+    @classmethod
+    def empty(cls, positions: NDArray[np.intp], keep_answers: bool) -> "PoolScores":
+        """Make room for the scores of these rows."""
+        m = len(positions)
+        numbers = ("base_entropy", "base_log", "entropy", "log", "information")
+        answers: list[Any] | None = [None] * m if keep_answers else None
+        return cls(
+            positions=positions,
+            lengths=column(m, np.int64),
+            keys=column(m, np.uint64),
+            answers=answers,
+            **{name: column(m) for name in numbers},
+        )
+
+    def reduced(self, name: str, reduce: str) -> Column:
+        """Return a column of sums over tokens as one number an item."""
+        return per_answer(getattr(self, name), self.lengths, reduce)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A pool with its uncertainty, and the part of it that a batch may be drawn from."""
+
+    scores: PoolScores
+    uncertainty: Uncertainty
+    places: NDArray[np.intp]
+    """Places in `scores`, ascending."""
+
+    def means(self) -> dict[str, float]:
+        """Mean uncertainties of the scored items, for the record of a round."""
+        found = {}
+        for name in ("base", "full", "mixed"):
+            values = getattr(self.uncertainty, name)
+            found[f"mean_{name}"] = exact_sum(values[p] for p in pieces(len(values))) / len(values)
+        return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a pool is scored: what scores an item, how items become prompts, and the seeds."""
+
+    scorer: Scorer
+    rows: Rows
+    encode: Encode
+    weight: float
+    """lambda(t), the base model's share; 1 before the first training."""
     seed: int
-    """Of the dropout masks."""
+    """Of ties, of random draws and of the sub-pool."""
     verbose: bool
 
     @property
-    def budget(self) -> dict[str, int]:
-        """The arguments that every scoring function takes."""
-        return {
-            "pad_id": self.backbone.pad_id,
-            "max_batch_tokens": self.acquisition.max_batch_tokens,
-        }
+    def acquisition(self) -> Acquisition:
+        """The settings of the query."""
+        return self.scorer.acquisition
 
-    def progress(self, title: str, total: int) -> AbstractContextManager[Any]:
-        """Show a bar that counts items; gives the function that moves it."""
-        return item_progress(title, total, self.verbose)
+    def uncertainty(self) -> Uncertainty:
+        """Score all items, with the model's answers."""
+        scores = PoolScores.empty(np.arange(len(self.rows)), keep_answers=True)
+        self._fill(scores, self.acquisition.n_passes)
+        return combine(scores, self.acquisition, weight=self.weight, trained=self._trained)
 
-    @contextmanager
-    def passes(self) -> Iterator[int]:
-        """Switch on K stacked dropout passes; K = 1 is one pass without dropout."""
-        n_passes = self.acquisition.n_passes
-        dropout = (
-            mc_dropout(self.backbone.peft_model, n_passes, self.seed)
-            if n_passes > 1
-            else nullcontext()
+    def ranked(self, n: int) -> Ranked:
+        """Score what the settings ask for, so that a batch of n can be drawn from it."""
+        part = self.acquisition
+        scores = PoolScores.empty(self._positions(n), keep_answers=False)
+        everything = np.arange(len(scores.positions))
+        screened = part.screen is not None and part.n_passes > 1 and self._trained
+        self._fill(scores, 1 if screened else part.n_passes)
+        if not screened:
+            return Ranked(scores, self._combined(scores), everything)
+        first = combine(scores, screening(part), weight=self.weight, trained=True)
+        wanted = min(n * int(part.screen or 1), len(everything))
+        best = np.sort(top_n(first.mixed, wanted, scores.keys))
+        self._fill(scores, part.n_passes, only=best)
+        return Ranked(scores, self._combined(scores), best)
+
+    def chosen(self, ranked: Ranked, n: int) -> tuple[NDArray[np.intp], Column]:
+        """Draw a batch of n: rows of the pool, best first, and their uncertainty."""
+        values = ranked.uncertainty.mixed[ranked.places]
+        best = ranked.places[top_n(values, n, ranked.scores.keys[ranked.places])]
+        return ranked.scores.positions[best], np.asarray(ranked.uncertainty.mixed[best])
+
+    def random(self, n: int) -> NDArray[np.intp]:
+        """Draw n rows of the pool at random; what an item says and the seed decide."""
+        keys = column(len(self.rows), np.uint64)
+        for start in range(0, len(keys), self.acquisition.chunk_size):
+            positions = np.arange(start, min(start + self.acquisition.chunk_size, len(keys)))
+            keys[positions] = item_keys(self.prompts(positions), self.seed)
+        return random_n(n, keys)
+
+    def prompts(self, positions: NDArray[np.intp]) -> list[list[int]]:
+        """Return the prompts of some rows of the pool."""
+        return self.encode(rows_of(self.rows, positions), positions)
+
+    @property
+    def _trained(self) -> bool:
+        return self.scorer.adapter is not None
+
+    def _combined(self, scores: PoolScores) -> Uncertainty:
+        return combine(scores, self.acquisition, weight=self.weight, trained=self._trained)
+
+    def _positions(self, n: int) -> NDArray[np.intp]:
+        """Rows of the pool to score: all, or a sub-pool of at least n."""
+        size = self.acquisition.sub_pool
+        if size is None or size >= len(self.rows):
+            return np.arange(len(self.rows))
+        return np.sort(self.random(max(size, n)))
+
+    def _fill(
+        self, scores: PoolScores, n_passes: int, only: NDArray[np.intp] | None = None
+    ) -> None:
+        score_pool(
+            self, scores, n_passes, np.arange(len(scores.positions)) if only is None else only
         )
-        with dropout:
-            yield n_passes
 
 
-def score_choices(scoring: Scoring, prompts: Tokens, tree: ChoiceTree) -> Uncertainty:
-    """Compute the dynamic uncertainty of items with a closed set of answers.
-
-    Parameters
-    ----------
-    prompts : sequence of token sequences, length m
-    tree : ChoiceTree
-        The C choices.
-
-    Returns
-    -------
-    Uncertainty
-        ``answers`` are indices of choices.
-    """
-    backbone = scoring.backbone
-
-    def base_rows(missing: list[int]) -> NDArray[np.float64]:
-        chosen = [prompts[i] for i in missing]
-        with base_only(backbone) as base, scoring.progress("base model", len(chosen)) as progress:
-            return choice_distribution(
-                base, tree, chosen, n_passes=1, progress=progress, **scoring.budget
-            )[0]
-
-    kind = f"choices {tree.identity}"
-    with evaluation_mode(_ready_model(scoring)):
-        keys = [cache_key(backbone.numerics, kind, prompt) for prompt in prompts]
-        base_logs = scoring.cache.get(keys, base_rows)[None]  # [1, m, C]
-        full_logs = base_logs
-        if scoring.adapter is not None:
-            with (
-                scoring.passes() as n_passes,
-                scoring.progress(f"{n_passes} passes", len(prompts)) as progress,
-            ):
-                full_logs = choice_distribution(
-                    backbone.peft_model,
-                    tree,
-                    prompts,
-                    n_passes=n_passes,
-                    progress=progress,
-                    **scoring.budget,
-                )  # [K, m, C]
-    answers = mean_log_probability(full_logs).argmax(axis=-1)  # [m]
-    return _combine(
-        scoring,
-        base=choice_scores(base_logs, answers),
-        full=choice_scores(full_logs, answers),
-        n_tokens=tree.n_tokens[answers],
-        lengths=np.ones(len(prompts), dtype=np.int64),
-        answers=answers.tolist(),
-    )
+def screening(acquisition: Acquisition) -> Acquisition:
+    """Return the settings of a look without dropout, where mutual information is always 0."""
+    if acquisition.measure != "mutual_information":
+        return acquisition
+    return clone(acquisition).set_params(measure="entropy")
 
 
-def score_free_form(scoring: Scoring, prompts: Tokens, max_new_tokens: int) -> Uncertainty:
-    """Compute the dynamic uncertainty of items with free-form answers.
-
-    The model writes an answer to each prompt; base and full model are then scored on these same
-    tokens. Gold answers take no part.
+def score_pool(plan: Plan, scores: PoolScores, n_passes: int, places: NDArray[np.intp]) -> None:
+    """Fill in scores, piece by piece; the scorer's store keeps the pieces that are finished.
 
     Parameters
     ----------
-    prompts : sequence of token sequences, length m
-    max_new_tokens : int
+    plan : Plan
+    scores : PoolScores
+        Filled in.
+    n_passes : int
+        K.
+    places : ndarray of shape (c,)
+        What to fill in.
 
-    Returns
-    -------
-    Uncertainty
-        ``answers`` are token lists.
+    Raises
+    ------
+    OutOfMemoryError
+        When one item alone does not fit into memory.
     """
-    backbone = scoring.backbone
-    model = _ready_model(scoring)
-    with evaluation_mode(model):
-        with scoring.progress("answering", len(prompts)) as progress:
-            answers = generate_answers(
-                model,
-                prompts,
-                max_new_tokens=max_new_tokens,
-                eos_id=backbone.eos_id,
-                progress=progress,
-                **scoring.budget,
-            )
-
-        def base_rows(missing: list[int]) -> NDArray[np.float64]:
-            chosen, own = [prompts[i] for i in missing], [answers[i] for i in missing]
-            with base_only(backbone) as base, scoring.progress("base model", len(own)) as progress:
-                scores = answer_scores(
-                    base, chosen, own, n_passes=1, progress=progress, **scoring.budget
-                )
-            return np.stack([scores.entropy, scores.predictive_entropy], axis=-1)
-
-        keys = [
-            cache_key(backbone.numerics, "free-form", prompt, answer)
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
-        rows = scoring.cache.get(keys, base_rows)  # [m, 2]
-        base = Scores(rows[:, 0], rows[:, 1], np.zeros(len(prompts)))
-        full = base
-        if scoring.adapter is not None:
-            with (
-                scoring.passes() as n_passes,
-                scoring.progress(f"{n_passes} passes", len(prompts)) as progress,
-            ):
-                full = answer_scores(
-                    model, prompts, answers, n_passes=n_passes, progress=progress, **scoring.budget
-                )
-    n_tokens = np.array([len(answer) for answer in answers], dtype=np.int64)
-    return _combine(scoring, base, full, n_tokens, n_tokens, list(answers))
+    size = plan.acquisition.chunk_size
+    kept = _checked_prompts(plan, scores.positions[places])
+    with plan.scorer.ready(), ItemBar("query", len(places), plan.verbose) as bar:
+        for start in range(0, len(places), size):
+            part = places[start : start + size]
+            positions = scores.positions[part]
+            prompts = kept[start : start + size] if kept else plan.prompts(positions)
+            with renumbered(positions):
+                found = plan.scorer.score(prompts, n_passes, bar)
+            scores.base_entropy[part], scores.base_log[part] = found.base.T
+            scores.entropy[part], scores.log[part], scores.information[part] = found.full.T
+            scores.lengths[part] = found.n_tokens
+            scores.keys[part] = item_keys(prompts, plan.seed)
+            if scores.answers is not None:
+                for place, answer in zip(part, found.answers, strict=True):
+                    scores.answers[place] = answer
+            bar.finish(len(positions))
 
 
-def _ready_model(scoring: Scoring) -> Any:
-    if scoring.adapter is None:
-        detach(scoring.backbone)
-        return scoring.backbone.model
-    return activate(scoring.backbone, scoring.adapter)
+def _checked_prompts(plan: Plan, positions: NDArray[np.intp]) -> list[list[int]] | None:
+    """Encode all items before the model is loaded, so that one too long is found at once.
+
+    Prompts of usual pools are kept; those of large ones are made again when they are scored, which
+    costs a few per cent of the scoring.
+    """
+    kept: list[list[int]] = []
+    for start in range(0, len(positions), KEPT_PROMPTS):
+        prompts = plan.prompts(positions[start : start + KEPT_PROMPTS])
+        if len(positions) <= KEPT_PROMPTS:
+            kept = prompts
+    return kept or None
 
 
-def _combine(
-    scoring: Scoring,
-    base: Scores,
-    full: Scores,
-    n_tokens: NDArray[np.int64],
-    lengths: NDArray[np.int64],
-    answers: list[Any],
+def combine(
+    scores: PoolScores, acquisition: Acquisition, *, weight: float, trained: bool
 ) -> Uncertainty:
-    """Reduce, normalise and mix; `lengths` is 1 where scores are not sums over tokens."""
-    acquisition = scoring.acquisition
+    """Reduce, normalise and mix.
 
-    def reduced(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return per_answer(sums, lengths, acquisition.reduce)
+    Parameters
+    ----------
+    scores : PoolScores
+    acquisition : Acquisition
+    weight : float
+        lambda(t), the base model's share.
+    trained : bool
+        False before the first training: then the base model's uncertainty is all there is.
 
-    measure = acquisition.measure
+    Raises
+    ------
+    NotFiniteError
+        When a score is NaN or infinite.
+    """
+    measure, reduce = acquisition.measure, acquisition.reduce
     # The base model is deterministic: without dropout there is no mutual information.
-    base_measure = "entropy" if measure == "mutual_information" else measure
-    base_values = reduced(getattr(base, base_measure))
-    trained = scoring.adapter is not None
-    full_values = reduced(getattr(full, measure if trained else base_measure))
-    wrong = np.flatnonzero(~np.isfinite(base_values + full_values))
-    if wrong.size:
-        raise NotFiniteError(
-            f"The model's uncertainty is NaN or infinite for {len(wrong)} of {len(base_values)} "
-            f"items: {listed([f'row {row}' for row in wrong])}. Its numbers overflow in "
-            f"{scoring.backbone.dtype}, or its weights are broken; nothing was chosen. Try another "
-            "quantization, or another copy of the model."
-        )
-    weight = acquisition.base_weight(scoring.t) if trained else 1.0
+    base = scores.reduced("base_log" if measure == "predictive_entropy" else "base_entropy", reduce)
+    full = scores.reduced(COLUMNS[measure], reduce) if trained else base
+    for part in pieces(len(base)):
+        wrong = np.flatnonzero(~np.isfinite(base[part] + full[part]))
+        if wrong.size:
+            names = listed([f"row {row}" for row in scores.positions[part][wrong]])
+            raise NotFiniteError(
+                f"The model's uncertainty is NaN or infinite for {len(wrong)} of {len(base)} "
+                f"items: {names}. Its numbers overflow, or its weights are broken; nothing was "
+                "chosen. Try another quantization, or another copy of the model."
+            )
     return Uncertainty(
-        base=base_values,
-        full=full_values,
-        mixed=mixed(base_values, full_values, weight, acquisition.normalise),
-        entropy=reduced(full.entropy),
-        mutual_information=reduced(full.mutual_information),
-        n_tokens=n_tokens,
-        answers=answers,
+        base=base,
+        full=full,
+        mixed=mixed(base, full, weight if trained else 1.0, acquisition.normalise),
+        entropy=scores.reduced("entropy", reduce),
+        mutual_information=scores.reduced("information", reduce),
+        n_tokens=scores.lengths,
+        answers=scores.answers,
     )

@@ -1,0 +1,116 @@
+"""Token budgets: batches as large as memory allows, and smaller ones when it runs out."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from numpy.typing import NDArray
+
+from starlearn.data.tokens import Batch, batches
+from starlearn.errors import OutOfMemoryError
+
+CPU_TOKENS = 2048
+"""Measured with models of 2 to 6 million parameters on one thread: beyond it, activations leave the
+cache and fresh memory costs more than it gains (bench_query.py, rows `tokens`)."""
+GPU_TOKENS = 65536
+"""Where the search starts; the first and longest batch shows what fits. Not measured on a GPU."""
+
+
+class TokenBudget:
+    """How many padded tokens one forward pass may hold; what did not fit once is remembered.
+
+    Parameters
+    ----------
+    device : torch.device
+        Decides the first guess.
+
+    Notes
+    -----
+    Memory decides the budget alone: scores do not depend on how items are cut into batches, so
+    a smaller budget changes their time only (float32; see the performance notes for bfloat16).
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.tokens = CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
+
+    def run(
+        self,
+        lengths: Any,
+        compute: Callable[[Batch], None],
+        *,
+        n_passes: int = 1,
+        most: int | None = None,
+    ) -> None:
+        """Compute all items, longest batch first, in batches that fit.
+
+        Parameters
+        ----------
+        lengths : array of int, shape (m,) or (m, parts)
+            Tokens of each item.
+        compute : callable
+            Computes one batch and keeps its results; may be called again for the same items.
+        n_passes : int
+            K; each pass counts.
+        most : int, optional
+            A bound that the user has set.
+
+        Raises
+        ------
+        OutOfMemoryError
+            When one item alone does not fit, even on a second try with all memory released; its
+            ``index`` is the item's position in `lengths`.
+        """
+        lengths = np.asarray(lengths, dtype=np.intp)
+        waiting = deque(self._plan(lengths, n_passes, most))
+        second_try = False
+        while waiting:
+            batch = waiting.popleft()
+            if _fits(compute, batch):
+                second_try = False
+                continue
+            clear_device_cache(garbage_collection=True)
+            if len(batch.indices) > 1:
+                self.tokens = max(1, len(batch.indices) * batch.length * n_passes // 2)
+                left = np.sort(np.concatenate([batch.indices, *(b.indices for b in waiting)]))
+                waiting = deque(
+                    Batch(left[part.indices], part.parts)
+                    for part in self._plan(lengths[left], n_passes, most)
+                )
+            elif second_try:
+                raise OutOfMemoryError(int(batch.indices[0]), batch.length, n_passes)
+            else:
+                waiting.appendleft(batch)
+                second_try = True
+
+    def _plan(self, lengths: NDArray[np.intp], n_passes: int, most: int | None) -> list[Batch]:
+        tokens = self.tokens if most is None else min(self.tokens, most)
+        return list(batches(lengths, max(1, tokens // n_passes)))
+
+
+def _fits(compute: Callable[[Batch], Any], batch: Batch) -> bool:
+    """Compute a batch; False when memory ran out. The error's frames, and what they hold, go."""
+    try:
+        compute(batch)
+    except (RuntimeError, MemoryError) as error:
+        if not (
+            isinstance(error, torch.OutOfMemoryError | MemoryError)
+            or should_reduce_batch_size(error)
+        ):
+            raise
+        return False
+    return True
+
+
+@contextmanager
+def renumbered(rows: Sequence[int] | NDArray[np.intp]) -> Iterator[None]:
+    """Give an item that does not fit its number in the caller's own rows."""
+    try:
+        yield
+    except OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            int(rows[error.index]), error.length, error.n_passes
+        ) from error.__cause__

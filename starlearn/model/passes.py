@@ -1,0 +1,275 @@
+"""Sequences through the model in K passes: hidden states at the rows that are asked for."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import DynamicCache
+
+from starlearn.data.tokens import Batch
+from starlearn.errors import InputError, listed
+from starlearn.model.dropout import MonteCarlo
+from starlearn.model.head import Head
+from starlearn.model.memory import TokenBudget
+from starlearn.model.structure import LEAST_ROWS, causal_model, decoder_layers, trunk_of
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model in evaluation mode, and what all functions that run a pool through it share."""
+
+    model: Any
+    """PeftModel or PreTrainedModel."""
+    head: Head
+    pad_id: int
+    budget: TokenBudget
+    max_batch_tokens: int | None = None
+    """A bound on the budget that the user has set."""
+    dropout: MonteCarlo | None = None
+    """K passes with dropout, or one without."""
+    progress: Callable[[int, int], object] = lambda items, tokens: None
+    """Called with the items and the padded tokens that were finished."""
+
+    @property
+    def n_passes(self) -> int:
+        """K."""
+        return 1 if self.dropout is None else self.dropout.n_passes
+
+    def run(self, lengths: Any, compute: Callable[[Batch], None]) -> None:
+        """Compute items of these lengths in batches that fit; see `TokenBudget.run`."""
+        self.budget.run(lengths, compute, n_passes=self.n_passes, most=self.max_batch_tokens)
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Prompts with what is scored behind them, padded on the right to T tokens."""
+
+    input_ids: Tensor
+    """[B, T]"""
+    rows: Tensor
+    """Positions whose hidden states are wanted, [B, R]: the prompt's last token, then those of
+    the answer; shorter answers repeat their last one."""
+    keys: Tensor
+    """A number for each item, [B], int64; masks per token are drawn by it."""
+    prompt_width: int
+    """Padded length of the prompts alone, where they are padded apart from the answers."""
+    position_ids: Tensor | None = None
+    """[B, T]; None where the sequence is plain text."""
+    attention: Tensor | None = None
+    """Which position (second axis) sees which (third), bool [B, T, T]; None is causal."""
+
+    def repeated(self, times: int) -> "Sequences":
+        """The same items several times over."""
+
+        def more(values: Tensor) -> Tensor:
+            return torch.cat([values] * times)
+
+        return Sequences(
+            more(self.input_ids),
+            more(self.rows),
+            more(self.keys),
+            self.prompt_width,
+            None if self.position_ids is None else more(self.position_ids),
+            None if self.attention is None else more(self.attention),
+        )
+
+
+def row_hidden(model: Any, batch: Sequences, dropout: MonteCarlo | None = None) -> Tensor:
+    """Run one pass, or the K passes of `dropout`, and keep the hidden states of some rows.
+
+    Parameters
+    ----------
+    model : PeftModel or PreTrainedModel, in evaluation mode
+    batch : Sequences
+        B items.
+    dropout : MonteCarlo, optional
+        From :func:`starlearn.model.dropout.mc_dropout`.
+
+    Returns
+    -------
+    Tensor of shape (K, B * R, D)
+        After the final norm; the head never makes logits of all positions.
+    """
+    n_items = len(batch.input_ids)
+    split = dropout is not None and dropout.answer_only
+    length = batch.input_ids.shape[1]
+    if split:  # two runs: over the prompts, and over the rows behind them
+        length = min(batch.rows.shape[1], batch.prompt_width)
+    if n_items * length < LEAST_ROWS:
+        batch = batch.repeated(-(-LEAST_ROWS // (n_items * length)))
+    if dropout is not None and split:
+        states = _behind_prompt(model, batch, dropout)  # [K, B, R, D]
+    else:
+        states = _whole(model, batch, dropout)
+    return states[:, :n_items].flatten(1, 2)
+
+
+def refuse_beyond_window(rows: NDArray[np.intp]) -> None:
+    """Raise InputError for items that are longer than a sliding window of attention.
+
+    Behind keys and values that are kept from the prompt, the mask is ours, and the same in all
+    layers: it cannot tell which of them have a window.
+    """
+    if len(rows):
+        names = listed([f"row {row}" for row in rows])
+        raise InputError(
+            f"{len(rows)} items are longer than the model's sliding attention window: {names}. "
+            "Acquisition(mc_scope='answer') cannot score them: use mc_scope='all', or remove them."
+        )
+
+
+def _whole(model: Any, batch: Sequences, dropout: MonteCarlo | None) -> Tensor:
+    """Hidden states of prompt and answer in one run, [K, B, R, D]."""
+    n_passes = 1 if dropout is None else dropout.n_passes
+    inputs = batch.input_ids
+    mask, positions = _additive(model, batch.attention), batch.position_ids
+    n_items, length = inputs.shape
+    if dropout is not None:
+        dropout.item_keys = batch.keys
+        plain = torch.arange(length, device=inputs.device).expand(n_items, -1)
+        dropout.positions = plain if positions is None else positions
+    with ExitStack() as hooks:
+        if dropout is not None and dropout.first_layer:
+            hooks.enter_context(_copied_from(model, dropout.first_layer, n_items, n_passes))
+        else:
+            inputs = inputs.repeat(n_passes, 1)  # [K * B, T]
+            mask = None if mask is None else mask.repeat(n_passes, 1, 1, 1)
+            positions = None if positions is None else positions.repeat(n_passes, 1)
+        hooks.enter_context(_last_mlp_at(model, batch.rows, n_passes, dropout))
+        states = trunk_of(model)(
+            input_ids=inputs, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state  # [K * B, T, D]
+    return _gathered(states, batch.rows, n_passes)
+
+
+def _behind_prompt(model: Any, batch: Sequences, dropout: MonteCarlo) -> Tensor:
+    """Hidden states of the answer's rows behind a prompt that ran once, [K, B, R, D]."""
+    starts = batch.rows[:, 0]  # tokens before the prompt's last one, [B]
+    n_items, n_rows = batch.rows.shape
+    width = batch.prompt_width
+    device = batch.input_ids.device
+    cache = DynamicCache()
+    with dropout.without_dropout(), _last_mlp_at(model, batch.rows[:, :1], 1, None):
+        # What stands behind a prompt here is masked below.
+        trunk_of(model)(input_ids=batch.input_ids[:, :width], past_key_values=cache, use_cache=True)
+    ids = batch.input_ids.gather(1, batch.rows)  # [B, R]
+    positions = (
+        batch.rows if batch.position_ids is None else batch.position_ids.gather(1, batch.rows)
+    )
+    if batch.attention is None:
+        sees = batch.rows[:, :, None] >= batch.rows[:, None, :]  # [B, R, R]
+    else:
+        index = batch.rows[:, :, None].expand(-1, -1, batch.attention.shape[2])
+        sees = batch.attention.gather(1, index)
+        sees = sees.gather(2, batch.rows[:, None, :].expand(-1, n_rows, -1))
+    # A row that only fills up repeats the one before it, and must not be seen twice.
+    filler = torch.zeros_like(batch.rows, dtype=torch.bool)
+    filler[:, 1:] = batch.rows[:, 1:] == batch.rows[:, :-1]
+    itself = torch.eye(n_rows, dtype=torch.bool, device=device)
+    sees = (sees & ~filler[:, None, :]) | itself
+    before = torch.arange(width, device=device) < starts[:, None]  # [B, P]
+    whole = torch.cat([before[:, None, :].expand(-1, n_rows, -1), sees], dim=2)  # [B, R, P + R]
+    dropout.item_keys, dropout.positions = batch.keys, positions
+    first, n_passes = dropout.first_layer, dropout.n_passes
+    mask = _additive(model, whole)
+    copies = torch.arange(n_items, device=device).repeat(n_passes)
+    for layer in cache.layers[first:]:
+        layer.batch_select_indices(copies)
+    with ExitStack() as hooks:
+        if first:
+            hooks.enter_context(_copied_from(model, first, n_items, n_passes))
+        else:
+            ids, positions = ids.repeat(n_passes, 1), positions.repeat(n_passes, 1)
+            mask = None if mask is None else mask.repeat(n_passes, 1, 1, 1)
+        states = trunk_of(model)(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state  # [K * B, R, D]
+    return states.unflatten(0, (n_passes, n_items))
+
+
+def _additive(model: Any, sees: Tensor | None) -> Tensor | None:
+    """A mask that is added to attention scores, [B, 1, T, T], in the model's type."""
+    if sees is None:
+        return None
+    dtype = causal_model(model).dtype
+    mask = torch.zeros(sees.shape, dtype=dtype, device=sees.device)
+    return mask.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
+
+
+def _gathered(states: Tensor, rows: Tensor, n_passes: int) -> Tensor:
+    """Pick rows [B, R] from states [K * B, T, D]: [K, B, R, D]."""
+    states = states.unflatten(0, (n_passes, -1))
+    index = rows[None, :, :, None].expand(n_passes, -1, -1, states.shape[-1])
+    return states.gather(2, index)
+
+
+@contextmanager
+def _copied_from(model: Any, first: int, n_items: int, n_passes: int) -> Iterator[None]:
+    """Let layers from `first` on work on K copies of what the layers below give."""
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(copied(part) for part in value)
+        if isinstance(value, Tensor) and value.dim() > 1 and len(value) == n_items:
+            return value.repeat(n_passes, *[1] * (value.dim() - 1))
+        return value
+
+    def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        # The states reach layer `first` as they are, and later layers as copies.
+        return copied(args), {name: copied(value) for name, value in kwargs.items()}
+
+    hooks = [
+        layer.register_forward_pre_hook(before, with_kwargs=True)
+        for layer in decoder_layers(model)[first:]
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _last_mlp_at(
+    model: Any, rows: Tensor, n_passes: int, dropout: MonteCarlo | None
+) -> Iterator[None]:
+    """Compute the last layer's feed-forward part at the wanted rows only.
+
+    Nothing behind the last layer looks at another row. Models that keep this part elsewhere
+    compute all rows; so do masks per token, which need the rows' places.
+    """
+    layers = decoder_layers(model)
+    mlp = None if layers is None else getattr(layers[-1], "mlp", None)
+    if mlp is None or (dropout is not None and dropout.per_token):
+        yield
+        return
+    n_rows = rows.shape[1]
+    least = -(-LEAST_ROWS // len(rows))  # rows of an item, so that a pass has enough
+    places = rows[:, torch.arange(max(n_rows, least), device=rows.device).clamp(max=n_rows - 1)]
+    whole: list[Tensor] = []
+
+    def before(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        whole.append(args[0])
+        return (_gathered(args[0], places, n_passes).flatten(0, 1), *args[1:])
+
+    def after(_: Any, __: Any, output: Any) -> Any:
+        if isinstance(output, tuple):  # experts give their router's numbers too
+            return (after(_, __, output[0]), *output[1:])
+        index = places.repeat(n_passes, 1)[:, :, None].expand(-1, -1, output.shape[-1])
+        return torch.zeros_like(whole.pop()).scatter_(1, index, output)
+
+    hooks = [mlp.register_forward_pre_hook(before), mlp.register_forward_hook(after)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

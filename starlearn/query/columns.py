@@ -1,0 +1,41 @@
+"""Columns of numbers, one number an item: in memory for usual pools, in files for large ones."""
+
+from tempfile import TemporaryFile
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IN_MEMORY = 100_000
+"""Items up to which a column is an ordinary array. Longer ones are mapped from temporary files, so
+that a pool of any length takes the same memory; the files vanish with the arrays."""
+
+
+def column(length: int, dtype: Any = np.float64) -> NDArray[Any]:
+    """Make a column of zeros.
+
+    Parameters
+    ----------
+    length : int
+        m.
+
+    Returns
+    -------
+    ndarray of shape (m,)
+    """
+    if length <= IN_MEMORY:
+        return np.zeros(length, dtype=dtype)
+    with TemporaryFile(prefix="starlearn-") as file:
+        return np.memmap(file, dtype=dtype, mode="w+", shape=(length,))
+
+
+def empty_like(values: NDArray[Any]) -> NDArray[Any]:
+    """Make a column of the same length and type."""
+    return column(len(values), values.dtype)
+
+
+def copy_of(values: NDArray[Any]) -> NDArray[Any]:
+    """Copy a column to another one."""
+    copied = empty_like(values)
+    copied[:] = values
+    return copied

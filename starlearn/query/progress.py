@@ -1,0 +1,57 @@
+"""One bar for a whole query: items, time left, and tokens per second."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm.auto import tqdm
+
+
+class ItemBar:
+    """A progress bar over the items of a pool, whatever stages an item goes through.
+
+    Parameters
+    ----------
+    title : str
+    total : int
+        m, the items that are to be scored.
+    verbose : bool
+        False shows nothing.
+    """
+
+    def __init__(self, title: str, total: int, verbose: bool) -> None:
+        self._bar: Any = tqdm(total=total, desc=title, unit="item", disable=not verbose)
+        self._title = title
+        self._counts = False
+        self._finished = 0
+        self._tokens = 0
+        self._began = time.perf_counter()
+
+    def __enter__(self) -> "ItemBar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    @contextmanager
+    def stage(self, name: str, *, counts: bool) -> Iterator[None]:
+        """Say what is being done, and whether an item is done with it."""
+        self._bar.set_description(f"{self._title}: {name}", refresh=False)
+        before, self._counts = self._counts, counts
+        try:
+            yield
+        finally:
+            self._counts = before
+
+    def advance(self, items: int, tokens: int) -> None:
+        """Count the model's work: items of the current stage, and padded tokens over all passes."""
+        self._tokens += tokens
+        rate = self._tokens / max(time.perf_counter() - self._began, 1e-9)
+        self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+        self._bar.update(items if self._counts else 0)
+
+    def finish(self, items: int) -> None:
+        """Count a piece of the pool as done, those of its items too that needed no work."""
+        self._finished += items
+        self._bar.update(self._finished - self._bar.n)

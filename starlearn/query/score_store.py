@@ -1,0 +1,241 @@
+"""Rows of numbers that were computed once: kept over rounds and over interruptions."""
+
+import os
+import sqlite3
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starlearn.errors import InputError
+
+Row = NDArray[np.float64]
+
+MEMORY_BYTES = 256_000_000
+"""What is kept without a folder; the oldest rows go first."""
+ROW_BYTES = 200
+"""Of a row in memory besides its numbers: key, array, dict entry."""
+SPACES = 8
+"""Spaces whose name ends in a star and that stay in a folder: the newest few adapters."""
+SCHEMA = """
+create table if not exists spaces (id integer primary key, name text unique not null);
+create table if not exists rows (
+    space integer not null, key blob not null, value blob not null, primary key (space, key)
+) without rowid;
+"""
+VARIABLES = 500
+"""Keys in one SQL statement; SQLite allows 999 at least."""
+
+
+def row_keys(*columns: Sequence[Sequence[int]]) -> list[bytes]:
+    """Identify items by tokens: prompts, or prompts and answers.
+
+    Parameters
+    ----------
+    *columns : sequences of m token sequences
+
+    Returns
+    -------
+    list of bytes, length m
+        16 bytes each.
+    """
+    return [
+        blake2b(
+            b"".join(
+                len(ids).to_bytes(8, "big") + np.asarray(ids, dtype=np.int64).tobytes()
+                for ids in row
+            ),
+            digest_size=16,
+        ).digest()
+        for row in zip(*columns, strict=True)
+    ]
+
+
+class ScoreStore:
+    """Rows by space and key, in memory or in a file.
+
+    A space is all that decides a row besides its item: model, quantisation, task, adapter, masks.
+    A name that ends in ``*`` is one of many that pass by, and old ones are dropped.
+
+    Parameters
+    ----------
+    folder : path, optional
+        Where ``scores.sqlite`` is kept; made if it is not there. Without it rows are kept in
+        memory, up to 256 MB.
+
+    Raises
+    ------
+    InputError
+        When the folder cannot be written.
+
+    Notes
+    -----
+    Every row carries a checksum; a row that fails it counts as not there, and a file that SQLite
+    calls damaged is set aside with a warning: all of it can be computed again.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        self._memory: OrderedDict[tuple[str, bytes], Row] = OrderedDict()
+        self._bytes = 0
+        self._known: dict[str, int] = {}
+        self._database: sqlite3.Connection | None = None
+        if folder is not None:
+            self._file = Path(folder) / "scores.sqlite"
+            self._database = _opened(self._file)
+
+    def get(self, space: str, keys: Sequence[bytes], compute: Callable[[list[int]], Row]) -> Row:
+        """Return a row for each key; what is not there yet is computed first, and kept.
+
+        Parameters
+        ----------
+        space : str
+        keys : sequence of bytes, length m
+        compute : callable
+            Takes positions in `keys`, each for another key, returns an array of shape (number of
+            positions, width).
+
+        Returns
+        -------
+        ndarray of shape (m, width)
+        """
+        found = self._read(space, keys)
+        first = {key: position for position, key in reversed(list(enumerate(keys)))}
+        missing = sorted(position for key, position in first.items() if key not in found)
+        if missing:
+            rows = np.asarray(compute(missing), dtype=np.float64)
+            new = {keys[position]: row for position, row in zip(missing, rows, strict=True)}
+            self._write(space, new)
+            found |= new
+        return np.stack([found[key] for key in keys])
+
+    def _read(self, space: str, keys: Sequence[bytes]) -> dict[bytes, Row]:
+        if self._database is None:
+            pairs = ((key, self._memory.get((space, key))) for key in keys)
+            return {key: row for key, row in pairs if row is not None}
+        found: dict[bytes, Row] = {}
+        with self._mended():
+            number = self._number(space)
+            distinct = list(dict.fromkeys(keys))
+            for start in range(0, len(distinct), VARIABLES):
+                some = distinct[start : start + VARIABLES]
+                marks = ",".join("?" * len(some))
+                rows = self._database.execute(
+                    f"select key, value from rows where space = ? and key in ({marks})",  # noqa: S608
+                    (number, *some),
+                )
+                for key, value in rows:
+                    row = _unpacked(key, value)
+                    if row is not None:
+                        found[key] = row
+        return found
+
+    def _write(self, space: str, new: dict[bytes, Row]) -> None:
+        if self._database is not None:
+            with self._mended(), self._database:
+                number = self._number(space)
+                self._database.executemany(
+                    "insert or replace into rows values (?, ?, ?)",
+                    [(number, key, _packed(key, row)) for key, row in new.items()],
+                )
+            return
+        for key, row in new.items():
+            self._memory[space, key] = row
+            self._bytes += row.nbytes + ROW_BYTES
+        while self._bytes > MEMORY_BYTES and len(self._memory) > len(new):
+            _, row = self._memory.popitem(last=False)
+            self._bytes -= row.nbytes + ROW_BYTES
+
+    def _number(self, space: str) -> int:
+        """The space's number in the file; a new passing space pushes the oldest ones out."""
+        database = self._database
+        if database is None or space in self._known:
+            return self._known.get(space, 0)
+        with database:
+            database.execute("insert or ignore into spaces (name) values (?)", (space,))
+            if space.endswith("*"):
+                old = database.execute(
+                    "select id from spaces where name like '%*' order by id desc limit -1 offset ?",
+                    (SPACES,),
+                ).fetchall()
+                database.executemany("delete from rows where space = ?", old)
+                database.executemany("delete from spaces where id = ?", old)
+                self._known.clear()
+        row = database.execute("select id from spaces where name = ?", (space,)).fetchone()
+        self._known[space] = int(row[0])
+        return self._known[space]
+
+    @contextmanager
+    def _mended(self) -> Iterator[None]:
+        """Go on without the file's rows when it turns out to be damaged."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise InputError(
+                f"The cache {self._file} cannot be used: {error}. Free the disk, wait for the "
+                "process that holds it, or give another STARLearner(cache_dir=...)."
+            ) from error
+        except sqlite3.DatabaseError:
+            if self._database is not None:
+                self._database.close()
+            _set_aside(self._file)
+            self._known.clear()
+            self._database = _opened(self._file)
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return _connected(file)
+    except (OSError, sqlite3.OperationalError) as error:
+        raise InputError(
+            f"cache_dir={str(file.parent)!r} cannot be used: {error}. Give a folder that can be "
+            "written, or None to keep scores in memory."
+        ) from error
+    except sqlite3.DatabaseError:
+        _set_aside(file)
+        return _connected(file)
+
+
+def _connected(file: Path) -> sqlite3.Connection:
+    # Calls may come from several threads, one after the other; SQLite itself takes turns.
+    database = sqlite3.connect(file, timeout=60, check_same_thread=False)
+    try:
+        # A cache may lose its last rows in a power cut, so it need not wait for the disk.
+        database.execute("pragma journal_mode = wal")
+        database.execute("pragma synchronous = normal")
+        database.executescript(SCHEMA)
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
+
+
+def _set_aside(file: Path) -> None:
+    aside = file.with_suffix(".damaged")
+    file.replace(aside)
+    for name in ("-wal", "-shm"):
+        file.with_name(file.name + name).unlink(missing_ok=True)
+    warnings.warn(
+        f"The cache {file} is damaged. It was moved to {aside.name}, which can be deleted; its "
+        "scores are computed again.",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
+def _packed(key: bytes, row: Row) -> bytes:
+    numbers = row.tobytes()
+    return crc32(numbers, crc32(key)).to_bytes(4, "big") + numbers
+
+
+def _unpacked(key: bytes, value: bytes) -> Row | None:
+    numbers = value[4:]
+    if len(numbers) % 8 or crc32(numbers, crc32(key)).to_bytes(4, "big") != value[:4]:
+        return None
+    return np.frombuffer(numbers, dtype=np.float64)

@@ -1,0 +1,30 @@
+"""Workloads and sequences of tiny models, for tests below the learner."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from starlearn.model.dropout import MonteCarlo
+from starlearn.model.head import head_of
+from starlearn.model.memory import TokenBudget
+from starlearn.model.passes import Sequences, Workload
+
+
+def workload(
+    model: Any, *, tokens: int = 4096, dropout: MonteCarlo | None = None, pad_id: int = 0
+) -> Workload:
+    """A model with a bound on its batches."""
+    budget = TokenBudget(torch.device("cpu"))
+    return Workload(model, head_of(model), pad_id, budget, tokens, dropout)
+
+
+def sequences(input_ids: torch.Tensor, rows: torch.Tensor) -> Sequences:
+    """Plain text whose prompt ends at the first wanted row."""
+    keys = torch.arange(len(input_ids))
+    return Sequences(input_ids, rows, keys, input_ids.shape[1])
+
+
+def numbers(n_items: int) -> Any:
+    """A number for each item."""
+    return np.arange(n_items, dtype=np.int64)
