@@ -15,8 +15,8 @@ def workload(
     model: Any, *, tokens: int = 4096, dropout: MonteCarlo | None = None, pad_id: int = 0
 ) -> Workload:
     """A model with a bound on its batches."""
-    budget = TokenBudget(torch.device("cpu"))
-    return Workload(model, head_of(model), pad_id, budget, tokens, dropout)
+    budget = TokenBudget(tokens)
+    return Workload(model, head_of(model), pad_id, budget, dropout=dropout)
 
 
 def sequences(input_ids: torch.Tensor, rows: torch.Tensor) -> Sequences:

@@ -191,12 +191,14 @@ class Batch:
         return sum(self.parts)
 
 
-def padded_lengths(lengths: Any) -> NDArray[np.intp]:
+def padded_lengths(lengths: Any, grains: int = GRAINS) -> NDArray[np.intp]:
     """Round lengths up to a grid that is as fine as the lengths are short.
 
     Parameters
     ----------
     lengths : array of int
+    grains : int
+        Points of the grid between two powers of two.
 
     Returns
     -------
@@ -208,7 +210,7 @@ def padded_lengths(lengths: Any) -> NDArray[np.intp]:
     [5, 21, 40, 304]
     """
     exact = np.maximum(np.asarray(lengths, dtype=np.intp), 1)
-    grain = np.maximum(2 ** np.floor(np.log2(exact)).astype(np.intp) // GRAINS, 1)
+    grain = np.maximum(2 ** np.floor(np.log2(exact)).astype(np.intp) // grains, 1)
     return np.asarray(-(-exact // grain) * grain)
 
 

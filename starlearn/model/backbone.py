@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 from starlearn.embedded.location import model_folder
 from starlearn.errors import InputError, UntrustedFileError
 from starlearn.model.head import Head, head_of
-from starlearn.model.memory import TokenBudget
+from starlearn.model.memory import CPU_TOKENS, CPU_WRITTEN, GPU_TOKENS, TokenBudget
 
 QUANTIZATIONS = ("nf4", "fp4", "none")
 IDENTITY = (
@@ -152,7 +152,12 @@ class Backbone:
     @cached_property
     def budget(self) -> TokenBudget:
         """Tokens that fit into one forward pass on this machine."""
-        return TokenBudget(self.device)
+        return TokenBudget(CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS)
+
+    @cached_property
+    def writing_budget(self) -> TokenBudget:
+        """Tokens of prompts and answers that fit while answers are written."""
+        return TokenBudget(CPU_WRITTEN if self.device.type == "cpu" else GPU_TOKENS)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -11,6 +11,9 @@ from starlearn.data.tokens import Batch, padded_lengths
 from starlearn.model.passes import Workload
 from starlearn.model.structure import LEAST_ROWS, causal_model
 
+GRAINS = 2
+"""Prompts are padded on a coarse grid here: with few widths there are many rows in a batch, and a
+step costs the same however wide the prompts are."""
 KEEP = 0.75
 """A batch is packed anew when fewer of its rows than this share are still being written: packing
 copies all keys and values, a finished row costs its share of every further step."""
@@ -36,10 +39,10 @@ def generate_answers(
         Tokens of each answer; the end of sequence is the last one where the model wrote it.
     """
     answers: list[list[int]] = [[] for _ in prompts]
-    widths = padded_lengths([len(prompt) for prompt in prompts])
+    widths = padded_lengths([len(prompt) for prompt in prompts], GRAINS)
 
     def compute(batch: Batch) -> None:
-        width = int(widths[batch.indices[0]])
+        width = batch.parts[0]
         chosen = [prompts[i] for i in batch.indices]
         written = _write(work, chosen, width, max_new_tokens, eos_id)
         for index, answer in zip(batch.indices, written, strict=True):

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from starlearn.data.tokens import Batch, batches
 from starlearn.errors import OutOfMemoryError
 
-CPU_TOKENS = 2048
-"""Measured with models of 2 to 6 million parameters on one thread: beyond it, activations leave the
-cache and fresh memory costs more than it gains (bench_query.py, rows `tokens`)."""
+CPU_TOKENS, CPU_WRITTEN = 1024, 16384
+"""Padded tokens of a pass, and of a batch of answers while they are written, on a CPU. Measured
+with models of 2 and 6 million parameters on one thread: a pass of more leaves the cache, and fresh
+memory costs more than it gains; answers are written a token at a time, so more rows pay longer."""
 GPU_TOKENS = 65536
-"""Where the search starts; the first and longest batch shows what fits. Not measured on a GPU."""
+"""Where the search starts for both; the first, longest batch shows what fits. Not yet measured on
+a GPU."""
 
 
 class TokenBudget:
@@ -25,8 +27,8 @@ class TokenBudget:
 
     Parameters
     ----------
-    device : torch.device
-        Decides the first guess.
+    tokens : int
+        The first guess.
 
     Notes
     -----
@@ -34,8 +36,8 @@ class TokenBudget:
     a smaller budget changes their time only (float32; see the performance notes for bfloat16).
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.tokens = CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
 
     def run(
         self,

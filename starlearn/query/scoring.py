@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
@@ -101,7 +101,7 @@ class Scorer:
         def written(missing: list[int]) -> Rows:
             with renumbered(missing), self._work("answering", bar, counts=counts) as work:
                 answers = generate_answers(
-                    work,
+                    replace(work, budget=self.backbone.writing_budget),
                     [prompts[i] for i in missing],
                     max_new_tokens=width,
                     eos_id=self.backbone.eos_id,

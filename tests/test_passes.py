@@ -1,0 +1,212 @@
+"""K passes, stacked, shared and cut short: the same numbers as the plain way to compute them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import build_model
+from workloads import numbers, sequences, workload
+
+from starlearn.errors import InputError
+from starlearn.model.adapter import attach_fresh
+from starlearn.model.answers import answer_statistics
+from starlearn.model.backbone import Backbone
+from starlearn.model.choices import build_tree, choice_distribution
+from starlearn.model.dropout import MaskedA, evaluation_mode, mc_dropout
+from starlearn.model.passes import row_hidden
+from starlearn.settings import LoRA
+
+EOS = 2
+PROMPTS = [[5, 9, 12, 7, 22], [8, 9], [30, 31, 32, 33, 34, 35, 36], [6]]
+ANSWERS = [[7, 8, EOS], [9], [5, 5, 5, 5, EOS], [6, EOS]]
+CHOICES = [[5, 6], [5, 7], [8]]
+LAYERS = 3
+
+
+def with_adapter(folder: Path) -> Any:
+    backbone = Backbone(folder, "nf4", verbose=False)
+    model = attach_fresh(backbone, LoRA(r=4, dropout=0.3), seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.2, generator=generator)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("three-layers")
+    return with_adapter(build_model(folder, num_hidden_layers=LAYERS))
+
+
+def scores(model: Any, tokens: int = 4096, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Distributions over choices, and entropies of free-form answers, in 3 passes."""
+    with mc_dropout(model, 3, seed=4, **options) as passes:
+        work = workload(model, dropout=passes, tokens=tokens)
+        choices = choice_distribution(work, build_tree(CHOICES, EOS), PROMPTS, numbers(4))
+        answers = answer_statistics(work, PROMPTS, ANSWERS, numbers(4))
+    return choices, answers.entropy
+
+
+def test_a_pass_is_the_adapter_with_its_own_masked_a(model: Any) -> None:
+    """K virtual adapters: each pass alone, with A replaced by A * mask, and no dropout."""
+    ids, rows = torch.tensor([[5, 9, 12, 7], [8, 9, 6, 5]]), torch.tensor([[3], [2]])
+    with torch.no_grad(), mc_dropout(model, 3, seed=4) as passes:
+        stacked = row_hidden(model, sequences(ids, rows), passes)
+        masked = [module for module in model.modules() if isinstance(module, MaskedA)]
+        assert len(masked) == LAYERS * 7
+        kept = [(module.weight, module.weight.clone(), module.masks.clone()) for module in masked]
+    for number in range(3):
+        try:
+            with torch.no_grad():
+                for weight, original, masks in kept:
+                    weight.copy_(original * masks[number])
+                alone = row_hidden(model, sequences(ids, rows))
+        finally:
+            with torch.no_grad():
+                for weight, original, _ in kept:
+                    weight.copy_(original)
+        assert torch.allclose(stacked[number], alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 2, LAYERS, 10])
+def test_a_shared_trunk_gives_what_whole_passes_give(model: Any, layers: int) -> None:
+    with mc_dropout(model, 3, seed=4, layers=layers) as passes:
+        assert passes.n_modules == 7 * min(layers, LAYERS)
+        assert passes.first_layer == max(LAYERS - layers, 0)
+        ids, rows = torch.tensor([[5, 9, 12, 7], [8, 9, 6, 5]]), torch.tensor([[1, 3], [0, 2]])
+        with torch.no_grad():
+            shared = row_hidden(model, sequences(ids, rows), passes)
+            passes.first_layer = 0
+            whole = row_hidden(model, sequences(ids, rows), passes)
+    assert torch.allclose(shared, whole, atol=1e-5)
+    assert not torch.allclose(shared[0], shared[1], atol=1e-3)
+
+
+def test_dropout_in_all_layers_is_the_default(model: Any) -> None:
+    for one, other in zip(scores(model), scores(model, layers=LAYERS), strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("layers", [None, 2])
+def test_a_shared_prompt_gives_what_masks_at_answer_rows_give(
+    model: Any, layers: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plain way: whole passes, in which the mask is left out before the prompt's last token."""
+    quick = scores(model, answer_only=True, layers=layers)
+    whole = scores(model, layers=layers)
+
+    def forward(self: MaskedA, x: torch.Tensor) -> torch.Tensor:
+        length = int(starts["prompt"]) - 1
+        masks = self.masks.repeat_interleave(len(x) // len(self.masks), 0)[:, None]  # [K * B, 1, D]
+        late = torch.arange(x.shape[1])[None, :, None] >= length
+        return torch.nn.functional.linear(torch.where(late, x * masks, x), self.weight)
+
+    starts: dict[str, int] = {}
+    monkeypatch.setattr(MaskedA, "forward", forward)
+    with mc_dropout(model, 3, seed=4, layers=layers) as passes:
+        work = workload(model, dropout=passes)
+        for row, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
+            starts["prompt"] = len(prompt)
+            tree = build_tree(CHOICES, EOS)
+            passes.per_token = True  # so that the last layer's rows keep their places
+            choices = choice_distribution(work, tree, [prompt], numbers(1))
+            statistics = answer_statistics(work, [prompt], [answer], numbers(1))
+            assert quick[0][:, row] == pytest.approx(choices[:, 0], abs=1e-4)
+            assert quick[1][:, row] == pytest.approx(statistics.entropy[:, 0], abs=1e-4)
+    assert not np.allclose(quick[0], whole[0], atol=1e-3)
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"mask_mode": "token"},
+    {"layers": 1},
+    {"answer_only": True},
+    {"answer_only": True, "layers": 1},
+    {"answer_only": True, "mask_mode": "token"},
+    {"layers": 2, "mask_mode": "token"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("tokens", [1, 60])
+def test_no_option_makes_scores_depend_on_the_batch(
+    model: Any, options: dict[str, Any], tokens: int
+) -> None:
+    for whole, cut in zip(scores(model, **options), scores(model, tokens, **options), strict=True):
+        assert np.array_equal(whole, cut)
+        assert not np.allclose(whole[0], whole[1], atol=1e-4)
+
+
+def test_masks_per_token_differ_between_tokens_and_items_not_between_batches(model: Any) -> None:
+    """The same prompt twice: equal under shared masks, another under masks of its own."""
+    twice = [PROMPTS[0], PROMPTS[0]]
+    tree = build_tree(CHOICES, EOS)
+
+    def distribution(mode: str, keys: list[int]) -> np.ndarray:
+        with mc_dropout(model, 3, seed=4, mask_mode=mode) as passes:
+            work = workload(model, dropout=passes)
+            return choice_distribution(work, tree, twice, np.array(keys))
+
+    shared, token = distribution("shared", [3, 4]), distribution("token", [3, 4])
+    assert np.array_equal(shared[:, 0], shared[:, 1])
+    assert not np.allclose(token[:, 0], token[:, 1], atol=1e-4)
+    assert np.array_equal(token[:, ::-1], distribution("token", [4, 3]))
+
+
+def test_masks_per_token_have_the_noise_of_training(model: Any) -> None:
+    """Over many passes the mean of the scores is that of stock dropout, within its error."""
+    ids, rows = torch.tensor([[5, 9, 12, 7, 9, 6]]), torch.tensor([[5]])
+    with torch.no_grad(), mc_dropout(model, 400, seed=4, mask_mode="token") as passes:
+        ours = row_hidden(model, sequences(ids, rows), passes)[:, 0].numpy()  # [K, D]
+    torch.manual_seed(0)
+    with torch.no_grad(), evaluation_mode(model):
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.train()
+        stock = row_hidden(model, sequences(ids.repeat(400, 1), rows.repeat(400, 1)))[0].numpy()
+    error = np.sqrt((ours.var(axis=0) + stock.var(axis=0)) / 400)
+    assert (np.abs(ours.mean(axis=0) - stock.mean(axis=0)) < 5 * error).all()
+    assert ours.std(axis=0) == pytest.approx(stock.std(axis=0), rel=0.25)
+
+
+def test_dropout_at_the_answer_only_is_refused_beyond_a_sliding_window(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(
+        vocab_size=60,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        sliding_window=7,
+    )
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(build_model(tmp_path / "words")).save_pretrained(tmp_path)
+    mistral = with_adapter(tmp_path)
+    prompts = [*PROMPTS[:2], [5] * 8]
+    with mc_dropout(mistral, 2, seed=0, answer_only=True) as passes:
+        work = workload(mistral, dropout=passes)
+        with pytest.raises(InputError, match=r"1 items.*row 2.*mc_scope"):
+            choice_distribution(work, build_tree([[5], [6]], EOS), prompts, numbers(3))
+
+
+def test_the_last_feed_forward_part_sees_the_wanted_rows_only(model: Any) -> None:
+    sizes: list[int] = []
+    last = model.get_base_model().model.layers[-1].mlp
+    hook = last.gate_proj.register_forward_pre_hook(lambda _, x: sizes.append(x[0].shape[1]))
+    ids = torch.randint(3, 40, (16, 30))
+    rows = torch.full((16, 1), 29)
+    try:
+        with torch.no_grad():
+            got = row_hidden(model, sequences(ids, rows))
+            whole = model.get_base_model().model(ids).last_hidden_state[:, 29]
+    finally:
+        hook.remove()
+    assert sizes == [1, 30]
+    assert torch.allclose(got[0], whole, atol=1e-5)

@@ -1,0 +1,423 @@
+"""Scoring a pool: the same numbers however the work is cut, interrupted or short of memory."""
+
+import itertools
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+from tiny_models import COLOURS, build_model
+
+from starlearn.errors import InputError, OutOfMemoryError
+from starlearn.learner import STARLearner
+from starlearn.model.structure import trunk_of
+from starlearn.query import columns, mixing
+from starlearn.query.score_store import ScoreStore, row_keys
+from starlearn.query.scoring import Scorer
+from starlearn.settings import Acquisition, LoRA, Training
+from starlearn.tasks import ChoiceTask, GenerationTask
+
+Factory = Callable[..., STARLearner]
+FIELDS = ("base", "full", "mixed", "entropy", "mutual_information", "n_tokens", "answers")
+TASKS: dict[str, Any] = {
+    "choices": ChoiceTask("{text} Answer :", choices=COLOURS),
+    "several tokens": ChoiceTask("{text} Answer :", choices=["very red", "very green", "blue"]),
+    "free form": GenerationTask("{text} Answer :", max_new_tokens=5),
+}
+
+
+@pytest.fixture
+def pool(pool: list[str]) -> list[str]:
+    """A part of the pool that all tests share: some prompts of each length."""
+    return pool[::3]
+
+
+@pytest.fixture(params=list(TASKS))
+def learner(request: pytest.FixtureRequest, make_learner: Factory, labelled: Any) -> STARLearner:
+    task = TASKS[request.param]
+    items, labels = labelled
+    if request.param == "several tokens":
+        labels = ["blue" if label == "blue" else f"very {label}" for label in labels]
+    return make_learner(task=clone(task)).fit(items, labels)
+
+
+def forget(learner: STARLearner, folder: Path | None = None) -> None:
+    """Start from nothing: no score is kept, and the budget is the device's."""
+    engine = learner._engine()
+    engine.store = ScoreStore(folder)
+    for name in ("budget", "writing_budget"):
+        engine.backbone.__dict__.pop(name, None)
+
+
+def assert_same(found: Any, expected: Any, order: Any = slice(None)) -> None:
+    for name in FIELDS:
+        one, other = getattr(found, name), getattr(expected, name)[order]
+        assert np.array_equal(one, other), name
+
+
+# However the work is cut
+
+
+@settings(
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_scores_do_not_depend_on_order_budget_or_chunks(
+    learner: STARLearner, pool: list, data: st.DataObject
+) -> None:
+    learner.set_params(acquisition=Acquisition(n_passes=3))
+    forget(learner)
+    expected = learner.uncertainty(pool)
+    order = np.array(data.draw(st.permutations(range(len(pool)))))
+    tokens = data.draw(st.sampled_from([1, 17, 64, 333, None]))
+    chunk = data.draw(st.sampled_from([3, 5, 16, 100]))
+    mode = data.draw(st.sampled_from(["shared", "token"]))
+    if mode == "token":
+        learner.set_params(acquisition__mask_mode="token")
+        expected = learner.uncertainty(pool)
+    learner.set_params(acquisition__max_batch_tokens=tokens, acquisition__chunk_size=chunk)
+    forget(learner)
+    assert_same(learner.uncertainty([pool[i] for i in order]), expected, order)
+
+
+@pytest.mark.parametrize("options", [{"mc_layers": 1}, {"mc_scope": "answer"}, {"n_passes": 1}])
+def test_options_do_not_depend_on_the_cut_either(
+    learner: STARLearner, pool: list, options: dict[str, Any]
+) -> None:
+    learner.set_params(acquisition=Acquisition(**{"n_passes": 3, **options}))
+    expected = learner.uncertainty(pool)
+    learner.set_params(acquisition__max_batch_tokens=50, acquisition__chunk_size=7)
+    forget(learner)
+    assert_same(learner.uncertainty(pool[::-1]), expected, slice(None, None, -1))
+
+
+def test_large_pools_are_kept_in_files_with_the_same_result(
+    learner: STARLearner, pool: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    normalise = itertools.cycle(["rank", "zscore", "none"])
+    reduce = itertools.cycle(["residual", "mean", "sum"])
+    for _ in range(3):
+        learner.set_params(acquisition__normalise=next(normalise), acquisition__reduce=next(reduce))
+        expected = learner.query(pool, 6, return_metrics=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(columns, "IN_MEMORY", 10)
+            patch.setattr(mixing, "PIECE", 7)
+            found = learner.query(pool, 6, return_metrics=True)
+            assert isinstance(columns.column(11), np.memmap)
+        assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+# Interrupted
+
+
+@contextmanager
+def interrupted(after: int, error: type[BaseException] = KeyboardInterrupt) -> Iterator[None]:
+    """Stop in the middle of the chunk that follows `after` finished ones."""
+    original, calls = Scorer.score, itertools.count()
+
+    def score(self: Scorer, *arguments: Any) -> Any:
+        found = original(self, *arguments)
+        if next(calls) == after:
+            raise error
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scorer, "score", score)
+        yield
+
+
+@contextmanager
+def counted_rows(learner: STARLearner) -> Iterator[list[int]]:
+    """Count the rows of tokens that the model computes."""
+    rows: list[int] = []
+    trunk = trunk_of(learner._engine().backbone.model)
+    hook = trunk.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    try:
+        yield rows
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("after", [0, 2, 4])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_an_interrupted_query_goes_on_where_it_was(
+    learner: STARLearner, pool: list, after: int, on_disk: bool, tmp_path: Path
+) -> None:
+    learner.set_params(acquisition__chunk_size=5)
+    expected = learner.query(pool, 4, return_metrics=True)
+    folder = tmp_path if on_disk else None
+    forget(learner, folder)
+    with interrupted(after), pytest.raises(KeyboardInterrupt):
+        learner.query(pool, 4)
+    if on_disk:  # as another process would
+        learner._engine().store = ScoreStore(folder)
+    with counted_rows(learner) as rows:
+        found = learner.query(pool, 4, return_metrics=True)
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+    with counted_rows(learner) as all_rows:
+        forget(learner)
+        learner.query(pool, 4)
+    assert sum(rows) < sum(all_rows)
+    with counted_rows(learner) as none:
+        forget(learner, folder)
+        learner.query(pool, 4)
+        none.clear()
+        learner.query(pool, 4)
+    assert none == []
+
+
+# Short of memory
+
+
+@contextmanager
+def short_of_memory(learner: STARLearner, fails: Callable[[int, int], bool]) -> Iterator[list[int]]:
+    """Let runs of the trunk fail, by their number and their tokens."""
+    trunk = trunk_of(learner._engine().backbone.model)
+    calls, failures = itertools.count(), list[int]()
+
+    def before(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        number = next(calls)
+        if fails(number, kwargs["input_ids"].numel()):
+            failures.append(number)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    hook = trunk.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield failures
+    finally:
+        hook.remove()
+
+
+@settings(
+    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(seed=st.integers(0, 2**32 - 1), chunk=st.sampled_from([6, 100]))
+def test_running_out_of_memory_anywhere_changes_no_score(
+    learner: STARLearner, pool: list, seed: int, chunk: int
+) -> None:
+    learner.set_params(acquisition=Acquisition(n_passes=3, chunk_size=chunk))
+    forget(learner)
+    expected = learner.uncertainty(pool)
+    forget(learner)
+    rng = np.random.default_rng(seed)
+    last = -2
+
+    def fails(number: int, tokens: int) -> bool:
+        # Never twice running: a single item is tried again once, and then given up.
+        nonlocal last
+        if number > last + 1 and rng.random() < 0.3:
+            last = number
+            return True
+        return False
+
+    with short_of_memory(learner, fails) as failures:
+        assert_same(learner.uncertainty(pool), expected)
+    assert failures or seed
+
+
+def test_what_did_not_fit_is_not_tried_again(learner: STARLearner, pool: list) -> None:
+    forget(learner)
+    expected = learner.uncertainty(pool)
+    forget(learner)
+    with short_of_memory(learner, lambda _, tokens: tokens > 200) as failures:
+        learner.set_params(acquisition__chunk_size=12)
+        assert_same(learner.uncertainty(pool), expected)
+    # Two or three halvings, none of them in a later chunk.
+    assert 1 <= len(failures) <= 4
+    assert learner._engine().backbone.budget.tokens <= 200
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        MemoryError(),
+    ],
+)
+def test_every_way_to_say_that_memory_ran_out_is_understood(error: Exception) -> None:
+    from starlearn.model.memory import TokenBudget
+
+    budget, done, failed = TokenBudget(64), list[int](), list[bool]()
+
+    def compute(batch: Any) -> None:
+        if not failed:
+            failed.append(True)
+            raise error
+        done.extend(batch.indices.tolist())
+
+    budget.run([4, 9, 4, 4, 30], compute)
+    assert sorted(done) == [0, 1, 2, 3, 4]
+    with pytest.raises(RuntimeError, match="shapes"):
+        budget.run([4], lambda batch: (_ for _ in ()).throw(RuntimeError("shapes differ")))
+
+
+def test_one_item_that_does_not_fit_is_named_and_the_others_are_kept(
+    make_learner: Factory, labelled: Any, pool: list
+) -> None:
+    learner = make_learner().fit(*labelled)
+    learner.set_params(acquisition__chunk_size=10)
+    items = [*pool[:20], "very " * 30, *pool[20:]]
+    with (
+        short_of_memory(learner, lambda _, tokens: tokens > 90),
+        pytest.raises(OutOfMemoryError, match=r"row 20, 3\d tokens.*3 passes.*n_passes"),
+    ):
+        learner.query(items, 3)
+    with counted_rows(learner) as rows:
+        learner.query(items[:20], 3)
+    assert rows == []
+
+
+# Kept scores are never wrong
+
+
+def test_a_kept_score_is_never_wrong_after_any_change(
+    make_learner: Factory, labelled: Any, pool: list, tmp_path: Path
+) -> None:
+    """One folder for all of them; each must give what it gives without a folder."""
+    other_model = build_model(tmp_path / "other", rms_norm_eps=0.3)
+    star = Acquisition(n_passes=3)
+    variants: list[dict[str, Any]] = [
+        {},
+        {"model": str(other_model)},
+        {"quantization": "none"},
+        {"quantization": "fp4"},
+        {"task": ChoiceTask("{text} Question :", choices=COLOURS)},
+        {"task": ChoiceTask("{text} Answer :", choices=[*COLOURS, "yes"])},
+        {"task": ChoiceTask("{text} Answer :", choices=["very red", "green", "blue"])},
+        {"task": GenerationTask("{text} Answer :", max_new_tokens=3)},
+        {"task": GenerationTask("{text} Answer :", max_new_tokens=5)},
+        {"adapter": LoRA(r=4, alpha=16, dropout=0.2)},
+        {"adapter": LoRA(r=4, alpha=8, dropout=0.4)},
+        {"training": Training(max_steps=5, batch_size=4, learning_rate=5e-3)},
+        {"random_state": 8},
+        *(
+            {"acquisition": clone(star).set_params(**change)}
+            for change in (
+                {"n_passes": 1},
+                {"n_passes": 2},
+                {"mask_mode": "token"},
+                {"mc_layers": 1},
+                {"mc_scope": "answer"},
+                {"measure": "mutual_information"},
+                {"measure": "predictive_entropy"},
+                {"reduce": "sum"},
+                {"normalise": "zscore"},
+                {"schedule": 0.0},
+            )
+        ),
+    ]
+    items, labels = labelled
+    cache, found, expected = tmp_path / "cache", [], []
+    for change in variants:
+        kept = make_learner(cache_dir=str(cache))
+        alone = make_learner()
+        for one in (kept, alone):
+            one.set_params(
+                **{k: clone(v) if hasattr(v, "get_params") else v for k, v in change.items()}
+            )
+            very = "very red" in (getattr(one.task, "choices", None) or [])
+            one.fit(items, ["very red" if very and y == "red" else y for y in labels])
+        found.append(kept.uncertainty(pool))
+        expected.append(alone.uncertainty(pool))
+    for change, one, other in zip(variants, found, expected, strict=True):
+        for name in FIELDS:
+            assert np.array_equal(getattr(one, name), getattr(other, name)), (change, name)
+
+
+def test_rows_of_items_with_the_same_tokens_are_told_apart() -> None:
+    keys = row_keys([[1, 2], [1, 2], [1, 2, 3], [12]], [[3], [], [], [3]])
+    assert len(set(keys)) == 4
+    assert row_keys([[1, 2]]) != row_keys([[1, 2]], [[]])
+
+
+def test_each_row_is_computed_once() -> None:
+    store, asked = ScoreStore(), list[list[int]]()
+
+    def compute(missing: list[int]) -> Any:
+        asked.append(missing)
+        return np.array([[10.0 * i] for i in missing])
+
+    assert store.get("space", [b"a", b"b", b"a"], compute).ravel().tolist() == [0, 10, 0]
+    assert store.get("space", [b"c", b"b"], compute).ravel().tolist() == [0, 10]
+    assert store.get("other", [b"b"], compute).ravel().tolist() == [0]
+    assert asked == [[0, 1], [0], [0]]
+
+
+def test_memory_holds_so_much_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("starlearn.query.score_store.MEMORY_BYTES", 10_000)
+    store = ScoreStore()
+    for start in range(0, 1000, 50):
+        keys = [str(i).encode() for i in range(start, start + 50)]
+        got = store.get("space", keys, lambda missing: np.array(missing, dtype=float)[:, None])
+        assert got.ravel().tolist() == list(range(50))
+        assert sum(row.nbytes + 200 for row in store._memory.values()) <= 10_400
+
+
+def numbered(keys: list[bytes]) -> Callable[[list[int]], Any]:
+    return lambda missing: np.array([[float(keys[i].decode())] for i in missing])
+
+
+def test_a_damaged_row_or_file_is_computed_again(tmp_path: Path) -> None:
+    keys = [str(i).encode() for i in range(50)]
+    expected = [float(i) for i in range(50)]
+    store = ScoreStore(tmp_path)
+    store.get("space", keys, numbered(keys))
+    file = tmp_path / "scores.sqlite"
+    with sqlite3.connect(file) as database:
+        database.execute("update rows set value = zeroblob(12) where key = ?", (b"7",))
+    database.close()
+    computed: list[int] = []
+
+    def compute(missing: list[int]) -> Any:
+        computed.extend(missing)
+        return numbered(keys)(missing)
+
+    assert ScoreStore(tmp_path).get("space", keys, compute).ravel().tolist() == expected
+    assert computed == [7]
+    file.write_bytes(b"no database " * 100)
+    with pytest.warns(UserWarning, match="damaged"):
+        again = ScoreStore(tmp_path)
+    assert again.get("space", keys, compute).ravel().tolist() == expected
+    assert (tmp_path / "scores.damaged").exists()
+
+
+def test_a_file_that_is_damaged_while_it_is_open_is_set_aside(tmp_path: Path) -> None:
+    keys = [str(i).encode() for i in range(3000)]
+    ScoreStore(tmp_path).get("space", keys, numbered(keys))
+    store = ScoreStore(tmp_path)
+    content = bytearray((tmp_path / "scores.sqlite").read_bytes())
+    content[4096:] = b"\x7f" * (len(content) - 4096)
+    (tmp_path / "scores.sqlite").write_bytes(content)
+    with pytest.warns(UserWarning, match="damaged"):
+        found = store.get("space", keys, numbered(keys))
+    assert found.ravel().tolist() == [float(i) for i in range(3000)]
+
+
+def test_old_adapters_leave_the_folder_the_base_model_stays(tmp_path: Path) -> None:
+    store, keys = ScoreStore(tmp_path), [b"1", b"2"]
+    for name in ["base", *(f"adapter {i}*" for i in range(20)), "base"]:
+        store.get(name, keys, numbered(keys))
+    with sqlite3.connect(tmp_path / "scores.sqlite") as database:
+        names = [row[0] for row in database.execute("select name from spaces order by id")]
+        rows = database.execute("select count(*) from rows").fetchone()[0]
+    database.close()
+    assert names == ["base", *(f"adapter {i}*" for i in range(12, 20))]
+    assert rows == 2 * len(names)
+
+
+def test_a_folder_that_cannot_be_used_is_refused_before_the_model_is_loaded(
+    make_learner: Factory, pool: list, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("a file", encoding="utf-8")
+    with pytest.raises(InputError, match="cache_dir"):
+        make_learner(cache_dir=tmp_path / "file").query(pool, 2)
