@@ -104,11 +104,11 @@ def stabilised_predictions(
     if len(agreements) < window:
         return _too_early(rule, len(agreements), window, "comparisons of predictions")
     mean = float(np.mean(agreements[-window:]))
-    stop = mean >= level
+    stop = mean >= level - 1e-9  # rounding alone must not keep a campaign going
     return StopAdvice(
         stop,
-        f"the predictions of successive rounds agreed with a kappa of {mean:.3f} over the last "
-        f"{_count(window, 'comparison')}, {'at least' if stop else 'below'} {level:g}",
+        f"the predictions of successive rounds agreed with a kappa of {mean:.4g} over "
+        f"{_last(window, 'comparison')}, {'at least' if stop else 'below'} {level:g}",
         rule,
         mean,
     )
@@ -139,7 +139,7 @@ def low_uncertainty(uncertainties: Sequence[float], *, level: float, window: int
     stop = largest < level
     return StopAdvice(
         stop,
-        f"the largest uncertainty of the last {_count(window, 'round')} was {largest:.3g}, "
+        f"the largest uncertainty of {_last(window, 'round')} was {largest:.3g}, "
         f"{'below' if stop else 'not below'} {level:g}",
         rule,
         largest,
@@ -181,10 +181,14 @@ def flat_learning_curve(
     Notes
     -----
     Slope of the curve as in Laws and Schütze 2008, "Stopping criteria for active learning of
-    named entity recognition", with the interval of simple regression in place of a fixed level. A
-    curve that bends flattens further than its line, so the rule is rather late than early; one
-    that rests before it rises again is not foreseen. Looked at once with a gain of exactly
-    `min_gain` it stops falsely in 2.5 % of cases; looked at every round the chances add up.
+    named entity recognition", with the interval of simple regression in place of a fixed level.
+
+    A curve that bends flattens further than its line, so the rule is rather late than early; one
+    that rests before it rises again is not foreseen. Simulated with independent noise of 0.5 and
+    1 points and the defaults: a curve that gains exactly `min_gain` a batch is stopped in 2.4 and
+    2.7 % of single looks (2.5 % by theory) but in 27 % of campaigns of 20 rounds, for the chances
+    add up; one that gains twice as much in none of 1000; a flat one is seen at the first look in
+    98 and 57 % of cases.
     """
     rule = "flat_learning_curve"
     _check(rule, window=window, next_labels=next_labels, min_gain=min_gain)
@@ -304,3 +308,7 @@ def _too_early(rule: str, n_seen: int, n_needed: int, what: str) -> StopAdvice:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _last(number: int, noun: str) -> str:
+    return f"the last {noun}" if number == 1 else f"the last {number} {noun}s"
