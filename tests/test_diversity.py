@@ -109,6 +109,15 @@ def test_certain_items_are_left_alone_however_far_they_are(select: Selection) ->
 
 
 @both
+def test_a_certain_item_never_comes_before_a_copy_of_an_uncertain_one(select: Selection) -> None:
+    # Once all distances are 0 scikit-learn draws its first row, whatever it weighs.
+    points, scores = np.array([[0.0], [0.0], [5.0]]), np.array([1.0, 0.5, 0.0])
+    keys = np.array([1, 2, 0], dtype=np.uint64)
+    for seed in range(5):
+        assert 2 not in select(scores, points, 2, np.random.default_rng(seed), keys=keys)
+
+
+@both
 def test_a_shift_or_another_unit_changes_no_batch(select: Selection) -> None:
     # z-scores and residuals are negative for half the pool; scikit-learn's weights may not be.
     rng = np.random.default_rng(1)

@@ -145,6 +145,8 @@ def test_a_part_of_a_pool_is_the_same_in_any_order_and_in_pieces(
 def test_pieces_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match="at least 1, got 0"):
         RunningTop(0)
+    with pytest.raises(InputError, match="size must be at least 1, got -1"):
+        sub_pool(np.zeros(2, dtype=np.uint64), -1)
     with pytest.raises(InputError, match="2 scores, 1 keys and 2 positions"):
         RunningTop(1).add(np.zeros(2), np.zeros(1, dtype=np.uint64), np.arange(2))
 

@@ -79,13 +79,19 @@ def sub_pool(keys: NDArray[np.uint64], size: int) -> NDArray[np.intp]:
         Of a seed of their own: keys that also break ties or draw batches would favour the same
         items twice.
     size : int
-        Where it is m or more, the whole pool is returned.
+        At least 1; where it is m or more, the whole pool is returned.
 
     Returns
     -------
     ndarray of shape (min(size, m),)
     """
-    return np.sort(random_n(size, keys))
+    return np.sort(random_n(_positive(size, "size"), keys))
+
+
+def _positive(count: int, name: str) -> int:
+    if count < 1:
+        raise InputError(f"{name} must be at least 1, got {count}.")
+    return count
 
 
 class RunningTop:
@@ -117,9 +123,7 @@ class RunningTop:
     """
 
     def __init__(self, n_instances: int, *, scale: float = 1.0) -> None:
-        if n_instances < 1:
-            raise InputError(f"n_instances must be at least 1, got {n_instances}.")
-        self.n_instances = n_instances
+        self.n_instances = _positive(n_instances, "n_instances")
         self.scale = scale
         self.positions: NDArray[np.intp] = np.empty(0, dtype=np.intp)
         self.scores: NDArray[np.float64] = np.empty(0)
