@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starlearn.errors import InputError
@@ -11,6 +11,7 @@ from starlearn.query.budget import Budget, uncertainty_per_cost, within_budget
 costs_of = st.lists(st.integers(1, 40).map(lambda i: i / 10), min_size=1, max_size=15)
 
 
+@settings(deadline=None)
 @given(costs_of, st.integers(0, 120).map(lambda i: i / 10), st.data())
 def test_a_ranking_is_bought_down_while_the_money_lasts(
     costs: list[float], remaining: float, data: st.DataObject
@@ -42,6 +43,7 @@ def test_three_times_a_tenth_is_three_tenths() -> None:
     assert budget.spend(costs).remaining == 0
 
 
+@settings(deadline=None)
 @given(costs_of, st.data())
 def test_what_is_bought_can_be_paid_round_after_round(
     costs: list[float], data: st.DataObject

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
@@ -33,6 +33,7 @@ def candidates(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, int
 
 
 @both
+@settings(deadline=None)
 @given(data=candidates(), seed=st.integers(0, 100))
 def test_n_distinct_items_whatever_the_points(
     select: Selection, data: tuple[np.ndarray, np.ndarray, np.ndarray, int], seed: int
@@ -45,6 +46,7 @@ def test_n_distinct_items_whatever_the_points(
 
 
 @both
+@settings(deadline=None)
 @given(data=candidates(), seed=st.integers(0, 100), shuffle=st.integers(0, 2**32 - 1))
 def test_the_same_items_in_whatever_order_they_come(
     select: Selection,
@@ -146,6 +148,7 @@ def radius(points: np.ndarray, weights: np.ndarray, chosen: list[int]) -> float:
     return float((weights * cdist(points, points[chosen]).min(axis=1)).max())
 
 
+@settings(deadline=None)
 @given(data=candidates(), equal=st.booleans())
 def test_k_centre_keeps_its_guarantee(
     data: tuple[np.ndarray, np.ndarray, np.ndarray, int], equal: bool
@@ -164,6 +167,7 @@ def test_k_centre_keeps_its_guarantee(
     assert greedy <= (2 if equal else 3) * best + 1e-9
 
 
+@settings(deadline=None)
 @given(data=candidates())
 def test_a_smaller_k_centre_batch_begins_a_larger_one(
     data: tuple[np.ndarray, np.ndarray, np.ndarray, int],

@@ -4,7 +4,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from starlearn.errors import InputError, NotFiniteError
@@ -56,18 +56,22 @@ def test_what_does_not(one: str, other: str) -> None:
 marks = st.text(alphabet=" .,;:?'\"“”\u2018\u2019¿²½ﬁßİ\u0345\u0301\u200baB5", max_size=12)
 
 
+@settings(deadline=None)
 @given(st.text() | marks)
 def test_normalising_twice_is_normalising_once(text: str) -> None:
     once = normalised_text(text)
     assert normalised_text(once) == once
 
 
+@settings(deadline=None)
+@example("\u0345\u0300")  # folded as it stands, the second mark would move to another letter
 @given(st.text() | marks)
 def test_case_form_and_white_space_do_not_matter(text: str) -> None:
     once = normalised_text(text)
     assert normalised_text(f" \n{text}\t") == once
-    assert normalised_text(unicodedata.normalize("NFD", text)) == once
-    assert normalised_text(text.casefold()) == once
+    decomposed = unicodedata.normalize("NFD", text)
+    assert normalised_text(decomposed) == once
+    assert normalised_text(decomposed.casefold()) == once  # Unicode's order, definition D145
 
 
 def test_digests_tell_fields_apart() -> None:
@@ -113,6 +117,7 @@ def naive(
     return chosen[:n_distinct] + [i for i in order if i not in chosen][:n_repeated], n_repeated
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(*[st.integers(-2, 2)] * 2, st.integers(0, 8)), min_size=1, max_size=12),
     st.lists(st.tuples(*[st.integers(-2, 2)] * 2), max_size=2),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -17,6 +17,7 @@ numbers = st.integers(-4000, 4000).map(lambda i: i / 4)
 values = arrays(np.float64, st.integers(1, 30), elements=numbers)
 
 
+@settings(deadline=None)
 @given(values, st.sampled_from(["rank", "zscore", "none"]))
 def test_the_ends_of_the_mix_are_base_and_full(base: np.ndarray, how: str) -> None:
     full = base[::-1].copy()
@@ -24,6 +25,7 @@ def test_the_ends_of_the_mix_are_base_and_full(base: np.ndarray, how: str) -> No
     assert np.allclose(mixed(base, full, 0.0, how), normalised(full, how))
 
 
+@settings(deadline=None)
 @given(values)
 def test_both_sides_of_the_mix_are_on_one_scale(x: np.ndarray) -> None:
     # The published code scales the base side only; then the other side's units decide.
@@ -50,6 +52,7 @@ def test_residual_takes_the_length_off() -> None:
     assert per_answer(sums, n_tokens, "mean") == pytest.approx(sums / n_tokens)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=30), st.data())
 def test_top_n_does_not_depend_on_the_order_of_the_pool(
     scores: list[float], data: st.DataObject
@@ -94,6 +97,7 @@ def pools(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, float]:
     return scores * scale, keys, scale
 
 
+@settings(deadline=None)
 @given(pools(), st.data())
 def test_a_pool_in_pieces_has_the_top_of_the_whole(
     pool: tuple[np.ndarray, np.ndarray, float], data: st.DataObject
@@ -126,6 +130,7 @@ def test_scores_within_rounding_are_equal() -> None:
     assert top_n(np.array([500 + 1e-8, 500, 1]), 2, keys).tolist() == [0, 1]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 70), st.integers(0, 5), st.data())
 def test_a_part_of_a_pool_is_the_same_in_any_order_and_in_pieces(
     m: int, size: int, seed: int, data: st.DataObject

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -40,6 +40,7 @@ def test_agreement(before: list[Any], after: list[Any], kappa: float) -> None:
     assert agreement(before, after) == pytest.approx(kappa)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(*[st.sampled_from("abc")] * 2), min_size=1, max_size=20))
 def test_agreement_is_a_number_in_any_case(pairs: list[tuple[str, str]]) -> None:
     before, after = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
