@@ -27,14 +27,14 @@ def normalised_text(text: str) -> str:
 
     Texts count as the same when they are equal after
 
-    1. Unicode's compatibility form NFKC: one way to write each character, whatever keyboard,
+    1. invisible format characters taken out (zero-width spaces, soft hyphens, byte order marks);
+    2. Unicode's compatibility form NFKC: one way to write each character, whatever keyboard,
        font or PDF it came through. Superscripts and vulgar fractions are kept apart first,
        because NFKC alone makes "5²" the number 52 and "3½" 31⁄2;
-    2. case folding, the Unicode way ("Straße" is "STRASSE");
-    3. invisible format characters taken out (zero-width spaces, soft hyphens, byte order marks),
-       typographic quotation marks and dashes made those of a typewriter;
-    4. runs of white space, line breaks among them, made one space, none at the ends;
-    5. sentence marks at the end taken off (. , ; : ? and those of other scripts), the opening ¿,
+    3. case folding, the Unicode way ("Straße" is "STRASSE");
+    4. typographic quotation marks and dashes made those of a typewriter;
+    5. runs of white space, line breaks among them, made one space, none at the ends;
+    6. sentence marks at the end taken off (. , ; : ? and those of other scripts), the opening ¿,
        and quotation marks around the whole; unless nothing would be left.
 
     Marks that may carry meaning stay: "-5" is not "5", "50 %" not "50", "5!" not "5", "[0, 1)" not
@@ -56,12 +56,13 @@ def normalised_text(text: str) -> str:
     >>> normalised_text("5²") == normalised_text("52")
     False
     """
-    text = "".join(map(_apart, text))
-    # Twice: folding can undo the form, and the form can make what folding has to see (UAX 15).
+    # Before folding: what stood between two characters may have kept them from joining.
+    text = "".join(_apart(c) for c in text if unicodedata.category(c) != "Cf")
+    # The Unicode Standard's compatibility caseless matching (definition D146): folding wants
+    # characters taken apart, and can make what has to be taken apart again.
     for _ in range(2):
-        text = unicodedata.normalize("NFKC", text).casefold()
+        text = unicodedata.normalize("NFKD", text).casefold()
     text = unicodedata.normalize("NFKC", text)
-    text = "".join(c for c in text if unicodedata.category(c) != "Cf")
     return _bare(" ".join(text.translate(TYPEWRITER).split()))
 
 
