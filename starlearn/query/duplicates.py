@@ -58,11 +58,9 @@ def normalised_text(text: str) -> str:
     """
     # Before folding: what stood between two characters may have kept them from joining.
     text = "".join(_apart(c) for c in text if unicodedata.category(c) != "Cf")
-    # The Unicode Standard's compatibility caseless matching (definition D146): folding wants
-    # characters taken apart, and can make what has to be taken apart again.
-    for _ in range(2):
-        text = unicodedata.normalize("NFKD", text).casefold()
-    text = unicodedata.normalize("NFKC", text)
+    # Taken apart first, as the Unicode Standard's caseless matching wants it (D145, D146): a
+    # composed letter with a further mark would be folded in another form.
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKD", text).casefold())
     return _bare(" ".join(text.translate(TYPEWRITER).split()))
 
 
