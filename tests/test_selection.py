@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from starlearn.errors import InputError
 from starlearn.query.mixing import mixed, per_answer, scale_of
-from starlearn.query.selection import item_keys, random_n, top_n
+from starlearn.query.selection import RunningTop, item_keys, random_n, sub_pool, top_n
 from starlearn.settings import Acquisition
 
 # On a grid, so that scaling and shifting neither makes nor breaks ties by rounding.
@@ -20,6 +20,7 @@ def normalised(x: np.ndarray, how: str) -> np.ndarray:
     return scale_of(x, how)(x)
 
 
+@settings(deadline=None)
 @given(values, st.sampled_from(["rank", "zscore", "none"]))
 def test_the_ends_of_the_mix_are_base_and_full(base: np.ndarray, how: str) -> None:
     full = base[::-1].copy()
@@ -27,6 +28,7 @@ def test_the_ends_of_the_mix_are_base_and_full(base: np.ndarray, how: str) -> No
     assert np.allclose(mixed(base, full, 0.0, how), normalised(full, how))
 
 
+@settings(deadline=None)
 @given(values)
 def test_both_sides_of_the_mix_are_on_one_scale(x: np.ndarray) -> None:
     # The published code scales the base side only; then the other side's units decide.
@@ -53,6 +55,7 @@ def test_residual_takes_the_length_off() -> None:
     assert per_answer(sums, n_tokens, "mean") == pytest.approx(sums / n_tokens)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=30), st.data())
 def test_top_n_does_not_depend_on_the_order_of_the_pool(
     scores: list[float], data: st.DataObject
@@ -81,6 +84,79 @@ def test_random_draws_are_uniform() -> None:
         counts[random_n(5, item_keys(prompts, seed))] += 1
     # chi-square with 19 degrees of freedom: 43.8 is its 0.999 quantile
     assert ((counts - 150) ** 2 / 150).sum() / 0.75 < 43.8
+
+
+@st.composite
+def pools(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, float]:
+    """Scores with ties, exact and within rounding, with keys that may be shared."""
+    m = draw(st.integers(1, 40))
+    scale = draw(st.sampled_from([1.0, 1000.0, 1e-6]))
+    steps = st.sampled_from([0.0, 1e-12, 4.9e-10, 5e-10, 5.1e-10, 1e-9, 1e-3, 0.5, -0.5, 7.0])
+    scores = draw(arrays(np.float64, m, elements=steps)) + draw(
+        arrays(np.float64, m, elements=steps)
+    )
+    scores[draw(arrays(np.bool_, m))] = draw(st.sampled_from([0.0, np.nan, np.inf, -np.inf]))
+    keys = draw(arrays(np.uint64, m, elements=st.integers(0, 2**64 - 1) | st.integers(0, 2)))
+    return scores * scale, keys, scale
+
+
+@settings(deadline=None)
+@given(pools(), st.data())
+def test_a_pool_in_pieces_has_the_top_of_the_whole(
+    pool: tuple[np.ndarray, np.ndarray, float], data: st.DataObject
+) -> None:
+    scores, keys, scale = pool
+    m = len(scores)
+    n = data.draw(st.integers(1, m))
+    cuts = sorted(data.draw(st.lists(st.integers(0, m), max_size=6)))
+    pieces = np.split(np.arange(m), cuts)
+    top = RunningTop(n, scale=scale)
+    for piece in data.draw(st.permutations(pieces)):
+        top.add(scores[piece], keys[piece], piece)
+        assert len(top.positions) <= n  # no more than n are kept
+    whole = top_n(scores, n, keys, scale=scale)
+    assert top.result().tolist() == whole.tolist()
+    assert np.array_equal(top.scores, scores[whole], equal_nan=True)
+    assert np.array_equal(top.keys, keys[whole])
+
+
+def test_what_else_is_in_the_pool_changes_no_tie() -> None:
+    # With a tolerance relative to the largest score, an outlier made all others equal.
+    scores, keys = np.array([0.3, 0.4, 0.5]), np.arange(3, dtype=np.uint64)
+    assert top_n(np.append(scores, 1e12), 2, np.append(keys, 9)).tolist() == [3, 2]
+
+
+def test_scores_within_rounding_are_equal() -> None:
+    keys = np.array([2, 1, 0], dtype=np.uint64)
+    assert top_n(np.array([0.5 + 1e-12, 0.5, 0.5 - 1e-12]), 3, keys).tolist() == [2, 1, 0]
+    assert top_n(np.array([500 + 1e-9, 500, 1]), 2, keys, scale=1000.0).tolist() == [1, 0]
+    assert top_n(np.array([500 + 1e-8, 500, 1]), 2, keys).tolist() == [0, 1]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 60), st.integers(1, 70), st.integers(0, 5), st.data())
+def test_a_part_of_a_pool_is_the_same_in_any_order_and_in_pieces(
+    m: int, size: int, seed: int, data: st.DataObject
+) -> None:
+    keys = item_keys([[i, 5] for i in range(m)], seed)
+    part = sub_pool(keys, size)
+    assert len(set(part.tolist())) == min(size, m)
+    assert part.tolist() == sorted(part)
+    order = np.array(data.draw(st.permutations(range(m))))
+    assert sorted(order[sub_pool(keys[order], size)]) == part.tolist()
+    running = RunningTop(size)
+    for piece in np.array_split(np.arange(m), data.draw(st.integers(1, 5))):
+        running.add(np.zeros(len(piece)), keys[piece], piece)
+    assert sorted(running.result()) == part.tolist()
+
+
+def test_pieces_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(InputError, match="at least 1, got 0"):
+        RunningTop(0)
+    with pytest.raises(InputError, match="size must be at least 1, got -1"):
+        sub_pool(np.zeros(2, dtype=np.uint64), -1)
+    with pytest.raises(InputError, match="2 scores, 1 keys and 2 positions"):
+        RunningTop(1).add(np.zeros(2), np.zeros(1, dtype=np.uint64), np.arange(2))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
+from starlearn.errors import InputError
+
 
 def item_keys(prompts: Sequence[Sequence[int]], seed: int) -> NDArray[np.uint64]:
     """Return a pseudo-random number per item that depends on its prompt and the seed alone.
@@ -26,23 +28,136 @@ def item_keys(prompts: Sequence[Sequence[int]], seed: int) -> NDArray[np.uint64]
 
 
 def top_n(
-    scores: NDArray[np.float64], n_instances: int, keys: NDArray[np.uint64]
+    scores: NDArray[np.float64],
+    n_instances: int,
+    keys: NDArray[np.uint64],
+    *,
+    scale: float = 1.0,
 ) -> NDArray[np.intp]:
     """Return the positions of the n largest scores, largest first; ties by key.
 
     Parameters
     ----------
     scores : ndarray of shape (m,)
-        Values that differ by less than 1e-9 of the largest count as equal: between batch
-        shapes that far apart are the last bits of a matrix product.
+        NaN counts as smallest.
     n_instances : int
     keys : ndarray of shape (m,)
+    scale : float
+        The size of an ordinary score. Scores count as equal where they agree after rounding to
+        9 decimals of it: between batch shapes that far apart are the last bits of a matrix
+        product. It is given and not taken from the scores, so that what else is in the pool
+        changes no tie, and a pool in pieces gives the same positions (:class:`RunningTop`).
     """
-    largest = float(np.abs(scores).max(initial=0.0)) or 1.0
-    rounded = np.round(scores / largest, 9)
-    return np.asarray(np.lexsort((keys, -rounded))[:n_instances])
+    return _ranking(scores, keys, scale)[:n_instances]
+
+
+def _ranking(
+    scores: NDArray[np.float64],
+    keys: NDArray[np.uint64],
+    scale: float,
+    positions: NDArray[np.intp] | None = None,
+) -> NDArray[np.intp]:
+    """Sort by score, largest first, then by key, then by position."""
+    rounded = -np.round(np.asarray(scores, dtype=np.float64) / scale, 9)
+    return np.lexsort((keys, rounded) if positions is None else (positions, keys, rounded))
 
 
 def random_n(n_instances: int, keys: NDArray[np.uint64]) -> NDArray[np.intp]:
     """Return the positions of the n smallest keys: a seeded random draw."""
     return np.asarray(np.argsort(keys, kind="stable")[:n_instances])
+
+
+def sub_pool(keys: NDArray[np.uint64], size: int) -> NDArray[np.intp]:
+    """Return a random part of a pool: the positions of the smallest keys, in the pool's order.
+
+    Seeded by the seed of the keys, and the same items in whatever order the pool comes. A pool
+    that streams gives the same part with ``RunningTop(size)`` and scores of 0.
+
+    Parameters
+    ----------
+    keys : ndarray of shape (m,)
+        Of a seed of their own: keys that also break ties or draw batches would favour the same
+        items twice.
+    size : int
+        At least 1; where it is m or more, the whole pool is returned.
+
+    Returns
+    -------
+    ndarray of shape (min(size, m),)
+    """
+    return np.sort(random_n(_positive(size, "size"), keys))
+
+
+def _positive(count: int, name: str) -> int:
+    if count < 1:
+        raise InputError(f"{name} must be at least 1, got {count}.")
+    return count
+
+
+class RunningTop:
+    """The n largest scores of a pool that comes in pieces, in memory for n and one piece.
+
+    Whatever the pieces and the order they are added in, it holds what ``top_n`` with the same
+    `scale` gives for the whole pool.
+
+    Parameters
+    ----------
+    n_instances : int
+        n, at least 1.
+    scale : float
+        As in :func:`top_n`.
+
+    Attributes
+    ----------
+    positions, scores, keys : ndarray of shape (min(n, items so far),)
+        Of the best so far, best first.
+
+    Examples
+    --------
+    >>> top = RunningTop(2)
+    >>> keys = np.arange(4, dtype=np.uint64)
+    >>> top.add(np.array([0.1, 0.9]), keys[:2], np.arange(2))
+    >>> top.add(np.array([0.7, 0.2]), keys[2:], np.arange(2, 4))
+    >>> top.result().tolist()
+    [1, 2]
+    """
+
+    def __init__(self, n_instances: int, *, scale: float = 1.0) -> None:
+        self.n_instances = _positive(n_instances, "n_instances")
+        self.scale = scale
+        self.positions: NDArray[np.intp] = np.empty(0, dtype=np.intp)
+        self.scores: NDArray[np.float64] = np.empty(0)
+        self.keys: NDArray[np.uint64] = np.empty(0, dtype=np.uint64)
+
+    def add(
+        self,
+        scores: NDArray[np.float64],
+        keys: NDArray[np.uint64],
+        positions: NDArray[np.intp],
+    ) -> None:
+        """Take in a piece of p items.
+
+        Parameters
+        ----------
+        scores, keys : ndarray of shape (p,)
+        positions : ndarray of shape (p,)
+            Places in the whole pool.
+        """
+        if not len(scores) == len(keys) == len(positions):
+            raise InputError(
+                f"A piece has {len(scores)} scores, {len(keys)} keys and {len(positions)} "
+                "positions. Give one of each for every item."
+            )
+        all_scores = np.concatenate([self.scores, scores])
+        all_keys = np.concatenate([self.keys, np.asarray(keys, dtype=np.uint64)])
+        all_positions = np.concatenate([self.positions, np.asarray(positions, dtype=np.intp)])
+        best = _ranking(all_scores, all_keys, self.scale, all_positions)[: self.n_instances]
+        self.scores, self.keys, self.positions = (
+            all_scores[best],
+            all_keys[best],
+            all_positions[best],
+        )
+
+    def result(self) -> NDArray[np.intp]:
+        """Return the positions of the n largest scores so far, largest first; ties by key."""
+        return self.positions

@@ -1,0 +1,186 @@
+"""Batches that are uncertain and unlike each other: k-means++ and k-centre on hidden states."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+from sklearn.cluster import kmeans_plusplus
+
+from starlearn.data.pool import as_count
+from starlearn.errors import InputError, NotFiniteError, listed
+from starlearn.query.embeddings import checked_embeddings
+from starlearn.query.selection import top_n
+
+
+def uncertainty_weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bring scores to weights from 0 (the least uncertain candidate) to 1 (the most).
+
+    w_i = (u_i - min u) / (max u - min u) over the candidates, rounded to 9 decimals; all 1 when
+    the scores are equal. So a shift or a change of unit changes no batch: after ranks, z-scores
+    or residuals an uncertainty has no zero of its own to multiply a distance with.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (c,)
+
+    Returns
+    -------
+    ndarray of shape (c,)
+
+    Raises
+    ------
+    NotFiniteError
+        When a score is NaN or infinite.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    wrong = np.flatnonzero(~np.isfinite(scores))
+    if wrong.size:
+        raise NotFiniteError(
+            f"The score is NaN or infinite for {len(wrong)} of {len(scores)} candidates: "
+            f"{listed([f'row {row}' for row in wrong])}. Nothing was chosen."
+        )
+    spread = float(np.ptp(scores))
+    # Rounding alone gives equal scores a spread; it must not be blown up to a signal.
+    if spread <= 1e-9 * max(1.0, float(np.abs(scores).max())):
+        return np.ones_like(scores)
+    return np.round((scores - scores.min()) / spread, 9)
+
+
+def kmeans_plus_plus(
+    scores: NDArray[np.float64],
+    embeddings: Any,
+    n: int,
+    rng: np.random.Generator,
+    *,
+    keys: NDArray[np.uint64],
+) -> NDArray[np.intp]:
+    """Draw a batch as k-means++ draws its first centres, weighted by uncertainty.
+
+    The first item is drawn with probability proportional to its weight w_i, every further one
+    to w_i d_i^2 with d_i the Euclidean distance to the nearest item drawn before; of a few draws
+    the one is kept that leaves the smallest sum of w_i d_i^2 (scikit-learn's greedy variant).
+    Items of weight 0 and copies of what is drawn come last, by weight, ties by key.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (c,)
+        Uncertainty of the candidates, made weights by :func:`uncertainty_weights`.
+    embeddings : array-like of shape (c, D)
+    n : int
+        From 1 to c.
+    rng : numpy.random.Generator
+        One number is taken from it.
+    keys : ndarray of shape (c,)
+        One number per item, as of :func:`starlearn.query.selection.item_keys`: with them the
+        same items are drawn in whatever order the candidates come.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        Distinct positions among the candidates, in the order they were drawn.
+
+    Raises
+    ------
+    InputError
+        When n is not from 1 to c, or shapes do not fit.
+    NotFiniteError
+        When a score or an embedding is NaN or infinite.
+
+    Notes
+    -----
+    Arthur and Vassilvitskii 2007, "k-means++: the advantages of careful seeding"; with the
+    uncertainty as the weight of a point as in Zhdanov 2019 (arXiv 1901.05954). Time O(c D n log n),
+    memory one copy of the embeddings in double precision and O(c log n).
+    """
+    points, n = _checked(scores, embeddings, n, keys)
+    weights = uncertainty_weights(scores)
+    order = np.lexsort((weights, keys))
+    order = order[weights[order] > 0]
+    points = points[order].astype(np.float64)
+    # Distances are computed from scalar products: a large common part would drown them.
+    points -= points.mean(axis=0)
+    _, drawn = kmeans_plusplus(
+        points,
+        min(n, len(order)),
+        sample_weight=weights[order],
+        random_state=int(rng.integers(2**32)),
+    )
+    # Once all distances are 0 scikit-learn draws an item again and again.
+    chosen = order[list(dict.fromkeys(drawn.tolist()))]
+    rest = np.setdiff1d(np.arange(len(weights)), chosen)
+    fill = rest[top_n(weights[rest], n - len(chosen), keys[rest])]
+    return np.concatenate([chosen, fill])
+
+
+def k_centre(
+    scores: NDArray[np.float64],
+    embeddings: Any,
+    n: int,
+    rng: np.random.Generator,
+    *,
+    keys: NDArray[np.uint64],
+) -> NDArray[np.intp]:
+    """Choose a batch that leaves no uncertain candidate far from it: greedy weighted k-centre.
+
+    The first item is the most uncertain one, every further one that with the largest w_i d_i,
+    with d_i the Euclidean distance to the nearest item chosen before; ties by weight, then by
+    key. So a smaller n gives the beginning of the batch of a larger one.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (c,)
+        Uncertainty of the candidates, made weights by :func:`uncertainty_weights`.
+    embeddings : array-like of shape (c, D)
+    n : int
+        From 1 to c.
+    rng : numpy.random.Generator
+        Not used: nothing here is random. It stands here so that both functions are called alike.
+    keys : ndarray of shape (c,)
+        As in :func:`kmeans_plus_plus`.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        Distinct positions among the candidates, best first.
+
+    Raises
+    ------
+    InputError
+        When n is not from 1 to c, or shapes do not fit.
+    NotFiniteError
+        When a score or an embedding is NaN or infinite.
+
+    Notes
+    -----
+    The largest w_i d_i that is left is at most twice the smallest possible when all weights are
+    equal (Gonzalez 1985), and at most min(3, 1 + a) times when they are not, a the ratio of the
+    largest weight to the smallest (Dyer and Frieze 1985; it needs the heaviest item first). Sener
+    and Savarese 2018 (arXiv 1708.00489) use it for active learning, without weights. Time
+    O(c D n), memory one copy of the embeddings in double precision and O(c).
+    """
+    points, n = _checked(scores, embeddings, n, keys)
+    weights = uncertainty_weights(scores)
+    order = np.lexsort((keys, -weights))
+    points, weights = points[order].astype(np.float64), weights[order]
+    chosen = np.zeros(n, dtype=np.intp)  # the first is the heaviest: position 0
+    nearest = np.full(len(points), np.inf)
+    for i in range(1, n):
+        # By differences, not by scalar products: copies are exactly 0 apart.
+        newest = points[chosen[i - 1], np.newaxis]
+        np.minimum(nearest, cdist(points, newest)[:, 0], out=nearest)
+        gain = weights * nearest  # [c]
+        gain[chosen[:i]] = -1
+        chosen[i] = gain.argmax()
+    return order[chosen]
+
+
+def _checked(
+    scores: NDArray[np.float64], embeddings: Any, n: int, keys: NDArray[np.uint64]
+) -> tuple[NDArray[Any], int]:
+    if np.ndim(scores) != 1 or np.shape(scores) != np.shape(keys):
+        raise InputError(
+            f"Scores of shape {np.shape(scores)} and keys of shape {np.shape(keys)}: give one of "
+            "each for every candidate."
+        )
+    return checked_embeddings(embeddings, len(scores)), as_count(n, "n", len(scores))

@@ -1,0 +1,48 @@
+"""Hidden states of items as points in space: checked once, before anything is measured on them."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starlearn.errors import InputError, NotFiniteError, listed
+
+
+def checked_embeddings(embeddings: Any, n_items: int, name: str = "embeddings") -> NDArray[Any]:
+    """Return embeddings as an array of numbers, one row an item.
+
+    Parameters
+    ----------
+    embeddings : array-like of shape (c, D)
+    n_items : int
+        c, the rows that there must be.
+    name : str
+        What to call it in an error.
+
+    Returns
+    -------
+    ndarray of shape (c, D)
+        Of a floating type; not copied where it is one already.
+
+    Raises
+    ------
+    InputError
+        When the shape is another one.
+    NotFiniteError
+        When a value is NaN or infinite.
+    """
+    points = np.asarray(embeddings)
+    if not np.issubdtype(points.dtype, np.floating):
+        points = points.astype(np.float64)
+    if points.ndim != 2 or len(points) != n_items or points.shape[1] == 0:
+        raise InputError(
+            f"{name} must have the shape ({n_items}, D), a row for each item; got {points.shape}."
+        )
+    wrong = np.flatnonzero(~np.isfinite(points).all(axis=1))
+    if wrong.size:
+        raise NotFiniteError(
+            f"{name} are NaN or infinite for {len(wrong)} of {n_items} items: "
+            f"{listed([f'row {row}' for row in wrong])}. The model's numbers overflow, or its "
+            "weights are broken; nothing was chosen."
+        )
+    return points
