@@ -154,6 +154,7 @@ def bench_times(args: argparse.Namespace, case: Case) -> None:
         "naive": spread_over_lengths(case, min(args.naive_items, len(case.pool))),
         "strong": spread_over_lengths(case, min(args.strong_items, len(case.pool))),
     }
+    n_cached = case.n_items_cached()
     for n_passes in args.passes:
         checks = {
             name: check_equal(case, baseline, n_passes, members[name], args.tolerance)
@@ -178,8 +179,8 @@ def bench_times(args: argparse.Namespace, case: Case) -> None:
                     extra["note"] = f"{checks[name][1]} answers differ" if checks[name][1] else ""
                 extra |= {"round": "later" if later else "first", "arguments": arguments or ""}
                 extra["items_timed"] = contenders[name].n_units
-                if later:
-                    extra["base_items_cached"] = case.n_items_cached()
+                if name in settings:
+                    extra["base_items_cached"] = n_cached if later else 0
                 write_row(args.out, FIELDS, describe(args, case, name, times) | extra)
 
 
