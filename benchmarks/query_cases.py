@@ -1,0 +1,171 @@
+"""What a query is timed on: trained learners with a pool, and their tokens for the baselines."""
+
+import argparse
+import copy
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from baselines import Work
+from measuring import common
+
+from starlearn import ChoiceTask, GenerationTask, LoRA, STARLearner, Training
+from starlearn.embedded.pools import make_pool
+from starlearn.model.adapter import activate
+from starlearn.query.base_cache import BaseCache
+
+TASKS = ("skewed", "homogeneous", "noisy", "steps", "banking77", "gsm8k")
+N_LABELS, N_MORE, N_TEST = 120, 30, 60
+
+
+@dataclass(frozen=True)
+class Case:
+    """A learner after two rounds of training, a pool, and the cache that the first round left."""
+
+    name: str
+    learner: STARLearner
+    pool: list[Any]
+    accuracy: float
+    answer_tokens: float
+    """Mean number of scored tokens of the model's own answers."""
+    cache: BaseCache
+
+    @property
+    def engine(self) -> Any:
+        """The learner's engine, with model and cache."""
+        return self.learner._engine()
+
+    def set_cache(self, full: bool) -> None:
+        """Put the cache into the state before a first or a later query."""
+        self.engine.cache = copy.deepcopy(self.cache) if full else BaseCache()
+
+    def n_items_cached(self) -> int:
+        """Return how many items a later query finds in the cache."""
+        self.set_cache(full=True)
+        before = len(self.engine.cache)
+        self.learner.uncertainty(self.pool)
+        return len(self.pool) - (len(self.engine.cache) - before)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A task with its items: labelled ones first, then test items, then the pool."""
+
+    task: Any
+    items: list[Any]
+    labels: list[str]
+    model: Path | None = None
+
+
+def embedded_data(args: argparse.Namespace, name: str) -> Data:
+    """Make one of the pools in the package, for the model in the package."""
+    n_train = N_LABELS + N_MORE
+    data = make_pool(name, args.items + n_train, N_TEST, random_state=args.seed)
+    task: Any = ChoiceTask(data.prompt, choices=data.choices)
+    if data.choices is None:
+        task = GenerationTask(data.prompt, 32, data.answer_pattern)
+    items = data.items[:n_train] + data.test_items + data.items[n_train:]
+    labels = data.labels[:n_train] + data.test_labels + data.labels[n_train:]
+    return Data(task, items, labels)
+
+
+def real_data(args: argparse.Namespace, name: str) -> Data:
+    """Read banking77 or GSM8K, for a model in a folder."""
+    if args.models is None or args.data is None:
+        raise FileNotFoundError("needs --models FOLDER (gutwiki-6M) and --data FOLDER")
+    model = args.models / args.model if (args.models / args.model).is_dir() else args.models
+    path = args.data / {"banking77": "banking77", "gsm8k": "star/GSM8K"}[name] / "train.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    order = np.random.default_rng(args.seed).permutation(len(rows))
+    chosen = [rows[i] for i in order[: N_LABELS + N_MORE + N_TEST + args.items]]
+    if name == "gsm8k":
+        task = GenerationTask("{question}\nAnswer:", max_new_tokens=32)
+        labels = [" ".join(row["answer"].split()[:24]) for row in chosen]
+        return Data(task, [row["question"] for row in chosen], labels, model)
+    intents = sorted({row["label"].replace("_", " ") for row in rows})
+    return Data(
+        ChoiceTask("{text}\nIntent:", choices=intents),
+        [row["text"] for row in chosen],
+        [row["label"].replace("_", " ") for row in chosen],
+        model,
+    )
+
+
+def make_case(args: argparse.Namespace, name: str) -> Case:
+    """Train a learner a little, twice, and keep what the first query left in the cache."""
+    data = (real_data if name in ("banking77", "gsm8k") else embedded_data)(args, name)
+    learner = STARLearner(
+        data.model,
+        task=data.task,
+        quantization=args.quantization,
+        adapter=LoRA(r=16, alpha=32),
+        training=Training(learning_rate=3e-3, max_steps=args.steps),
+        random_state=args.seed,
+        verbose=False,
+    )
+    end, start = N_LABELS + N_MORE, N_LABELS + N_MORE + N_TEST
+    pool = data.items[start:]
+    learner.fit(data.items[:N_LABELS], data.labels[:N_LABELS])
+    learner.uncertainty(pool)
+    cache = copy.deepcopy(learner._engine().cache)
+    learner.teach(data.items[N_LABELS:end], data.labels[N_LABELS:end])
+    accuracy = learner.score(data.items[end:start], data.labels[end:start])
+    n_tokens = learner.uncertainty(pool).n_tokens
+    return Case(name, learner, pool, float(accuracy), float(n_tokens.mean()), cache)
+
+
+def work_of(case: Case, n_passes: int, members: Iterable[int]) -> Work:
+    """Hand the baselines the learner's own model and tokens."""
+    learner, engine = case.learner, case.engine
+    parts = learner._parts()
+    tree, prompts = learner._tree_and_prompts(parts, [case.pool[i] for i in members])
+    choices = None
+    if tree is not None:
+        choices = [tree.tokens_of(row).tolist() for row in range(len(tree.paths))]
+    return Work(
+        model=activate(engine.backbone, learner.adapter_),
+        prompts=prompts,
+        choices=choices,
+        n_passes=n_passes,
+        max_new_tokens=getattr(parts.task, "max_new_tokens", 0),
+        eos_id=engine.backbone.eos_id,
+        pad_id=engine.backbone.pad_id,
+    )
+
+
+def spread_over_lengths(case: Case, n_items: int) -> list[int]:
+    """Choose items whose lengths stand for the whole pool's."""
+    parts = case.learner._parts()
+    _, prompts = case.learner._tree_and_prompts(parts, case.pool)
+    order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
+    places = (np.arange(n_items) + 0.5) * len(order) / n_items
+    return [int(order[int(place)]) for place in places]
+
+
+def about(case: Case) -> dict[str, Any]:
+    """Return what all rows of a case share."""
+    learner, backbone = case.learner, case.engine.backbone
+    tree, prompts = learner._tree_and_prompts(learner._parts(), case.pool)
+    row = common(backbone.device.type) | {
+        "model": Path(backbone.source).name if learner.model is not None else "embedded",
+        "parameters": n_parameters(backbone.model),
+        "quantization": str(backbone.quantization),
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "task": case.name,
+        "accuracy": f"{case.accuracy:.3f}",
+        "items": len(case.pool),
+        "tokens_mean": f"{np.mean([len(prompt) for prompt in prompts]):.1f}",
+    }
+    return row | {
+        "choices": "" if tree is None else len(tree.paths),
+        "answer_tokens_mean": f"{case.answer_tokens:.1f}",
+    }
+
+
+def n_parameters(model: Any) -> int:
+    """Count the base model's weights: four bits each in some layers, and no adapter's."""
+    adapter = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
+    return int(model.num_parameters()) - adapter

@@ -1,0 +1,147 @@
+"""The baselines of the query benchmark: real dropout, our scores with our masks, one smoke run."""
+
+import copy
+import csv
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+NAMES = ("baselines", "measuring", "query_cases", "bench_query", "bench_linear_entropy")
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[ModuleType]:
+    """Import the benchmark as the command line does, with its folder on the path."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import bench_query
+
+        yield bench_query
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+        for name in NAMES:
+            sys.modules.pop(name, None)
+
+
+def make_case(bench: ModuleType, learner: Any, items: list[str], labels: list[str]) -> Any:
+    learner.fit(items, labels)
+    learner.uncertainty(items)
+    return bench.Case("tiny", learner, items, 0.0, 1.0, copy.deepcopy(learner._engine().cache))
+
+
+@pytest.fixture
+def tasks(pool: list[str]) -> dict[str, Any]:
+    from starlearn.tasks import ChoiceTask, GenerationTask
+
+    return {
+        "one token": ChoiceTask("{text} Answer :", choices=["red", "green", "blue"]),
+        "several tokens": ChoiceTask("{text} Answer :", choices=["a b c", "a b", "red", "blue d"]),
+        "free-form": GenerationTask("{text} Answer :", max_new_tokens=5),
+    }
+
+
+@pytest.mark.parametrize("kind", ["one token", "several tokens", "free-form"])
+@pytest.mark.parametrize("baseline", ["naive", "strong"])
+def test_with_our_masks_a_baseline_gives_our_scores(
+    bench, tasks, make_learner, pool, kind, baseline
+):
+    items = pool[:8]
+    labels = ["a b", "red", "blue d", "a b c"] if kind == "several tokens" else ["red", "blue"] * 2
+    case = make_case(bench, make_learner(task=tasks[kind]), items, labels * 2)
+    run = getattr(bench, baseline)
+    difference, n_other = bench.check_equal(case, run, 3, list(range(8)), 1e-4)
+    assert n_other == 0
+    assert difference < 1e-4
+
+
+def test_the_check_sees_other_masks(bench, tasks, make_learner, pool):
+    case = make_case(bench, make_learner(task=tasks["one token"]), pool[:8], ["red", "blue"] * 4)
+    case.learner.set_params(training__max_steps=30, training__learning_rate=0.05)
+    case.learner.fit(pool[:8], ["red", "blue"] * 4)
+
+    def with_other_masks(work):
+        return bench.strong(replace(work, mask_seed=work.mask_seed + 1))
+
+    with pytest.raises(RuntimeError, match="differ by"):
+        bench.check_equal(case, with_other_masks, 3, list(range(8)), 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["one token", "free-form"])
+@pytest.mark.parametrize("baseline", ["naive", "strong"])
+def test_stock_dropout_is_really_on(bench, tasks, make_learner, pool, kind, baseline):
+    import torch
+
+    learner = make_learner(task=tasks[kind])
+    learner.set_params(training__max_steps=30, training__learning_rate=0.05)
+    case = make_case(bench, learner, pool[:8], ["red", "blue"] * 4)
+    run = getattr(bench, baseline)
+    work = bench.work_of(case, 3, range(8))
+    torch.manual_seed(0)
+    first, second = run(work), run(work)
+    assert first.answers == second.answers or kind == "one token"
+    assert np.abs(first.entropy - second.entropy).max() > 1e-6
+    assert first.mutual_information.max() > 1e-6
+    np.testing.assert_array_equal(first.base_entropy, second.base_entropy)
+    assert not any(module.training for module in work.model.modules()), "left as it was found"
+    sure = run(replace(work, n_passes=1))
+    np.testing.assert_array_equal(sure.entropy, run(replace(work, n_passes=1)).entropy)
+
+
+def test_no_dropout_is_an_error(bench, tasks, make_learner, pool):
+    from starlearn.settings import Acquisition, LoRA
+
+    learner = make_learner(
+        task=tasks["one token"],
+        adapter=LoRA(r=4, dropout=0.0),
+        acquisition=Acquisition(n_passes=1),
+    )
+    case = make_case(bench, learner, pool[:8], ["red", "blue"] * 4)
+    for run in (bench.naive, bench.strong):
+        with pytest.raises(RuntimeError, match=r"no nn\.Dropout"):
+            run(bench.work_of(case, 3, range(2)))
+
+
+def test_a_small_run_writes_its_rows(bench, tasks, make_learner, pool, tmp_path, monkeypatch):
+    labels = ["red", "blue"] * (len(pool) // 2)
+    case = make_case(bench, make_learner(task=tasks["one token"]), pool, labels)
+    monkeypatch.setattr(bench, "make_case", lambda args, name: case)
+    common = ["--passes", "2", "--repeats", "1", "--naive-items", "2", "--strong-items", "4"]
+    out, agreement = tmp_path / "query.csv", tmp_path / "agreement.csv"
+    files = ["--out", str(out), "--agreement-out", str(agreement)]
+    bench.main([*common, *files, "--settings", "default", "one-pass"])
+    bench.main([*common, *files, "--settings", "default", "one-pass", "--agreement"])
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["contender"], row["round"]) for row in rows] == [
+        (name, when)
+        for when in ("first", "later")
+        for name in ("default", "one-pass", "naive", "strong")
+    ]
+    assert all(float(row["ms_per_item_median"]) > 0 for row in rows)
+    cached = [row["base_items_cached"] for row in rows]
+    assert cached == [*["0"] * 2, "", "", *[str(len(pool))] * 2, "", ""]
+    assert all(
+        float(row["largest_difference"]) < 1e-4 for row in rows if row["contender"] == "naive"
+    )
+    with agreement.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["contender"] for row in rows} == {"other seed", "one-pass"}
+    assert all(-1 <= float(row["rho"]) <= 1 and 0 <= float(row["overlap"]) <= 1 for row in rows)
+
+
+def test_settings_of_other_versions_are_left_out(
+    bench, tasks, make_learner, pool, monkeypatch, capsys
+):
+    case = make_case(bench, make_learner(task=tasks["one token"]), pool[:8], ["red", "blue"] * 4)
+    monkeypatch.setitem(bench.SETTINGS, "of tomorrow", {"warp": 9})
+    args = bench.parse(["--settings", "default"])
+    args.settings = ["default", "of tomorrow"]
+    assert list(bench.known_settings(args, case)) == ["default"]
+    assert "no Acquisition(warp)" in capsys.readouterr().out
