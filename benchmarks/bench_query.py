@@ -67,6 +67,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "top-half+answer": {"mc_layers": 0.5, "mc_scope": "answer"},
 }
 """Arguments of Acquisition by name; a share as mc_layers is of the model's layers."""
+ROUNDS = ("first", "later")
 SAME_RESULT = {"default", "one-pass"}
 FIELDS = [
     *COMMON, "clock", "model", "parameters", "quantization", "dtype", "task", "accuracy", "items",
@@ -147,14 +148,16 @@ def bench_times(args: argparse.Namespace, case: Case) -> None:
         "naive": spread_over_lengths(case, min(args.naive_items, len(case.pool))),
         "strong": spread_over_lengths(case, min(args.strong_items, len(case.pool))),
     }
+    checked = spread_over_lengths(case, min(args.checked_items, len(case.pool)))
     n_kept = case.n_items_kept()
     for n_passes in args.passes:
         checks = {
-            name: check_equal(case, baseline, n_passes, members[name], args.tolerance)
+            name: check_equal(case, baseline, n_passes, checked, args.tolerance)
             for name, baseline in (("naive", naive), ("strong", strong))
         }
         print(f"equal scores for K = {n_passes}: {checks}")
-        for later in (False, True):
+        for when in args.rounds:
+            later = when == "later"
             contenders = {
                 name: timed_settings(case, {"n_passes": n_passes} | arguments, args.n, later)
                 for name, arguments in settings.items()
@@ -170,7 +173,7 @@ def bench_times(args: argparse.Namespace, case: Case) -> None:
                 if name in checks:
                     extra["largest_difference"] = f"{checks[name][0]:.1e}"
                     extra["note"] = f"{checks[name][1]} answers differ" if checks[name][1] else ""
-                extra |= {"round": "later" if later else "first", "arguments": arguments or ""}
+                extra |= {"round": when, "arguments": arguments or ""}
                 extra["items_timed"] = contenders[name].n_units
                 if name in settings:
                     extra["base_items_kept"] = n_kept if later else 0
@@ -262,6 +265,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--passes", type=int, nargs="+", default=[3], help="K")
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--agreement", action="store_true", help="compare scores, take no times")
+    parser.add_argument("--rounds", nargs="+", choices=ROUNDS, default=list(ROUNDS))
+    parser.add_argument("--checked-items", type=int, default=8, help="for equal scores")
     parser.add_argument("--naive-items", type=int, default=8)
     parser.add_argument("--strong-items", type=int, default=32)
     parser.add_argument("--steps", type=int, default=40, help="training steps of each round")

@@ -6,9 +6,10 @@
 
 The model is a random Llama of one layer, made on the spot, so that what grows is starlearn's own
 work; with --embedded it is the model in the package (m and K only). Each size runs in a process of
-its own, and a pool is streamed from a JSONL file where the installed version can do that. A line is
-fitted to the medians; theory says that all four are straight. Memory is anonymous (pages of mapped
-files are left out), at its peak during the query.
+its own: a pool is streamed from a JSONL file, and scores are kept in a file. A line is fitted to
+the medians; theory says that all four are straight. Anonymous memory is what the process itself
+needs, at its peak during the query; the peak of all resident memory counts the pages of mapped
+files too, which the system takes back when it wants them.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_linear_entropy import kilobytes
 from measuring import COMMON, RESULTS, SPREAD, common, quartiles, watched_memory, write_row
 from scipy.stats import linregress
 
@@ -33,9 +35,10 @@ SIZES = {
 FIXED = {"m": 1000, "L": 16, "K": 3, "V": 500}
 CHOICES = ["w0", "w1", "w2", "w3"]
 FIELDS = [
-    *COMMON, "clock", "model", "varied", "m", "L", "K", "V", "task", "pool", "repeats",
+    *COMMON, "clock", "model", "varied", "m", "L", "K", "V", "task", "repeats",
     *(f"s_{name}" for name in SPREAD), "wall_s_median", "us_per_item", "peak_anonymous_mb",
-    "extra_anonymous_mb", "slope_s", "intercept_s", "r_squared", "note",
+    "extra_anonymous_mb", "peak_rss_mb", "scores_on_disk_mb", "slope_s", "intercept_s",
+    "r_squared", "note",
 ]  # fmt: skip
 
 
@@ -82,21 +85,12 @@ def write_pool(path: Path, m: int, length: int, vocabulary: int) -> None:
                 file.write(json.dumps({"text": " ".join(f"w{word}" for word in row)}) + "\n")
 
 
-def open_pool(path: Path) -> tuple[Any, str]:
-    """Return the file as a streamed pool where this version has one, else as a list."""
-    import starlearn
-
-    if hasattr(starlearn, "Pool"):
-        return starlearn.Pool(path), "streamed"
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file], "list"
-
-
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Score one pool in this process; return times, memory and sizes."""
     import torch
 
-    from starlearn import Acquisition, ChoiceTask, GenerationTask, LoRA, STARLearner, Training
+    from starlearn import Acquisition, ChoiceTask, GenerationTask, LoRA, Pool, STARLearner, Training
+    from starlearn.query.score_store import ScoreStore
 
     torch.set_num_threads(args.threads)
     size = {name: getattr(args, name) for name in "mLKV"}
@@ -127,24 +121,24 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             acquisition=Acquisition(n_passes=size["K"]),
             training=Training(max_steps=1),
             random_state=0,
+            cache_dir=folder / "scores",
             verbose=False,
         )
         learner.fit(first, labels)
         learner.query(first, n_instances=1)  # libraries load what they need
         cpu, wall = [], []
         with watched_memory() as memory:
-            for _ in range(args.repeats):
-                pool, kind = open_pool(pool_file)
-                if not args.keep_base:
-                    learner._engine().cache = type(learner._engine().cache)()
+            for repeat in range(args.repeats):
+                pool = Pool(pool_file, cache_dir=folder / "arrow")
+                learner._engine().store = ScoreStore(folder / f"scores {repeat}")
                 began, clock = time.perf_counter(), time.process_time()
                 learner.query(pool, n_instances=min(50, size["m"]))
                 cpu.append(time.process_time() - clock)
                 wall.append(time.perf_counter() - began)
-                del pool
+        on_disk = sum(file.stat().st_size for file in (folder / "scores 0").iterdir()) / 1e6
     return {
-        "cpu": cpu, "wall": wall, "pool": kind, "threads": torch.get_num_threads(),
-        "before": memory.before, "peak": memory.peak,
+        "cpu": cpu, "wall": wall, "threads": torch.get_num_threads(), "on_disk": on_disk,
+        "before": memory.before, "peak": memory.peak, "rss": kilobytes("VmHWM") * 1024 / 1e6,
     }  # fmt: skip
 
 
@@ -155,7 +149,6 @@ def run_alone(args: argparse.Namespace, size: dict[str, int]) -> dict[str, Any]:
     for name, value in size.items():
         command += [f"--{name}", str(value)]
     command += ["--embedded"] if args.embedded else []
-    command += ["--keep-base"] if args.keep_base else []
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise RuntimeError(f"{size}: {result.stderr.strip().splitlines()[-1]}")
@@ -179,13 +172,13 @@ def bench(args: argparse.Namespace, varied: str) -> None:
             "model": "embedded" if args.embedded else "random, one layer",
             "varied": varied,
             "task": args.task,
-            "pool": found["pool"],
             "repeats": args.repeats,
             "wall_s_median": f"{quartiles(found['wall'])[1]:.3f}",
             "us_per_item": f"{spread[1] / size['m'] * 1e6:.1f}",
             "peak_anonymous_mb": f"{found['peak']:.1f}",
             "extra_anonymous_mb": f"{found['peak'] - found['before']:.1f}",
-            "note": "base scores cached" if args.keep_base and args.repeats > 1 else "",
+            "peak_rss_mb": f"{found['rss']:.1f}",
+            "scores_on_disk_mb": f"{found['on_disk']:.1f}",
         }  # fmt: skip
         row |= {f"s_{s}": f"{v:.3f}" for s, v in zip(SPREAD, spread, strict=True)}
         xs.append(value)
@@ -194,7 +187,7 @@ def bench(args: argparse.Namespace, varied: str) -> None:
         largest = row
     if len(xs) > 2:
         line = linregress(xs, ys)
-        same = ("clock", "model", "varied", "task", "pool", "repeats", "threads")
+        same = ("clock", "model", "varied", "task", "repeats", "threads")
         row = common("cpu") | {name: largest[name] for name in same}
         row |= {
             varied: f"{xs[0]} to {xs[-1]}",
@@ -215,7 +208,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, help=f"where it is not varied; {value}")
     parser.add_argument("--task", choices=("choices", "free-form"), default="choices")
     parser.add_argument("--embedded", action="store_true", help="the model in the package")
-    parser.add_argument("--keep-base", action="store_true", help="keep base scores over repeats")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
