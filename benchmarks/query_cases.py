@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from baselines import Work
 from measuring import common
+from starlearn.query.base_cache import BaseCache
 
 from starlearn import ChoiceTask, GenerationTask, LoRA, STARLearner, Training
 from starlearn.embedded.pools import make_pool
 from starlearn.model.adapter import activate
-from starlearn.query.base_cache import BaseCache
 
 TASKS = ("skewed", "homogeneous", "noisy", "steps", "banking77", "gsm8k")
 N_LABELS, N_MORE, N_TEST = 120, 30, 60

@@ -18,7 +18,7 @@ from sklearn.utils.metaestimators import available_if
 
 from starlearn import saving
 from starlearn.data.pool import as_count, as_items, as_labels, object_array, take
-from starlearn.data.stream import Rows
+from starlearn.data.stream import Rows, rows_of
 from starlearn.engine import Engine, Prompts, answer_room
 from starlearn.errors import InputError
 from starlearn.inputs import (
@@ -33,6 +33,7 @@ from starlearn.model.adapter import Adapter, check_base
 from starlearn.model.backbone import check_quantization
 from starlearn.model.choices import ChoiceTree
 from starlearn.query.acquisition import Plan, Uncertainty
+from starlearn.query.budget import Budget, within_budget
 from starlearn.randomness import derived_seed
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask, Item
@@ -178,7 +179,12 @@ class STARLearner(ClassifierMixin, BaseEstimator):
     # A pool in, the items worth labelling out
 
     def query(
-        self, X_pool: Any, n_instances: int = 1, *, return_metrics: bool = False
+        self,
+        X_pool: Any,
+        n_instances: int = 1,
+        *,
+        return_metrics: bool = False,
+        budget: Budget | None = None,
     ) -> tuple[Any, ...]:
         """Choose the items whose labels are worth most.
 
@@ -187,16 +193,20 @@ class STARLearner(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X_pool : m unlabelled items in any container that `fit` takes
+        X_pool : m unlabelled items in any container that `fit` takes, or a Pool on disk
         n_instances : int
             n, from 1 to m.
         return_metrics : bool
             Also return the uncertainty of each chosen item.
+        budget : Budget, optional
+            What labels may cost. Items that cost more than what is left are passed over, and the
+            batch is smaller than n when the money ends.
 
         Returns
         -------
         indices : ndarray of shape (n,)
-            Positions in the pool, most uncertain first.
+            Positions in the pool, most uncertain first; in the order in which they were drawn with
+            ``Acquisition(diversity=...)``.
         batch : n items in a container of the pool's kind
         metrics : ndarray of shape (n,)
             Only with `return_metrics`; NaN for a random draw.
@@ -209,10 +219,15 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         plan = self._plan(parts, rows)
         if parts.acquisition.strategy == "random":
             indices = plan.random(n_instances)
-            metrics = np.full(n_instances, np.nan)
+            if budget is not None:
+                costs = budget.costs(rows_of(rows, indices))
+                affordable = within_budget(np.arange(len(indices)), costs, budget.remaining)
+                indices = indices[affordable]
+            metrics = np.full(len(indices), np.nan)
         else:
             ranked = plan.ranked(n_instances)
-            indices, metrics = plan.chosen(ranked, n_instances)
+            asked = list(getattr(self, "X_training", []))
+            indices, metrics = plan.chosen(ranked, n_instances, parts.task, asked, budget)
             record["lambda"] = plan.weight
             record |= ranked.means()
         record["seconds"] = time.perf_counter() - began
@@ -244,6 +259,23 @@ class STARLearner(ClassifierMixin, BaseEstimator):
             n_tokens=plan.scorer.tree.n_tokens[scores.answers],
             answers=self._classes(parts)[scores.answers],
         )
+
+    def transform(self, X: Any) -> NDArray[np.float64]:
+        """Return items as points: the base model's hidden states, averaged over the prompt.
+
+        They do not change over the rounds, and serve for density, diversity and plots.
+
+        Parameters
+        ----------
+        X : m items in any container that `fit` takes
+
+        Returns
+        -------
+        ndarray of shape (m, D)
+        """
+        parts = self._parts()
+        rows = checked_rows(X, parts.task, "X")
+        return self._plan(parts, rows).embeddings(rows[:])
 
     # Items in, answers out
 

@@ -11,13 +11,16 @@ from sklearn.base import clone
 from starlearn.data.stream import Rows, rows_of
 from starlearn.errors import NotFiniteError, listed
 from starlearn.model.memory import renumbered
+from starlearn.query.budget import Budget
 from starlearn.query.columns import column
+from starlearn.query.drawing import Draw
 from starlearn.query.mixing import exact_sum, mixed, per_answer, pieces
 from starlearn.query.progress import ItemBar
 from starlearn.query.scoring import Scorer
 from starlearn.query.selection import item_keys, random_n, top_n
+from starlearn.randomness import derived_seed
 from starlearn.settings import Acquisition
-from starlearn.tasks import Item
+from starlearn.tasks import Item, Task
 
 Encode = Callable[[Sequence[Item], NDArray[np.intp]], list[list[int]]]
 """Turns items to prompts; the positions are for complaints."""
@@ -149,18 +152,41 @@ class Plan:
         self._fill(scores, part.n_passes, only=best)
         return Ranked(scores, self._combined(scores), best)
 
-    def chosen(self, ranked: Ranked, n: int) -> tuple[NDArray[np.intp], Column]:
-        """Draw a batch of n: rows of the pool, best first, and their uncertainty."""
-        values = ranked.uncertainty.mixed[ranked.places]
-        best = ranked.places[top_n(values, n, ranked.scores.keys[ranked.places])]
-        return ranked.scores.positions[best], np.asarray(ranked.uncertainty.mixed[best])
+    def chosen(
+        self, ranked: Ranked, n: int, task: Task, asked: Sequence[Item], budget: Budget | None
+    ) -> tuple[NDArray[np.intp], Column]:
+        """Draw a batch of n, or what the budget allows: rows of the pool, and their uncertainty."""
+        positions = ranked.scores.positions
+        draw = Draw(
+            self.acquisition,
+            task,
+            np.random.default_rng(derived_seed(self.seed, "diversity")),
+            lambda places: rows_of(self.rows, positions[places]),
+            self.embeddings,
+            asked,
+            budget,
+        )
+        best = draw.batch(ranked.uncertainty.mixed, ranked.scores.keys, ranked.places, n)
+        return positions[best], np.asarray(ranked.uncertainty.mixed[best])
 
-    def random(self, n: int) -> NDArray[np.intp]:
+    def embeddings(self, items: Sequence[Item]) -> Column:
+        """Return the base model's mean hidden state of each item, [c, D]."""
+        parts = []
+        size = self.acquisition.chunk_size
+        prompts = self.encode(items, np.arange(len(items)))
+        with self.scorer.ready(), ItemBar("embedding", len(items), self.verbose) as bar:
+            for start in range(0, len(items), size):
+                parts.append(self.scorer.embeddings(prompts[start : start + size], bar))
+                bar.finish(len(parts[-1]))
+        return np.concatenate(parts)
+
+    def random(self, n: int, seed: int | None = None) -> NDArray[np.intp]:
         """Draw n rows of the pool at random; what an item says and the seed decide."""
+        seed = self.seed if seed is None else seed
         keys = column(len(self.rows), np.uint64)
         for start in range(0, len(keys), self.acquisition.chunk_size):
             positions = np.arange(start, min(start + self.acquisition.chunk_size, len(keys)))
-            keys[positions] = item_keys(self.prompts(positions), self.seed)
+            keys[positions] = item_keys(self.prompts(positions), seed)
         return random_n(n, keys)
 
     def prompts(self, positions: NDArray[np.intp]) -> list[list[int]]:
@@ -179,7 +205,7 @@ class Plan:
         size = self.acquisition.sub_pool
         if size is None or size >= len(self.rows):
             return np.arange(len(self.rows))
-        return np.sort(self.random(max(size, n)))
+        return np.sort(self.random(max(size, n), derived_seed(self.seed, "sub-pool")))
 
     def _fill(
         self, scores: PoolScores, n_passes: int, only: NDArray[np.intp] | None = None

@@ -15,6 +15,7 @@ from starlearn.model.answers import answer_statistics
 from starlearn.model.backbone import Backbone
 from starlearn.model.choices import ChoiceTree, choice_distribution
 from starlearn.model.dropout import MonteCarlo, evaluation_mode, mc_dropout
+from starlearn.model.embedding import prompt_embeddings
 from starlearn.model.generation import generate_answers
 from starlearn.model.memory import renumbered
 from starlearn.model.passes import Workload
@@ -92,6 +93,15 @@ class Scorer:
         with self._work("reading", bar) as work:
             numbers = mask_keys(row_keys(prompts))
             return np.asarray(np.exp(choice_distribution(work, tree, prompts, numbers)[0]))
+
+    def embeddings(self, prompts: Tokens, bar: ItemBar) -> Rows:
+        """Return the base model's mean hidden state of each prompt, [c, D]; inside `ready`."""
+
+        def embedded(missing: list[int]) -> Rows:
+            with renumbered(missing), self._base_work(bar, counts=True) as work:
+                return prompt_embeddings(work, [prompts[i] for i in missing])
+
+        return self.store.get(self._space("embedding"), row_keys(prompts), embedded)
 
     def write(self, prompts: Tokens, bar: ItemBar, *, counts: bool = True) -> list[list[int]]:
         """Let the model answer each prompt, greedily and without dropout; inside `ready`."""
@@ -188,8 +198,9 @@ class Scorer:
             yield self._workload(backbone.peft_model or backbone.model, bar, passes)
 
     @contextmanager
-    def _base_work(self, bar: ItemBar) -> Iterator[Workload]:
-        with base_only(self.backbone) as base, bar.stage("base model", counts=self.adapter is None):
+    def _base_work(self, bar: ItemBar, *, counts: bool = False) -> Iterator[Workload]:
+        counts = counts or self.adapter is None
+        with base_only(self.backbone) as base, bar.stage("base model", counts=counts):
             yield self._workload(base, bar, None)
 
     def _workload(self, model: Any, bar: ItemBar, dropout: MonteCarlo | None) -> Workload:
