@@ -34,6 +34,7 @@ from starlearn.model.backbone import check_quantization
 from starlearn.model.choices import ChoiceTree
 from starlearn.query.acquisition import Plan, Uncertainty
 from starlearn.query.budget import Budget, within_budget
+from starlearn.query.estimate import Estimate, estimate
 from starlearn.randomness import derived_seed
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask, Item
@@ -216,8 +217,9 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         rows = checked_rows(X_pool, parts.task, "X_pool")
         n_instances = as_count(n_instances, "n_instances", len(rows))
         record: dict[str, Any] = {"n_instances": n_instances}
-        plan = self._plan(parts, rows)
-        if parts.acquisition.strategy == "random":
+        random = parts.acquisition.strategy == "random"
+        plan = self._plan(parts, rows, scores=not random)
+        if random:
             indices = plan.random(n_instances)
             if budget is not None:
                 costs = budget.costs(rows_of(rows, indices))
@@ -259,6 +261,24 @@ class STARLearner(ClassifierMixin, BaseEstimator):
             n_tokens=plan.scorer.tree.n_tokens[scores.answers],
             answers=self._classes(parts)[scores.answers],
         )
+
+    def estimate(self, pool: Any, n_instances: int = 1) -> Estimate:
+        """Tell what a query of this pool will take, from a sample of it.
+
+        Parameters
+        ----------
+        pool : m items in any container that `query` takes
+        n_instances : int
+            n; decides how many items are screened.
+
+        Returns
+        -------
+        Estimate
+            Seconds, peak memory, and rates; ``print`` it.
+        """
+        parts = self._parts()
+        rows = checked_rows(pool, parts.task, "pool")
+        return estimate(self._plan(parts, rows), as_count(n_instances, "n_instances", len(rows)))
 
     def transform(self, X: Any) -> NDArray[np.float64]:
         """Return items as points: the base model's hidden states, averaged over the prompt.
@@ -549,11 +569,11 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         )
         return self
 
-    def _plan(self, parts: Parts, rows: Rows) -> Plan:
-        """Say how a pool is scored in the current round."""
+    def _plan(self, parts: Parts, rows: Rows, *, scores: bool = True) -> Plan:
+        """Say how a pool is scored in the current round, or only drawn from."""
         engine, trained = self._engine(), hasattr(self, "adapter_")
         tree = None
-        if parts.acquisition.strategy == "star" and _has_choices(self):
+        if scores and _has_choices(self):
             tree = engine.tree(parts, self._classes(parts).tolist())
         seeds = {purpose: self._seed(purpose, self._round) for purpose in ("masks", "draw")}
         return Plan(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from starlearn_kernels import EntropyStats, linear_entropy, logits_entropy
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from starlearn.errors import InputError
 from starlearn.model.structure import LEAST_ROWS, causal_model, trunk_of
@@ -174,8 +174,8 @@ class _Given(nn.Module):
         super().__init__()
         self.states = states
 
-    def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(last_hidden_state=self.states)
+    def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPastAndCrossAttentions:
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.states)
 
 
 @contextmanager

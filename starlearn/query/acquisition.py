@@ -135,14 +135,14 @@ class Plan:
         """Score all items, with the model's answers."""
         scores = PoolScores.empty(np.arange(len(self.rows)), keep_answers=True)
         self._fill(scores, self.acquisition.n_passes)
-        return combine(scores, self.acquisition, weight=self.weight, trained=self._trained)
+        return combine(scores, self.acquisition, weight=self.weight, trained=self.trained)
 
     def ranked(self, n: int) -> Ranked:
         """Score what the settings ask for, so that a batch of n can be drawn from it."""
         part = self.acquisition
         scores = PoolScores.empty(self._positions(n), keep_answers=False)
         everything = np.arange(len(scores.positions))
-        screened = part.screen is not None and part.n_passes > 1 and self._trained
+        screened = part.screen is not None and part.n_passes > 1 and self.trained
         self._fill(scores, 1 if screened else part.n_passes)
         if not screened:
             return Ranked(scores, self._combined(scores), everything)
@@ -194,11 +194,12 @@ class Plan:
         return self.encode(rows_of(self.rows, positions), positions)
 
     @property
-    def _trained(self) -> bool:
+    def trained(self) -> bool:
+        """Whether there is an adapter yet."""
         return self.scorer.adapter is not None
 
     def _combined(self, scores: PoolScores) -> Uncertainty:
-        return combine(scores, self.acquisition, weight=self.weight, trained=self._trained)
+        return combine(scores, self.acquisition, weight=self.weight, trained=self.trained)
 
     def _positions(self, n: int) -> NDArray[np.intp]:
         """Rows of the pool to score: all, or a sub-pool of at least n."""

@@ -104,7 +104,7 @@ class ScoreStore:
         -------
         ndarray of shape (m, width)
         """
-        found = self._read(space, keys)
+        found = self.known(space, keys)
         first = {key: position for position, key in reversed(list(enumerate(keys)))}
         missing = sorted(position for key, position in first.items() if key not in found)
         if missing:
@@ -114,7 +114,8 @@ class ScoreStore:
             found |= new
         return np.stack([found[key] for key in keys])
 
-    def _read(self, space: str, keys: Sequence[bytes]) -> dict[bytes, Row]:
+    def known(self, space: str, keys: Sequence[bytes]) -> dict[bytes, Row]:
+        """Return the rows that are kept of these keys."""
         if self._database is None:
             pairs = ((key, self._memory.get((space, key))) for key in keys)
             return {key: row for key, row in pairs if row is not None}

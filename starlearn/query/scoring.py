@@ -141,12 +141,11 @@ class Scorer:
                 logs = choice_distribution(work, tree, chosen, numbers[missing])  # [K, c, C]
             return choice_scores(logs)
 
-        kind = f"choices {tree.identity}"
-        base_logs = self.store.get(self._space(f"base {kind}"), keys, base_rows)[None]  # [1, c, C]
+        base_logs = self.store.get(self._base_space, keys, base_rows)[None]  # [1, c, C]
         if self.adapter is None:
             full = choice_scores(base_logs)
         else:
-            space = f"full {kind} {self._model} {self._passes(n_passes)}"
+            space = f"full {tree.identity} {self._model} {self._passes(n_passes)}"
             full = self.store.get(self._space(space), keys, full_rows)  # [c, 4]
         answers = full[:, 3].astype(np.int64)
         base = choice_scores(base_logs, answers)
@@ -170,7 +169,7 @@ class Scorer:
             with renumbered(missing), context as work:
                 return answer_scores(answer_statistics(work, chosen, own, numbers[missing]))
 
-        base = self.store.get(self._space("base free-form"), keys, base_rows)  # [c, 2]
+        base = self.store.get(self._base_space, keys, base_rows)  # [c, 2]
         if self.adapter is None:
             full = np.column_stack([base, np.zeros(len(base))])
         else:
@@ -213,6 +212,21 @@ class Scorer:
             dropout,
             bar.advance,
         )
+
+    def share_without_base(self, prompts: Tokens) -> float:
+        """Return the share of prompts whose base scores have to be computed.
+
+        Free-form answers change with the adapter, and their base scores with them: all of them.
+        """
+        if self.tree is None:
+            return 1.0
+        keys = row_keys(prompts)
+        return 1 - len(self.store.known(self._base_space, keys)) / len(set(keys))
+
+    @cached_property
+    def _base_space(self) -> str:
+        kind = "free-form" if self.tree is None else f"choices {self.tree.identity}"
+        return self._space(f"base {kind}")
 
     @cached_property
     def _model(self) -> str:
