@@ -1,6 +1,7 @@
 """Engine: a learner's base model with the stages that run on it, one method a stage."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,17 @@ class Engine:
         texts = [str(label) for label in classes]
         tokens = encode_answers(self.backbone.tokenizer, parts.task, texts)
         return build_tree(tokens, self.backbone.eos_id)
+
+    def check_classes(self, parts: Parts, classes: Sequence[Any]) -> None:
+        """Warn of a single class; InputError when two are the same for this tokenizer."""
+        if len(classes) == 1:
+            warnings.warn(
+                f"All labels are {classes[0]!r}: with one class every item is certain, and a "
+                "query cannot tell them apart. Name all classes: ChoiceTask(choices=[...]).",
+                UserWarning,
+                stacklevel=4,
+            )
+        self.tree(parts, classes)
 
     def prompts(self, parts: Parts, items: Sequence[Item], room: int) -> Prompts:
         """Turn m items into prompts that leave `room` tokens for the answer."""

@@ -2,7 +2,6 @@
 
 import os
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,12 +12,11 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
-from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 
 from starlearn import saving
 from starlearn.data.pool import as_count, as_items, as_labels, object_array, take
-from starlearn.data.stream import Rows, rows_of
+from starlearn.data.stream import Rows
 from starlearn.engine import Engine, Prompts, answer_room
 from starlearn.errors import InputError
 from starlearn.inputs import (
@@ -33,9 +31,9 @@ from starlearn.model.adapter import Adapter, check_base
 from starlearn.model.backbone import check_quantization
 from starlearn.model.choices import ChoiceTree
 from starlearn.query.acquisition import Plan, Uncertainty
-from starlearn.query.budget import Budget, within_budget
+from starlearn.query.budget import Budget
 from starlearn.query.estimate import Estimate, estimate
-from starlearn.randomness import derived_seed
+from starlearn.randomness import derived_seed, drawn_seed
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask, Item
 
@@ -220,11 +218,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         random = parts.acquisition.strategy == "random"
         plan = self._plan(parts, rows, scores=not random)
         if random:
-            indices = plan.random(n_instances)
-            if budget is not None:
-                costs = budget.costs(rows_of(rows, indices))
-                affordable = within_budget(np.arange(len(indices)), costs, budget.remaining)
-                indices = indices[affordable]
+            indices = plan.random(n_instances, budget)
             metrics = np.full(len(indices), np.nan)
         else:
             ranked = plan.ranked(n_instances)
@@ -348,11 +342,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         task = self._parts().task
         items, labels = checked_labels(X, y, task)
         if isinstance(task, GenerationTask):
-            found = [
-                (task.find(text), task.find(label))
-                for text, label in zip(self._written(items), labels, strict=True)
-            ]
-            right = [answer is not None and answer == gold for answer, gold in found]
+            right = task.correct(self._written(items), labels.tolist())
         else:
             if not isinstance(labels[0], type(self.classes_[0])):
                 raise InputError(
@@ -369,16 +359,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         """Write adapter, settings and labelled set to a new folder; see :mod:`starlearn.saving`."""
         self._require_fit()
         check_base(self._engine().backbone, self.adapter_)
-        content = saving.Saved(
-            parameters=self.get_params(deep=False),
-            adapter=self.adapter_,
-            seed=self.seed_,
-            rounds=self.rounds_,
-            classes=self.classes_.tolist() if hasattr(self, "classes_") else None,
-            items=self.X_training.tolist(),
-            labels=self.y_training.tolist(),
-        )
-        saving.save(content, folder, self._engine().backbone)
+        saving.save(saving.content_of(self), folder, self._engine().backbone)
 
     @classmethod
     def load(
@@ -478,21 +459,12 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         return max(len(getattr(self, "rounds_", [])) - 1, 0)
 
     def _begin(self) -> None:
-        self.seed_ = self._drawn_seed()
+        self.seed_ = drawn_seed(self.random_state)
         self.rounds_: list[dict[str, Any]] = []
-
-    def _drawn_seed(self) -> int:
-        try:
-            return int(check_random_state(self.random_state).randint(2**31 - 1))
-        except (ValueError, TypeError) as error:
-            raise InputError(
-                f"random_state must be a whole number of at least 0, a numpy RandomState or None; "
-                f"got {self.random_state!r:.60}."
-            ) from error
 
     def _seed(self, purpose: str, t: int) -> int:
         if not hasattr(self, "seed_"):
-            self.seed_ = self._drawn_seed()
+            self.seed_ = drawn_seed(self.random_state)
         return derived_seed(self.seed_, purpose, t)
 
     def _remember(self, items: list[Item], labels: NDArray[Any]) -> None:
@@ -537,14 +509,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         began = time.perf_counter()
         if _has_choices(self):
             classes = self._classes(parts, training=True)
-            if len(classes) == 1:
-                warnings.warn(
-                    f"All labels are {classes[0]!r}: with one class every item is certain, and a "
-                    "query cannot tell them apart. Name all classes: ChoiceTask(choices=[...]).",
-                    UserWarning,
-                    stacklevel=3,
-                )
-            self._engine().tree(parts, classes.tolist())  # distinct for this tokenizer, or an error
+            self._engine().check_classes(parts, classes.tolist())
         examples = self._engine().examples(parts, items, labels)
         warm = parts.training.warm_start and len(self.rounds_) > 0
         t = len(self.rounds_)

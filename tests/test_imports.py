@@ -38,7 +38,7 @@ DOORS = {
     "peft": ["starlearn.model", "starlearn.train"],
     "bitsandbytes": ["starlearn.model", "starlearn.train"],
     "modAL": ["starlearn.modal"],
-    "sqlite3": ["starlearn.campaign.store"],
+    "sqlite3": ["starlearn.campaign.store", "starlearn.query.score_store"],
     "ray": ["starlearn.distributed"],
     "triton": [],
 }

@@ -209,12 +209,12 @@ def test_running_out_of_memory_anywhere_changes_no_score(
     expected = learner.uncertainty(pool)
     forget(learner)
     rng = np.random.default_rng(seed)
-    last = -2
+    last = -100
 
     def fails(number: int, tokens: int) -> bool:
-        # Never twice running: a single item is tried again once, and then given up.
+        # With a pause: an item that fails alone is tried again once, and then given up.
         nonlocal last
-        if number > last + 1 and rng.random() < 0.3:
+        if number > last + 12 and rng.random() < 0.4:
             last = number
             return True
         return False
@@ -225,15 +225,17 @@ def test_running_out_of_memory_anywhere_changes_no_score(
 
 
 def test_what_did_not_fit_is_not_tried_again(learner: STARLearner, pool: list) -> None:
+    pool = [f"{text}{end}" for text in pool for end in ("", " now", " day and night")]
+    most = 200  # room for the 16 rows of the shortest batch of answers
     forget(learner)
     expected = learner.uncertainty(pool)
     forget(learner)
-    with short_of_memory(learner, lambda _, tokens: tokens > 200) as failures:
-        learner.set_params(acquisition__chunk_size=12)
+    with short_of_memory(learner, lambda _, tokens: tokens > most) as failures:
+        learner.set_params(acquisition__chunk_size=25)
         assert_same(learner.uncertainty(pool), expected)
-    # Two or three halvings, none of them in a later chunk.
-    assert 1 <= len(failures) <= 4
-    assert learner._engine().backbone.budget.tokens <= 200
+    # A few halvings, none of them in a later chunk.
+    assert 1 <= len(failures) <= 5
+    assert learner._engine().backbone.budget.tokens <= most
 
 
 @pytest.mark.parametrize(
@@ -265,15 +267,15 @@ def test_one_item_that_does_not_fit_is_named_and_the_others_are_kept(
     make_learner: Factory, labelled: Any, pool: list
 ) -> None:
     learner = make_learner().fit(*labelled)
-    learner.set_params(acquisition__chunk_size=10)
-    items = [*pool[:20], "very " * 30, *pool[20:]]
+    learner.set_params(acquisition__chunk_size=5)
+    items = [*pool[:10], "very " * 30, *pool[10:]]
     with (
         short_of_memory(learner, lambda _, tokens: tokens > 90),
-        pytest.raises(OutOfMemoryError, match=r"row 20, 3\d tokens.*3 passes.*n_passes"),
+        pytest.raises(OutOfMemoryError, match=r"row 10, 3\d tokens.*3 passes.*n_passes"),
     ):
         learner.query(items, 3)
     with counted_rows(learner) as rows:
-        learner.query(items[:20], 3)
+        learner.query(items[:10], 3)
     assert rows == []
 
 
@@ -382,18 +384,24 @@ def test_a_damaged_row_or_file_is_computed_again(tmp_path: Path) -> None:
         computed.extend(missing)
         return numbered(keys)(missing)
 
-    assert ScoreStore(tmp_path).get("space", keys, compute).ravel().tolist() == expected
-    assert computed == [7]
-    file.write_bytes(b"no database " * 100)
-    with pytest.warns(UserWarning, match="damaged"):
-        again = ScoreStore(tmp_path)
+    again = ScoreStore(tmp_path)
     assert again.get("space", keys, compute).ravel().tolist() == expected
+    assert computed == [7]
+    for open_store in (store, again):
+        open_store._database.close()  # type: ignore[union-attr]
+    for name in tmp_path.iterdir():
+        name.write_bytes(b"no database " * 100)
+    with pytest.warns(UserWarning, match="damaged"):
+        anew = ScoreStore(tmp_path)
+    assert anew.get("space", keys, compute).ravel().tolist() == expected
     assert (tmp_path / "scores.damaged").exists()
 
 
 def test_a_file_that_is_damaged_while_it_is_open_is_set_aside(tmp_path: Path) -> None:
     keys = [str(i).encode() for i in range(3000)]
-    ScoreStore(tmp_path).get("space", keys, numbered(keys))
+    first = ScoreStore(tmp_path)
+    first.get("space", keys, numbered(keys))
+    first._database.close()  # type: ignore[union-attr]
     store = ScoreStore(tmp_path)
     content = bytearray((tmp_path / "scores.sqlite").read_bytes())
     content[4096:] = b"\x7f" * (len(content) - 4096)

@@ -11,7 +11,7 @@ from sklearn.base import clone
 from starlearn.data.stream import Rows, rows_of
 from starlearn.errors import NotFiniteError, listed
 from starlearn.model.memory import renumbered
-from starlearn.query.budget import Budget
+from starlearn.query.budget import Budget, within_budget
 from starlearn.query.columns import column
 from starlearn.query.drawing import Draw
 from starlearn.query.mixing import exact_sum, mixed, per_answer, pieces
@@ -180,9 +180,16 @@ class Plan:
                 bar.finish(len(parts[-1]))
         return np.concatenate(parts)
 
-    def random(self, n: int, seed: int | None = None) -> NDArray[np.intp]:
-        """Draw n rows of the pool at random; what an item says and the seed decide."""
-        seed = self.seed if seed is None else seed
+    def random(self, n: int, budget: Budget | None = None) -> NDArray[np.intp]:
+        """Draw n rows of the pool at random, or what the budget allows of them."""
+        drawn = self._drawn(n, self.seed)
+        if budget is None:
+            return drawn
+        costs = budget.costs(rows_of(self.rows, drawn))
+        return drawn[within_budget(np.arange(n), costs, budget.remaining)]
+
+    def _drawn(self, n: int, seed: int) -> NDArray[np.intp]:
+        """Draw n rows at random; what an item says and the seed decide."""
         keys = column(len(self.rows), np.uint64)
         for start in range(0, len(keys), self.acquisition.chunk_size):
             positions = np.arange(start, min(start + self.acquisition.chunk_size, len(keys)))
@@ -206,7 +213,7 @@ class Plan:
         size = self.acquisition.sub_pool
         if size is None or size >= len(self.rows):
             return np.arange(len(self.rows))
-        return np.sort(self.random(max(size, n), derived_seed(self.seed, "sub-pool")))
+        return np.sort(self._drawn(max(size, n), derived_seed(self.seed, "sub-pool")))
 
     def _fill(
         self, scores: PoolScores, n_passes: int, only: NDArray[np.intp] | None = None
