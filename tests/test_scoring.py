@@ -225,17 +225,18 @@ def test_running_out_of_memory_anywhere_changes_no_score(
 
 
 def test_what_did_not_fit_is_not_tried_again(learner: STARLearner, pool: list) -> None:
-    pool = [f"{text}{end}" for text in pool for end in ("", " now", " day and night")]
-    most = 200  # room for the 16 rows of the shortest batch of answers
+    pool = [f"{text}{end}" for text in pool for end in ("", " now", " then", " no")]
+    # Answers are written in batches of 16 rows at least.
+    most = 300 if isinstance(learner.task, GenerationTask) else 100
     forget(learner)
     expected = learner.uncertainty(pool)
     forget(learner)
     with short_of_memory(learner, lambda _, tokens: tokens > most) as failures:
-        learner.set_params(acquisition__chunk_size=25)
+        learner.set_params(acquisition__chunk_size=32)
         assert_same(learner.uncertainty(pool), expected)
     # A few halvings, none of them in a later chunk.
     assert 1 <= len(failures) <= 5
-    assert learner._engine().backbone.budget.tokens <= most
+    assert learner._engine().backbone.budget.tokens < 1.5 * most
 
 
 @pytest.mark.parametrize(
