@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kernel_cases import make_case
 from starlearn_kernels import information_interval, linear_entropy, lora_product
 from starlearn_kernels.__main__ import main
-from starlearn_kernels.plan import ALIGN, choose_route, plan_torch
+from starlearn_kernels.plan import ALIGN, GRAIN, choose_route, plan_torch, slack
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -27,7 +27,10 @@ class LargestResult(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for value in torch.utils._pytree.tree_leaves(result):
             if isinstance(value, torch.Tensor):
-                self.bytes = max(self.bytes, value.untyped_storage().nbytes())
+                # oneDNN's tensors have no storage
+                plain = value.layout == torch.strided
+                size = value.untyped_storage().nbytes() if plain else value.nbytes
+                self.bytes = max(self.bytes, size)
         return result
 
 
@@ -83,6 +86,14 @@ def test_plans_fit_and_cover(
     assert plan.n_tiles * plan.columns >= vocabulary
     assert plan.rows == plan.tokens * passes
     assert plan.copy_weight or vocabulary % ALIGN == 0
+
+
+@given(st.integers(1, 2**23), st.integers(1, 100))
+def test_slack_makes_whole_vectors_of_every_threads_part(count: int, threads: int) -> None:
+    padded = count + slack(count, threads)
+    used = min(threads, -(-padded // GRAIN))  # as torch divides an elementwise operation
+    assert padded % (ALIGN * used) == 0
+    assert padded < count + ALIGN * threads
 
 
 def test_more_room_spares_the_second_product() -> None:
