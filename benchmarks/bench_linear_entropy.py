@@ -3,11 +3,13 @@
     python benchmarks/bench_linear_entropy.py --shapes cpu --threads 1
     python benchmarks/bench_linear_entropy.py --shapes gpu --device cuda
     python benchmarks/bench_linear_entropy.py --model FOLDER --text FILE
+    python benchmarks/bench_linear_entropy.py --write-table
 
 Contenders take turns within a run, so that a busy machine slows all of them; compare within a run.
 With one thread on a CPU the clock is the process's own CPU time, which other processes hardly move.
 Each row has the quartiles of the time, the peak of memory besides inputs, and the share of the
-plain product's rate, `product`, measured in the same run. Rows are appended to a CSV file.
+rate of `torch.mm`, `product`, measured in the same run. Rows are appended to a CSV file.
+`--write-table` measures nothing: it makes the table that route="auto" reads from those rows.
 """
 
 import argparse
@@ -30,6 +32,7 @@ from starlearn_kernels import (
     segment_reduce,
     top_information,
 )
+from starlearn_kernels.routes import TABLE, write_table
 from torch import Tensor
 
 # name: (K, N, D, V)
@@ -42,8 +45,8 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
 }  # fmt: skip
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FIELDS = [
-    "time", "device", "python", "torch", "triton", "threads", "dtype", "K", "N", "D", "V",
-    "contender", "workspace_mb", "repeats", "clock", "ms_quartile_1", "ms_median", "ms_quartile_3",
+    "time", "device_type", "device", "python", "torch", "triton", "threads", "dtype",
+    "K", "N", "D", "V", "contender", "workspace_mb", "repeats", "clock", "ms_quartile_1", "ms_median", "ms_quartile_3",
     "ratio_to_eager", "share_of_product_rate", "peak_extra_mb", "note",
 ]  # fmt: skip
 Contender = Callable[[Tensor, Tensor], object]
@@ -259,6 +262,7 @@ def common(args: argparse.Namespace, shape: tuple[int, ...]) -> dict[str, object
     now = datetime.datetime.now(datetime.UTC)
     return {
         "time": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "device_type": torch.device(args.device).type,
         "device": device_name(args.device),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -288,7 +292,7 @@ def device_name(device: str) -> str:
 
 
 def write_row(args: argparse.Namespace, row: dict[str, object]) -> None:
-    print({k: row[k] for k in FIELDS[7:] if row.get(k) not in (None, "")}, flush=True)
+    print({k: row[k] for k in FIELDS[8:] if row.get(k) not in (None, "")}, flush=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     new = not args.out.exists()
     with args.out.open("a", newline="", encoding="utf-8") as file:
@@ -387,6 +391,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--items", type=int, default=200)
     parser.add_argument("--passes", type=int, default=8)
     parser.add_argument("--n", type=int, default=10)
+    parser.add_argument("--write-table", action="store_true", help="make the table of routes")
+    parser.add_argument("--table", type=Path, default=TABLE, help="where the table goes")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     parser.add_argument("--shape", help="one shape K,N,D,V instead of a list")
     return parser.parse_args()
@@ -396,7 +402,9 @@ def main() -> None:
     """Run what the command line asks for."""
     args = parse()
     torch.set_num_threads(args.threads)
-    if args.peak:
+    if args.write_table:
+        print(f"{write_table(args.out, args.table)} shapes in {args.table}")
+    elif args.peak:
         shape = tuple(int(size) for size in args.shape.split(","))
         run = contenders(args.device, args.workspace_mb)[args.peak]
         print(peak_here(args, run, *make_inputs(args, shape)))

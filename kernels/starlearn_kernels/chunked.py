@@ -171,8 +171,8 @@ def allocate(head: Head, plan: TorchPlan, exact: torch.dtype) -> Workspace:
         return torch.empty(shape, dtype=dtype, device=head.hidden.device)
 
     tile = plan.rows * plan.columns + slack(plan.rows * plan.columns)
-    # One block: glibc hands back what is freed at the end of its heap, and faults it in again, unless
-    # it is smaller than what was freed before. What oneDNN frees after each tile is smaller than this.
+    # One block, larger than what oneDNN frees after each tile: from the second call on, glibc keeps
+    # what is freed, where it would hand it back and fault it in again (a quarter of the time).
     pair = room(2, tile)
     return Workspace(
         hidden=room(passes, plan.tokens, width, dtype=exact),

@@ -1,4 +1,4 @@
-"""Which route a shape takes, and the block sizes of the torch route: geometry, never values."""
+"""Block sizes of the torch route: they follow from geometry, device and workspace alone."""
 
 import math
 from collections.abc import Iterator
@@ -6,14 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-ROUTES = ("reference", "torch", "triton-fused", "triton-chunk")
-
 # Vocabulary tiles are padded to this many columns, so that vector loops have no tail.
 ALIGN = 64
 # Columns that the lower bound on mutual information adds up; divides ALIGN.
 GROUP = 16
-
-
 # torch gives a thread at least so many numbers of an elementwise operation.
 GRAIN = 32768
 
@@ -169,26 +165,3 @@ def has_onednn() -> bool:
     """
     x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
     return x86 and torch.backends.mkldnn.is_available()
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A route and the reason for it, in words."""
-
-    route: str
-    reason: str
-
-
-def choose_route(
-    device: torch.device, dtype: torch.dtype, passes: int, width: int, vocabulary: int
-) -> Choice:
-    """Choose a route from device, dtype, K, D and V; neither N nor a value plays a part."""
-    if device.type == "cpu":
-        return Choice(
-            "torch", "on a CPU it is the one route with bounded memory; see Measured in the README"
-        )
-    return Choice(
-        "torch",
-        f"no benchmark row for {device.type} is in the table yet, so the plain route is taken; "
-        "ask for route='triton-fused' or 'triton-chunk' to try the kernels",
-    )

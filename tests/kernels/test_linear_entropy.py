@@ -287,8 +287,3 @@ def test_gradients_are_not_recorded(seed: int) -> None:
     case = make_case(seed)
     found = linear_entropy(case.hidden.requires_grad_(), case.weight.requires_grad_())
     assert not found.entropy.requires_grad
-
-
-def test_auto_on_a_cpu_is_the_torch_route(seed: int) -> None:
-    case = make_case(seed, passes=2)
-    assert_same_bits(case.run("auto"), case.run("torch"))
