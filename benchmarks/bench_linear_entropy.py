@@ -46,7 +46,8 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FIELDS = [
     "time", "device_type", "device", "python", "torch", "triton", "threads", "dtype",
-    "K", "N", "D", "V", "contender", "workspace_mb", "repeats", "clock", "ms_quartile_1", "ms_median", "ms_quartile_3",
+    "K", "N", "D", "V", "contender", "workspace_mb", "repeats", "clock",
+    "ms_quartile_1", "ms_median", "ms_quartile_3",
     "ratio_to_eager", "share_of_product_rate", "peak_extra_mb", "note",
 ]  # fmt: skip
 Contender = Callable[[Tensor, Tensor], object]

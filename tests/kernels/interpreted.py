@@ -55,6 +55,11 @@ def test_rows_do_not_depend_on_their_company(seed: int, route: str, dtype: torch
     if route == "triton-chunk" and DEVICE == "cuda":
         pytest.skip("the vendor's product promises no bits")
     case = case_of(seed, passes=2, rows=75, width=64, vocabulary=260, dtype=dtype)
+    if DEVICE == "cpu":
+        # The interpreter multiplies by numpy, whose products on some processors depend on a row's
+        # place. Multiples of 1/8 have exact products: what is left to see is our own arithmetic.
+        for values in (case.hidden, case.weight):
+            values.mul_(8).round_().div_(8)
     whole = case.run(route)
     for rows in (torch.randperm(75), torch.tensor([70]), torch.arange(20, 60)):
         part = Case(case.hidden[:, rows], case.weight, None, case.target[rows], 1.0, None)

@@ -1,6 +1,8 @@
 """The table that `auto` reads: written from the benchmark's rows, read by the nearest geometry."""
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,16 @@ def test_writing_keeps_the_last_row_of_the_largest_n_and_the_fastest_route(tmp_p
     assert (found.passes, found.width, found.vocabulary) == (4, 64, 1000)
     assert found.route == "triton-fused"
     assert found.times == "triton-fused 7.5 ms at N = 2048, torch 8.0 ms at N = 2048"
+
+
+def test_neither_package_imports_triton_before_a_triton_route_is_asked_for() -> None:
+    code = """
+import sys, torch, starlearn, starlearn.cli  # peft, which is behind the models, imports it
+from starlearn_kernels import information_interval, linear_entropy, lora_product
+hidden, weight = torch.ones(2, 3, 4), torch.ones(5, 4)
+linear_entropy(hidden, weight)
+information_interval(hidden, weight)
+lora_product(hidden, weight, torch.ones(2, 4))
+raise SystemExit("triton" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
