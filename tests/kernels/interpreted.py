@@ -8,6 +8,7 @@ import os
 import pytest
 import torch
 from kernel_cases import DTYPES, Case, assert_close, assert_same_bits, make_case
+from kernel_truths import CHECKS, Check
 from starlearn_kernels import feature_mask, linear_entropy, token_mask, top_information
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
@@ -40,6 +41,12 @@ def test_within_1e5_of_float64(
 ) -> None:
     case = case_of(seed, dtype=dtype, **shape)
     assert_close(case.run(route), case.run("reference"), case.tolerance())
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("check", CHECKS)
+def test_truths(check: Check, route: str, seed: int) -> None:
+    check(route, seed, DEVICE)
 
 
 @pytest.mark.parametrize("megabytes", [64, 2])
