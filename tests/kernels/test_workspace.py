@@ -135,11 +135,12 @@ def test_peak_memory(passes: int) -> None:
     assert peak(1024, 16, 32000, passes, 20) < 25
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("passes", [1, 4])
-def test_peak_memory_at_full_size(passes: int) -> None:
-    rows = 8192 // passes
-    assert peak(rows, 64, 128256, passes, 64) < 64 + 5
+@pytest.mark.parametrize(
+    ("passes", "rows"), [(1, 8192), pytest.param(4, 8192, marks=pytest.mark.slow)]
+)
+def test_peak_memory_at_full_size(passes: int, rows: int) -> None:
+    # All logits would be 4.2 GB a pass.
+    assert peak(rows, 16, 128256, passes, 64) <= 64
 
 
 def test_the_command_says_which_route_and_why(capsys: pytest.CaptureFixture[str]) -> None:
