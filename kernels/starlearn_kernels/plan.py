@@ -160,8 +160,8 @@ def _sized(
 def has_onednn() -> bool:
     """Whether float32 products go to oneDNN: on x86 only, where it was measured.
 
-    MKL, behind `torch.mm`, takes a slow path on processors that are not Intel's: on an AMD EPYC with
-    AVX-512 oneDNN computes 2.2 times as many products a second.
+    MKL, behind `torch.mm`, takes a slow path on processors that are not Intel's: on an AMD EPYC
+    with AVX-512 oneDNN computes 2.2 times as many products a second.
     """
     x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
     return x86 and torch.backends.mkldnn.is_available()
