@@ -214,12 +214,11 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         parts = self._parts()
         rows = checked_rows(X_pool, parts.task, "X_pool")
         n_instances = as_count(n_instances, "n_instances", len(rows))
-        record: dict[str, Any] = {"n_instances": n_instances}
-        random = parts.acquisition.strategy == "random"
-        plan = self._plan(parts, rows, scores=not random)
-        if random:
-            indices = plan.random(n_instances, budget)
-            metrics = np.full(len(indices), np.nan)
+        record: dict[str, Any] = {"n_instances": n_instances, "n_pool": len(rows)}
+        scored = parts.acquisition.strategy != "random"
+        plan = self._plan(parts, rows, scores=scored)
+        if not scored:
+            indices, metrics = plan.random(n_instances, budget)
         else:
             ranked = plan.ranked(n_instances)
             asked = list(getattr(self, "X_training", []))

@@ -180,13 +180,13 @@ class Plan:
                 bar.finish(len(parts[-1]))
         return np.concatenate(parts)
 
-    def random(self, n: int, budget: Budget | None = None) -> NDArray[np.intp]:
-        """Draw n rows of the pool at random, or what the budget allows of them."""
+    def random(self, n: int, budget: Budget | None = None) -> tuple[NDArray[np.intp], Column]:
+        """Draw n rows at random, or what the budget allows; nothing is known of them."""
         drawn = self._drawn(n, self.seed)
-        if budget is None:
-            return drawn
-        costs = budget.costs(rows_of(self.rows, drawn))
-        return drawn[within_budget(np.arange(n), costs, budget.remaining)]
+        if budget is not None:
+            costs = budget.costs(rows_of(self.rows, drawn))
+            drawn = drawn[within_budget(np.arange(n), costs, budget.remaining)]
+        return drawn, np.full(len(drawn), np.nan)
 
     def _drawn(self, n: int, seed: int) -> NDArray[np.intp]:
         """Draw n rows at random; what an item says and the seed decide."""
