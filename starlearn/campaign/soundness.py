@@ -1,0 +1,55 @@
+"""The label store looked at from outside, before SQLite touches it, and errors about damage."""
+
+from pathlib import Path
+
+from starlearn.campaign.durable import require_plain, storage
+from starlearn.errors import CampaignCorruptError, StorageError
+
+HEADER = b"SQLite format 3\x00"
+LEFT_BY_WAL = ("-wal", "-shm")
+
+
+def check_files(path: Path) -> None:
+    """Look at the database from outside, before SQLite touches it.
+
+    Raises
+    ------
+    CampaignCorruptError
+        When it is missing beside its journal, empty, or not a database.
+    StorageError
+        When it is in WAL mode.
+    """
+    journal = path.with_name(f"{path.name}-journal")
+    if not path.exists() and not path.is_symlink():
+        raise damaged(path, "it is missing" + (" beside its journal" if journal.exists() else ""))
+    require_plain(path)
+    if journal.exists():
+        require_plain(journal)
+    if any(path.with_name(path.name + suffix).exists() for suffix in LEFT_BY_WAL):
+        raise StorageError(wal_message(path))
+    with storage(f"reading {path}"), path.open("rb") as handle:
+        header = handle.read(100)
+    # With its journal beside it, SQLite can still put the first page back.
+    if not header.startswith(HEADER) and not journal.exists():
+        raise damaged(path, "it is empty" if not header else "it is not an SQLite database")
+    if 2 in header[18:20]:
+        raise StorageError(wal_message(path))
+
+
+def wal_message(path: Path) -> str:
+    """Say why a database in WAL mode is refused, and how to bring it back."""
+    return (
+        f"{path} is in WAL mode, which some program has switched on; starlearn keeps labels with a "
+        "rollback journal. Close that program, then switch back: "
+        f"sqlite3 {path} 'PRAGMA journal_mode=DELETE'"
+    )
+
+
+def damaged(path: Path, why: str) -> CampaignCorruptError:
+    """Make the error about a damaged database; it names the newest backup."""
+    backups = sorted((path.parent / "backups").glob("labels-*.db"))
+    newest = f"The newest backup is {backups[-1]}" if backups else "There is no backup yet"
+    return CampaignCorruptError(
+        f"The labels in {path} are damaged: {why}. Nothing was changed, and nothing was put in "
+        f"their place. {newest}; keep the damaged files and look: starlearn doctor {path.parent}"
+    )
