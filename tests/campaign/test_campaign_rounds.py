@@ -1,4 +1,4 @@
-"""Rounds of a campaign on the real learner: from a pool to a second adapter, and what may go wrong."""
+"""Rounds of a campaign on the real learner: from a pool to a second adapter, and back on track."""
 
 import json
 import warnings
@@ -360,7 +360,7 @@ def test_settings_that_a_campaign_keeps(make_campaign, tiny_model):
 
 def test_folders_that_are_not_free(make_campaign, quick):
     make_campaign()
-    with pytest.raises(InputError, match="campaign in .* already"):
+    with pytest.raises(InputError, match=r"campaign in .* already"):
         make_campaign()
     (quick / "full").mkdir()
     (quick / "full" / "thesis.txt").write_text("x")
