@@ -121,6 +121,8 @@ class Campaign(Ground):
         store = Store.open(place.labels, read_only=read_only)
         try:
             events.events(store)
+            rounds.contents(store)
+            rounds.rounds(store)
             warn_about_place(place.folder)
             return cls(place, store, None if model is None else str(model))
         except BaseException:

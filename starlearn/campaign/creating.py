@@ -13,6 +13,7 @@ from starlearn.campaign import recipe, rounds, snapshot
 from starlearn.campaign.answers import RESOLUTIONS
 from starlearn.campaign.durable import (
     explained,
+    file_sha256,
     make_folder,
     storage,
     sync,
@@ -103,7 +104,7 @@ def _read_pool(pool: Any) -> tuple[list[Any], dict[str, Any]]:
         return as_items(pool, "pool"), {"source": None}
     path = Path(pool).expanduser()
     items = [row for _, row in read_rows(path)]
-    status = {"size": path.stat().st_size, "sha256": snapshot.file_sha256(path)}
+    status = {"size": path.stat().st_size, "sha256": file_sha256(path)}
     return items, {"source": str(path.resolve()), **status}
 
 

@@ -5,12 +5,10 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from starlearn.campaign import events, publish, rounds
-from starlearn.campaign.durable import REMOTE, file_system_of
+from starlearn.campaign.durable import REMOTE, file_sha256, file_system_of
 from starlearn.campaign.ground import Ground
-from starlearn.campaign.items import changed_items
 from starlearn.errors import StarlearnError
 
 LOW_SPACE = 100_000_000
@@ -40,16 +38,10 @@ def _labels(campaign: Ground) -> Iterator[Finding]:
     try:
         campaign.store.check()
         events.events(campaign.store)
+        rounds.contents(campaign.store)
+        rounds.rounds(campaign.store)
     except StarlearnError as error:
         yield Finding("error", str(error), f"starlearn doctor {campaign.folder} --restore")
-        return
-    wrong = changed_items(rounds.contents(campaign.store), _prompt_fields(campaign))
-    if wrong:
-        yield Finding(
-            "error",
-            f"{len(wrong)} items in {campaign.place.labels} are not what was issued ({wrong[0]}).",
-            f"starlearn doctor {campaign.folder} --restore",
-        )
 
 
 def _pool(campaign: Ground) -> Iterator[Finding]:
@@ -61,8 +53,6 @@ def _pool(campaign: Ground) -> Iterator[Finding]:
     if facts["source"] is None:
         return
     source = Path(facts["source"])
-    from starlearn.campaign.snapshot import file_sha256
-
     if not source.is_file():
         yield Finding("note", f"The pool's file {source} is gone; the campaign has its copy.", "")
     elif source.stat().st_size != facts["size"] or file_sha256(source) != facts["sha256"]:
@@ -123,10 +113,3 @@ def _leftovers(campaign: Ground, fix: bool) -> list[Finding]:
     remedy = "" if fix else f"starlearn doctor {campaign.folder} --fix"
     verb = "was removed" if fix else "can be removed"
     return [Finding("note", f"{path} was never published; it {verb}.", remedy) for path in left]
-
-
-def _prompt_fields(campaign: Ground) -> list[str]:
-    from starlearn.tasks import template_fields
-
-    prompt: Any = campaign.task["prompt"]
-    return template_fields(prompt)

@@ -1,6 +1,7 @@
 """Files that survive a power cut: written under another name, synced, renamed, folder synced."""
 
 import errno
+import hashlib
 import os
 import shutil
 import stat
@@ -106,6 +107,12 @@ def make_folder(path: Path) -> None:
         if not path.is_dir():
             path.mkdir(mode=0o700, parents=True)
             sync(path.parent)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def require_space(folder: Path, n_bytes: int, purpose: str) -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -93,18 +93,3 @@ def unique_items(
             "read the file as UTF-8."
         )
     return found
-
-
-def changed_items(contents: Mapping[str, str], fields: Iterable[str]) -> list[str]:
-    """Return the ids whose content is not what they were made from."""
-    names = list(fields)
-    wrong = []
-    for key, content in contents.items():
-        try:
-            stored = json.loads(content)
-            same = item_id({name: stored[name] for name in names}) == key
-        except (ValueError, KeyError, TypeError, AttributeError):
-            same = False
-        if not same:
-            wrong.append(key)
-    return wrong

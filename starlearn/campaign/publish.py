@@ -9,10 +9,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from starlearn.campaign.durable import make_folder, require_plain, storage, sync, sync_tree
+from starlearn.campaign.durable import (
+    file_sha256,
+    make_folder,
+    require_plain,
+    storage,
+    sync,
+    sync_tree,
+)
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.place import Place
-from starlearn.campaign.snapshot import file_sha256
 from starlearn.errors import UntrustedFileError
 
 MANIFEST = "PUBLISHED.json"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlearn.campaign.events import last_seq, now
-from starlearn.campaign.store import Store
+from starlearn.campaign.store import Store, checksum
 
 STATES = ("scoring", "issued", "labelled", "training", "published", "failed")
 
@@ -58,13 +58,13 @@ SELECT = (
 
 def rounds(store: Store) -> list[Round]:
     """Return all rounds, oldest first."""
-    return [_round(row) for row in store.execute(f"{SELECT} ORDER BY id")]
+    return [_round(store, row) for row in store.execute(f"{SELECT} ORDER BY id")]
 
 
 def current(store: Store) -> Round | None:
     """Return the newest round, None before the first."""
     found = store.execute(f"{SELECT} ORDER BY id DESC LIMIT 1")
-    return _round(found[0]) if found else None
+    return _round(store, found[0]) if found else None
 
 
 def begin(store: Store, n: int, params: dict[str, Any]) -> Round:
@@ -109,8 +109,8 @@ def issue(store: Store, round_id: int, batch: Sequence[Issued], record: dict[str
     with store.transaction():
         for issued in batch:
             store.execute(
-                "INSERT INTO item VALUES (?, ?) ON CONFLICT (id) DO NOTHING",
-                (issued.item, issued.content),
+                "INSERT INTO item VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                (issued.item, issued.content, checksum(issued.item, issued.content)),
             )
             store.execute(
                 "INSERT INTO issued VALUES (?, ?, ?, ?, ?)",
@@ -122,19 +122,34 @@ def issue(store: Store, round_id: int, batch: Sequence[Issued], record: dict[str
 def batch_of(store: Store, round_id: int) -> list[Issued]:
     """Return the batch of a round, most valuable label first."""
     rows = store.execute(
-        "SELECT item, content, place, score, reason FROM issued JOIN item ON item.id = item "
-        "WHERE round = ? ORDER BY place",
-        (round_id,),
+        "SELECT item, place, score, reason FROM issued WHERE round = ? ORDER BY place", (round_id,)
     )
-    return [Issued(*row) for row in rows]
+    if not rows:
+        return []
+    known = contents(store)
+    return [Issued(item, known[item], *why) for item, *why in rows]
 
 
 def contents(store: Store) -> dict[str, str]:
-    """Return the content of every item that was ever issued, by its id."""
-    return dict(store.execute("SELECT id, content FROM item"))
+    """Return the content of every item that was ever issued, by its id.
+
+    Raises
+    ------
+    CampaignCorruptError
+        When an item is not the one that was written.
+    """
+    found = {}
+    for item, content, crc in store.execute("SELECT id, content, crc FROM item"):
+        if checksum(item, content) != crc:
+            raise store.corrupt(f"item {item} is not the one that was written")
+        found[item] = content
+    return found
 
 
-def _round(row: tuple[Any, ...]) -> Round:
+def _round(store: Store, row: tuple[Any, ...]) -> Round:
     values = list(row)
-    values[4], values[9] = json.loads(values[4]), json.loads(values[9])
+    try:
+        values[4], values[9] = json.loads(values[4]), json.loads(values[9])
+    except ValueError as error:
+        raise store.corrupt(f"round {row[0]} is not the one that was written") from error
     return Round(*values)

@@ -28,7 +28,8 @@ TABLES = (
     ) STRICT, WITHOUT ROWID""",
     """CREATE TABLE item (
         id TEXT PRIMARY KEY,
-        content TEXT NOT NULL
+        content TEXT NOT NULL,
+        crc INTEGER NOT NULL
     ) STRICT""",
     """CREATE TABLE round (
         id INTEGER PRIMARY KEY,

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from starlearn.campaign.durable import storage, write_file
+from starlearn.campaign.durable import file_sha256, storage, write_file
 from starlearn.errors import CampaignCorruptError
 
 SCHEMA = pa.schema(
@@ -75,9 +75,3 @@ def write_table(path: Path, table: pa.Table, facts: Mapping[str, str] | None = N
     content: Any = sink.getvalue().to_pybytes()
     write_file(path, content)
     return hashlib.sha256(content).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

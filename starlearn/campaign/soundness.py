@@ -6,6 +6,7 @@ from starlearn.campaign.durable import require_plain, storage
 from starlearn.errors import CampaignCorruptError, StorageError
 
 HEADER = b"SQLite format 3\x00"
+JOURNAL = bytes.fromhex("d9d505f920a163d7")
 LEFT_BY_WAL = ("-wal", "-shm")
 
 
@@ -30,10 +31,17 @@ def check_files(path: Path) -> None:
     with storage(f"reading {path}"), path.open("rb") as handle:
         header = handle.read(100)
     # With its journal beside it, SQLite can still put the first page back.
-    if not header.startswith(HEADER) and not journal.exists():
+    if not header.startswith(HEADER) and not _starts_with(journal, JOURNAL):
         raise damaged(path, "it is empty" if not header else "it is not an SQLite database")
     if 2 in header[18:20]:
         raise StorageError(wal_message(path))
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    if not path.exists():
+        return False
+    with path.open("rb") as handle:
+        return handle.read(len(magic)) == magic
 
 
 def wal_message(path: Path) -> str:

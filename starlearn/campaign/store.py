@@ -82,6 +82,7 @@ class Store:
                 store.execute(statement)
             store.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
             store.execute(f"PRAGMA user_version = {schema.VERSION}")
+            store.set_meta(tables=store.tables())
         return store
 
     @classmethod
@@ -208,6 +209,12 @@ class Store:
                 f"{self.path} was written by a newer starlearn (schema {version}, this one knows "
                 f"up to {schema.VERSION}). Upgrade: pip install -U starlearn."
             )
+        try:
+            intact = self.meta()["tables"] == self.tables()
+        except (sqlite3.OperationalError, KeyError) as error:
+            raise self.corrupt(f"a table or a column is missing ({error})") from error
+        if not intact:
+            raise self.corrupt("its tables are not those that starlearn made")
         complaints = [text for (text,) in self.execute("PRAGMA integrity_check") if text != "ok"]
         complaints += [
             f"{table} refers to a row of {parent} that is not there"
@@ -217,6 +224,10 @@ class Store:
             raise self.corrupt("; ".join(complaints[:3]))
         if version < schema.VERSION:
             self._migrate(version)
+
+    def tables(self) -> str:
+        """Return a checksum of the definitions of all tables, views and triggers."""
+        return str(checksum(self.execute("SELECT name, sql FROM sqlite_schema ORDER BY name")))
 
     def corrupt(self, why: str) -> CampaignCorruptError:
         """Make the error that says what is damaged and where the backups are."""
@@ -236,6 +247,7 @@ class Store:
                 for statement in schema.MIGRATIONS[step]:
                     self.execute(statement)
             self.execute(f"PRAGMA user_version = {schema.VERSION}")
+            self.set_meta(tables=self.tables())
             if self.execute("PRAGMA foreign_key_check"):
                 raise self.corrupt(f"its rows cannot be brought to schema {schema.VERSION}")
 

@@ -12,14 +12,13 @@ from safetensors import SafetensorError
 from starlearn import saving
 from starlearn.campaign import events, publish, rounds
 from starlearn.campaign.answers import resolved
-from starlearn.campaign.durable import require_space
+from starlearn.campaign.durable import file_sha256, require_space
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.ground import Ground
 from starlearn.campaign.journal import write_journal
 from starlearn.campaign.place import Place
 from starlearn.campaign.recipe import require_base
 from starlearn.campaign.rounds import Round
-from starlearn.campaign.snapshot import file_sha256
 from starlearn.data.pool import as_labels, object_array
 from starlearn.errors import (
     InputError,
