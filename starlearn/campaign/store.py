@@ -77,13 +77,17 @@ class Store:
             os.close(handle)
             sync(path.parent)
         store = cls(path, **how)
-        with store.transaction():
-            for statement in schema.TABLES:
-                store.execute(statement)
-            store.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-            store.execute(f"PRAGMA user_version = {schema.VERSION}")
-            store.set_meta(tables=store.tables())
+        store.build()
         return store
+
+    def build(self) -> None:
+        """Make the tables in an empty database, in one transaction."""
+        with self.transaction():
+            for statement in schema.TABLES:
+                self.execute(statement)
+            self.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            self.execute(f"PRAGMA user_version = {schema.VERSION}")
+            self.set_meta(tables=self.tables())
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False, **how: Any) -> "Store":
@@ -311,6 +315,8 @@ class Store:
 
     def _kept(self) -> str:
         try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             ((count,),) = self._connection.execute(
                 "SELECT count(*) FROM event WHERE kind = 'label'"
             ).fetchall()
