@@ -110,7 +110,8 @@ def _computed(learner: STARLearner, chunk: pa.Table, where: str) -> pa.Table:
     try:
         found = learner.uncertainty(fields_of(chunk))
     except InputError as error:
-        raise InputError(f"Among {where} of those not yet labelled: {error}") from error
+        counted = f" (Rows are counted among {where} of those not labelled.)"
+        raise InputError(f"{error}{counted if 'row ' in str(error) else ''}") from error
     columns: dict[str, Any] = {"id": chunk["id"]}
     columns |= {name: pa.array(np.asarray(getattr(found, name))) for name in COLUMNS}
     return pa.table({**columns, "answer": [str(answer) for answer in found.answers]})
