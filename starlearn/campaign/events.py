@@ -46,8 +46,10 @@ LAST_WORD = (
 )
 # A round is labelled when enough annotators have had their say on each of its items.
 SETTLE = """UPDATE round SET changed = :now, state = :after WHERE state = :before AND :complete =
-    NOT EXISTS (SELECT 1 FROM issued WHERE issued.round = round.id AND
-        (SELECT count(*) FROM word WHERE word.item = issued.item) < :per_item)"""
+    NOT EXISTS (SELECT 1 FROM issued WHERE issued.round = round.id AND :per_item >
+        (SELECT count(DISTINCT annotator) FROM event WHERE event.item = issued.item
+            AND kind <> 'undo' AND NOT EXISTS
+                (SELECT 1 FROM event AS later WHERE later.undoes = event.seq)))"""
 
 
 @dataclass(frozen=True)
@@ -138,12 +140,11 @@ def events(store: Store, after: int = 0) -> list[Event]:
     statement = f"SELECT {COLUMNS}, crc FROM event WHERE seq > ? ORDER BY seq"  # noqa: S608
     found = []
     for expected, (*row, crc) in enumerate(store.execute(statement, (after,)), start=after + 1):
-        event = Event(*row)
-        if event.seq != expected:
+        if row[0] != expected:
             raise store.corrupt(f"event {expected} is missing")
-        if checksum(*astuple(event)) != crc:
-            raise store.corrupt(f"event {event.seq} is not the one that was written")
-        found.append(event)
+        if checksum(*row) != crc:
+            raise store.corrupt(f"event {expected} is not the one that was written")
+        found.append(Event(*row))
     return found
 
 
