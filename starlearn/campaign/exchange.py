@@ -1,6 +1,7 @@
 """Batches to files and labels back, CSV or JSON lines: every character kept, all rows or none."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,14 +38,17 @@ class Imported:
 
 
 def export_batch(
-    campaign: Campaign, path: Path, round_id: int | None = None, annotator: str | None = None
+    campaign: Campaign,
+    path: str | os.PathLike[str],
+    round_id: int | None = None,
+    annotator: str | None = None,
 ) -> int:
     """Write a batch with a row an item: id, its fields, label, why it was chosen, campaign.
 
     Parameters
     ----------
     campaign : Campaign
-    path : Path
+    path : str or path
         Ends in ``.csv`` or ``.jsonl``; replaced when it is there.
     round_id : int, optional
         By default the newest round.
@@ -56,6 +60,7 @@ def export_batch(
     int
         Rows written.
     """
+    path = Path(path)
     batch = campaign.batch(round_id)
     if not batch:
         raise InputError(
@@ -83,7 +88,7 @@ def export_batch(
 
 def import_labels(
     campaign: Campaign,
-    path: Path,
+    path: str | os.PathLike[str],
     annotator: str = "me",
     *,
     encoding: str = "utf-8",
@@ -94,7 +99,7 @@ def import_labels(
     Parameters
     ----------
     campaign : Campaign
-    path : Path
+    path : str or path
         A ``.csv`` or ``.jsonl`` file with the columns id and label. Rows without a label are
         left open. A column annotator says who gave the label; other columns are not needed.
     annotator : str
@@ -110,6 +115,7 @@ def import_labels(
         Naming the lines: ids that were never issued, labels that are no choice, two labels for
         one item, texts that stand beside the id of another item, another campaign's file.
     """
+    path = Path(path)
     found = rounds.rounds(campaign.store)
     batch = {item.id: item for each in found for item in campaign.batch(each.id)}
     reader = _Reader(campaign, batch, checked_name(annotator), relabel or {})

@@ -1,5 +1,6 @@
 """The label store looked at from outside, before SQLite touches it, and errors about damage."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from starlearn.campaign.durable import require_plain, storage
@@ -10,8 +11,15 @@ JOURNAL = bytes.fromhex("d9d505f920a163d7")
 LEFT_BY_WAL = ("-wal", "-shm")
 
 
-def check_files(path: Path) -> None:
+def check_files(path: Path, inside: bool = True) -> None:
     """Look at the database from outside, before SQLite touches it.
+
+    Parameters
+    ----------
+    path : Path
+    inside : bool
+        Read its header too. Never while this process has the database open: closing a second
+        handle of a file gives up all of the process's locks on it, SQLite's among them.
 
     Raises
     ------
@@ -24,10 +32,12 @@ def check_files(path: Path) -> None:
     if not path.exists() and not path.is_symlink():
         raise damaged(path, "it is missing" + (" beside its journal" if journal.exists() else ""))
     require_plain(path)
-    if journal.exists():
+    with suppress(FileNotFoundError):  # a writer in another process removes it at any moment
         require_plain(journal)
     if any(path.with_name(path.name + suffix).exists() for suffix in LEFT_BY_WAL):
         raise StorageError(wal_message(path))
+    if not inside:
+        return
     with storage(f"reading {path}"), path.open("rb") as handle:
         header = handle.read(100)
     # With its journal beside it, SQLite can still put the first page back.
@@ -38,10 +48,11 @@ def check_files(path: Path) -> None:
 
 
 def _starts_with(path: Path, magic: bytes) -> bool:
-    if not path.exists():
+    try:
+        with path.open("rb") as handle:
+            return handle.read(len(magic)) == magic
+    except FileNotFoundError:
         return False
-    with path.open("rb") as handle:
-        return handle.read(len(magic)) == magic
 
 
 def wal_message(path: Path) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import sqlite3
 import threading
+import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -102,10 +103,11 @@ class Store:
         StorageError
             When it cannot be written, or is in WAL mode.
         """
-        check_files(path)
-        if not read_only and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
-            raise StorageError(explained(PermissionError(13, "Permission denied"), str(path)))
-        store = cls(path, read_only=read_only, **how)
+        with _opening:
+            check_files(path, inside=not any(store._holds(path) for store in _open))
+            if not read_only and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+                raise StorageError(explained(PermissionError(13, "Permission denied"), str(path)))
+            store = cls(path, read_only=read_only, **how)
         try:
             store.check()
         except BaseException:
@@ -141,8 +143,8 @@ class Store:
     def transaction(self) -> Iterator[None]:
         """All statements inside, or none. When this returns, they are on the disk."""
         with self._mutex:
-            self.execute("BEGIN IMMEDIATE")
             try:
+                self.execute("BEGIN IMMEDIATE")
                 yield
                 self.execute("COMMIT")
             except BaseException:  # Ctrl-C too
@@ -175,6 +177,8 @@ class Store:
 
     def close(self) -> None:
         """Close the connection; a second time does nothing."""
+        with _opening:
+            _open.discard(self)
         with self._mutex:
             self._connection.close()
 
@@ -257,6 +261,7 @@ class Store:
 
     def _open(self) -> None:
         self._pid = os.getpid()
+        _open.add(self)
         try:
             self._connection = self._connect(self.path, self.read_only)
         except sqlite3.Error as error:
@@ -271,6 +276,12 @@ class Store:
                     f"{found[0][0]!r}), so labels would not be safe there. Move the campaign to a "
                     "local disk."
                 )
+
+    def _holds(self, path: Path) -> bool:
+        try:
+            return os.path.samefile(self.path, path)
+        except OSError:
+            return False
 
     def _usable(self) -> None:
         if self._broken is not None:
@@ -328,3 +339,8 @@ class Store:
 def checksum(*values: object) -> int:
     """Return a checksum of what stands in a row: SQLite itself has none for its content."""
     return zlib.crc32(json.dumps(values).encode())
+
+
+_open: "weakref.WeakSet[Store]" = weakref.WeakSet()
+_opening = threading.RLock()
+"""One store is opened at a time, so that each knows which others this process has open."""

@@ -206,7 +206,7 @@ def _adopted(campaign: Ground, found: Round, seen: int) -> bool:
     setting was changed.
     """
     name = adapter_name(found.id, found.attempt)
-    if found.state != "training" or found.taught != seen:
+    if found.state != "training":
         return False
     try:
         manifest = publish.verify(campaign.place, name)

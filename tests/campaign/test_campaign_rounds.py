@@ -269,6 +269,78 @@ def test_fault_20_ctrl_c_in_a_training_leaves_a_round_that_goes_on(make_campaign
     assert campaign.resume().state == "published"
 
 
+def killed_after_the_rename(campaign, monkeypatch):
+    """Let a training die when its adapter is complete and not yet named in the store."""
+
+    def die(name):
+        if name == "publish_renamed":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("starlearn.campaign.publish.failpoint", die)
+        with pytest.raises(KeyboardInterrupt):
+            campaign.teach()
+    assert campaign.status().state == "training"
+    assert campaign.published() is None
+
+
+def test_fault_04_a_complete_adapter_is_taken_over_without_another_training(
+    make_campaign, monkeypatch
+):
+    campaign = make_campaign()
+    campaign.query(3)
+    label_all(campaign)
+    killed_after_the_rename(campaign, monkeypatch)
+    monkeypatch.setattr(
+        "starlearn.learner.STARLearner.teach", lambda *_: pytest.fail("trained again")
+    )
+    assert campaign.resume().adapter == "round-0001-1"
+    record = campaign.history()[0]
+    assert (record.n_labels, record.state) == (3, "published")
+    assert record.train_loss is not None
+
+
+@pytest.mark.parametrize("what", ["label", "setting"])
+def test_fault_04_an_adapter_of_other_labels_or_settings_is_not_taken_over(
+    make_campaign, monkeypatch, what
+):
+    campaign = make_campaign()
+    batch = campaign.query(3)
+    label_all(campaign)
+    killed_after_the_rename(campaign, monkeypatch)
+    if what == "label":
+        campaign.label(batch[0], "red")
+    else:
+        campaign.set_params(training__learning_rate=1e-4)
+    assert campaign.teach().adapter == "round-0001-2"
+    assert [f.what for f in campaign.doctor() if "round-0001-1" in f.what]
+    campaign.doctor(fix=True)
+    assert campaign.doctor() == []
+
+
+def test_fault_02_a_label_between_interruption_and_resumption_changes_no_batch(
+    make_campaign, monkeypatch
+):
+    batches = []
+    for name in ("whole", "interrupted"):
+        campaign = make_campaign(name=name)
+        first = campaign.query(6)
+        for item in first[:2]:
+            campaign.label(item, answer_for(item.fields))
+        campaign.teach()
+        if name == "interrupted":
+            with monkeypatch.context() as patch:
+                patch.setattr(scoring, "mixed", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+                with pytest.raises(KeyboardInterrupt):
+                    campaign.query(26)
+            campaign.label(first[3], "red")
+            campaign.resume()
+        else:
+            campaign.query(26)
+        batches.append(ids(campaign.batch()))
+    assert batches[0] == batches[1]
+
+
 def test_a_correction_counts_in_the_next_training(make_campaign):
     campaign = make_campaign()
     batch = campaign.query(3)

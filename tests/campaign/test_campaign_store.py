@@ -57,6 +57,17 @@ def test_events_are_never_changed(path):
     assert [event.answer for event in events.events(store)] == ["answer 0", "answer 1", "answer 2"]
 
 
+def test_a_batch_is_issued_whole_or_not_at_all(path):
+    store = store_with_batch(path, items=2)
+    rounds.begin(store, 2, {})
+    twice = [rounds.Issued(f"new{i}", "{}", 0, None, "the same place") for i in range(2)]
+    with pytest.raises(sqlite3.IntegrityError):
+        rounds.issue(store, 2, twice, {})
+    assert rounds.batch_of(store, 2) == []
+    assert "new0" not in rounds.contents(store)
+    assert rounds.current(store).state == "scoring"
+
+
 def test_the_store_refuses_what_python_let_through(path):
     store = store_with_batch(path)
     add_labels(store, 1)
@@ -317,6 +328,36 @@ def test_two_processes_write_without_a_gap(path):
         assert [e.answer for e in log if e.annotator == name] == [str(i) for i in range(300)]
 
 
+def test_trap_opening_a_store_again_does_not_give_up_its_locks(path):
+    """On POSIX, closing any handle of a file drops all locks that the process has on it."""
+    first = store_with_batch(path)
+    code = (
+        "import sqlite3, sys\n"
+        "raw = sqlite3.connect(sys.argv[1], timeout=0)\n"
+        "try:\n    raw.execute('BEGIN IMMEDIATE')\n    print('locks are gone')\n"
+        "except sqlite3.OperationalError as error:\n    print(error)\n"
+    )
+    with first.transaction():
+        second = Store.open(path, read_only=True)
+        command = [sys.executable, "-c", code, str(path)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+        second.close()
+    assert ran.stdout == "database is locked\n"
+
+
+def test_a_reader_opens_at_any_moment_of_a_writer(path):
+    store_with_batch(path).close()
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path), "one", "300"]) as writer:
+        opened = 0
+        while writer.poll() is None:
+            reader = Store.open(path, read_only=True)
+            events.events(reader)
+            reader.close()
+            opened += 1
+    assert writer.returncode == 0
+    assert opened > 10
+
+
 def test_threads_take_turns(path):
     store = store_with_batch(path)
     with ThreadPoolExecutor(8) as pool:
@@ -363,16 +404,18 @@ def test_fault_71_a_store_behind_a_symbolic_link_is_refused(path, tmp_path):
 def test_fault_23_a_forked_child_opens_its_own_connection(path):
     store = store_with_batch(path)
     add_labels(store, 1)
+    inherited = store._connection
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             add_labels(store, 1, annotator="child")
-            os.write(write, str(len(events.events(store))).encode())
+            own = store._connection is not inherited
+            os.write(write, f"{len(events.events(store))} {own}".encode())
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    assert os.read(read, 10) == b"2"
+    assert os.read(read, 10) == b"2 True"
     add_labels(store, 1, annotator="parent")
     assert [e.annotator for e in events.events(store)] == ["ann", "child", "parent"]
     os.close(read)
