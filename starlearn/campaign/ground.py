@@ -14,7 +14,7 @@ from starlearn.campaign.lock import WAIT, Lock
 from starlearn.campaign.place import Place
 from starlearn.campaign.rounds import Round
 from starlearn.campaign.store import Store
-from starlearn.errors import StorageError, UntrustedFileError
+from starlearn.errors import InputError, StorageError, UntrustedFileError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -125,6 +125,16 @@ class Ground:
 
         return read_snapshot(self.place.pool, self.pool_facts["snapshot"])
 
+    def scores(self, round_id: int) -> "pa.Table | None":
+        """Return the scores of a round's pool; None where they are gone, or none were computed.
+
+        Columns id, base, full, entropy, mutual_information, n_tokens, answer, mixed; as many rows
+        as items that took part.
+        """
+        from starlearn.campaign.snapshot import read_scores
+
+        return read_scores(self.place.round_scores(round_id))
+
     def done(self, before: int | None) -> set[str]:
         """Return the items that somebody has spoken about, up to an event; first labels too."""
         log = events.events(self.store)
@@ -147,17 +157,28 @@ class Ground:
             parameters["model"] = self._model
         return parameters
 
-    def learner(self) -> "STARLearner":
+    def learner(self, round_id: int | None = None) -> "STARLearner":
         """Return the learner as the newest published round left it; untrained before the first.
 
         Where an adapter's files are damaged, the adapter of the round before is taken, with a
         warning.
 
+        Parameters
+        ----------
+        round_id : int, optional
+            Return the learner as this round left it, and no other in its place.
+
         Raises
         ------
+        InputError
+            When the round asked for has no published adapter.
         ModelMismatchError
             When the base model is not the one that the campaign was begun on.
+        UntrustedFileError
+            When the adapter of the round asked for is damaged.
         """
+        if round_id is not None:
+            return self._loaded_round(round_id)
         done = [r for r in rounds.rounds(self.store) if r.state == "published"]
         key = (done[-1].manifest if done else None, self.meta["learner"])
         if self._learner is None or self._learner[0] != key:
@@ -172,6 +193,16 @@ class Ground:
     def forget_learner(self) -> None:
         """Load the learner anew when it is next needed."""
         self._learner = None
+
+    def _loaded_round(self, round_id: int) -> "STARLearner":
+        from starlearn.campaign import teaching
+
+        done = {r.id: r for r in rounds.rounds(self.store) if r.state == "published"}
+        if round_id not in done:
+            raise InputError(
+                f"Round {round_id} has no published adapter; these have: {sorted(done) or 'none'}."
+            )
+        return teaching.load_published(self, done[round_id])
 
     def _loaded(self, done: list[Round]) -> "STARLearner":
         from starlearn.campaign import recipe, teaching

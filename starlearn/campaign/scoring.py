@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from starlearn.campaign.durable import make_folder
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.place import Place
 from starlearn.campaign.rounds import Issued, Round
-from starlearn.campaign.snapshot import write_table
+from starlearn.campaign.snapshot import read_scores, write_table
 from starlearn.errors import InputError
 from starlearn.learner import STARLearner
 from starlearn.query.mixing import mixed
@@ -48,7 +47,8 @@ def choose(place: Place, learner: STARLearner, pool: pa.Table, found: Round) -> 
         return _chosen_at_once(learner, pool, found)
     scores = _scores(place, learner, pool, found)
     t = max(len(getattr(learner, "rounds_", [])) - 1, 0)
-    weight = acquisition.base_weight(t) if hasattr(learner, "adapter_") else 1.0
+    trained = hasattr(learner, "adapter_")
+    weight = acquisition.base_weight(t) if trained else 1.0
     base, full = (scores[name].to_numpy() for name in ("base", "full"))
     values = mixed(base, full, weight, acquisition.normalise)
     ids = scores["id"].to_pylist()
@@ -70,8 +70,9 @@ def choose(place: Place, learner: STARLearner, pool: pa.Table, found: Round) -> 
             score=float(values[row]),
             reason=(
                 f"{acquisition.measure}: place {place_ + 1} of {len(ids)} (score "
-                f"{values[row]:.4g}; base {base[row]:.4g} with weight {weight:g}, fine-tuned "
-                f"{full[row]:.4g}); the model says {answers[row]!r:.80}"
+                f"{values[row]:.4g}; base model {base[row]:.4g}"
+                + (f" with weight {weight:g}, fine-tuned {full[row]:.4g}" if trained else "")
+                + f"); the model says {answers[row]!r:.80}"
             ),
         )
         for place_, row in enumerate(picked.tolist())
@@ -119,11 +120,8 @@ def _computed(learner: STARLearner, chunk: pa.Table, where: str) -> pa.Table:
 
 def _finished(path: Any, key: str) -> pa.Table | None:
     """Return a finished chunk; None when it is not there, damaged, or of another computation."""
-    if not path.is_file() or path.is_symlink():
-        return None
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException):
+    table = read_scores(path)
+    if table is None:
         return None
     facts = table.schema.metadata or {}
     return table if facts.get(b"key") == key.encode() else None

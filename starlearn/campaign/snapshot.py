@@ -60,6 +60,16 @@ def read_snapshot(path: Path, sha256: str) -> pa.Table:
         return pq.read_table(path, schema=SCHEMA)
 
 
+def read_scores(path: Path) -> pa.Table | None:
+    """Read a table of scores; None where it is not there or cannot be read."""
+    if not path.is_file() or path.is_symlink():
+        return None
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException):
+        return None
+
+
 def without(table: pa.Table, ids: Collection[str]) -> pa.Table:
     """Return the items that are not among these, in the pool's order."""
     known = pa.array(sorted(ids), type=pa.string())

@@ -46,6 +46,26 @@ def test_two_rounds(make_campaign):
     assert campaign.doctor() == []
 
 
+def test_scores_and_learners_of_earlier_rounds(make_campaign):
+    campaign = make_campaign()
+    for number in (1, 2):
+        batch = campaign.query(3)
+        scores = campaign.scores(number)
+        assert scores.num_rows == len(POOL) - 3 * (number - 1)
+        found = dict(zip(scores["id"].to_pylist(), scores["mixed"].to_pylist(), strict=True))
+        assert [found[item.id] for item in batch] == [item.score for item in batch]
+        assert ("fine-tuned" in batch[0].reason) == (number == 2)
+        label_all(campaign)
+        campaign.teach()
+    assert len(campaign.learner(1).rounds_) == 1
+    assert len(campaign.learner(2).rounds_) == 2
+    assert campaign.scores(3) is None
+    campaign.place.round_scores(1).write_bytes(b"damaged")
+    assert campaign.scores(1) is None
+    with pytest.raises(InputError, match=r"these have: \[1, 2\]"):
+        campaign.learner(3)
+
+
 def test_the_learner_is_the_one_that_was_taught(make_campaign, quick):
     campaign = make_campaign()
     campaign.query(4)
