@@ -55,6 +55,18 @@ class MissingDependencyError(StarlearnError, ImportError):
     """An optional library that is needed here and is not installed."""
 
 
+class StorageError(StarlearnError, OSError):
+    """A disk that is full, read-only or failing; what was acknowledged before is still there."""
+
+
+class CampaignLockedError(StarlearnError, RuntimeError):
+    """A campaign that another process is working on."""
+
+
+class CampaignCorruptError(StarlearnError, RuntimeError):
+    """A campaign whose files are damaged or missing; nothing was created in their place."""
+
+
 def listed(rows: Sequence[str], most: int = 5) -> str:
     """Join complaints about rows: the first few in full, the rest as a count."""
     shown = "; ".join(rows[:most])

@@ -23,6 +23,7 @@ LAYERS = [
     ["starlearn.saving"],
     ["starlearn.learner"],
     ["starlearn.modal"],
+    ["starlearn.campaign"],
     ["starlearn.evaluate"],
     ["starlearn.terminal"],
     ["starlearn.cli"],
