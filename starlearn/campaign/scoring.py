@@ -43,7 +43,7 @@ def choose(place: Place, learner: STARLearner, pool: pa.Table, found: Round) -> 
         In state scoring; ``params`` says seed and chunk size.
     """
     acquisition = learner.acquisition or Acquisition()
-    if acquisition.strategy != "star" or acquisition.reduce == "residual":
+    if _looks_at_all(acquisition):
         return _chosen_at_once(learner, pool, found)
     scores = _scores(place, learner, pool, found)
     t = max(len(getattr(learner, "rounds_", [])) - 1, 0)
@@ -77,6 +77,18 @@ def choose(place: Place, learner: STARLearner, pool: pa.Table, found: Round) -> 
         )
         for place_, row in enumerate(picked.tolist())
     ]
+
+
+def _looks_at_all(acquisition: Acquisition) -> bool:
+    """Whether a batch is more than the top of one score an item."""
+    return (
+        acquisition.strategy != "star"
+        or acquisition.reduce == "residual"
+        or acquisition.diversity != "none"
+        or acquisition.screen is not None
+        or acquisition.sub_pool is not None
+        or acquisition.near is not None
+    )
 
 
 def forget_chunks(place: Place, round_id: int) -> None:
