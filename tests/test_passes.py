@@ -9,7 +9,6 @@ import torch
 from tiny_models import build_model
 from workloads import numbers, sequences, workload
 
-from starlearn.errors import InputError
 from starlearn.model.adapter import attach_fresh
 from starlearn.model.answers import answer_statistics
 from starlearn.model.backbone import Backbone
@@ -171,29 +170,6 @@ def test_masks_per_token_have_the_noise_of_training(model: Any) -> None:
     error = np.sqrt((ours.var(axis=0) + stock.var(axis=0)) / 400)
     assert (np.abs(ours.mean(axis=0) - stock.mean(axis=0)) < 5 * error).all()
     assert ours.std(axis=0) == pytest.approx(stock.std(axis=0), rel=0.25)
-
-
-def test_dropout_at_the_answer_only_is_refused_beyond_a_sliding_window(tmp_path: Path) -> None:
-    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
-
-    config = MistralConfig(
-        vocab_size=60,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        sliding_window=7,
-    )
-    MistralForCausalLM(config).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(build_model(tmp_path / "words")).save_pretrained(tmp_path)
-    mistral = with_adapter(tmp_path)
-    prompts = [*PROMPTS[:2], [5] * 8]
-    with mc_dropout(mistral, 2, seed=0, answer_only=True) as passes:
-        work = workload(mistral, dropout=passes)
-        with pytest.raises(InputError, match=r"1 items.*row 2.*mc_scope"):
-            choice_distribution(work, build_tree([[5], [6]], EOS), prompts, numbers(3))
 
 
 def test_the_last_feed_forward_part_sees_the_wanted_rows_only(model: Any) -> None:

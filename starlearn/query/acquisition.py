@@ -249,7 +249,7 @@ def score_pool(plan: Plan, scores: PoolScores, n_passes: int, places: NDArray[np
         When one item alone does not fit into memory.
     """
     size = plan.acquisition.chunk_size
-    kept = _checked_prompts(plan, scores.positions[places])
+    kept = _checked_prompts(plan, scores.positions[places], n_passes)
     with plan.scorer.ready(), ItemBar("query", len(places), plan.verbose) as bar:
         for start in range(0, len(places), size):
             part = places[start : start + size]
@@ -267,7 +267,9 @@ def score_pool(plan: Plan, scores: PoolScores, n_passes: int, places: NDArray[np
             bar.finish(len(positions))
 
 
-def _checked_prompts(plan: Plan, positions: NDArray[np.intp]) -> list[list[int]] | None:
+def _checked_prompts(
+    plan: Plan, positions: NDArray[np.intp], n_passes: int
+) -> list[list[int]] | None:
     """Encode all items before the model is loaded, so that one too long is found at once.
 
     Prompts of usual pools are kept; those of large ones are made again when they are scored, which
@@ -275,7 +277,9 @@ def _checked_prompts(plan: Plan, positions: NDArray[np.intp]) -> list[list[int]]
     """
     kept: list[list[int]] = []
     for start in range(0, len(positions), KEPT_PROMPTS):
-        prompts = plan.prompts(positions[start : start + KEPT_PROMPTS])
+        rows = positions[start : start + KEPT_PROMPTS]
+        prompts = plan.prompts(rows)
+        plan.scorer.check(prompts, rows, n_passes)
         if len(positions) <= KEPT_PROMPTS:
             kept = prompts
     return kept or None
