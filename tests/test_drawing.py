@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 from starlearn import Budget
 from starlearn.errors import InputError
 from starlearn.learner import STARLearner
+from starlearn.query import drawing
 from starlearn.settings import Acquisition
 
 Factory = Callable[..., STARLearner]
@@ -103,6 +104,35 @@ def test_a_budget_ends_the_batch(learner: STARLearner, pool: list) -> None:
     assert len(learner.query(pool, 10, budget=Budget(4))[0]) == 4
     learner.set_params(acquisition__strategy="star", acquisition__diversity="kmeans++")
     assert len(learner.query(pool, 10, budget=Budget(4))[0]) == 4
+
+
+@pytest.mark.parametrize("cost", [1.0, "price"])
+@pytest.mark.parametrize("diversity", ["none", "kmeans++", "k-centre"])
+def test_trap_money_that_ends_early_does_not_make_the_whole_pool_candidates(
+    learner: STARLearner,
+    pool: list,
+    cost: Any,
+    diversity: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    items = [{"text": text, "price": 1} for text in pool]
+    best = ask(learner, items, 16)
+    sizes: list[int] = []
+    original = drawing._top
+
+    def top(values: Any, keys: Any, places: Any, n: int) -> Any:
+        sizes.append(n)
+        return original(values, keys, places, n)
+
+    monkeypatch.setattr(drawing, "_top", top)
+    learner.set_params(acquisition=Acquisition(n_passes=3, diversity=diversity, candidates=2))
+    chosen = learner.query(items, 8, budget=Budget(3, cost=cost))[0].tolist()
+    assert len(chosen) == 3
+    assert set(chosen) <= set(best)
+    if cost == 1.0:
+        assert sizes == [3 if diversity == "none" else 6]
+    elif diversity != "none":
+        assert sizes == [16]
 
 
 def test_screening_spends_the_passes_on_the_best_candidates(

@@ -60,6 +60,13 @@ class Budget:
         """What is left; never below 0."""
         return max(self.total - self.spent, 0.0)
 
+    @property
+    def most(self) -> int:
+        """How many labels can be bought at the most; 2^31 - 1 where each has a price of its own."""
+        if isinstance(self.cost, str) or callable(self.cost):
+            return 2**31 - 1
+        return int(self.remaining * (1 + SLACK) / self.cost)
+
     def costs(self, items: Sequence[Item]) -> NDArray[np.float64]:
         """Return what the label of each item costs.
 

@@ -58,12 +58,16 @@ class Draw:
         ndarray of shape (at most n,)
             Places; best first, or in the order in which a diverse batch was drawn.
         """
+        if self.budget is not None:
+            n = min(n, self.budget.most)
+        if n == 0:
+            return places[:0]
         wanted = n * self.acquisition.candidates if self._diverse else n
         while True:
             wanted = min(wanted, len(places))
             best = _top(values, keys, places, wanted)
-            drawn, repeats = self._from(best, values[best], keys[best], n)
-            if len(drawn) == n or wanted == len(places):
+            drawn, repeats, enough = self._from(best, values[best], keys[best], n)
+            if enough or wanted == len(places):
                 break
             wanted *= GROWTH
         missing = n - len(drawn)
@@ -79,8 +83,12 @@ class Draw:
 
     def _from(
         self, best: NDArray[np.intp], values: NDArray[np.float64], keys: NDArray[np.uint64], n: int
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Draw up to n distinct items from a ranking of c; and those that repeat others."""
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp], bool]:
+        """Draw up to n distinct items from a ranking of c; and those that repeat others.
+
+        Also say whether there were enough. A diverse batch that the money ends early was drawn
+        from enough candidates; down a plain ranking, a cheaper item may still come.
+        """
         items = list(self.items_at(best))
         embedded = self.embed(items) if self._diverse or self.acquisition.near is not None else None
         order = np.arange(len(best))
@@ -88,6 +96,7 @@ class Draw:
         costs = None if self.budget is None else self.budget.costs(items)
         if costs is not None and self.budget is not None:
             order = order[costs[order] <= self.budget.remaining]
+        enough = len(order) >= n
         if self._diverse and len(order):
             draw = DRAWS[self.acquisition.diversity]
             # A budget may pass over some of those drawn, so all are put in order.
@@ -96,7 +105,8 @@ class Draw:
             order = order[some]
         if costs is not None and self.budget is not None:
             order = within_budget(order, costs, self.budget.remaining)
-        return order[:n], repeats
+            enough &= self._diverse or len(order) >= n
+        return order[:n], repeats, enough
 
     def _distinct(
         self, items: Sequence[Item], order: NDArray[np.intp], embedded: Any
