@@ -22,8 +22,8 @@ from starlearn.randomness import derived_seed
 from starlearn.settings import Acquisition
 from starlearn.tasks import Item, Task
 
-Encode = Callable[[Sequence[Item], NDArray[np.intp]], list[list[int]]]
-"""Turns items to prompts; the positions are for complaints."""
+Encode = Callable[..., list[list[int]]]
+"""Turns items to prompts: items, their rows for complaints, and `room=` for another answer."""
 Column = NDArray[np.float64]
 
 
@@ -162,21 +162,25 @@ class Plan:
             task,
             np.random.default_rng(derived_seed(self.seed, "diversity")),
             lambda places: rows_of(self.rows, positions[places]),
-            self.embeddings,
+            lambda items, places: self.embeddings(
+                items, None if places is None else positions[places]
+            ),
             asked,
             budget,
         )
         best = draw.batch(ranked.uncertainty.mixed, ranked.scores.keys, ranked.places, n)
         return positions[best], np.asarray(ranked.uncertainty.mixed[best])
 
-    def embeddings(self, items: Sequence[Item]) -> Column:
-        """Return the base model's mean hidden state of each item, [c, D]."""
+    def embeddings(self, items: Sequence[Item], rows: NDArray[np.intp] | None = None) -> Column:
+        """Return the base model's mean hidden state of each item, [c, D]; `rows` name them."""
         parts = []
         size = self.acquisition.chunk_size
-        prompts = self.encode(items, np.arange(len(items)))
+        rows = np.arange(len(items)) if rows is None else rows
+        prompts = self.encode(items, rows, room=0)  # a labelled item may leave no room
         with self.scorer.ready(), ItemBar("embedding", len(items), self.verbose) as bar:
             for start in range(0, len(items), size):
-                parts.append(self.scorer.embeddings(prompts[start : start + size], bar))
+                with renumbered(rows[start : start + size]):
+                    parts.append(self.scorer.embeddings(prompts[start : start + size], bar))
                 bar.finish(len(parts[-1]))
         return np.concatenate(parts)
 

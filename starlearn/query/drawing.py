@@ -30,8 +30,9 @@ class Draw:
     rng: np.random.Generator
     items_at: Callable[[NDArray[np.intp]], Sequence[Item]]
     """Items at some places of the ranking's columns."""
-    embed: Callable[[Sequence[Item]], NDArray[np.float64]]
-    """Base hidden states of items, [c, D]; called only where they are needed."""
+    embed: Callable[[Sequence[Item], Any], NDArray[np.float64]]
+    """Base hidden states of items, [c, D], from them and their places, None where they are not of
+    the pool; called only where they are needed."""
     asked: Sequence[Item]
     """The labelled items, which are not asked again."""
     budget: Budget | None
@@ -90,7 +91,8 @@ class Draw:
         from enough candidates; down a plain ranking, a cheaper item may still come.
         """
         items = list(self.items_at(best))
-        embedded = self.embed(items) if self._diverse or self.acquisition.near is not None else None
+        wanted = self._diverse or self.acquisition.near is not None
+        embedded = self.embed(items, best) if wanted else None
         order = np.arange(len(best))
         order, repeats = self._distinct(items, order, embedded)
         costs = None if self.budget is None else self.budget.costs(items)
@@ -117,7 +119,7 @@ class Draw:
         if self.acquisition.near is not None:
             cosines = {"embeddings": embedded, "threshold": self.acquisition.near}
             if len(self.asked):
-                cosines["asked_embeddings"] = self.embed(self.asked)
+                cosines["asked_embeddings"] = self.embed(self.asked, None)
         asked = set(self._digests(self.asked))
         found, n_repeated = first_distinct(
             order, self._digests(items), len(order), asked=asked, **cosines
