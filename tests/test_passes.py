@@ -9,6 +9,7 @@ import torch
 from tiny_models import build_model
 from workloads import numbers, sequences, workload
 
+from starlearn.errors import InputError
 from starlearn.model.adapter import attach_fresh
 from starlearn.model.answers import answer_statistics
 from starlearn.model.backbone import Backbone
@@ -186,3 +187,16 @@ def test_the_last_feed_forward_part_sees_the_wanted_rows_only(model: Any) -> Non
         hook.remove()
     assert sizes == [1, 30]
     assert torch.allclose(got[0], whole, atol=1e-5)
+
+
+def test_trap_an_adapter_without_weights_in_the_top_layers_is_told_so(tmp_path: Path) -> None:
+    backbone = Backbone(build_model(tmp_path), "nf4", verbose=False)
+    model = attach_fresh(backbone, LoRA(r=2, target_modules=["layers.0.mlp.up_proj"]), seed=0)
+    with (
+        pytest.raises(InputError, match=r"no weights in the top 1 layers.*mc_layers=None"),
+        mc_dropout(model, 2, seed=0, layers=1),
+    ):
+        pass
+    with pytest.raises(InputError, match=r"embed_tokens.*token embeddings.*Leave it out"):
+        attach_fresh(backbone, LoRA(r=2, target_modules=["q_proj", "embed_tokens"]), seed=0)
+    assert backbone.peft_model is None

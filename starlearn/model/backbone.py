@@ -43,8 +43,8 @@ IDENTITY = (
 """Files that decide, with the weights, what a base model answers."""
 
 
-COMPUTES = ("torch", "transformers", "peft", "bitsandbytes")
-"""Libraries whose versions may change the last bits of a score."""
+COMPUTES = ("starlearn", "torch", "transformers", "peft", "bitsandbytes")
+"""Libraries whose versions may change a score, if only its last bits."""
 
 
 class Backbone:
