@@ -13,6 +13,7 @@ from starlearn.errors import InputError
 from starlearn.learner import STARLearner
 from starlearn.model.backbone import Backbone
 from starlearn.model.choices import build_tree, choice_distribution
+from starlearn.model.generation import generate_answers
 from starlearn.model.head import LinearHead, OwnHead, head_of
 from starlearn.model.layout import goes_by_positions
 from starlearn.model.passes import row_hidden
@@ -132,6 +133,24 @@ def learner(folder: Path, **acquisition: Any) -> STARLearner:
         random_state=0,
         verbose=False,
     )
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neo", "mpt", "bloom"])
+def test_trap_padding_does_not_push_an_answer_out_of_the_context(kind: str, tmp_path: Path) -> None:
+    # 40 tokens are padded to 48, and 48 + 24 are more than the model's 64.
+    bone = Backbone(save_with_words(tiny(kind), tmp_path), "none", verbose=False)
+    assert bone.context == 64 or kind == "bloom"
+    prompts = [[5, 9] * 20, [7, 8] * 19, [6]]
+    answers = generate_answers(
+        workload(bone.model), prompts, max_new_tokens=24, eos_id=2, context=bone.context
+    )
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = list(prompt)
+        while len(ids) < len(prompt) + len(answer):
+            with torch.no_grad():
+                ids.append(int(bone.model(torch.tensor([ids])).logits[0, -1].argmax()))
+        assert answer == ids[len(prompt) :]
+    assert max(map(len, answers)) == 24
 
 
 @pytest.mark.parametrize("option", [{"mc_scope": "answer"}, {"mc_layers": 1}])

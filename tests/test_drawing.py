@@ -119,13 +119,13 @@ def test_trap_money_that_ends_early_does_not_make_the_whole_pool_candidates(
     items = [{"text": text, "price": 1} for text in pool]
     best = ask(learner, items, 16)
     sizes: list[int] = []
-    original = drawing._top
+    original = drawing.best_places
 
     def top(values: Any, keys: Any, places: Any, n: int) -> Any:
         sizes.append(n)
         return original(values, keys, places, n)
 
-    monkeypatch.setattr(drawing, "_top", top)
+    monkeypatch.setattr(drawing, "best_places", top)
     learner.set_params(acquisition=Acquisition(n_passes=3, diversity=diversity, candidates=2))
     chosen = learner.query(items, 8, budget=Budget(3, cost=cost))[0].tolist()
     assert len(chosen) == 3

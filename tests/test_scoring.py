@@ -116,6 +116,31 @@ def test_large_pools_are_kept_in_files_with_the_same_result(
         assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
+def test_no_array_of_a_large_pools_length_is_in_memory(
+    make_learner: Factory, labelled: Any, pool: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = make_learner().fit(*labelled)
+    options: list[dict[str, Any]] = [{}, {"screen": 2}, {"sub_pool": 12}, {"strategy": "random"}]
+    for option in options:
+        learner.set_params(acquisition=Acquisition(n_passes=2, chunk_size=5, **option))
+        expected = learner.query(pool, 4, return_metrics=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(columns, "IN_MEMORY", 10)
+            patch.setattr(mixing, "PIECE", 7)
+            assert isinstance(columns.counted(25), np.memmap)
+            assert columns.counted(25).tolist() == list(range(25))
+            ranked = learner._plan(learner._parts(), pool).ranked(4)
+            for name, values in vars(ranked.scores).items():
+                assert values is None or isinstance(values, np.memmap) or len(values) < len(pool), (
+                    name
+                )
+            if not option:
+                assert isinstance(ranked.places, np.memmap)
+            found = learner.query(pool, 4, return_metrics=True)
+        for one, other in zip(found, expected, strict=True):
+            assert np.array_equal(one, other, equal_nan=np.asarray(one).dtype == float), option
+
+
 # Interrupted
 
 

@@ -111,7 +111,8 @@ class Backbone:
     def context(self) -> int:
         """Longest sequence in tokens that the model was made for."""
         text_config = self.config.get_text_config()
-        return int(getattr(text_config, "max_position_embeddings", 2**31 - 1))
+        names = ("max_position_embeddings", "max_seq_len")  # the second: MPT
+        return int(next(filter(None, (getattr(text_config, n, None) for n in names)), 2**31 - 1))
 
     @property
     def eos_id(self) -> int:

@@ -66,7 +66,7 @@ class Draw:
         wanted = n * self.acquisition.candidates if self._diverse else n
         while True:
             wanted = min(wanted, len(places))
-            best = _top(values, keys, places, wanted)
+            best = best_places(values, keys, places, wanted)
             drawn, repeats, enough = self._from(best, values[best], keys[best], n)
             if enough or wanted == len(places):
                 break
@@ -135,7 +135,7 @@ class Draw:
         return [text_digest(*fields.values()) for fields in self.task.fill(items)] if items else []
 
 
-def _top(
+def best_places(
     values: NDArray[np.float64], keys: NDArray[np.uint64], places: NDArray[np.intp], n: int
 ) -> NDArray[np.intp]:
     """The n best places, best first, a piece of the columns at a time."""

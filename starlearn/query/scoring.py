@@ -154,6 +154,7 @@ class Scorer:
                     [prompts[i] for i in missing],
                     max_new_tokens=width,
                     eos_id=self.backbone.eos_id,
+                    context=self.backbone.context,
                 )
             rows = np.full((len(answers), width), -1.0)
             for row, answer in zip(rows, answers, strict=True):
