@@ -102,7 +102,9 @@ class Engine:
     def encode(self, parts: Parts, room: int) -> Encode:
         """Return what turns items of a pool into prompts that leave room for the answer."""
 
-        def encoded(items: Sequence[Item], positions: NDArray[np.intp]) -> Prompts:
+        def encoded(
+            items: Sequence[Item], positions: NDArray[np.intp], room: int = room
+        ) -> Prompts:
             return encode_prompts(
                 self.backbone.tokenizer,
                 parts.task,

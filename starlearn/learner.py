@@ -29,9 +29,8 @@ from starlearn.inputs import (
 )
 from starlearn.model.adapter import Adapter, check_base
 from starlearn.model.backbone import check_quantization
-from starlearn.model.choices import ChoiceTree
 from starlearn.query.acquisition import Plan, Uncertainty
-from starlearn.query.budget import Budget
+from starlearn.query.budget import Budget, check_budget
 from starlearn.query.estimate import Estimate, estimate
 from starlearn.randomness import derived_seed, drawn_seed
 from starlearn.settings import Acquisition, LoRA, Training
@@ -214,6 +213,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         parts = self._parts()
         rows = checked_rows(X_pool, parts.task, "X_pool")
         n_instances = as_count(n_instances, "n_instances", len(rows))
+        check_budget(budget, rows)
         record: dict[str, Any] = {"n_instances": n_instances, "n_pool": len(rows)}
         scored = parts.acquisition.strategy != "random"
         plan = self._plan(parts, rows, scores=scored)
@@ -288,7 +288,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         """
         parts = self._parts()
         rows = checked_rows(X, parts.task, "X")
-        return self._plan(parts, rows).embeddings(rows[:])
+        return self._plan(parts, rows, scores=False).embeddings(rows[:])
 
     # Items in, answers out
 
@@ -483,9 +483,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
             )
         return np.unique(self.y_training)
 
-    def _tree_and_prompts(
-        self, parts: Parts, items: list[Item]
-    ) -> tuple[ChoiceTree | None, Prompts]:
+    def _tree_and_prompts(self, parts: Parts, items: list[Item]) -> tuple[Any, Prompts]:
         tree = None
         if _has_choices(self):
             tree = self._engine().tree(parts, self._classes(parts).tolist())

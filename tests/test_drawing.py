@@ -8,9 +8,11 @@ import pytest
 from scipy.stats import spearmanr
 
 from starlearn import Budget
-from starlearn.errors import InputError
+from starlearn.errors import InputError, OutOfMemoryError
 from starlearn.learner import STARLearner
+from starlearn.query import drawing
 from starlearn.settings import Acquisition
+from starlearn.tasks import ChoiceTask, GenerationTask
 
 Factory = Callable[..., STARLearner]
 
@@ -103,6 +105,88 @@ def test_a_budget_ends_the_batch(learner: STARLearner, pool: list) -> None:
     assert len(learner.query(pool, 10, budget=Budget(4))[0]) == 4
     learner.set_params(acquisition__strategy="star", acquisition__diversity="kmeans++")
     assert len(learner.query(pool, 10, budget=Budget(4))[0]) == 4
+
+
+@pytest.mark.parametrize("cost", [1.0, "price"])
+@pytest.mark.parametrize("diversity", ["none", "kmeans++", "k-centre"])
+def test_trap_money_that_ends_early_does_not_make_the_whole_pool_candidates(
+    learner: STARLearner,
+    pool: list,
+    cost: Any,
+    diversity: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    items = [{"text": text, "price": 1} for text in pool]
+    best = ask(learner, items, 16)
+    sizes: list[int] = []
+    original = drawing.best_places
+
+    def top(values: Any, keys: Any, places: Any, n: int) -> Any:
+        sizes.append(n)
+        return original(values, keys, places, n)
+
+    monkeypatch.setattr(drawing, "best_places", top)
+    learner.set_params(acquisition=Acquisition(n_passes=3, diversity=diversity, candidates=2))
+    chosen = learner.query(items, 8, budget=Budget(3, cost=cost))[0].tolist()
+    assert len(chosen) == 3
+    assert set(chosen) <= set(best)
+    if cost == 1.0:
+        assert sizes == [3 if diversity == "none" else 6]
+    elif diversity != "none":
+        assert sizes == [16]
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (5, r"budget must be a Budget, got 5.*Budget\(100\)"),
+        (Budget(5, cost="price"), r"field 'price', which 1 of 72 items lack: row 70 has"),
+        (Budget(5, cost=lambda item: 3 - item["n"] // 71), r"row 71: 0"),
+    ],
+    ids=["number", "field", "function"],
+)
+def test_trap_a_budget_is_checked_before_any_scoring(
+    make_learner: Factory, budget: Any, message: str
+) -> None:
+    items = [{"text": f"sky {n}", "price": 1, "n": n * 3} for n in range(70)]
+    items += [{"text": "sea", "n": 0}, {"text": "sun", "price": 2, "n": 213}]
+    if not isinstance(budget, Budget) or budget.cost != "price":
+        items[70]["price"] = 1
+    fresh = make_learner()
+    with pytest.raises(InputError, match=message):
+        fresh.query(items, 2, budget=budget)
+    assert "model" not in vars(fresh._engine().backbone)
+
+
+def test_trap_a_labelled_item_that_leaves_no_room_for_an_answer_has_a_point(
+    make_learner: Factory, labelled: Any, pool: list
+) -> None:
+    task = GenerationTask("{text} Answer :", max_new_tokens=30)
+    items, labels = ["the sky " * 20, *labelled[0]], ["blue", *labelled[1]]
+    fitted = make_learner(task=task, acquisition=Acquisition(distinct=0.99)).fit(items, labels)
+    assert len(fitted.query(pool[:6], 2)[0]) == 2
+
+
+def test_points_need_no_choices(make_learner: Factory, pool: list) -> None:
+    assert make_learner(task=ChoiceTask("{text} :")).transform(pool[:2]).shape == (2, 64)
+
+
+def test_an_item_whose_point_does_not_fit_is_named_by_its_own_row(
+    make_learner: Factory, pool: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from starlearn.query import scoring
+
+    original = scoring.prompt_embeddings
+
+    def points(work: Any, prompts: Any) -> Any:
+        if any(len(prompt) > 20 for prompt in prompts):
+            raise OutOfMemoryError([len(p) > 20 for p in prompts].index(True), 22, 1)
+        return original(work, prompts)
+
+    monkeypatch.setattr(scoring, "prompt_embeddings", points)
+    fresh = make_learner(acquisition=Acquisition(chunk_size=4))
+    with pytest.raises(OutOfMemoryError, match="row 9,"):
+        fresh.transform([*pool[:9], "very " * 22])
 
 
 def test_screening_spends_the_passes_on_the_best_candidates(

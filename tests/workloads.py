@@ -18,10 +18,13 @@ def workload(
     dropout: MonteCarlo | None = None,
     pad_id: int = 0,
     head: Head | None = None,
+    by_positions: bool = True,
 ) -> Workload:
     """A model with a bound on its batches."""
     budget = TokenBudget(tokens)
-    return Workload(model, head or head_of(model), pad_id, budget, dropout=dropout)
+    return Workload(
+        model, head or head_of(model), pad_id, budget, dropout=dropout, by_positions=by_positions
+    )
 
 
 def sequences(input_ids: torch.Tensor, rows: torch.Tensor) -> Sequences:

@@ -83,12 +83,17 @@ def attach_fresh(backbone: Backbone, lora: LoRA, seed: int) -> Any:
                 f"LoRA(target_modules={lora.target_modules!r}) does not fit "
                 f"{backbone.source}: {error}"
             ) from error
-    if isinstance(backbone.model.get_output_embeddings(), BaseTunerLayer):
-        detach(backbone)
-        raise InputError(
-            f"LoRA(target_modules={lora.target_modules!r}) would adapt the output head of "
-            f"{backbone.source}, which starlearn reads as a part of the base model. Leave it out."
-        )
+    ends = {
+        "output head": backbone.model.get_output_embeddings(),
+        "token embeddings": backbone.model.get_input_embeddings(),
+    }
+    for name, module in ends.items():
+        if isinstance(module, BaseTunerLayer):
+            detach(backbone)
+            raise InputError(
+                f"LoRA(target_modules={lora.target_modules!r}) would adapt the {name} of "
+                f"{backbone.source}, which starlearn takes from the base model. Leave it out."
+            )
     return backbone.peft_model
 
 

@@ -12,18 +12,18 @@ from starlearn.data.stream import Rows, rows_of
 from starlearn.errors import NotFiniteError, listed
 from starlearn.model.memory import renumbered
 from starlearn.query.budget import Budget, within_budget
-from starlearn.query.columns import column
-from starlearn.query.drawing import Draw
+from starlearn.query.columns import column, counted
+from starlearn.query.drawing import Draw, best_places
 from starlearn.query.mixing import exact_sum, mixed, per_answer, pieces
 from starlearn.query.progress import ItemBar
 from starlearn.query.scoring import Scorer
-from starlearn.query.selection import item_keys, random_n, top_n
+from starlearn.query.selection import item_keys
 from starlearn.randomness import derived_seed
 from starlearn.settings import Acquisition
 from starlearn.tasks import Item, Task
 
-Encode = Callable[[Sequence[Item], NDArray[np.intp]], list[list[int]]]
-"""Turns items to prompts; the positions are for complaints."""
+Encode = Callable[..., list[list[int]]]
+"""Turns items to prompts: items, their rows for complaints, and `room=` for another answer."""
 Column = NDArray[np.float64]
 
 
@@ -133,7 +133,7 @@ class Plan:
 
     def uncertainty(self) -> Uncertainty:
         """Score all items, with the model's answers."""
-        scores = PoolScores.empty(np.arange(len(self.rows)), keep_answers=True)
+        scores = PoolScores.empty(counted(len(self.rows)), keep_answers=True)
         self._fill(scores, self.acquisition.n_passes)
         return combine(scores, self.acquisition, weight=self.weight, trained=self.trained)
 
@@ -141,14 +141,14 @@ class Plan:
         """Score what the settings ask for, so that a batch of n can be drawn from it."""
         part = self.acquisition
         scores = PoolScores.empty(self._positions(n), keep_answers=False)
-        everything = np.arange(len(scores.positions))
+        everything = counted(len(scores.positions))
         screened = part.screen is not None and part.n_passes > 1 and self.trained
         self._fill(scores, 1 if screened else part.n_passes)
         if not screened:
             return Ranked(scores, self._combined(scores), everything)
         first = combine(scores, screening(part), weight=self.weight, trained=True)
         wanted = min(n * int(part.screen or 1), len(everything))
-        best = np.sort(top_n(first.mixed, wanted, scores.keys))
+        best = np.sort(best_places(first.mixed, scores.keys, everything, wanted))
         self._fill(scores, part.n_passes, only=best)
         return Ranked(scores, self._combined(scores), best)
 
@@ -162,21 +162,25 @@ class Plan:
             task,
             np.random.default_rng(derived_seed(self.seed, "diversity")),
             lambda places: rows_of(self.rows, positions[places]),
-            self.embeddings,
+            lambda items, places: self.embeddings(
+                items, None if places is None else positions[places]
+            ),
             asked,
             budget,
         )
         best = draw.batch(ranked.uncertainty.mixed, ranked.scores.keys, ranked.places, n)
         return positions[best], np.asarray(ranked.uncertainty.mixed[best])
 
-    def embeddings(self, items: Sequence[Item]) -> Column:
-        """Return the base model's mean hidden state of each item, [c, D]."""
+    def embeddings(self, items: Sequence[Item], rows: NDArray[np.intp] | None = None) -> Column:
+        """Return the base model's mean hidden state of each item, [c, D]; `rows` name them."""
         parts = []
         size = self.acquisition.chunk_size
-        prompts = self.encode(items, np.arange(len(items)))
+        rows = np.arange(len(items)) if rows is None else rows
+        prompts = self.encode(items, rows, room=0)  # a labelled item may leave no room
         with self.scorer.ready(), ItemBar("embedding", len(items), self.verbose) as bar:
             for start in range(0, len(items), size):
-                parts.append(self.scorer.embeddings(prompts[start : start + size], bar))
+                with renumbered(rows[start : start + size]):
+                    parts.append(self.scorer.embeddings(prompts[start : start + size], bar))
                 bar.finish(len(parts[-1]))
         return np.concatenate(parts)
 
@@ -190,11 +194,13 @@ class Plan:
 
     def _drawn(self, n: int, seed: int) -> NDArray[np.intp]:
         """Draw n rows at random; what an item says and the seed decide."""
-        keys = column(len(self.rows), np.uint64)
-        for start in range(0, len(keys), self.acquisition.chunk_size):
-            positions = np.arange(start, min(start + self.acquisition.chunk_size, len(keys)))
+        m = len(self.rows)
+        keys = column(m, np.uint64)
+        for start in range(0, m, self.acquisition.chunk_size):
+            positions = np.arange(start, min(start + self.acquisition.chunk_size, m))
             keys[positions] = item_keys(self.prompts(positions), seed)
-        return random_n(n, keys)
+        # Of equal scores those with the smallest keys come first: as good as drawn.
+        return best_places(column(m), keys, counted(m), n)
 
     def prompts(self, positions: NDArray[np.intp]) -> list[list[int]]:
         """Return the prompts of some rows of the pool."""
@@ -212,15 +218,13 @@ class Plan:
         """Rows of the pool to score: all, or a sub-pool of at least n."""
         size = self.acquisition.sub_pool
         if size is None or size >= len(self.rows):
-            return np.arange(len(self.rows))
+            return counted(len(self.rows))
         return np.sort(self._drawn(max(size, n), derived_seed(self.seed, "sub-pool")))
 
     def _fill(
         self, scores: PoolScores, n_passes: int, only: NDArray[np.intp] | None = None
     ) -> None:
-        score_pool(
-            self, scores, n_passes, np.arange(len(scores.positions)) if only is None else only
-        )
+        score_pool(self, scores, n_passes, counted(len(scores.positions)) if only is None else only)
 
 
 def screening(acquisition: Acquisition) -> Acquisition:
@@ -249,7 +253,7 @@ def score_pool(plan: Plan, scores: PoolScores, n_passes: int, places: NDArray[np
         When one item alone does not fit into memory.
     """
     size = plan.acquisition.chunk_size
-    kept = _checked_prompts(plan, scores.positions[places])
+    kept = _checked_prompts(plan, scores.positions[places], n_passes)
     with plan.scorer.ready(), ItemBar("query", len(places), plan.verbose) as bar:
         for start in range(0, len(places), size):
             part = places[start : start + size]
@@ -267,7 +271,9 @@ def score_pool(plan: Plan, scores: PoolScores, n_passes: int, places: NDArray[np
             bar.finish(len(positions))
 
 
-def _checked_prompts(plan: Plan, positions: NDArray[np.intp]) -> list[list[int]] | None:
+def _checked_prompts(
+    plan: Plan, positions: NDArray[np.intp], n_passes: int
+) -> list[list[int]] | None:
     """Encode all items before the model is loaded, so that one too long is found at once.
 
     Prompts of usual pools are kept; those of large ones are made again when they are scored, which
@@ -275,7 +281,9 @@ def _checked_prompts(plan: Plan, positions: NDArray[np.intp]) -> list[list[int]]
     """
     kept: list[list[int]] = []
     for start in range(0, len(positions), KEPT_PROMPTS):
-        prompts = plan.prompts(positions[start : start + KEPT_PROMPTS])
+        rows = positions[start : start + KEPT_PROMPTS]
+        prompts = plan.prompts(rows)
+        plan.scorer.check(prompts, rows, n_passes)
         if len(positions) <= KEPT_PROMPTS:
             kept = prompts
     return kept or None

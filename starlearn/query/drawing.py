@@ -30,8 +30,9 @@ class Draw:
     rng: np.random.Generator
     items_at: Callable[[NDArray[np.intp]], Sequence[Item]]
     """Items at some places of the ranking's columns."""
-    embed: Callable[[Sequence[Item]], NDArray[np.float64]]
-    """Base hidden states of items, [c, D]; called only where they are needed."""
+    embed: Callable[[Sequence[Item], Any], NDArray[np.float64]]
+    """Base hidden states of items, [c, D], from them and their places, None where they are not of
+    the pool; called only where they are needed."""
     asked: Sequence[Item]
     """The labelled items, which are not asked again."""
     budget: Budget | None
@@ -58,12 +59,16 @@ class Draw:
         ndarray of shape (at most n,)
             Places; best first, or in the order in which a diverse batch was drawn.
         """
+        if self.budget is not None:
+            n = min(n, self.budget.most)
+        if n == 0:
+            return places[:0]
         wanted = n * self.acquisition.candidates if self._diverse else n
         while True:
             wanted = min(wanted, len(places))
-            best = _top(values, keys, places, wanted)
-            drawn, repeats = self._from(best, values[best], keys[best], n)
-            if len(drawn) == n or wanted == len(places):
+            best = best_places(values, keys, places, wanted)
+            drawn, repeats, enough = self._from(best, values[best], keys[best], n)
+            if enough or wanted == len(places):
                 break
             wanted *= GROWTH
         missing = n - len(drawn)
@@ -79,15 +84,21 @@ class Draw:
 
     def _from(
         self, best: NDArray[np.intp], values: NDArray[np.float64], keys: NDArray[np.uint64], n: int
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Draw up to n distinct items from a ranking of c; and those that repeat others."""
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp], bool]:
+        """Draw up to n distinct items from a ranking of c; and those that repeat others.
+
+        Also say whether there were enough. A diverse batch that the money ends early was drawn
+        from enough candidates; down a plain ranking, a cheaper item may still come.
+        """
         items = list(self.items_at(best))
-        embedded = self.embed(items) if self._diverse or self.acquisition.near is not None else None
+        wanted = self._diverse or self.acquisition.near is not None
+        embedded = self.embed(items, best) if wanted else None
         order = np.arange(len(best))
         order, repeats = self._distinct(items, order, embedded)
         costs = None if self.budget is None else self.budget.costs(items)
         if costs is not None and self.budget is not None:
             order = order[costs[order] <= self.budget.remaining]
+        enough = len(order) >= n
         if self._diverse and len(order):
             draw = DRAWS[self.acquisition.diversity]
             # A budget may pass over some of those drawn, so all are put in order.
@@ -96,7 +107,8 @@ class Draw:
             order = order[some]
         if costs is not None and self.budget is not None:
             order = within_budget(order, costs, self.budget.remaining)
-        return order[:n], repeats
+            enough &= self._diverse or len(order) >= n
+        return order[:n], repeats, enough
 
     def _distinct(
         self, items: Sequence[Item], order: NDArray[np.intp], embedded: Any
@@ -107,7 +119,7 @@ class Draw:
         if self.acquisition.near is not None:
             cosines = {"embeddings": embedded, "threshold": self.acquisition.near}
             if len(self.asked):
-                cosines["asked_embeddings"] = self.embed(self.asked)
+                cosines["asked_embeddings"] = self.embed(self.asked, None)
         asked = set(self._digests(self.asked))
         found, n_repeated = first_distinct(
             order, self._digests(items), len(order), asked=asked, **cosines
@@ -123,7 +135,7 @@ class Draw:
         return [text_digest(*fields.values()) for fields in self.task.fill(items)] if items else []
 
 
-def _top(
+def best_places(
     values: NDArray[np.float64], keys: NDArray[np.uint64], places: NDArray[np.intp], n: int
 ) -> NDArray[np.intp]:
     """The n best places, best first, a piece of the columns at a time."""

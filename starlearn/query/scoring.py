@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from starlearn.errors import InputError, listed
 from starlearn.model.adapter import Adapter, activate, base_only, detach
 from starlearn.model.answers import answer_statistics
 from starlearn.model.backbone import Backbone
@@ -70,6 +71,44 @@ class Scorer:
         with evaluation_mode(model):
             yield
 
+    def check(self, prompts: Tokens, rows: NDArray[np.intp], n_passes: int) -> None:
+        """Refuse items that these settings cannot score; needs no weights.
+
+        Behind keys and values that are kept from the prompt, the mask is ours, and the same in all
+        layers: it cannot tell which of them have a sliding window.
+
+        Parameters
+        ----------
+        prompts : sequence of token sequences, length c
+        rows : ndarray of shape (c,)
+            What to call them.
+        n_passes : int
+            K.
+
+        Raises
+        ------
+        InputError
+            When dropout is to act at the answer only, and prompt and answer may be longer than a
+            sliding window.
+        """
+        if self.adapter is None or n_passes == 1 or self.acquisition.mc_scope == "all":
+            return
+        window = self.backbone.window
+        behind = self.max_new_tokens if self.tree is None else len(self.tree.tokens)
+        sizes = [len(prompt) + behind for prompt in prompts]
+        long = [
+            f"row {row}: {size} tokens"
+            for row, size in zip(rows, sizes, strict=True)
+            if size > window
+        ]
+        if long:
+            raise InputError(
+                f"{len(long)} of {len(prompts)} prompts with their answers do not fit into the "
+                f"model's sliding window of {window} tokens: {listed(long)}. "
+                "Acquisition(mc_scope='answer') cannot score them: use mc_scope='all', or remove "
+                "them."
+            )
+
     def score(self, prompts: Tokens, n_passes: int, bar: ItemBar) -> Scores:
         """Score a piece of a pool; call it inside `ready`.
 
@@ -115,6 +154,7 @@ class Scorer:
                     [prompts[i] for i in missing],
                     max_new_tokens=width,
                     eos_id=self.backbone.eos_id,
+                    context=self.backbone.context,
                 )
             rows = np.full((len(answers), width), -1.0)
             for row, answer in zip(rows, answers, strict=True):
@@ -185,6 +225,12 @@ class Scorer:
         backbone, acquisition = self.backbone, self.acquisition
         dropout: Any = nullcontext()
         if n_passes > 1:
+            cut = acquisition.mc_scope == "answer" or acquisition.mc_layers is not None
+            if not backbone.by_positions and cut:
+                raise InputError(
+                    f"{backbone.source} counts places in a row (ALiBi), so that its passes cannot "
+                    "share a part. Use Acquisition(mc_scope='all', mc_layers=None)."
+                )
             dropout = mc_dropout(
                 backbone.peft_model,
                 n_passes,
@@ -210,6 +256,7 @@ class Scorer:
             self.backbone.budget,
             self.acquisition.max_batch_tokens,
             dropout,
+            self.backbone.by_positions,
             bar.advance,
         )
 
