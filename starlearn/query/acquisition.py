@@ -280,12 +280,13 @@ def _checked_prompts(
     costs a few per cent of the scoring.
     """
     kept: list[list[int]] = []
-    for start in range(0, len(positions), KEPT_PROMPTS):
-        rows = positions[start : start + KEPT_PROMPTS]
+    size = plan.acquisition.chunk_size
+    for start in range(0, len(positions), size):
+        rows = positions[start : start + size]
         prompts = plan.prompts(rows)
         plan.scorer.check(prompts, rows, n_passes)
         if len(positions) <= KEPT_PROMPTS:
-            kept = prompts
+            kept += prompts
     return kept or None
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from starlearn.errors import InputError, listed
 from starlearn.tasks import Item
 
-PIECE = 8192  # rows of a pool whose prices are checked at a time
+PIECE = 2048  # rows of a pool whose prices are checked at a time
 SLACK = 1e-9  # relative: three times 0.1 is within a budget of 0.3, which in floats it is not
 
 
