@@ -164,6 +164,18 @@ def test_passes_that_share_a_part_are_refused_where_places_count(
     fitted.set_params(acquisition__n_passes=1).query(["the sea is", "grass is"], 1)
 
 
+def test_a_mixture_of_experts_says_which_layers_to_name(tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model("mixtral", **SIZES, num_local_experts=4)
+    folder = save_with_words(AutoModelForCausalLM.from_config(config), tmp_path)
+    with pytest.raises(InputError, match=r"all-linear.*target_modules=\['q_proj', 'v_proj'\]"):
+        learner(folder).fit(["the sky is"], ["blue"])
+    attention = LoRA(r=2, dropout=0.3, target_modules=["q_proj", "v_proj"])
+    fitted = learner(folder).set_params(adapter=attention).fit(["the sky is"], ["blue"])
+    assert len(fitted.query(["the sea is", "grass is"], 1)[0]) == 1
+
+
 @pytest.mark.parametrize("kind", ["mamba", "recurrent_gemma", "qwen3_next", "lfm2"])
 def test_recurrent_models_are_refused_at_the_door(kind: str, tmp_path: Path) -> None:
     from safetensors.torch import save_file

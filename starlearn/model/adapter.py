@@ -81,7 +81,8 @@ def attach_fresh(backbone: Backbone, lora: LoRA, seed: int) -> Any:
         except ValueError as error:
             raise InputError(
                 f"LoRA(target_modules={lora.target_modules!r}) does not fit "
-                f"{backbone.source}: {error}"
+                f"{backbone.source}: {str(error).rstrip('.')}. Name linear layers that it has, "
+                "such as those of its attention: LoRA(target_modules=['q_proj', 'v_proj'])."
             ) from error
     ends = {
         "output head": backbone.model.get_output_embeddings(),

@@ -67,24 +67,23 @@ def estimate(plan: Plan, n: int) -> Estimate:
     positions = np.unique(np.linspace(0, len(plan.rows) - 1, SAMPLE).astype(np.intp))
     prompts = plan.prompts(positions)
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
-    spread = order[np.unique(np.linspace(0, len(order) - 1, PROBE).astype(np.intp))]
-    longest, probe = order[-PROBE // 4 :], spread
-    fresh = replace(plan, scorer=replace(plan.scorer, store=ScoreStore()))
+    longest = order[-PROBE // 4 :]
+    probe = order[np.unique(np.linspace(0, len(order) - 1, PROBE).astype(np.intp))]
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    _seconds(fresh, [prompts[i] for i in longest], acquisition.n_passes)  # also warms up
+    _seconds(plan, [prompts[i] for i in longest], acquisition.n_passes)  # also warms up
     peak = _peak_mb()
 
     chosen = [prompts[i] for i in probe]
     screened = acquisition.screen is not None and acquisition.n_passes > 1 and plan.trained
-    first, base = _seconds(fresh, chosen, 1 if screened else acquisition.n_passes)
+    first, base = _seconds(plan, chosen, 1 if screened else acquisition.n_passes)
     share = plan.scorer.share_without_base(chosen)
     m = len(plan.rows)
     if acquisition.sub_pool is not None:
         m = min(m, max(acquisition.sub_pool, n))
     seconds = (first - base * (1 - share)) / len(chosen) * m
     if screened:
-        again, base = _seconds(fresh, chosen, acquisition.n_passes)
+        again, base = _seconds(plan, chosen, acquisition.n_passes)
         seconds += (again - base) / len(chosen) * min(m, n * int(acquisition.screen or 1))
     return Estimate(
         n_items=m,
