@@ -1,6 +1,7 @@
 """Scoring a pool: the same numbers however the work is cut, interrupted or short of memory."""
 
 import itertools
+import os
 import sqlite3
 import subprocess
 import sys
@@ -505,3 +506,27 @@ def test_a_folder_that_cannot_be_used_is_refused_before_the_model_is_loaded(
     (tmp_path / "file").write_text("a file", encoding="utf-8")
     with pytest.raises(InputError, match="cache_dir"):
         make_learner(cache_dir=tmp_path / "file").query(pool, 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_opens_the_file_anew(tmp_path: Path) -> None:
+    keys = [str(i).encode() for i in range(20)]
+    store = ScoreStore(tmp_path)
+    store.get("space", keys[:10], numbered(keys))
+    parent = store._database
+    child = os.fork()
+    if not child:
+        found = store.get("space", keys, numbered(keys))
+        right = found.ravel().tolist() == list(range(20)) and store._database is not parent
+        os._exit(0 if right else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert store._database is parent
+    computed: list[int] = []
+
+    def compute(missing: list[int]) -> Any:
+        computed.extend(missing)
+        return numbered(keys)(missing)
+
+    assert store.get("space", keys, compute).ravel().tolist() == list(range(20))
+    assert computed == []

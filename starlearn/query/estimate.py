@@ -1,6 +1,5 @@
 """What a query will take: time and memory, from a sample of the pool."""
 
-import resource
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -35,6 +34,8 @@ class Estimate:
     It does not grow with the pool."""
 
     def __str__(self) -> str:
+        if not self.n_items:
+            return "a random draw, which scores nothing"
         minutes, seconds = divmod(round(self.seconds), 60)
         return (
             f"{self.n_items:,} items of {self.prompt_tokens:.0f} tokens in about {minutes} min "
@@ -59,7 +60,8 @@ def estimate(plan: Plan, n: int) -> Estimate:
     Notes
     -----
     Base scores that are kept already are counted as free, other kept scores are not: after an
-    interruption the rest takes less than it says.
+    interruption the rest takes less than it says. Hidden states for diverse batches are not
+    counted. On a GPU the first, longest batch may be larger than a sample of short pools can fill.
     """
     acquisition = plan.acquisition
     if acquisition.strategy == "random":
@@ -67,7 +69,9 @@ def estimate(plan: Plan, n: int) -> Estimate:
     positions = np.unique(np.linspace(0, len(plan.rows) - 1, SAMPLE).astype(np.intp))
     prompts = plan.prompts(positions)
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
-    longest = order[-PROBE // 4 :]
+    # As many of the longest as one batch holds: they decide the peak.
+    room = plan.scorer.backbone.budget.tokens // len(prompts[order[-1]]) // acquisition.n_passes
+    longest = order[-max(room, PROBE // 4) :]
     probe = order[np.unique(np.linspace(0, len(order) - 1, PROBE).astype(np.intp))]
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -112,6 +116,8 @@ def _wait() -> None:
 def _peak_mb() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
+    import resource  # not there on Windows, which must still be able to import the learner
+
     # Kilobytes on Linux, bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

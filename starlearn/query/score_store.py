@@ -87,6 +87,8 @@ class ScoreStore:
         if folder is not None:
             self._file = Path(folder) / "scores.sqlite"
             self._database = _opened(self._file)
+        self._process = os.getpid()
+        self._parents: list[sqlite3.Connection] = []
 
     def get(self, space: str, keys: Sequence[bytes], compute: Callable[[list[int]], Row]) -> Row:
         """Return a row for each key; what is not there yet is computed first, and kept.
@@ -103,6 +105,7 @@ class ScoreStore:
         -------
         ndarray of shape (m, width)
         """
+        self._own()
         found = self.known(space, keys)
         first = {key: position for position, key in reversed(list(enumerate(keys)))}
         missing = sorted(position for key, position in first.items() if key not in found)
@@ -134,6 +137,15 @@ class ScoreStore:
                     if row is not None:
                         found[key] = row
         return found
+
+    def _own(self) -> None:
+        """Open the file anew in a process that was forked: SQLite's connections do not survive it.
+
+        The parent's connection is kept, because closing it here would take its locks.
+        """
+        if self._database is not None and os.getpid() != self._process:
+            self._parents.append(self._database)
+            self._database, self._process = _opened(self._file), os.getpid()
 
     def _write(self, space: str, new: dict[bytes, Row]) -> None:
         if self._database is not None:
