@@ -42,8 +42,8 @@ class OutOfMemoryError(StarlearnError, RuntimeError):
         fewer = "Acquisition(n_passes=...) with fewer passes, " if n_passes > 1 else ""
         super().__init__(
             f"Memory ran out for one item alone: row {index}, {length} tokens with its answer"
-            f"{passes}. The chunks that were finished before it are kept. Shorten or remove the item, or use "
-            f"{fewer}quantization='nf4', or a smaller model, and call again."
+            f"{passes}. The chunks that were finished before it are kept. Shorten or remove the "
+            f"item, or use {fewer}quantization='nf4', or a smaller model, and call again."
         )
 
 
