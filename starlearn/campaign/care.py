@@ -1,4 +1,4 @@
-"""The commands that look after a campaign: starlearn backup, starlearn doctor."""
+"""The commands that look after a campaign: starlearn add-choice, backup, doctor."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +12,17 @@ app = typer.Typer()
 
 DAMAGED = 4
 """The exit code when something cannot be used."""
+
+
+@app.command("add-choice")
+def add_choice(
+    folder: Folder,
+    choice: Annotated[str, typer.Argument(help="The new answer.", show_default=False)],
+) -> None:
+    """Add an answer to those there are; the next training learns it."""
+    with opened(folder) as campaign:
+        campaign.add_choice(choice.strip())
+        say(f"There are {len(campaign.choices or [])} choices now.")
 
 
 @app.command()

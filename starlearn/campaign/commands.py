@@ -1,6 +1,7 @@
 """The campaign's commands: starlearn init, query, label, teach and what goes with them."""
 
 import json
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,6 +31,11 @@ Model = Annotated[str | None, typer.Option(help="Where the base model is now, if
 Annotator = Annotated[str, typer.Option("--annotator", "-a", help="Who labels.")]
 
 
+def typed(*words: object) -> str:
+    """Return a command as it can be typed again, whatever is in its words."""
+    return shlex.join(["starlearn", *map(str, words)])
+
+
 def say(text: str) -> None:
     """Print text that may hold anything."""
     make_console().print(plain(text))
@@ -47,7 +53,7 @@ def told(folder: Path) -> Iterator[None]:
             with Campaign.open(folder, read_only=True) as campaign:
                 following = campaign.status().next
         except StarlearnError:
-            following = f"starlearn status {folder}"
+            following = typed("status", folder)
         return f"Labels and finished steps are kept. Go on: {following}"
 
     with _told(kept):
@@ -222,12 +228,12 @@ def export_command(
 
         if file.exists() and not overwrite:
             raise InputError(
-                f"{file} is there already, and may hold labels. Import them first: starlearn "
-                f"import {folder} {file}; or give another name, or add --overwrite."
+                f"{file} is there already, and may hold labels. Import them first: "
+                f"{typed('import', folder, file)}; or give another name, or add --overwrite."
             )
         count = export_batch(campaign, file, number, annotator)
         say(f"{count} items are in {file}. Fill in the column label, then type:")
-        say(f"Next: starlearn import {folder} {file}")
+        say(f"Next: {typed('import', folder, file)}")
 
 
 @app.command("import")
@@ -261,6 +267,12 @@ def import_command(
 def teach(folder: Folder, model: Model = None) -> None:
     """Train on all labels, publish the adapter, and end the round."""
     with opened(folder, model) as campaign:
+        status = campaign.status()
+        if status.state == "issued" and not any(item.said for item in campaign.batch()):
+            raise InputError(
+                f"None of the {status.batch} items of round {status.round} is labelled, so there "
+                f"is nothing new to learn. Type: {status.next}"
+            )
         campaign.teach()
         _tell_taught(campaign)
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 END = "\x04"
-ESCAPE = "\x1b"
 
 
 class Keyboard:
@@ -16,7 +15,6 @@ class Keyboard:
 
     def __init__(self) -> None:
         self._handle = sys.stdin.fileno()
-        self._waiting = ""
 
     @contextmanager
     def by_key(self) -> Iterator[None]:
@@ -31,15 +29,14 @@ class Keyboard:
     def forget(self) -> None:
         """Drop what was typed ahead: nobody may answer an item that was not shown yet."""
         termios.tcflush(self._handle, termios.TCIFLUSH)
-        self._waiting = ""
 
     def key(self) -> str | None:
-        """Return the next key; None for Ctrl-D, or when the terminal is gone."""
-        if not self._waiting:
-            self._waiting = os.read(self._handle, 256).decode(errors="replace")
-        # The arrow keys and their like are several characters, among them digits.
-        n = len(self._waiting) if self._waiting.startswith(ESCAPE) else 1
-        found, self._waiting = self._waiting[:n], self._waiting[n:]
+        """Return the next key; None for Ctrl-D, or when the terminal is gone.
+
+        What comes at once is one key: the arrows are several characters, with digits among them,
+        and a text that was pasted must not act letter by letter.
+        """
+        found = os.read(self._handle, 4096).decode(errors="replace")
         return None if found in ("", END) else found
 
     def line(self, prompt: str) -> str | None:

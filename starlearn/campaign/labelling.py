@@ -16,6 +16,8 @@ from starlearn.terminal import plain
 
 COMMANDS = {"u": "undo", "s": "skip", "f": "flag", "q": "quit", "?": "help"}
 MOST_KEYS = 9
+LONGEST_LIST = 160
+"""Characters of choices that are shown with every item."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,9 @@ class Session:
                 ":s skip  :f flag  :u undo  :q quit"
             )
         elif len(self.choices) > MOST_KEYS:
+            listed = self._listed("  ")
+            if len(listed) <= LONGEST_LIST:
+                self._print(f"  {listed}")
             self._print(
                 f"  Type the number or the beginning of one of {len(self.choices)} choices "
                 "(? lists them).  s skip  f flag  u undo  q quit"

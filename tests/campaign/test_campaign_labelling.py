@@ -313,6 +313,8 @@ def test_keys_need_no_enter(batch):
     terminal.until("is no choice")
     terminal.type("7")
     terminal.until("'7' is no choice")
+    terminal.type("quite sure")  # pasted: not q, u, ...
+    terminal.until("'quite sure' is no choice")
     terminal.type("u")
     terminal.until("q quit", times=5)
     assert "taken back: flag" in terminal.shown
@@ -338,3 +340,25 @@ def test_fault_20_ctrl_c_in_the_terminal_keeps_what_was_saved(batch):
     assert words(batch) == [("label", "red")]
     with Campaign.open(batch.folder) as again:
         assert again.status().done == 1
+
+
+def test_lines_in_the_terminal_where_keys_are_too_few(make_campaign):
+    campaign = make_campaign(task=ChoiceTask("{text} Answer :", choices=MANY))
+    campaign.query(2)
+    terminal = Terminal(campaign.folder)
+    terminal.until("> ")
+    terminal.type("red b\r")
+    terminal.until("red b (saved)")
+    terminal.until("> ", times=2)
+    terminal.type("q\r")
+    assert terminal.end() == 0
+    assert words(campaign) == [("label", "red b")]
+
+
+def test_nothing_typed_ahead_answers_an_item_that_was_not_shown(batch):
+    terminal = Terminal(batch.folder)
+    terminal.type("1")  # long before the first item is shown
+    terminal.until("q quit")
+    terminal.type("q")
+    assert terminal.end() == 0
+    assert words(batch) == []
