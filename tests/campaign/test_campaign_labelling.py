@@ -5,6 +5,7 @@ import pty
 import select
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -287,8 +288,10 @@ class Terminal:
                 self.shown += part.decode()
         except OSError:
             pass
+        code = self.process.wait()
+        assert termios.tcgetattr(self.handle)[3] & termios.ECHO, "the terminal is not as it was"
         os.close(self.handle)
-        return self.process.wait()
+        return code
 
 
 @pytest.fixture
