@@ -1,6 +1,7 @@
 """Answers of people: checked against the task at the door, and resolved where people differ."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -58,7 +59,7 @@ def checked_answer(answer: Any, choices: list[str] | None) -> str:
     raise InputError(
         f"{answer!r:.60} is not among the choices {choices[:8]!r}"
         f"{' and more' if len(choices) > 8 else ''}.{_hint(answer, choices)} To add it: "
-        f"campaign.add_choice({answer.strip()!r:.40})."
+        f"starlearn add-choice FOLDER {shlex.quote(answer.strip())[:40]}, campaign.add_choice(...)."
     )
 
 

@@ -1,5 +1,6 @@
 """The label store looked at from outside, before SQLite touches it, and errors about damage."""
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 
@@ -67,8 +68,15 @@ def wal_message(path: Path) -> str:
 def damaged(path: Path, why: str) -> CampaignCorruptError:
     """Make the error about a damaged database; it names the newest backup."""
     backups = sorted((path.parent / "backups").glob("labels-*.db"))
-    newest = f"The newest backup is {backups[-1]}" if backups else "There is no backup yet"
+    doctor = f"starlearn doctor {shlex.quote(str(path.parent))} --restore"
+    remedy = (
+        f"The newest backup is {backups[-1]}. Put it in their place: {doctor}; the damaged files "
+        "are kept, for what was said after the backup is in them alone."
+        if backups
+        else f"There is no backup here. Keep the files; with one from elsewhere: {doctor} --from "
+        "FILE."
+    )
     return CampaignCorruptError(
         f"The labels in {path} are damaged: {why}. Nothing was changed, and nothing was put in "
-        f"their place. {newest}; keep the damaged files and look: starlearn doctor {path.parent}"
+        f"their place. {remedy}"
     )

@@ -1,5 +1,6 @@
 """What state a campaign is in, what came of each round, and what to type next."""
 
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,18 +106,19 @@ def status_of(
 
 def next_command(folder: Path, last: Round | None, batch: int, left: int) -> str:
     """Say what to type next, in the state that the campaign is in."""
+    campaign = shlex.quote(str(folder))
     if last is not None and last.state == "issued":
-        return f"starlearn label {folder}"
+        return f"starlearn label {campaign}"
     if last is not None and last.state == "labelled":
-        return f"starlearn teach {folder}"
+        return f"starlearn teach {campaign}"
     if last is not None and last.state in ("scoring", "training"):
-        return f"starlearn resume {folder}"
+        return f"starlearn resume {campaign}"
     if last is not None and last.state == "failed":
-        verb = f"teach {folder}" if batch else f"query {folder} -n {last.n}"
+        verb = f"teach {campaign}" if batch else f"query {campaign} -n {last.n}"
         return f"starlearn {verb}"
     if left == 0:
-        return f"starlearn report {folder}"
-    return f"starlearn query {folder} -n {min(last.n if last and last.n else 50, left)}"
+        return f"starlearn report {campaign}"
+    return f"starlearn query {campaign} -n {min(last.n if last and last.n else 50, left)}"
 
 
 def history_of(store: Store, resolution: str) -> list[RoundRecord]:

@@ -22,6 +22,7 @@ from starlearn.errors import (
     StorageError,
 )
 
+SQLITE_VERSION = sqlite3.sqlite_version
 Row = tuple[Any, ...]
 Values = Sequence[Any] | Mapping[str, Any]
 

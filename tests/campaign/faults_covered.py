@@ -38,11 +38,17 @@ LAST = 75
 COVERED: dict[int, list[Test | Reason | Face]] = {
     20: [
         Test("test_cli.py", "test_ctrl_c_keeps_the_rounds_that_had_ended"),
-        Face("terminal", "exit code 130 and the resume command, in a pseudo-terminal"),
+        Test(
+            "campaign/test_campaign_commands.py",
+            "test_fault_20_ctrl_c_is_130_and_says_what_to_type",
+        ),
     ],
     21: [
         Reason("to the store, SIGTERM without a handler is the kill of row 1 and 3"),
-        Face("terminal", "SIGTERM as Ctrl-C: exit code and message"),
+        Test(
+            "campaign/test_campaign_commands.py",
+            "test_fault_20_21_signals_stop_a_command_in_a_process_of_its_own",
+        ),
     ],
     24: [Reason("scoring under lack of memory belongs to the query's own tests")],
     25: [Reason("scoring under lack of memory belongs to the query's own tests")],
@@ -52,7 +58,10 @@ COVERED: dict[int, list[Test | Reason | Face]] = {
     30: [Test("test_learner.py", "test_one_class_alone_is_trained_with_a_warning")],
     32: [
         Reason("any error in a training but our own leaves the round in training, as Ctrl-C does"),
-        Face("terminal", "exit code 5 and 'restart the process' for an accelerator error"),
+        Test(
+            "campaign/test_campaign_commands.py",
+            "test_fault_32_a_lost_accelerator_is_5_and_asks_for_a_new_process",
+        ),
     ],
     33: [
         Test("test_learner.py", "test_same_scores_in_another_batch_size_and_order"),
@@ -66,7 +75,10 @@ COVERED: dict[int, list[Test | Reason | Face]] = {
     38: [Test("test_tokens.py", "test_prompt_longer_than_the_context_is_named")],
     41: [
         Test("test_cli.py", "test_text_of_the_user_cannot_steer_the_terminal"),
-        Face("terminal", "items shown to annotators are escaped"),
+        Test(
+            "campaign/test_campaign_labelling.py",
+            "test_fault_41_text_cannot_steer_the_terminal_or_pass_for_ours",
+        ),
     ],
     42: [
         Test("test_report.py", "test_page_is_one_file_with_everything_escaped"),
@@ -93,6 +105,9 @@ COVERED: dict[int, list[Test | Reason | Face]] = {
         Test("test_tokens.py", "test_chat_template_wraps_the_users_message"),
         Face("model families", "a chat template that renders for ever or 300 MB is stopped"),
     ],
-    73: [Face("terminal", "no token in a log or an error; nothing is uploaded")],
+    73: [
+        Test("campaign/test_campaign_commands.py", "test_fault_73_no_token_is_printed_or_kept"),
+        Reason("starlearn has no command that uploads; reports to trackers are switched off"),
+    ],
     75: [Face("Label Studio", "deep and huge JSON is refused")],
 }
