@@ -10,7 +10,8 @@ timed with nn.Dropout. All use the same model object, the same 4-bit weights and
 Contenders take turns; the clock is the process's CPU time with one thread on a CPU. The baselines
 run on a part of the pool, spread over the lengths, and all times are per item; they start from
 tokens, starlearn from text. "first" is a query that computes the base model's scores, "later" one
-with the cache as a query by the previous round's adapter left it.
+that finds the base model's scores as a query by the previous round's adapter left them. Equal items
+are scored once by starlearn, and as often as they come by the baselines.
 
 With --agreement no times are taken: scores and chosen items of every setting against the same
 measure and K without options, by the full model's uncertainty alone. The row "other seed" is the
@@ -18,7 +19,6 @@ full computation with other masks: what mere chance changes.
 """
 
 import argparse
-import inspect
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -62,18 +62,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "top-half": {"mc_layers": 0.5},
     "answer": {"mc_scope": "answer"},
     "token-masks": {"mask_mode": "token"},
-    "screen+top-layer": {"screen": 4, "mc_layers": 1},
+    "screen+top-half": {"screen": 4, "mc_layers": 0.5},
     "screen+answer": {"screen": 4, "mc_scope": "answer"},
+    "top-half+answer": {"mc_layers": 0.5, "mc_scope": "answer"},
 }
-"""Arguments of Acquisition by name; a share as mc_layers is of the model's layers. Those that the
-installed version does not know are left out, with a note."""
+"""Arguments of Acquisition by name; a share as mc_layers is of the model's layers."""
+ROUNDS = ("first", "later")
 SAME_RESULT = {"default", "one-pass"}
 FIELDS = [
     *COMMON, "clock", "model", "parameters", "quantization", "dtype", "task", "accuracy", "items",
-    "tokens_mean", "choices", "answer_tokens_mean", "n", "K", "contender", "arguments", "round",
-    "items_timed", "repeats", *(f"ms_per_item_{name}" for name in SPREAD),
+    "distinct_items", "tokens_mean", "choices", "answer_tokens_mean", "n", "K", "contender",
+    "arguments", "round", "items_timed", "repeats", *(f"ms_per_item_{name}" for name in SPREAD),
     "wall_ms_per_item_median", "items_per_second", "ratio_to_naive", "ratio_to_strong",
-    "cost_in_one_passes", "base_items_cached", "largest_difference", "note",
+    "cost_in_one_passes", "base_items_kept", "largest_difference", "note",
 ]  # fmt: skip
 AGREEMENT = [
     *COMMON, "model", "task", "accuracy", "items", "K", "measure", "contender", "arguments",
@@ -81,20 +82,13 @@ AGREEMENT = [
 ]  # fmt: skip
 
 
-def known_settings(args: argparse.Namespace, case: Case) -> dict[str, dict[str, Any]]:
-    """Return the settings that the installed version has and that say something for this task."""
-    allowed = set(inspect.signature(Acquisition.__init__).parameters)
+def chosen_settings(args: argparse.Namespace, case: Case) -> dict[str, dict[str, Any]]:
+    """Return the settings asked for, with shares of the layers as numbers of layers."""
     n_layers = case.engine.backbone.config.get_text_config().num_hidden_layers
-    found = {}
-    for name in args.settings:
-        arguments = dict(SETTINGS[name])
-        unknown = sorted(set(arguments) - allowed)
-        if unknown:
-            print(f"left out: {name}, this version has no Acquisition({', '.join(unknown)})")
-            continue
+    found = {name: dict(SETTINGS[name]) for name in args.settings}
+    for arguments in found.values():
         if isinstance(arguments.get("mc_layers"), float):
             arguments["mc_layers"] = max(1, round(arguments["mc_layers"] * n_layers))
-        found[name] = arguments
     return found
 
 
@@ -119,7 +113,7 @@ def check_equal(
         theirs = baseline(work)
         for measure in ("entropy", "predictive_entropy"):
             learner.set_params(acquisition=Acquisition(measure=measure, n_passes=passes))
-            case.set_cache(full=False)
+            case.set_store(later=False)
             ours = learner.uncertainty([case.pool[i] for i in members])
             if work.choices is None:
                 texts = case.engine.texts(theirs.answers)
@@ -149,19 +143,21 @@ def check_equal(
 
 def bench_times(args: argparse.Namespace, case: Case) -> None:
     """Time all contenders for each K, first and later rounds."""
-    settings = known_settings(args, case)
+    settings = chosen_settings(args, case)
     members = {
         "naive": spread_over_lengths(case, min(args.naive_items, len(case.pool))),
         "strong": spread_over_lengths(case, min(args.strong_items, len(case.pool))),
     }
-    n_cached = case.n_items_cached()
+    checked = spread_over_lengths(case, min(args.checked_items, len(case.pool)))
+    n_kept = case.n_items_kept()
     for n_passes in args.passes:
         checks = {
-            name: check_equal(case, baseline, n_passes, members[name], args.tolerance)
+            name: check_equal(case, baseline, n_passes, checked, args.tolerance)
             for name, baseline in (("naive", naive), ("strong", strong))
         }
         print(f"equal scores for K = {n_passes}: {checks}")
-        for later in (False, True):
+        for when in args.rounds:
+            later = when == "later"
             contenders = {
                 name: timed_settings(case, {"n_passes": n_passes} | arguments, args.n, later)
                 for name, arguments in settings.items()
@@ -177,10 +173,10 @@ def bench_times(args: argparse.Namespace, case: Case) -> None:
                 if name in checks:
                     extra["largest_difference"] = f"{checks[name][0]:.1e}"
                     extra["note"] = f"{checks[name][1]} answers differ" if checks[name][1] else ""
-                extra |= {"round": "later" if later else "first", "arguments": arguments or ""}
+                extra |= {"round": when, "arguments": arguments or ""}
                 extra["items_timed"] = contenders[name].n_units
                 if name in settings:
-                    extra["base_items_cached"] = n_cached if later else 0
+                    extra["base_items_kept"] = n_kept if later else 0
                 write_row(args.out, FIELDS, describe(args, case, name, times) | extra)
 
 
@@ -189,7 +185,7 @@ def timed_settings(case: Case, arguments: dict[str, Any], n: int, later: bool) -
 
     def prepare() -> None:
         case.learner.set_params(acquisition=Acquisition(**arguments))
-        case.set_cache(full=later)
+        case.set_store(later)
 
     def run() -> object:
         return case.learner.query(case.pool, n_instances=batch_size(case, n))
@@ -226,7 +222,7 @@ def describe(
 
 def bench_agreement(args: argparse.Namespace, case: Case) -> None:
     """Compare scores and chosen items of every setting with the full computation."""
-    settings = {k: v for k, v in known_settings(args, case).items() if k not in SAME_RESULT}
+    settings = {k: v for k, v in chosen_settings(args, case).items() if k not in SAME_RESULT}
     learner = case.learner
     own, other = learner.seed_, learner.seed_ + 1
     for n_passes, measure in itertools.product(args.passes, ("entropy", "mutual_information")):
@@ -269,6 +265,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--passes", type=int, nargs="+", default=[3], help="K")
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--agreement", action="store_true", help="compare scores, take no times")
+    parser.add_argument("--rounds", nargs="+", choices=ROUNDS, default=list(ROUNDS))
+    parser.add_argument("--checked-items", type=int, default=8, help="for equal scores")
     parser.add_argument("--naive-items", type=int, default=8)
     parser.add_argument("--strong-items", type=int, default=32)
     parser.add_argument("--steps", type=int, default=40, help="training steps of each round")

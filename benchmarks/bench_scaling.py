@@ -4,11 +4,12 @@
     python benchmarks/bench_scaling.py --vary m --sizes 10000 100000 1000000
     python benchmarks/bench_scaling.py --vary L K V
 
-The model is a random Llama of one layer, made on the spot, so that what grows is starlearn's own
-work; with --embedded it is the model in the package (m and K only). Each size runs in a process of
-its own, and a pool is streamed from a JSONL file where the installed version can do that. A line is
-fitted to the medians; theory says that all four are straight. Memory is anonymous (pages of mapped
-files are left out), at its peak during the query.
+The model is a random Llama, made on the spot: of one layer, so that starlearn's own work counts, or
+with --shape embedded of the shape of the model in the package. Each size runs in a process of its
+own: a pool is streamed from a JSONL file, and scores are kept in a file. A line is fitted to
+the medians; theory says that all four are straight. Anonymous memory is what the process itself
+needs, at its peak during the query; the peak of all resident memory counts the pages of mapped
+files too, which the system takes back when it wants them.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_linear_entropy import kilobytes
 from measuring import COMMON, RESULTS, SPREAD, common, quartiles, watched_memory, write_row
 from scipy.stats import linregress
 
@@ -31,16 +33,28 @@ SIZES = {
     "V": [500, 2000, 8000, 32000],
 }
 FIXED = {"m": 1000, "L": 16, "K": 3, "V": 500}
+SHAPES = {
+    "one layer": {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "num_key_value_heads": 4,
+    },
+    "embedded": {
+        "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4,
+        "num_attention_heads": 6, "num_key_value_heads": 6,
+    },
+}  # fmt: skip
+"""Of a random Llama: one that takes next to no time, and one like the model in the package."""
 CHOICES = ["w0", "w1", "w2", "w3"]
 FIELDS = [
-    *COMMON, "clock", "model", "varied", "m", "L", "K", "V", "task", "pool", "repeats",
+    *COMMON, "clock", "model", "varied", "m", "L", "K", "V", "task", "repeats",
     *(f"s_{name}" for name in SPREAD), "wall_s_median", "us_per_item", "peak_anonymous_mb",
-    "extra_anonymous_mb", "slope_s", "intercept_s", "r_squared", "note",
+    "extra_anonymous_mb", "peak_rss_mb", "scores_on_disk_mb", "slope_s", "intercept_s",
+    "r_squared", "note",
 ]  # fmt: skip
 
 
-def build_model(folder: Path, vocabulary: int, length: int) -> None:
-    """Write a random Llama of one layer with a tokenizer of `vocabulary` words."""
+def build_model(folder: Path, shape: str, vocabulary: int, length: int) -> None:
+    """Write a random Llama with a tokenizer of `vocabulary` words."""
     import torch
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -56,11 +70,7 @@ def build_model(folder: Path, vocabulary: int, length: int) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocabulary,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        **SHAPES[shape],
         max_position_embeddings=length + 32,
         pad_token_id=0,
         bos_token_id=1,
@@ -82,80 +92,59 @@ def write_pool(path: Path, m: int, length: int, vocabulary: int) -> None:
                 file.write(json.dumps({"text": " ".join(f"w{word}" for word in row)}) + "\n")
 
 
-def open_pool(path: Path) -> tuple[Any, str]:
-    """Return the file as a streamed pool where this version has one, else as a list."""
-    import starlearn
-
-    if hasattr(starlearn, "Pool"):
-        return starlearn.Pool(path), "streamed"
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file], "list"
-
-
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Score one pool in this process; return times, memory and sizes."""
     import torch
 
-    from starlearn import Acquisition, ChoiceTask, GenerationTask, LoRA, STARLearner, Training
+    from starlearn import Acquisition, ChoiceTask, GenerationTask, LoRA, Pool, STARLearner, Training
+    from starlearn.query.score_store import ScoreStore
 
     torch.set_num_threads(args.threads)
     size = {name: getattr(args, name) for name in "mLKV"}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pool_file = folder / "pool.jsonl"
-        if args.embedded:
-            from starlearn.embedded.pools import make_pool
-
-            data = make_pool("skewed", size["m"], 1, random_state=0)
-            lines = (json.dumps(item) for item in data.items)
-            pool_file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            task: Any = ChoiceTask(data.prompt, choices=data.choices)
-            first, labels = data.items[:8], data.labels[:8]
-        else:
-            write_pool(pool_file, size["m"], size["L"], size["V"])
-            build_model(folder / "model", size["V"], size["L"])
-            task = ChoiceTask("{text}", choices=CHOICES)
-            if args.task == "free-form":
-                task = GenerationTask("{text}", max_new_tokens=8)
-            with pool_file.open(encoding="utf-8") as file:
-                first = [json.loads(next(file)) for _ in range(8)]
-            labels = CHOICES * 2
+        write_pool(pool_file, size["m"], size["L"], size["V"])
+        build_model(folder / "model", args.shape, size["V"], size["L"])
+        task: Any = ChoiceTask("{text}", choices=CHOICES)
+        if args.task == "free-form":
+            task = GenerationTask("{text}", max_new_tokens=8)
+        with pool_file.open(encoding="utf-8") as file:
+            first = [json.loads(next(file)) for _ in range(8)]
         learner = STARLearner(
-            None if args.embedded else folder / "model",
+            folder / "model",
             task=task,
             adapter=LoRA(r=4),
             acquisition=Acquisition(n_passes=size["K"]),
             training=Training(max_steps=1),
             random_state=0,
+            cache_dir=folder / "scores",
             verbose=False,
         )
-        learner.fit(first, labels)
+        learner.fit(first, CHOICES * 2)
         learner.query(first, n_instances=1)  # libraries load what they need
         cpu, wall = [], []
         with watched_memory() as memory:
-            for _ in range(args.repeats):
-                pool, kind = open_pool(pool_file)
-                if not args.keep_base:
-                    learner._engine().cache = type(learner._engine().cache)()
+            for repeat in range(args.repeats):
+                pool = Pool(pool_file, cache_dir=folder / "arrow")
+                learner._engine().store = ScoreStore(folder / f"scores {repeat}")
                 began, clock = time.perf_counter(), time.process_time()
                 learner.query(pool, n_instances=min(50, size["m"]))
                 cpu.append(time.process_time() - clock)
                 wall.append(time.perf_counter() - began)
-                del pool
+        on_disk = sum(file.stat().st_size for file in (folder / "scores 0").iterdir()) / 1e6
     return {
-        "cpu": cpu, "wall": wall, "pool": kind, "threads": torch.get_num_threads(),
-        "before": memory.before, "peak": memory.peak,
+        "cpu": cpu, "wall": wall, "threads": torch.get_num_threads(), "on_disk": on_disk,
+        "before": memory.before, "peak": memory.peak, "rss": kilobytes("VmHWM") * 1024 / 1e6,
     }  # fmt: skip
 
 
 def run_alone(args: argparse.Namespace, size: dict[str, int]) -> dict[str, Any]:
     """Measure one size in a process of its own."""
-    command = [sys.executable, __file__, "--one", "--task", args.task]
+    command = [sys.executable, __file__, "--one", "--task", args.task, "--shape", args.shape]
     command += ["--repeats", str(args.repeats), "--threads", str(args.threads)]
     for name, value in size.items():
         command += [f"--{name}", str(value)]
-    command += ["--embedded"] if args.embedded else []
-    command += ["--keep-base"] if args.keep_base else []
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise RuntimeError(f"{size}: {result.stderr.strip().splitlines()[-1]}")
@@ -171,21 +160,19 @@ def bench(args: argparse.Namespace, varied: str) -> None:
         found = run_alone(args, size)
         spread = quartiles(found["cpu"])
         shown: dict[str, Any] = dict(size)
-        if args.embedded:
-            shown |= {"L": "", "V": ""}
         row = common("cpu") | shown | {
             "threads": found["threads"],
             "clock": "cpu",
-            "model": "embedded" if args.embedded else "random, one layer",
+            "model": f"random, {args.shape}",
             "varied": varied,
             "task": args.task,
-            "pool": found["pool"],
             "repeats": args.repeats,
             "wall_s_median": f"{quartiles(found['wall'])[1]:.3f}",
             "us_per_item": f"{spread[1] / size['m'] * 1e6:.1f}",
             "peak_anonymous_mb": f"{found['peak']:.1f}",
             "extra_anonymous_mb": f"{found['peak'] - found['before']:.1f}",
-            "note": "base scores cached" if args.keep_base and args.repeats > 1 else "",
+            "peak_rss_mb": f"{found['rss']:.1f}",
+            "scores_on_disk_mb": f"{found['on_disk']:.1f}",
         }  # fmt: skip
         row |= {f"s_{s}": f"{v:.3f}" for s, v in zip(SPREAD, spread, strict=True)}
         xs.append(value)
@@ -194,7 +181,7 @@ def bench(args: argparse.Namespace, varied: str) -> None:
         largest = row
     if len(xs) > 2:
         line = linregress(xs, ys)
-        same = ("clock", "model", "varied", "task", "pool", "repeats", "threads")
+        same = ("clock", "model", "varied", "task", "repeats", "threads")
         row = common("cpu") | {name: largest[name] for name in same}
         row |= {
             varied: f"{xs[0]} to {xs[-1]}",
@@ -214,8 +201,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     for name, value in FIXED.items():
         parser.add_argument(f"--{name}", type=int, help=f"where it is not varied; {value}")
     parser.add_argument("--task", choices=("choices", "free-form"), default="choices")
-    parser.add_argument("--embedded", action="store_true", help="the model in the package")
-    parser.add_argument("--keep-base", action="store_true", help="keep base scores over repeats")
+    parser.add_argument("--shape", choices=list(SHAPES), default="one layer")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
@@ -223,8 +209,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.sizes and len(args.vary) > 1:
         parser.error("--sizes goes with one letter of --vary")
-    if args.embedded and {"L", "V"} & set(args.vary):
-        parser.error("the embedded model has its own L and V; vary m or K")
     return args
 
 

@@ -1,7 +1,6 @@
 """What a query is timed on: trained learners with a pool, and their tokens for the baselines."""
 
 import argparse
-import copy
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import Any
 import numpy as np
 from baselines import Work
 from measuring import common
-from starlearn.query.base_cache import BaseCache
 
 from starlearn import ChoiceTask, GenerationTask, LoRA, STARLearner, Training
 from starlearn.embedded.pools import make_pool
 from starlearn.model.adapter import activate
+from starlearn.query.score_store import ScoreStore
 
 TASKS = ("skewed", "homogeneous", "noisy", "steps", "banking77", "gsm8k")
 N_LABELS, N_MORE, N_TEST = 120, 30, 60
@@ -23,7 +22,7 @@ N_LABELS, N_MORE, N_TEST = 120, 30, 60
 
 @dataclass(frozen=True)
 class Case:
-    """A learner after two rounds of training, a pool, and the cache that the first round left."""
+    """A learner after two rounds of training, a pool, and the scores that the first round left."""
 
     name: str
     learner: STARLearner
@@ -31,23 +30,39 @@ class Case:
     accuracy: float
     answer_tokens: float
     """Mean number of scored tokens of the model's own answers."""
-    cache: BaseCache
+    base: ScoreStore
+    """The base model's scores of the first round."""
 
     @property
     def engine(self) -> Any:
-        """The learner's engine, with model and cache."""
+        """The learner's engine, with model and store."""
         return self.learner._engine()
 
-    def set_cache(self, full: bool) -> None:
-        """Put the cache into the state before a first or a later query."""
-        self.engine.cache = copy.deepcopy(self.cache) if full else BaseCache()
+    def set_store(self, later: bool) -> None:
+        """Keep what a first or a later query finds: nothing, or the base model's scores."""
+        self.engine.store = base_scores(self.base) if later else ScoreStore()
 
-    def n_items_cached(self) -> int:
-        """Return how many items a later query finds in the cache."""
-        self.set_cache(full=True)
-        before = len(self.engine.cache)
+    def n_items_kept(self) -> int:
+        """Return for how many items a later query finds the base model's score."""
+        self.set_store(later=True)
+        before = len(base_scores(self.engine.store)._memory)
         self.learner.uncertainty(self.pool)
-        return len(self.pool) - (len(self.engine.cache) - before)
+        new = len(base_scores(self.engine.store)._memory) - before
+        return self.n_distinct() - new
+
+    def n_distinct(self) -> int:
+        """Return how many items of the pool are different; equal ones are scored once."""
+        _, prompts = self.learner._tree_and_prompts(self.learner._parts(), self.pool)
+        return len(set(map(tuple, prompts)))
+
+
+def base_scores(store: ScoreStore) -> ScoreStore:
+    """Copy what outlasts a round: all but the scores of an adapter."""
+    kept = ScoreStore()
+    for (space, key), row in store._memory.items():
+        if not space.endswith("*"):
+            kept._write(space, {key: row})
+    return kept
 
 
 @dataclass(frozen=True)
@@ -95,7 +110,7 @@ def real_data(args: argparse.Namespace, name: str) -> Data:
 
 
 def make_case(args: argparse.Namespace, name: str) -> Case:
-    """Train a learner a little, twice, and keep what the first query left in the cache."""
+    """Train a learner a little, twice, and keep the base model's scores of the first query."""
     data = (real_data if name in ("banking77", "gsm8k") else embedded_data)(args, name)
     learner = STARLearner(
         data.model,
@@ -110,11 +125,11 @@ def make_case(args: argparse.Namespace, name: str) -> Case:
     pool = data.items[start:]
     learner.fit(data.items[:N_LABELS], data.labels[:N_LABELS])
     learner.uncertainty(pool)
-    cache = copy.deepcopy(learner._engine().cache)
+    base = base_scores(learner._engine().store)
     learner.teach(data.items[N_LABELS:end], data.labels[N_LABELS:end])
     accuracy = learner.score(data.items[end:start], data.labels[end:start])
     n_tokens = learner.uncertainty(pool).n_tokens
-    return Case(name, learner, pool, float(accuracy), float(n_tokens.mean()), cache)
+    return Case(name, learner, pool, float(accuracy), float(n_tokens.mean()), base)
 
 
 def work_of(case: Case, n_passes: int, members: Iterable[int]) -> Work:
@@ -157,6 +172,7 @@ def about(case: Case) -> dict[str, Any]:
         "task": case.name,
         "accuracy": f"{case.accuracy:.3f}",
         "items": len(case.pool),
+        "distinct_items": case.n_distinct(),
         "tokens_mean": f"{np.mean([len(prompt) for prompt in prompts]):.1f}",
     }
     return row | {

@@ -1,6 +1,5 @@
 """The baselines of the query benchmark: real dropout, our scores with our masks, one smoke run."""
 
-import copy
 import csv
 import sys
 from collections.abc import Iterator
@@ -33,7 +32,10 @@ def bench() -> Iterator[ModuleType]:
 def make_case(bench: ModuleType, learner: Any, items: list[str], labels: list[str]) -> Any:
     learner.fit(items, labels)
     learner.uncertainty(items)
-    return bench.Case("tiny", learner, items, 0.0, 1.0, copy.deepcopy(learner._engine().cache))
+    from query_cases import base_scores
+
+    base = base_scores(learner._engine().store)
+    return bench.Case("tiny", learner, items, 0.0, 1.0, base)
 
 
 @pytest.fixture
@@ -125,8 +127,8 @@ def test_a_small_run_writes_its_rows(bench, tasks, make_learner, pool, tmp_path,
         for name in ("default", "one-pass", "naive", "strong")
     ]
     assert all(float(row["ms_per_item_median"]) > 0 for row in rows)
-    cached = [row["base_items_cached"] for row in rows]
-    assert cached == [*["0"] * 2, "", "", *[str(len(pool))] * 2, "", ""]
+    kept = [row["base_items_kept"] for row in rows]
+    assert kept == [*["0"] * 2, "", "", *[str(len(pool))] * 2, "", ""]
     assert all(
         float(row["largest_difference"]) < 1e-4 for row in rows if row["contender"] == "naive"
     )
@@ -136,12 +138,8 @@ def test_a_small_run_writes_its_rows(bench, tasks, make_learner, pool, tmp_path,
     assert all(-1 <= float(row["rho"]) <= 1 and 0 <= float(row["overlap"]) <= 1 for row in rows)
 
 
-def test_settings_of_other_versions_are_left_out(
-    bench, tasks, make_learner, pool, monkeypatch, capsys
-):
+def test_shares_of_the_layers_become_numbers(bench, tasks, make_learner, pool):
     case = make_case(bench, make_learner(task=tasks["one token"]), pool[:8], ["red", "blue"] * 4)
-    monkeypatch.setitem(bench.SETTINGS, "of tomorrow", {"warp": 9})
-    args = bench.parse(["--settings", "default"])
-    args.settings = ["default", "of tomorrow"]
-    assert list(bench.known_settings(args, case)) == ["default"]
-    assert "no Acquisition(warp)" in capsys.readouterr().out
+    found = bench.chosen_settings(bench.parse(["--settings", "default", "top-half"]), case)
+    n_layers = case.engine.backbone.config.num_hidden_layers
+    assert found == {"default": {}, "top-half": {"mc_layers": max(1, round(n_layers / 2))}}
