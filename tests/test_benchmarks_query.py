@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-NAMES = ("baselines", "measuring", "query_cases", "bench_query", "bench_linear_entropy")
+NAMES = (
+    "baselines", "measuring", "query_cases", "bench_query", "bench_linear_entropy", "bench_budget",
+    "profile_query",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +135,8 @@ def test_a_small_run_writes_its_rows(bench, tasks, make_learner, pool, tmp_path,
     assert all(
         float(row["largest_difference"]) < 1e-4 for row in rows if row["contender"] == "naive"
     )
+    case.set_store(later=True)
+    assert len(case.engine.store._memory) == len(pool), "the base model's scores and no adapter's"
     with agreement.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["contender"] for row in rows} == {"other seed", "one-pass"}
@@ -143,3 +148,39 @@ def test_shares_of_the_layers_become_numbers(bench, tasks, make_learner, pool):
     found = bench.chosen_settings(bench.parse(["--settings", "default", "top-half"]), case)
     n_layers = case.engine.backbone.config.num_hidden_layers
     assert found == {"default": {}, "top-half": {"mc_layers": max(1, round(n_layers / 2))}}
+
+
+@pytest.mark.parametrize("stage", ["passes", "writing"])
+def test_all_token_budgets_take_turns(bench, tasks, make_learner, pool, tmp_path, stage):
+    import bench_budget
+
+    learner = make_learner(task=tasks["free-form"])
+    case = make_case(bench, learner, pool[:8], ["red", "blue"] * 4)
+    usual = case.engine.backbone.budget.tokens
+    out = tmp_path / "budget.csv"
+    args = bench_budget.parse(["--repeats", "1", "--passes", "2", "--out", str(out)])
+    bench_budget.bench(args, case, stage)
+    assert case.engine.backbone.budget.tokens == usual
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["budget"]) for row in rows] == bench_budget.BUDGETS[stage]
+    assert all(float(row["ms_per_item_median"]) > 0 for row in rows)
+    assert [row["note"] for row in rows].count("default") == 1
+
+
+@pytest.mark.parametrize("kind", ["one token", "free-form"])
+def test_a_profile_names_every_stage(bench, tasks, make_learner, pool, tmp_path, kind):
+    import profile_query
+
+    case = make_case(bench, make_learner(task=tasks[kind]), pool[:8], ["red", "blue"] * 4)
+    out = tmp_path / "profile.csv"
+    args = profile_query.parse(["--passes", "2", "--shown", "3", "--out", str(out)])
+    profile_query.bench(args, case)
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = [row["name"] for row in rows if row["kind"] == "stage"]
+    writing = ["writing answers"] if kind == "free-form" else []
+    assert found == [*writing, "base model", "K passes", "the rest"]
+    total = sum(float(row["share"]) for row in rows if row["kind"] == "stage")
+    assert total == pytest.approx(1, abs=0.01)
+    assert len(rows) == len(found) + 3
