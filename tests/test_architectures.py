@@ -201,6 +201,6 @@ def test_dropout_at_the_answer_is_refused_beyond_a_sliding_window_before_any_wor
     fitted.query(pool[:5], 1)
     monkeypatch.setattr(type(fitted._engine().backbone), "by_positions", None)  # no work
     with pytest.raises(
-        InputError, match=r"1 of 6.*window of 24 tokens: row 5: 25 tokens.*mc_scope"
+        InputError, match=r"1 of 2.*window of 24 tokens: row 5: 25 tokens.*mc_scope"
     ):
         fitted.query(pool, 1)
