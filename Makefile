@@ -16,7 +16,7 @@ setup: $(STAMP)
 $(STAMP): requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "starlearn needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
-	@echo "setting up $(VENV): about 2 GB, some minutes"
+	@echo "setting up $(VENV): about 3 GB, some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements.txt -c constraints.txt
 	@touch $@
@@ -39,7 +39,7 @@ bench: $(STAMP)
 	@for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
 
 # The examples in the docstrings run and print what they say. The two files left out import triton,
-# which is not part of the set-up, and hold no examples.
+# which is there on Linux only, and hold no examples.
 docs: $(STAMP)
 	$(BIN)/python -m pytest --doctest-modules starlearn kernels \
 		--ignore kernels/starlearn_kernels/triton_entropy.py --ignore kernels/starlearn_kernels/launch.py

@@ -3,11 +3,13 @@
     python benchmarks/bench_linear_entropy.py --shapes cpu --threads 1
     python benchmarks/bench_linear_entropy.py --shapes gpu --device cuda
     python benchmarks/bench_linear_entropy.py --model FOLDER --text FILE
+    python benchmarks/bench_linear_entropy.py --write-table
 
 Contenders take turns within a run, so that a busy machine slows all of them; compare within a run.
 With one thread on a CPU the clock is the process's own CPU time, which other processes hardly move.
 Each row has the quartiles of the time, the peak of memory besides inputs, and the share of the
-plain product's rate, `product`, measured in the same run. Rows are appended to a CSV file.
+rate of `torch.mm`, `product`, measured in the same run. Rows are appended to a CSV file.
+`--write-table` measures nothing: it makes the table that route="auto" reads from those rows.
 """
 
 import argparse
@@ -30,20 +32,23 @@ from starlearn_kernels import (
     segment_reduce,
     top_information,
 )
+from starlearn_kernels.plan import plan_torch
+from starlearn_kernels.routes import TABLE, write_table
 from torch import Tensor
 
 # name: (K, N, D, V)
 SHAPES: dict[str, list[tuple[int, ...]]] = {
     "cpu": [(1, 2048, 512, 32000), (4, 2048, 512, 32000)],
-    "cpu-large": [(1, 8192, 64, 128256), (4, 2048, 64, 128256)],
+    "cpu-large": [(1, 8192, 64, 128256), (4, 8192, 64, 128256)],
     "gpu": [(1, 8192, 4096, 32000), (1, 8192, 2048, 151936), (3, 8192, 4096, 32000),
             (8, 8192, 4096, 128256), (8, 2048, 2048, 151936), (1, 8192, 4096, 131072)],
     "tiny": [(1, 64, 32, 500), (3, 64, 32, 500)],
 }  # fmt: skip
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FIELDS = [
-    "time", "device", "python", "torch", "triton", "threads", "dtype", "K", "N", "D", "V",
-    "contender", "workspace_mb", "repeats", "clock", "ms_quartile_1", "ms_median", "ms_quartile_3",
+    "time", "device_type", "device", "python", "torch", "triton", "threads", "dtype",
+    "K", "N", "D", "V", "contender", "workspace_mb", "repeats", "clock",
+    "ms_quartile_1", "ms_median", "ms_quartile_3",
     "ratio_to_eager", "share_of_product_rate", "peak_extra_mb", "note",
 ]  # fmt: skip
 Contender = Callable[[Tensor, Tensor], object]
@@ -259,6 +264,7 @@ def common(args: argparse.Namespace, shape: tuple[int, ...]) -> dict[str, object
     now = datetime.datetime.now(datetime.UTC)
     return {
         "time": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "device_type": torch.device(args.device).type,
         "device": device_name(args.device),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -288,7 +294,7 @@ def device_name(device: str) -> str:
 
 
 def write_row(args: argparse.Namespace, row: dict[str, object]) -> None:
-    print({k: row[k] for k in FIELDS[7:] if row.get(k) not in (None, "")}, flush=True)
+    print({k: row[k] for k in FIELDS[8:] if row.get(k) not in (None, "")}, flush=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     new = not args.out.exists()
     with args.out.open("a", newline="", encoding="utf-8") as file:
@@ -328,7 +334,12 @@ def bench_top_items(args: argparse.Namespace) -> None:
     for _ in range(args.repeats):
         for name, call in calls.items():
             times[name].append(seconds(args.device, call))
+    plan = plan_torch(
+        hidden.device.type, passes, width, len(weight),
+        itemsize=hidden.dtype.itemsize, copy_weight=False, max_workspace_mb=args.workspace_mb,
+    )  # fmt: skip
     note = f"{Path(args.model).name}: {found.survivors} of {len(offsets) - 1} items looked at twice"
+    note += f", full computes the product {'once' if plan.keep else 'twice'}"
     for name, values in times.items():
         row = describe(args, shape, name, values, times)
         pairs = zip(values, times["one-pass"], strict=True)
@@ -387,6 +398,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--items", type=int, default=200)
     parser.add_argument("--passes", type=int, default=8)
     parser.add_argument("--n", type=int, default=10)
+    parser.add_argument("--write-table", action="store_true", help="make the table of routes")
+    parser.add_argument("--table", type=Path, default=TABLE, help="where the table goes")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     parser.add_argument("--shape", help="one shape K,N,D,V instead of a list")
     return parser.parse_args()
@@ -396,7 +409,9 @@ def main() -> None:
     """Run what the command line asks for."""
     args = parse()
     torch.set_num_threads(args.threads)
-    if args.peak:
+    if args.write_table:
+        print(f"{write_table(args.out, args.table)} shapes in {args.table}")
+    elif args.peak:
         shape = tuple(int(size) for size in args.shape.split(","))
         run = contenders(args.device, args.workspace_mb)[args.peak]
         print(peak_here(args, run, *make_inputs(args, shape)))

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, in one go, in under 8 minutes: tests of the kernels, then timings.
+# Everything that wants a GPU, in one go, in under 8 minutes: tests of the kernels, then time and peak
+# memory of every contender (columns ms_median and peak_extra_mb).
 #
 #   bash benchmarks/gpu.sh FOLDER
 #
 # Needs torch, triton, transformers, peft and pytest, no network. Leaves its rows and logs in FOLDER.
+# To make route="auto" use them: append the rows to benchmarks/results/linear_entropy.csv, then
+# python benchmarks/bench_linear_entropy.py --write-table
 set -u
 cd "$(dirname "$0")/.." || exit 1
 out=${1:?usage: bash benchmarks/gpu.sh FOLDER}

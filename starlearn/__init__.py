@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from starlearn.data.stream import Pool
     from starlearn.learner import STARLearner
+    from starlearn.query.budget import Budget
     from starlearn.settings import Acquisition, LoRA, Training
     from starlearn.tasks import ChoiceTask, GenerationTask
 
 __version__ = "0.1.0"
 __all__ = [
     "Acquisition",
+    "Budget",
     "ChoiceTask",
     "GenerationTask",
     "LoRA",
@@ -29,6 +31,7 @@ _HOME = {
     "Acquisition": "starlearn.settings",
     "Training": "starlearn.settings",
     "Pool": "starlearn.data.stream",
+    "Budget": "starlearn.query.budget",
     "ChoiceTask": "starlearn.tasks",
     "GenerationTask": "starlearn.tasks",
 }

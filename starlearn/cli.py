@@ -1,4 +1,4 @@
-"""The command line: starlearn demo, starlearn run. Heavy imports happen when a command runs."""
+"""The command line: demo, run and the campaign's commands. Heavy imports happen when one runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import starlearn
+from starlearn.campaign import care, commands
 from starlearn.errors import InputError, listed
 from starlearn.terminal import (
     Records,
@@ -16,6 +17,7 @@ from starlearn.terminal import (
     closing_line,
     make_console,
     make_progress,
+    rounds_kept,
     table_by_round,
     told_plainly,
 )
@@ -245,7 +247,7 @@ def demo(
     out: Annotated[Path, option("Folder for the report; replaced.")] = Path("runs/demo"),
 ) -> None:
     """Watch STAR beside random choice, on the embedded 4-bit model and one of its pools."""
-    with told_plainly(out):
+    with told_plainly(rounds_kept(out)):
         from starlearn.embedded.pools import make_pool
         from starlearn.tasks import ChoiceTask, GenerationTask
 
@@ -320,7 +322,7 @@ def run(
     Labels in the file are the answers word for word, and the names of all classes are known from
     the start. With --max-new-tokens they are free-form answers instead.
     """
-    with told_plainly(out):
+    with told_plainly(rounds_kept(out)):
         if dataset is not None and (train or test):
             raise InputError("give --dataset or --train and --test, not both")
         if dataset is not None:
@@ -352,3 +354,7 @@ def run(
         source = {"train": train, "test": test} if dataset is None else {"data set": dataset.value}
         sizes = {"pool items": len(found.items), "test items": len(found.test_items)}
         play(plan, found, out, {**source, "prompt": found.task.prompt, **sizes})
+
+
+app.add_typer(commands.app)
+app.add_typer(care.app)

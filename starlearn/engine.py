@@ -1,6 +1,7 @@
 """Engine: a learner's base model with the stages that run on it, one method a stage."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,6 +51,17 @@ class Engine:
         tokens = encode_answers(self.backbone.tokenizer, parts.task, texts)
         return build_tree(tokens, self.backbone.eos_id)
 
+    def check_classes(self, parts: Parts, classes: Sequence[Any]) -> None:
+        """Warn of a single class; InputError when two are the same for this tokenizer."""
+        if len(classes) == 1:
+            warnings.warn(
+                f"All labels are {classes[0]!r}: with one class every item is certain, and a "
+                "query cannot tell them apart. Name all classes: ChoiceTask(choices=[...]).",
+                UserWarning,
+                stacklevel=4,
+            )
+        self.tree(parts, classes)
+
     def prompts(self, parts: Parts, items: Sequence[Item], room: int) -> Prompts:
         """Turn m items into prompts that leave `room` tokens for the answer."""
         return encode_prompts(
@@ -90,7 +102,9 @@ class Engine:
     def encode(self, parts: Parts, room: int) -> Encode:
         """Return what turns items of a pool into prompts that leave room for the answer."""
 
-        def encoded(items: Sequence[Item], positions: NDArray[np.intp]) -> Prompts:
+        def encoded(
+            items: Sequence[Item], positions: NDArray[np.intp], room: int = room
+        ) -> Prompts:
             return encode_prompts(
                 self.backbone.tokenizer,
                 parts.task,

@@ -42,8 +42,8 @@ class OutOfMemoryError(StarlearnError, RuntimeError):
         fewer = "Acquisition(n_passes=...) with fewer passes, " if n_passes > 1 else ""
         super().__init__(
             f"Memory ran out for one item alone: row {index}, {length} tokens with its answer"
-            f"{passes}. Everything scored before it is kept. Shorten or remove the item, or use "
-            f"{fewer}quantization='nf4', or a smaller model, and call again."
+            f"{passes}. The chunks that were finished before it are kept. Shorten or remove the "
+            f"item, or use {fewer}quantization='nf4', or a smaller model, and call again."
         )
 
 
@@ -53,6 +53,18 @@ class UntrustedFileError(StarlearnError, ValueError):
 
 class MissingDependencyError(StarlearnError, ImportError):
     """An optional library that is needed here and is not installed."""
+
+
+class StorageError(StarlearnError, OSError):
+    """A disk that is full, read-only or failing; what was acknowledged before is still there."""
+
+
+class CampaignLockedError(StarlearnError, RuntimeError):
+    """A campaign that another process is working on."""
+
+
+class CampaignCorruptError(StarlearnError, RuntimeError):
+    """A campaign whose files are damaged or missing; nothing was created in their place."""
 
 
 def listed(rows: Sequence[str], most: int = 5) -> str:

@@ -11,7 +11,7 @@ from starlearn.errors import InputError, listed
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask, Item, Task
 
-PIECE = 8192
+PIECE = 2048
 """Rows of a pool on disk that are checked at a time."""
 
 DEFAULTS: dict[str, tuple[type[Any], type[Any]]] = {

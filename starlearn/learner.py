@@ -2,7 +2,6 @@
 
 import os
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
-from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 
 from starlearn import saving
@@ -31,9 +29,10 @@ from starlearn.inputs import (
 )
 from starlearn.model.adapter import Adapter, check_base
 from starlearn.model.backbone import check_quantization
-from starlearn.model.choices import ChoiceTree
 from starlearn.query.acquisition import Plan, Uncertainty
-from starlearn.randomness import derived_seed
+from starlearn.query.budget import Budget, check_budget
+from starlearn.query.estimate import Estimate, estimate
+from starlearn.randomness import derived_seed, drawn_seed
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask, Item
 
@@ -178,7 +177,12 @@ class STARLearner(ClassifierMixin, BaseEstimator):
     # A pool in, the items worth labelling out
 
     def query(
-        self, X_pool: Any, n_instances: int = 1, *, return_metrics: bool = False
+        self,
+        X_pool: Any,
+        n_instances: int = 1,
+        *,
+        return_metrics: bool = False,
+        budget: Budget | None = None,
     ) -> tuple[Any, ...]:
         """Choose the items whose labels are worth most.
 
@@ -187,16 +191,20 @@ class STARLearner(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X_pool : m unlabelled items in any container that `fit` takes
+        X_pool : m unlabelled items in any container that `fit` takes, or a Pool on disk
         n_instances : int
             n, from 1 to m.
         return_metrics : bool
             Also return the uncertainty of each chosen item.
+        budget : Budget, optional
+            What labels may cost. Items that cost more than what is left are passed over, and the
+            batch is smaller than n when the money ends.
 
         Returns
         -------
         indices : ndarray of shape (n,)
-            Positions in the pool, most uncertain first.
+            Positions in the pool, most uncertain first; in the order in which they were drawn with
+            ``Acquisition(diversity=...)``.
         batch : n items in a container of the pool's kind
         metrics : ndarray of shape (n,)
             Only with `return_metrics`; NaN for a random draw.
@@ -205,14 +213,16 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         parts = self._parts()
         rows = checked_rows(X_pool, parts.task, "X_pool")
         n_instances = as_count(n_instances, "n_instances", len(rows))
-        record: dict[str, Any] = {"n_instances": n_instances}
-        plan = self._plan(parts, rows)
-        if parts.acquisition.strategy == "random":
-            indices = plan.random(n_instances)
-            metrics = np.full(n_instances, np.nan)
+        check_budget(budget, rows)
+        record: dict[str, Any] = {"n_instances": n_instances, "n_pool": len(rows)}
+        scored = parts.acquisition.strategy != "random"
+        plan = self._plan(parts, rows, scores=scored)
+        if not scored:
+            indices, metrics = plan.random(n_instances, budget)
         else:
             ranked = plan.ranked(n_instances)
-            indices, metrics = plan.chosen(ranked, n_instances)
+            asked = list(getattr(self, "X_training", []))
+            indices, metrics = plan.chosen(ranked, n_instances, parts.task, asked, budget)
             record["lambda"] = plan.weight
             record |= ranked.means()
         record["seconds"] = time.perf_counter() - began
@@ -244,6 +254,41 @@ class STARLearner(ClassifierMixin, BaseEstimator):
             n_tokens=plan.scorer.tree.n_tokens[scores.answers],
             answers=self._classes(parts)[scores.answers],
         )
+
+    def estimate(self, pool: Any, n_instances: int = 1) -> Estimate:
+        """Tell what a query of this pool will take, from a sample of it.
+
+        Parameters
+        ----------
+        pool : m items in any container that `query` takes
+        n_instances : int
+            n; decides how many items are screened.
+
+        Returns
+        -------
+        Estimate
+            Seconds, peak memory, and rates; ``print`` it.
+        """
+        parts = self._parts()
+        rows = checked_rows(pool, parts.task, "pool")
+        return estimate(self._plan(parts, rows), as_count(n_instances, "n_instances", len(rows)))
+
+    def transform(self, X: Any) -> NDArray[np.float64]:
+        """Return items as points: the base model's hidden states, averaged over the prompt.
+
+        They do not change over the rounds, and serve for density, diversity and plots.
+
+        Parameters
+        ----------
+        X : m items in any container that `fit` takes
+
+        Returns
+        -------
+        ndarray of shape (m, D)
+        """
+        parts = self._parts()
+        rows = checked_rows(X, parts.task, "X")
+        return self._plan(parts, rows, scores=False).embeddings(rows[:])
 
     # Items in, answers out
 
@@ -296,11 +341,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         task = self._parts().task
         items, labels = checked_labels(X, y, task)
         if isinstance(task, GenerationTask):
-            found = [
-                (task.find(text), task.find(label))
-                for text, label in zip(self._written(items), labels, strict=True)
-            ]
-            right = [answer is not None and answer == gold for answer, gold in found]
+            right = task.correct(self._written(items), labels.tolist())
         else:
             if not isinstance(labels[0], type(self.classes_[0])):
                 raise InputError(
@@ -317,16 +358,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         """Write adapter, settings and labelled set to a new folder; see :mod:`starlearn.saving`."""
         self._require_fit()
         check_base(self._engine().backbone, self.adapter_)
-        content = saving.Saved(
-            parameters=self.get_params(deep=False),
-            adapter=self.adapter_,
-            seed=self.seed_,
-            rounds=self.rounds_,
-            classes=self.classes_.tolist() if hasattr(self, "classes_") else None,
-            items=self.X_training.tolist(),
-            labels=self.y_training.tolist(),
-        )
-        saving.save(content, folder, self._engine().backbone)
+        saving.save(saving.content_of(self), folder, self._engine().backbone)
 
     @classmethod
     def load(
@@ -426,21 +458,12 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         return max(len(getattr(self, "rounds_", [])) - 1, 0)
 
     def _begin(self) -> None:
-        self.seed_ = self._drawn_seed()
+        self.seed_ = drawn_seed(self.random_state)
         self.rounds_: list[dict[str, Any]] = []
-
-    def _drawn_seed(self) -> int:
-        try:
-            return int(check_random_state(self.random_state).randint(2**31 - 1))
-        except (ValueError, TypeError) as error:
-            raise InputError(
-                f"random_state must be a whole number of at least 0, a numpy RandomState or None; "
-                f"got {self.random_state!r:.60}."
-            ) from error
 
     def _seed(self, purpose: str, t: int) -> int:
         if not hasattr(self, "seed_"):
-            self.seed_ = self._drawn_seed()
+            self.seed_ = drawn_seed(self.random_state)
         return derived_seed(self.seed_, purpose, t)
 
     def _remember(self, items: list[Item], labels: NDArray[Any]) -> None:
@@ -460,9 +483,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
             )
         return np.unique(self.y_training)
 
-    def _tree_and_prompts(
-        self, parts: Parts, items: list[Item]
-    ) -> tuple[ChoiceTree | None, Prompts]:
+    def _tree_and_prompts(self, parts: Parts, items: list[Item]) -> tuple[Any, Prompts]:
         tree = None
         if _has_choices(self):
             tree = self._engine().tree(parts, self._classes(parts).tolist())
@@ -485,14 +506,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         began = time.perf_counter()
         if _has_choices(self):
             classes = self._classes(parts, training=True)
-            if len(classes) == 1:
-                warnings.warn(
-                    f"All labels are {classes[0]!r}: with one class every item is certain, and a "
-                    "query cannot tell them apart. Name all classes: ChoiceTask(choices=[...]).",
-                    UserWarning,
-                    stacklevel=3,
-                )
-            self._engine().tree(parts, classes.tolist())  # distinct for this tokenizer, or an error
+            self._engine().check_classes(parts, classes.tolist())
         examples = self._engine().examples(parts, items, labels)
         warm = parts.training.warm_start and len(self.rounds_) > 0
         t = len(self.rounds_)
@@ -517,11 +531,11 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         )
         return self
 
-    def _plan(self, parts: Parts, rows: Rows) -> Plan:
-        """Say how a pool is scored in the current round."""
+    def _plan(self, parts: Parts, rows: Rows, *, scores: bool = True) -> Plan:
+        """Say how a pool is scored in the current round, or only drawn from."""
         engine, trained = self._engine(), hasattr(self, "adapter_")
         tree = None
-        if parts.acquisition.strategy == "star" and _has_choices(self):
+        if scores and _has_choices(self):
             tree = engine.tree(parts, self._classes(parts).tolist())
         seeds = {purpose: self._seed(purpose, self._round) for purpose in ("masks", "draw")}
         return Plan(

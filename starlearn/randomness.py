@@ -4,9 +4,13 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils import check_random_state
+
+from starlearn.errors import InputError
 
 
 @contextmanager
@@ -24,6 +28,23 @@ def isolated_generators(seed: int) -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def drawn_seed(random_state: Any) -> int:
+    """Draw a seed from what scikit-learn calls a random state.
+
+    Raises
+    ------
+    InputError
+        When it is none.
+    """
+    try:
+        return int(check_random_state(random_state).randint(2**31 - 1))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"random_state must be a whole number of at least 0, a numpy RandomState or None; "
+            f"got {random_state!r:.60}."
+        ) from error
 
 
 def derived_seed(seed: int, *purpose: object) -> int:

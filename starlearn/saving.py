@@ -39,6 +39,19 @@ class Saved:
     labels: Sequence[Any]
 
 
+def content_of(learner: Any) -> Saved:
+    """Return what a fitted learner consists of."""
+    return Saved(
+        parameters=learner.get_params(deep=False),
+        adapter=learner.adapter_,
+        seed=learner.seed_,
+        rounds=learner.rounds_,
+        classes=learner.classes_.tolist() if hasattr(learner, "classes_") else None,
+        items=learner.X_training.tolist(),
+        labels=learner.y_training.tolist(),
+    )
+
+
 def save(saved: Saved, folder: str | os.PathLike[str], backbone: Backbone) -> None:
     """Write a learner to a folder that must not exist yet.
 
@@ -110,6 +123,7 @@ def _settings(saved: Saved, backbone: Backbone) -> dict[str, Any]:
             parameters[name] = {"class": type(part).__name__, **part.get_params(deep=False)}
     if parameters["model"] is not None:
         parameters["model"] = backbone.source
+    parameters["cache_dir"] = None  # a folder of this machine
     parameters["quantization"] = quantization_to_json(parameters["quantization"])
     if not isinstance(parameters["random_state"], int):
         parameters["random_state"] = saved.seed  # a generator's state does not travel

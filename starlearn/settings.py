@@ -109,6 +109,15 @@ class Acquisition(Settings):
         items only. The batch is drawn from these.
     sub_pool : int or None, default=None
         Score so many items only, drawn by the seed and by what the items say.
+    distinct : {"exact", "none"} or float, default="exact"
+        "exact": an item whose text equals that of a better one or of a labelled one, but for case,
+        white space and punctuation at the ends, is not asked again. A number also passes over
+        items whose base hidden state has at least this cosine to one of theirs.
+    diversity : {"none", "kmeans++", "k-centre"}, default="none"
+        Draw a batch of items that are unlike each other, by base hidden states weighted by
+        uncertainty, from the ``candidates * n`` most uncertain.
+    candidates : int, default=10
+        How many times n the candidates of a diverse batch are.
     max_batch_tokens : int or None, default=None
         Upper bound of padded tokens in one forward pass, over all K passes together. None starts
         from what suits the device and shrinks when memory runs out. It decides memory and speed;
@@ -130,6 +139,9 @@ class Acquisition(Settings):
         "mc_scope": [StrOptions({"all", "answer"})],
         "screen": [Interval(Integral, 1, None, closed="left"), None],
         "sub_pool": [Interval(Integral, 1, None, closed="left"), None],
+        "distinct": [StrOptions({"exact", "none"}), Interval(Real, 0, 1, closed="right")],
+        "diversity": [StrOptions({"none", "kmeans++", "k-centre"})],
+        "candidates": [Interval(Integral, 1, None, closed="left")],
         "max_batch_tokens": [Interval(Integral, 1, None, closed="left"), None],
         "chunk_size": [Interval(Integral, 1, None, closed="left")],
     }
@@ -147,6 +159,9 @@ class Acquisition(Settings):
         mc_scope: str = "all",
         screen: int | None = None,
         sub_pool: int | None = None,
+        distinct: str | float = "exact",
+        diversity: str = "none",
+        candidates: int = 10,
         max_batch_tokens: int | None = None,
         chunk_size: int = 2048,
     ) -> None:
@@ -161,6 +176,9 @@ class Acquisition(Settings):
         self.mc_scope = mc_scope
         self.screen = screen
         self.sub_pool = sub_pool
+        self.distinct = distinct
+        self.diversity = diversity
+        self.candidates = candidates
         self.max_batch_tokens = max_batch_tokens
         self.chunk_size = chunk_size
 
@@ -176,6 +194,11 @@ class Acquisition(Settings):
                 "The 'schedule' parameter of Acquisition must hold numbers from 0 to 1, at least "
                 f"one. Got {self.schedule!r} instead."
             )
+
+    @property
+    def near(self) -> float | None:
+        """The cosine from which two items count as one question, where there is one."""
+        return None if isinstance(self.distinct, str) else float(self.distinct)
 
     def weights(self) -> list[float]:
         """Return lambda(0), lambda(1), ... as a list; the last one holds for all later rounds."""

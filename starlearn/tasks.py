@@ -296,3 +296,8 @@ class GenerationTask(Task):
         """
         found = self.find(text)
         return text.strip() if found is None else found
+
+    def correct(self, texts: Sequence[str], labels: Sequence[str]) -> list[bool]:
+        """Say which texts end in the answer of their label; no answer is never right."""
+        pairs = zip(map(self.find, texts), map(self.find, labels), strict=True)
+        return [answer is not None and answer == gold for answer, gold in pairs]

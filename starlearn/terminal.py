@@ -1,7 +1,11 @@
 """What the command line prints: bars, lines, the table by round, and errors without a traceback."""
 
+import re
+import signal
+import sys
+import threading
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,15 +13,22 @@ from typing import Any
 import typer
 
 from starlearn.errors import (
+    CampaignCorruptError,
+    CampaignLockedError,
     InputError,
     ModelMismatchError,
     NotFiniteError,
+    OutOfMemoryError,
     StarlearnError,
+    StorageError,
     TrainingDivergedError,
     UntrustedFileError,
 )
 
 Records = dict[str, list[dict[str, Any]]]
+
+TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
+"""An access token of the hub; none is ever printed."""
 
 
 def make_console(*, stderr: bool = False) -> Any:
@@ -124,28 +135,85 @@ def closing_line(records: Records, out: Path) -> str:
     return plain(f"Area under the learning curve: {areas}{caution}. Open {out / 'report.html'}")
 
 
+def rounds_kept(out: Path) -> Callable[[], str]:
+    """Say where the rounds of a stopped run are."""
+    return lambda: f"Rounds that had ended are in {out / 'rounds.jsonl'}"
+
+
 @contextmanager
-def told_plainly(out: Path) -> Iterator[None]:
-    """Turn our own errors into one message and an exit code, and Ctrl-C into what is kept."""
+def told_plainly(kept: Callable[[], str]) -> Iterator[None]:
+    """Turn our own errors into one message and an exit code, and Ctrl-C into what is kept.
+
+    Parameters
+    ----------
+    kept : callable
+        Says, after Ctrl-C or SIGTERM, what is kept and what to type next.
+    """
     try:
-        yield
+        with _terminated_like_ctrl_c():
+            yield
     except StarlearnError as error:
-        make_console(stderr=True).print(f"Error: {plain(str(error))}")
+        _complain(f"Error: {error}")
         raise typer.Exit(exit_code(error)) from None
     except KeyboardInterrupt:
-        kept = f"Stopped. Rounds that had ended are in {out / 'rounds.jsonl'}"
-        make_console(stderr=True).print(plain(kept))
+        _complain(f"Stopped. {kept()}")
         raise typer.Exit(130) from None
+    except RuntimeError as error:
+        if not _of_the_accelerator(error):
+            raise
+        first = str(error).strip().partition("\n")[0]
+        _complain(
+            f"Error: the accelerator failed ({first}), and this process cannot use it again. "
+            f"Restart the process. {kept()}"
+        )
+        raise typer.Exit(5) from None
+
+
+def _complain(text: str) -> None:
+    make_console(stderr=True).print(plain(TOKEN.sub("hf_***", text)))
+
+
+@contextmanager
+def _terminated_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, with which clusters end a job, stop a command as Ctrl-C does; a second kills."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def _of_the_accelerator(error: RuntimeError) -> bool:
+    """Tell errors of the driver, after which the process is lost; without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.AcceleratorError)
 
 
 def exit_code(error: StarlearnError) -> int:
-    """Return 2 for bad input, 5 for a model that cannot be used or trained, 1 otherwise."""
-    if isinstance(error, InputError):
-        return 2
+    """Return the exit code of an error.
+
+    2: bad input. 3: another process works on the campaign. 4: the disk, or damaged files of a
+    campaign. 5: a model that cannot be used or trained. 1: anything else.
+    """
     of_the_model = (
         ModelMismatchError,
         NotFiniteError,
+        OutOfMemoryError,
         TrainingDivergedError,
         UntrustedFileError,
     )
-    return 5 if isinstance(error, of_the_model) else 1
+    codes: dict[type[StarlearnError] | tuple[type[StarlearnError], ...], int] = {
+        InputError: 2,
+        CampaignLockedError: 3,
+        (StorageError, CampaignCorruptError): 4,
+        of_the_model: 5,
+    }
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)

@@ -160,7 +160,9 @@ def test_choice_scores_against_scipy() -> None:
 
 
 def generate(model: Any, prompts: list[list[int]], budget: int = 4096) -> list[list[int]]:
-    return generate_answers(workload(model, tokens=budget), prompts, max_new_tokens=6, eos_id=EOS)
+    return generate_answers(
+        workload(model, tokens=budget), prompts, max_new_tokens=6, eos_id=EOS, context=64
+    )
 
 
 def greedy(model: Any, prompt: list[int]) -> list[int]:

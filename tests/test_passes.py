@@ -173,29 +173,6 @@ def test_masks_per_token_have_the_noise_of_training(model: Any) -> None:
     assert ours.std(axis=0) == pytest.approx(stock.std(axis=0), rel=0.25)
 
 
-def test_dropout_at_the_answer_only_is_refused_beyond_a_sliding_window(tmp_path: Path) -> None:
-    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
-
-    config = MistralConfig(
-        vocab_size=60,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        sliding_window=7,
-    )
-    MistralForCausalLM(config).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(build_model(tmp_path / "words")).save_pretrained(tmp_path)
-    mistral = with_adapter(tmp_path)
-    prompts = [*PROMPTS[:2], [5] * 8]
-    with mc_dropout(mistral, 2, seed=0, answer_only=True) as passes:
-        work = workload(mistral, dropout=passes)
-        with pytest.raises(InputError, match=r"1 items.*row 2.*mc_scope"):
-            choice_distribution(work, build_tree([[5], [6]], EOS), prompts, numbers(3))
-
-
 def test_the_last_feed_forward_part_sees_the_wanted_rows_only(model: Any) -> None:
     sizes: list[int] = []
     last = model.get_base_model().model.layers[-1].mlp
@@ -210,3 +187,16 @@ def test_the_last_feed_forward_part_sees_the_wanted_rows_only(model: Any) -> Non
         hook.remove()
     assert sizes == [1, 30]
     assert torch.allclose(got[0], whole, atol=1e-5)
+
+
+def test_trap_an_adapter_without_weights_in_the_top_layers_is_told_so(tmp_path: Path) -> None:
+    backbone = Backbone(build_model(tmp_path), "nf4", verbose=False)
+    model = attach_fresh(backbone, LoRA(r=2, target_modules=["layers.0.mlp.up_proj"]), seed=0)
+    with (
+        pytest.raises(InputError, match=r"no weights in the top 1 layers.*mc_layers=None"),
+        mc_dropout(model, 2, seed=0, layers=1),
+    ):
+        pass
+    with pytest.raises(InputError, match=r"embed_tokens.*token embeddings.*Leave it out"):
+        attach_fresh(backbone, LoRA(r=2, target_modules=["q_proj", "embed_tokens"]), seed=0)
+    assert backbone.peft_model is None

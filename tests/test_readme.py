@@ -15,14 +15,23 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_examples_run_from_top_to_bottom(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_examples_run_from_top_to_bottom(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    lines = [json.dumps({"question": f"Ann has {n} coins . how many ?"}) + "\n" for n in range(70)]
+    Path("pool.jsonl").write_text("".join(lines), encoding="utf-8")
     code = "\n".join(blocks("python"))
     assert "max_steps=150" in code
     short = code.replace("max_steps=150", "max_steps=3").replace("n_test=100", "n_test=10")
     names: dict[str, object] = {}
     exec(compile(short, "README.md", "exec"), names)  # noqa: S102 - our own README
-    assert 0 <= float(capsys.readouterr().out.split()[-1]) <= 1
+    score, estimate = capsys.readouterr().out.splitlines()[-2:]
+    assert 0 <= float(score) <= 1
+    assert estimate.startswith("70 items of ")
     assert len(names["learner"].y_training) == 60  # type: ignore[attr-defined]
+    assert len(names["batch"]) == 50  # type: ignore[arg-type]
 
 
 def test_the_command_for_own_data_runs(tiny_model: str, tmp_path: Path) -> None:

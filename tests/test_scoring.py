@@ -1,7 +1,10 @@
 """Scoring a pool: the same numbers however the work is cut, interrupted or short of memory."""
 
 import itertools
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,6 +117,31 @@ def test_large_pools_are_kept_in_files_with_the_same_result(
         assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
+def test_no_array_of_a_large_pools_length_is_in_memory(
+    make_learner: Factory, labelled: Any, pool: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = make_learner().fit(*labelled)
+    options: list[dict[str, Any]] = [{}, {"screen": 2}, {"sub_pool": 12}, {"strategy": "random"}]
+    for option in options:
+        learner.set_params(acquisition=Acquisition(n_passes=2, chunk_size=5, **option))
+        expected = learner.query(pool, 4, return_metrics=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(columns, "IN_MEMORY", 10)
+            patch.setattr(mixing, "PIECE", 7)
+            assert isinstance(columns.counted(25), np.memmap)
+            assert columns.counted(25).tolist() == list(range(25))
+            ranked = learner._plan(learner._parts(), pool).ranked(4)
+            for name, values in vars(ranked.scores).items():
+                assert values is None or isinstance(values, np.memmap) or len(values) < len(pool), (
+                    name
+                )
+            if not option:
+                assert isinstance(ranked.places, np.memmap)
+            found = learner.query(pool, 4, return_metrics=True)
+        for one, other in zip(found, expected, strict=True):
+            assert np.array_equal(one, other, equal_nan=np.asarray(one).dtype == float), option
+
+
 # Interrupted
 
 
@@ -147,7 +175,7 @@ def counted_rows(learner: STARLearner) -> Iterator[list[int]]:
         hook.remove()
 
 
-@pytest.mark.parametrize("after", [0, 2, 4])
+@pytest.mark.parametrize("after", [0, 3])
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_an_interrupted_query_goes_on_where_it_was(
     learner: STARLearner, pool: list, after: int, on_disk: bool, tmp_path: Path
@@ -209,31 +237,34 @@ def test_running_out_of_memory_anywhere_changes_no_score(
     expected = learner.uncertainty(pool)
     forget(learner)
     rng = np.random.default_rng(seed)
-    last = -2
+    last = -13 + int(rng.integers(2))  # the first or the second run fails in any case
 
     def fails(number: int, tokens: int) -> bool:
-        # Never twice running: a single item is tried again once, and then given up.
+        # With a pause: an item that fails alone is tried again once, and then given up.
         nonlocal last
-        if number > last + 1 and rng.random() < 0.3:
+        if number > last + 12 and (last < 0 or rng.random() < 0.4):
             last = number
             return True
         return False
 
     with short_of_memory(learner, fails) as failures:
         assert_same(learner.uncertainty(pool), expected)
-    assert failures or seed
+    assert failures
 
 
 def test_what_did_not_fit_is_not_tried_again(learner: STARLearner, pool: list) -> None:
+    pool = [f"{text}{end}" for text in pool for end in ("", " now", " then", " no")]
+    # Answers are written in batches of 16 rows at least.
+    most = 300 if isinstance(learner.task, GenerationTask) else 100
     forget(learner)
     expected = learner.uncertainty(pool)
     forget(learner)
-    with short_of_memory(learner, lambda _, tokens: tokens > 200) as failures:
-        learner.set_params(acquisition__chunk_size=12)
+    with short_of_memory(learner, lambda _, tokens: tokens > most) as failures:
+        learner.set_params(acquisition__chunk_size=32)
         assert_same(learner.uncertainty(pool), expected)
-    # Two or three halvings, none of them in a later chunk.
-    assert 1 <= len(failures) <= 4
-    assert learner._engine().backbone.budget.tokens <= 200
+    # A few halvings, none of them in a later chunk.
+    assert 1 <= len(failures) <= 5
+    assert learner._engine().backbone.budget.tokens < 1.5 * most
 
 
 @pytest.mark.parametrize(
@@ -265,15 +296,15 @@ def test_one_item_that_does_not_fit_is_named_and_the_others_are_kept(
     make_learner: Factory, labelled: Any, pool: list
 ) -> None:
     learner = make_learner().fit(*labelled)
-    learner.set_params(acquisition__chunk_size=10)
-    items = [*pool[:20], "very " * 30, *pool[20:]]
+    learner.set_params(acquisition__chunk_size=5)
+    items = [*pool[:10], "very " * 30, *pool[10:]]
     with (
         short_of_memory(learner, lambda _, tokens: tokens > 90),
-        pytest.raises(OutOfMemoryError, match=r"row 20, 3\d tokens.*3 passes.*n_passes"),
+        pytest.raises(OutOfMemoryError, match=r"row 10, 3\d tokens.*3 passes.*n_passes"),
     ):
         learner.query(items, 3)
     with counted_rows(learner) as rows:
-        learner.query(items[:20], 3)
+        learner.query(items[:10], 3)
     assert rows == []
 
 
@@ -382,18 +413,24 @@ def test_a_damaged_row_or_file_is_computed_again(tmp_path: Path) -> None:
         computed.extend(missing)
         return numbered(keys)(missing)
 
-    assert ScoreStore(tmp_path).get("space", keys, compute).ravel().tolist() == expected
-    assert computed == [7]
-    file.write_bytes(b"no database " * 100)
-    with pytest.warns(UserWarning, match="damaged"):
-        again = ScoreStore(tmp_path)
+    again = ScoreStore(tmp_path)
     assert again.get("space", keys, compute).ravel().tolist() == expected
+    assert computed == [7]
+    for open_store in (store, again):
+        open_store._database.close()  # type: ignore[union-attr]
+    for name in tmp_path.iterdir():
+        name.write_bytes(b"no database " * 100)
+    with pytest.warns(UserWarning, match="damaged"):
+        anew = ScoreStore(tmp_path)
+    assert anew.get("space", keys, compute).ravel().tolist() == expected
     assert (tmp_path / "scores.damaged").exists()
 
 
 def test_a_file_that_is_damaged_while_it_is_open_is_set_aside(tmp_path: Path) -> None:
     keys = [str(i).encode() for i in range(3000)]
-    ScoreStore(tmp_path).get("space", keys, numbered(keys))
+    first = ScoreStore(tmp_path)
+    first.get("space", keys, numbered(keys))
+    first._database.close()  # type: ignore[union-attr]
     store = ScoreStore(tmp_path)
     content = bytearray((tmp_path / "scores.sqlite").read_bytes())
     content[4096:] = b"\x7f" * (len(content) - 4096)
@@ -415,9 +452,81 @@ def test_old_adapters_leave_the_folder_the_base_model_stays(tmp_path: Path) -> N
     assert rows == 2 * len(names)
 
 
+def test_trap_a_space_that_another_process_pushed_out_is_made_anew(tmp_path: Path) -> None:
+    mine, other, keys = ScoreStore(tmp_path), ScoreStore(tmp_path), [b"1", b"2", b"3"]
+    mine.get("mine*", keys[:1], numbered(keys[:1]))
+    for i in range(20):
+        other.get(f"adapter {i}*", keys, numbered(keys))
+    assert mine.known("mine*", keys) == {}
+    mine.get("mine*", keys, numbered(keys))
+    assert set(ScoreStore(tmp_path).known("mine*", keys)) == set(keys)
+    with sqlite3.connect(tmp_path / "scores.sqlite") as database:
+        lost = "select count(*) from rows where space not in (select id from spaces)"
+        assert database.execute(lost).fetchone()[0] == 0
+    database.close()
+
+
+def test_two_processes_write_to_one_folder_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from starlearn.query.score_store import ScoreStore\n"
+        "store, name = ScoreStore(sys.argv[1]), sys.argv[2]\n"
+        "for i in range(40):\n"
+        "    keys = [f'{i} {j}'.encode() for j in range(20)]\n"
+        "    store.get('base', keys, lambda missing: np.full((len(missing), 1), float(i)))\n"
+        "    store.get(f'{name} {i}*', keys, lambda missing: np.full((len(missing), 1), -1.0))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    processes = [subprocess.Popen([*command, name]) for name in ("one", "two")]
+    assert [process.wait() for process in processes] == [0, 0]
+    keys = [f"{i} {j}".encode() for i in range(40) for j in range(20)]
+    found = ScoreStore(tmp_path).known("base", keys)
+    assert [float(found[key][0]) for key in keys] == [float(key.split()[0]) for key in keys]
+
+
+def test_scores_of_another_release_are_not_taken(
+    make_learner: Factory, pool: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from starlearn.model import backbone
+
+    make_learner(cache_dir=tmp_path).query(pool, 2)
+    later = make_learner(cache_dir=tmp_path)
+    original = backbone.version
+    monkeypatch.setattr(
+        backbone, "version", lambda name: "99" if name == "starlearn" else original(name)
+    )
+    with counted_rows(later) as rows:
+        later.query(pool, 2)
+    assert sum(rows) > 0
+
+
 def test_a_folder_that_cannot_be_used_is_refused_before_the_model_is_loaded(
     make_learner: Factory, pool: list, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("a file", encoding="utf-8")
     with pytest.raises(InputError, match="cache_dir"):
         make_learner(cache_dir=tmp_path / "file").query(pool, 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_opens_the_file_anew(tmp_path: Path) -> None:
+    keys = [str(i).encode() for i in range(20)]
+    store = ScoreStore(tmp_path)
+    store.get("space", keys[:10], numbered(keys))
+    parent = store._database
+    child = os.fork()
+    if not child:
+        found = store.get("space", keys, numbered(keys))
+        right = found.ravel().tolist() == list(range(20)) and store._database is not parent
+        os._exit(0 if right else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert store._database is parent
+    computed: list[int] = []
+
+    def compute(missing: list[int]) -> Any:
+        computed.extend(missing)
+        return numbered(keys)(missing)
+
+    assert store.get("space", keys, compute).ravel().tolist() == list(range(20))
+    assert computed == []

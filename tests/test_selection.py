@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from starlearn.errors import InputError
 from starlearn.query.mixing import mixed, per_answer, scale_of
-from starlearn.query.selection import RunningTop, item_keys, random_n, sub_pool, top_n
+from starlearn.query.selection import RunningTop, item_keys, top_n
 from starlearn.settings import Acquisition
 
 # On a grid, so that scaling and shifting neither makes nor breaks ties by rounding.
@@ -68,7 +68,8 @@ def test_top_n_does_not_depend_on_the_order_of_the_pool(
     chosen = top_n(x, n, keys)
     permuted = top_n(x[order], n, keys[order])
     assert list(order[permuted]) == list(chosen)
-    assert sorted(order[random_n(n, keys[order])]) == sorted(random_n(n, keys))
+    equal = np.zeros_like(x)
+    assert list(order[top_n(equal, n, keys[order])]) == list(top_n(equal, n, keys))
 
 
 def test_ties_are_broken_by_the_seed_not_by_position() -> None:
@@ -81,7 +82,7 @@ def test_random_draws_are_uniform() -> None:
     prompts = [[i] for i in range(20)]
     counts = np.zeros(20)
     for seed in range(600):
-        counts[random_n(5, item_keys(prompts, seed))] += 1
+        counts[top_n(np.zeros(20), 5, item_keys(prompts, seed))] += 1
     # chi-square with 19 degrees of freedom: 43.8 is its 0.999 quantile
     assert ((counts - 150) ** 2 / 150).sum() / 0.75 < 43.8
 
@@ -133,28 +134,9 @@ def test_scores_within_rounding_are_equal() -> None:
     assert top_n(np.array([500 + 1e-8, 500, 1]), 2, keys).tolist() == [0, 1]
 
 
-@settings(deadline=None)
-@given(st.integers(1, 60), st.integers(1, 70), st.integers(0, 5), st.data())
-def test_a_part_of_a_pool_is_the_same_in_any_order_and_in_pieces(
-    m: int, size: int, seed: int, data: st.DataObject
-) -> None:
-    keys = item_keys([[i, 5] for i in range(m)], seed)
-    part = sub_pool(keys, size)
-    assert len(set(part.tolist())) == min(size, m)
-    assert part.tolist() == sorted(part)
-    order = np.array(data.draw(st.permutations(range(m))))
-    assert sorted(order[sub_pool(keys[order], size)]) == part.tolist()
-    running = RunningTop(size)
-    for piece in np.array_split(np.arange(m), data.draw(st.integers(1, 5))):
-        running.add(np.zeros(len(piece)), keys[piece], piece)
-    assert sorted(running.result()) == part.tolist()
-
-
 def test_pieces_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match="at least 1, got 0"):
         RunningTop(0)
-    with pytest.raises(InputError, match="size must be at least 1, got -1"):
-        sub_pool(np.zeros(2, dtype=np.uint64), -1)
     with pytest.raises(InputError, match="2 scores, 1 keys and 2 positions"):
         RunningTop(1).add(np.zeros(2), np.zeros(1, dtype=np.uint64), np.arange(2))
 

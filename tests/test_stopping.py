@@ -19,6 +19,7 @@ from starlearn.query.stopping import (
     exhausted_pool,
     flat_learning_curve,
     low_uncertainty,
+    rounds_of,
     stabilised_predictions,
 )
 
@@ -215,3 +216,19 @@ def test_histories_that_cannot_be_used_are_refused() -> None:
         flat_learning_curve([1, 2, 2], [0, 0, 0], next_labels=5, window=3)
     with pytest.raises(InputError, match="3 label counts, 2 accuracies"):
         flat_learning_curve([1, 2, 3], [0, 0], next_labels=5, window=3)
+
+
+def test_a_learners_own_history_is_read(make_learner: Any, labelled: Any, pool: list) -> None:
+    learner = make_learner().fit(*labelled)
+    for _ in range(2):
+        _, batch = learner.query(pool, 3)
+        learner.teach(batch, ["red", "blue", "green"])
+        pool = [text for text in pool if text not in batch]
+    rounds = rounds_of(learner.rounds_, accuracy=[0.5, 0.6], budget_left=[10, 7, 4])
+    assert [r.n_labels for r in rounds] == [8, 11, 14]
+    assert [r.n_pool for r in rounds] == [48, 45, None]
+    assert [r.accuracy for r in rounds] == [0.5, 0.6, None]
+    assert [r.budget_left for r in rounds] == [10, 7, 4]
+    assert rounds[0].uncertainty == learner.rounds_[0]["query"]["mean_full"]
+    advice = advise(rounds, {"exhausted_pool": {"next_labels": 46}})[0]
+    assert advice.stop

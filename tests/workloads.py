@@ -6,17 +6,25 @@ import numpy as np
 import torch
 
 from starlearn.model.dropout import MonteCarlo
-from starlearn.model.head import head_of
+from starlearn.model.head import Head, head_of
 from starlearn.model.memory import TokenBudget
 from starlearn.model.passes import Sequences, Workload
 
 
 def workload(
-    model: Any, *, tokens: int = 4096, dropout: MonteCarlo | None = None, pad_id: int = 0
+    model: Any,
+    *,
+    tokens: int = 4096,
+    dropout: MonteCarlo | None = None,
+    pad_id: int = 0,
+    head: Head | None = None,
+    by_positions: bool = True,
 ) -> Workload:
     """A model with a bound on its batches."""
     budget = TokenBudget(tokens)
-    return Workload(model, head_of(model), pad_id, budget, dropout=dropout)
+    return Workload(
+        model, head or head_of(model), pad_id, budget, dropout=dropout, by_positions=by_positions
+    )
 
 
 def sequences(input_ids: torch.Tensor, rows: torch.Tensor) -> Sequences:

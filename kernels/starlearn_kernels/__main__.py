@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
-from starlearn_kernels.plan import choose_route, plan_torch
+from starlearn_kernels.plan import plan_torch
+from starlearn_kernels.routes import choose_route
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

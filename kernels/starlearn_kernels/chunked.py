@@ -7,13 +7,17 @@ a block holds R = K * T rows (R = 128, T = 32 tokens) and a tile C columns (C = 
     a tile of the weight    C D 4      =  4.2 MB   (only where it must be upcast or padded)
     the mean over passes    T C 4      =  0.3 MB
     kept logits, K > 1      R V 4      = 16.8 MB   (instead of a second product)
+    oneDNN's results and copies of its inputs (x86 CPUs)
+              2 R C 4 + (R + C) D 4    =  6.6 MB
 None of it grows with N. Per row there are the outputs and six running numbers of 4 bytes.
 
 Why fixed blocks: a row's bits must not depend on the rows beside it. Seen to break this: MKL's
 product changes with the number of rows (below 16; at D = 777 below 80), so blocks have one size,
 padded with zero rows; `torch.exp2` rounds otherwise in the tail of a vector loop, which depends on
-length and threads, so exponentials are natural: MKL's do not. Not seen, but not promised by torch
-either: the order of a sum over passes, so passes are added one by one.
+length and threads, so it gets whole vectors only (`powers_of_two`). Not seen, but not promised by
+torch either: the order of a sum over passes, so passes are added one by one.
+
+Logits are in bits: exp2 costs a quarter of exp on processors where MKL is slow, less elsewhere.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,10 +26,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from starlearn_kernels.plan import ALIGN, TorchPlan, plan_torch
-from starlearn_kernels.stats import FLOOR, EntropyStats, Head, finish, mean_over_passes
+from starlearn_kernels.plan import ALIGN, TorchPlan, plan_torch, slack
+from starlearn_kernels.stats import (
+    FLOOR,
+    LN2,
+    LOG2E,
+    EntropyStats,
+    Head,
+    finish,
+    mean_over_passes,
+)
 
-UNDERFLOW = -87.0
+# In bits; exp2 of it is still a normal number.
+UNDERFLOW = -125.0
 # Members of a group of columns in the search for the second largest logit.
 GROUPS = 32
 
@@ -36,9 +49,11 @@ class Workspace:
 
     hidden: Tensor  # [K, T, D]
     weight: Tensor | None  # [C, D]
+    # Flat, with the slack that `powers_of_two` needs after the last number.
     logits: Tensor  # [R * C]
     spare: Tensor  # [R * C]
     kept: Tensor | None  # [tiles, R * C]
+    onednn: bool
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,9 @@ Look = Callable[[Head, Workspace, Running, int, Tile, Tensor], None]
 
 def chunked(head: Head, max_workspace_mb: float) -> EntropyStats:
     """Statistics of a head by torch alone; arguments as for `sweep`."""
-    return sweep(head, max_workspace_mb, _first_look, _second_look, alpha=head.scale, unit=1.0)
+    return sweep(
+        head, max_workspace_mb, _first_look, _second_look, alpha=head.scale * LOG2E, unit=LN2
+    )
 
 
 def sweep(
@@ -153,13 +170,17 @@ def allocate(head: Head, plan: TorchPlan, exact: torch.dtype) -> Workspace:
     def room(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=head.hidden.device)
 
-    tile = plan.rows * plan.columns
+    tile = plan.rows * plan.columns + slack(plan.rows * plan.columns)
+    # One block, larger than what oneDNN frees after each tile: from the second call on, glibc keeps
+    # what is freed, where it would hand it back and fault it in again (a quarter of the time).
+    pair = room(2, tile)
     return Workspace(
         hidden=room(passes, plan.tokens, width, dtype=exact),
         weight=room(plan.columns, width, dtype=exact) if plan.copy_weight else None,
-        logits=room(tile),
-        spare=room(tile),
+        logits=pair[0],
+        spare=pair[1],
         kept=room(plan.n_tiles, tile) if plan.keep else None,
+        onednn=plan.onednn,
     )
 
 
@@ -223,6 +244,9 @@ def product(head: Head, work: Workspace, weight: Tensor, tile: Tile, alpha: floa
     """alpha * hidden @ weight.T of the loaded block, in float32: [R, C]."""
     hidden = work.hidden.flatten(0, 1)  # [R, D]
     x = tile_view(work, work.logits if work.kept is None else work.kept[tile.index], tile)
+    if work.onednn:
+        out = torch.nn.functional.linear(hidden.to_mkldnn(), weight).to_dense()
+        return torch.mul(out, alpha, out=x)
     if hidden.dtype == torch.float32:
         return torch.addmm(x, hidden, weight.T, beta=0, alpha=alpha, out=x)
     torch.mm(hidden, weight.T, out_dtype=torch.float32, out=x)
@@ -230,15 +254,28 @@ def product(head: Head, work: Workspace, weight: Tensor, tile: Tile, alpha: floa
 
 
 def to_logits(head: Head, tile: Tile, x: Tensor) -> Tensor:
-    """Products to logits in place: bias, cap, and the padding masked last; -inf may stay."""
+    """Products to logits in bits, in place: bias, cap, the padding masked last; -inf may stay."""
     if head.bias is not None:
-        x[:, : tile.used] += head.bias[tile.start : tile.start + tile.used].float()
+        x[:, : tile.used] += head.bias[tile.start : tile.start + tile.used].float() * LOG2E
     if head.softcap is not None:
-        x.div_(head.softcap).tanh_().mul_(head.softcap)
+        cap = head.softcap * LOG2E
+        x.div_(cap).tanh_().mul_(cap)
     # After the cap: masked before it, the padding would become -cap.
     if tile.used < tile.width:
         x[:, tile.used :] = FLOOR
     return x
+
+
+def powers_of_two(x: Tensor, room: Tensor) -> Tensor:
+    """2^x for a tile [R, C] at the start of a flat buffer, written to another, ``room``.
+
+    `torch.exp2` rounds otherwise at the end of a thread's part, where a whole vector does not fit.
+    With some numbers from the slack behind the tile all parts are whole vectors.
+    """
+    count = x.numel()
+    padded = count + slack(count)
+    flat = x.as_strided((padded,), (1,))
+    return torch.exp2(flat, out=room[:padded])[:count].view_as(x)
 
 
 def _first_look(
@@ -246,7 +283,6 @@ def _first_look(
 ) -> None:
     """Add a tile [R, C] to the running numbers of a block; a kept tile becomes logits."""
     to_logits(head, tile, x)
-    spare = work.spare[: x.numel()].view_as(x)
     shifted = work.logits[: x.numel()].view_as(x)  # is x itself where nothing is kept
     top, mass, slope = run.top[block], run.mass[block], run.slope[block]  # [R]
 
@@ -257,12 +293,11 @@ def _first_look(
     new_top = torch.maximum(top, tile_top)
     second = torch.maximum(run.second[block], tile_second)
     run.second[block] = torch.maximum(second, torch.minimum(top, tile_top))
-    fade = torch.exp(top - new_top)
-    torch.sub(x, new_top[:, None], out=shifted)
-    # Below this the exponential underflows, and MKL's takes 50 times as long there.
-    torch.exp(shifted.clamp_(min=UNDERFLOW), out=spare)
-    tile_mass = spare.sum(1)
-    slope.copy_(fade * (slope + (top - new_top) * mass) + spare.mul_(shifted).sum(1))
+    fade = torch.exp((top - new_top) * LN2)
+    torch.sub(x, new_top[:, None], out=shifted).clamp_(min=UNDERFLOW)
+    e = powers_of_two(shifted, work.spare)
+    tile_mass = e.sum(1)
+    slope.copy_(fade * (slope + (top - new_top) * mass) + e.mul_(shifted).sum(1))
     mass.copy_(fade * mass + tile_mass)
     top.copy_(new_top)
 
@@ -274,14 +309,16 @@ def _two_largest(x: Tensor) -> tuple[Tensor, Tensor]:
     stands in the winning group. `topk` over the tile takes ten times as long.
     """
     rows, columns = x.shape
-    if columns < 64:
-        pair = x.topk(2, dim=1).values  # [R, 2]
-        return pair[:, 0], pair[:, 1]
     groups = x.view(rows, GROUPS, columns // GROUPS)
-    best, where = groups.amax(1).topk(2, dim=1)  # [R, 2]
-    winners = groups.gather(2, where[:, None, :1].expand(rows, GROUPS, 1))[..., 0]
-    beside = winners.topk(2, dim=1).values[:, 1]
-    return best[:, 0], torch.maximum(best[:, 1], beside)
+    best, where, others = _without_largest(groups.amax(1))
+    winners = groups.gather(2, where[:, None].expand(rows, GROUPS, 1))[..., 0]
+    return best[:, 0], torch.maximum(others, _without_largest(winners)[2])
+
+
+def _without_largest(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Largest of each row and its column, [R, 1], and the largest of the others, [R]."""
+    best, where = values.max(1, keepdim=True)
+    return best, where, values.scatter_(1, where, FLOOR).amax(1)
 
 
 def _pick_target(
@@ -310,10 +347,11 @@ def _second_look(
     if work.kept is None:
         to_logits(head, tile, x)
     shape = (*work.hidden.shape[:2], tile.width)  # K, T, C
-    logp = x.sub_((run.top[block] + run.mass[block].log())[:, None]).clamp_(min=UNDERFLOW)  # [R, C]
-    p = torch.exp(logp, out=work.spare[: x.numel()].view_as(x))
+    norm = run.top[block] + run.mass[block].log() * LOG2E  # [R]
+    logp = x.sub_(norm[:, None]).clamp_(min=UNDERFLOW)  # [R, C]
+    p = powers_of_two(logp, work.spare)
     mean = mean_over_passes(p.view(shape))  # [T, C]
-    logp.view(shape).sub_(mean.log_())
+    logp.view(shape).sub_(mean.log_().mul_(LOG2E))
     share = p.mul_(logp).sum(1).view(shape[:2])  # [K, T]
     run.information[block] += mean_over_passes(share)
 

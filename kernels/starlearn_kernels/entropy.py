@@ -7,8 +7,8 @@ from torch import Tensor
 
 from starlearn_kernels.checks import check_choice, check_head, check_number
 from starlearn_kernels.chunked import chunked
-from starlearn_kernels.plan import ROUTES, choose_route
 from starlearn_kernels.reference import reference
+from starlearn_kernels.routes import ROUTES, choose_route
 from starlearn_kernels.stats import EntropyStats, Head
 
 
@@ -44,7 +44,8 @@ def linear_entropy(
     softcap : float, optional
         Final soft cap (Gemma 2).
     route : {"auto", "reference", "torch", "triton-fused", "triton-chunk"}
-        "auto" looks at device, dtype, K, D and V, never at N or at values.
+        "auto" takes what the benchmark found fastest at the nearest device, dtype, K, D and V
+        (routes.csv); it never looks at N or at values.
     max_workspace_mb : float
         Bound on memory besides inputs and outputs, in MB of 10^6 bytes. More may be faster with
         K > 1: where the logits of a block can be kept, the product is not computed twice. Not a
@@ -73,7 +74,10 @@ def linear_entropy(
     budget = check_number("max_workspace_mb", max_workspace_mb, "a number above 0")
     passes, _, width, vocabulary = head.sizes
     if route == "auto":
-        route = choose_route(hidden.device, weight.dtype, passes, width, vocabulary).route
+        device, dtype = hidden.device, weight.dtype
+        route = choose_route(
+            device, dtype, passes, width, vocabulary, hidden_dtype=hidden.dtype
+        ).route
     with torch.no_grad():
         stats = _route(route)(head, budget)
     return stats if hidden.dim() == 3 else stats.squeezed()

@@ -31,6 +31,7 @@ from starlearn_kernels.chunked import (
     load_rows,
     load_weight,
     plan_for,
+    powers_of_two,
     product,
     product_dtype,
     tiles,
@@ -39,7 +40,7 @@ from starlearn_kernels.chunked import (
 from starlearn_kernels.entropy import linear_entropy
 from starlearn_kernels.plan import GROUP, TorchPlan
 from starlearn_kernels.segments import segment_reduce
-from starlearn_kernels.stats import FLOOR, Head
+from starlearn_kernels.stats import FLOOR, LN2, LOG2E, Head
 
 TINY = torch.finfo(torch.float32).tiny
 # The exact routes promise an error of at most this times max(1, largest logit).
@@ -205,28 +206,27 @@ def _block_bounds(
 ) -> tuple[Tensor, Tensor]:
     """Bounds of the loaded block of tokens, two times [T]."""
     passes, tokens = work.hidden.shape[:2]
-    top = room.new_full((plan.rows,), FLOOR)  # [R]
+    top = room.new_full((plan.rows,), FLOOR)  # [R], in bits
     mass, gap = torch.zeros_like(top), torch.zeros_like(top)  # [R]
     tops = room.new_empty(plan.n_tiles, plan.rows)  # the maximum that each tile's sums refer to
     for tile in tiles(plan):
-        x = product(head, work, load_weight(head, work, tile), tile, head.scale)
+        x = product(head, work, load_weight(head, work, tile), tile, head.scale * LOG2E)
         to_logits(head, tile, x).clamp_(min=FLOOR)  # [R, C]
         new_top = torch.maximum(top, x.amax(1))
         e = torch.sub(x, new_top[:, None], out=work.spare[: x.numel()].view_as(x))
-        e.clamp_(min=UNDERFLOW).exp_()
+        powers_of_two(e.clamp_(min=UNDERFLOW), work.spare)
         torch.sum(e.view(plan.rows, GROUP, -1), 1, out=_grouped(room, plan, tile))
         by_pass = x.view(passes, tokens, -1)
         by_pass -= by_pass.mean(0)
-        fade = torch.exp(top - new_top)
+        fade = torch.exp((top - new_top) * LN2)
         mass = fade * mass + e.sum(1)
         gap = fade * gap + e.mul_(x).sum(1)
         top = tops[tile.index] = new_top
-    norm = top + mass.log()  # [R]
-    upper = (gap / mass).view(passes, tokens).mean(0)
+    upper = LN2 * (gap / mass).view(passes, tokens).mean(0)
     lower = torch.zeros_like(upper)
     for tile in tiles(plan):
         logq = _grouped(room, plan, tile).clamp_(min=TINY).log_()
-        logq += (tops[tile.index] - norm)[:, None]
+        logq += ((tops[tile.index] - top) * LN2 - mass.log())[:, None]
         q = logq.exp().view(passes, tokens, -1)  # [K, T, C / 16]
         ratio = logq.view_as(q) - q.mean(0).clamp_(min=TINY).log_()
         lower += q.mul_(ratio).sum(-1).mean(0)
@@ -240,7 +240,7 @@ def _grouped(room: Tensor, plan: TorchPlan, tile: Tile) -> Tensor:
 
 def _widened(lower: Tensor, upper: Tensor, top: Tensor, passes: int) -> tuple[Tensor, Tensor]:
     """With room for rounding, inside 0 .. log K; NaN where a pass is unknown."""
-    slack = ROUNDING * top.abs().amax(0).clamp(min=1)  # [T]
+    slack = ROUNDING * (LN2 * top).abs().amax(0).clamp(min=1)  # [T]
     ceiling = math.log(passes)
     unknown = torch.isnan(upper) | torch.isnan(lower) | (top <= FLOOR).any(0)
     low = (lower - slack).clamp(0, ceiling)

@@ -236,6 +236,8 @@ def second_look(
         )  # fmt: skip
         x = to_bits(acc, columns, bias_ptr, alpha, cap, vocabulary, HAS_BIAS, HAS_CAP)
         logp = tl.reshape(x - norm[:, None], (TOKENS, K_PAD, BLOCK_V))
+        # Tiles of another shape round otherwise: the last bit of a logit of 1e20 would overflow.
+        logp = tl.minimum(logp, 0.0, propagate_nan=tl.PropagateNan.ALL)
         p = tl.exp2(logp)
         mean = tl.sum(p, 1) / K  # [TOKENS, BLOCK_V]
         log_mean = tl.log2(tl.where(mean < TINY, TINY, mean))

@@ -16,7 +16,7 @@ def as_items(X: Any, name: str = "X") -> list[Item]:
 
     Parameters
     ----------
-    X : list, tuple, iterator, 1-D array, pandas Series or DataFrame, or datasets.Dataset
+    X : list, tuple, iterator, 1-D array, pandas Series or DataFrame, datasets.Dataset or Pool
         m items: strings, or dicts of template fields. Rows of a DataFrame and of a Dataset
         become dicts. A Series is read by position, never by its index.
     name : str

@@ -1,7 +1,7 @@
 """Pools on disk: rows are read when they are needed, so that a pool of any size fits."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,10 @@ class Pool:
     def shape(self) -> tuple[int]:
         """(m,), which modAL asks for."""
         return (len(self),)
+
+    def __iter__(self) -> Iterator[Item]:
+        """Give all rows, one after the other."""
+        return iter(self.dataset)
 
     def __getitem__(self, index: Any) -> Any:
         """Return one row for a number, or a list of rows for a slice or an array of positions."""

@@ -81,14 +81,20 @@ def attach_fresh(backbone: Backbone, lora: LoRA, seed: int) -> Any:
         except ValueError as error:
             raise InputError(
                 f"LoRA(target_modules={lora.target_modules!r}) does not fit "
-                f"{backbone.source}: {error}"
+                f"{backbone.source}: {str(error).rstrip('.')}. Name linear layers that it has, "
+                "such as those of its attention: LoRA(target_modules=['q_proj', 'v_proj'])."
             ) from error
-    if isinstance(backbone.model.get_output_embeddings(), BaseTunerLayer):
-        detach(backbone)
-        raise InputError(
-            f"LoRA(target_modules={lora.target_modules!r}) would adapt the output head of "
-            f"{backbone.source}, which starlearn reads as a part of the base model. Leave it out."
-        )
+    ends = {
+        "output head": backbone.model.get_output_embeddings(),
+        "token embeddings": backbone.model.get_input_embeddings(),
+    }
+    for name, module in ends.items():
+        if isinstance(module, BaseTunerLayer):
+            detach(backbone)
+            raise InputError(
+                f"LoRA(target_modules={lora.target_modules!r}) would adapt the {name} of "
+                f"{backbone.source}, which starlearn takes from the base model. Leave it out."
+            )
     return backbone.peft_model
 
 

@@ -10,8 +10,7 @@ from starlearn_kernels import segment_reduce
 from torch import Tensor
 
 from starlearn.data.tokens import Batch
-from starlearn.model.passes import Sequences, Workload, refuse_beyond_window, row_hidden
-from starlearn.model.structure import attention_window
+from starlearn.model.passes import Sequences, Workload, row_hidden
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,6 @@ def answer_statistics(
         Every answer has at least one token.
     keys : ndarray of shape (m,)
         A number for each item; masks per token are drawn by it.
-
-    Raises
-    ------
-    InputError
-        When dropout acts at the answer only and an item is longer than a sliding window.
     """
     n_passes, n_items = work.n_passes, len(prompts)
     found = AnswerStatistics(
@@ -59,8 +53,6 @@ def answer_statistics(
         [(len(p), len(a)) for p, a in zip(prompts, answers, strict=True)], dtype=np.intp
     ).reshape(-1, 2)
     split = work.dropout is not None and work.dropout.answer_only
-    if split:
-        refuse_beyond_window(np.flatnonzero(lengths.sum(axis=1) > attention_window(work.model)))
 
     def compute(batch: Batch) -> None:
         chosen = [answers[i] for i in batch.indices]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -25,7 +26,9 @@ from transformers.utils import logging as transformers_logging
 from starlearn.embedded.location import model_folder
 from starlearn.errors import InputError, UntrustedFileError
 from starlearn.model.head import Head, head_of
+from starlearn.model.layout import goes_by_positions, refuse_recurrent
 from starlearn.model.memory import CPU_TOKENS, CPU_WRITTEN, GPU_TOKENS, TokenBudget
+from starlearn.model.structure import attention_window
 
 QUANTIZATIONS = ("nf4", "fp4", "none")
 IDENTITY = (
@@ -40,8 +43,8 @@ IDENTITY = (
 """Files that decide, with the weights, what a base model answers."""
 
 
-COMPUTES = ("torch", "transformers", "peft", "bitsandbytes")
-"""Libraries whose versions may change the last bits of a score."""
+COMPUTES = ("starlearn", "torch", "transformers", "peft", "bitsandbytes")
+"""Libraries whose versions may change a score, if only its last bits."""
 
 
 class Backbone:
@@ -60,7 +63,8 @@ class Backbone:
     Raises
     ------
     InputError
-        When the folder is not there, is not a model, has no weights, or the hub id cannot be had.
+        When the folder is not there, is not a model, has no weights, or the hub id cannot be had;
+        when the model has recurrent layers.
     UntrustedFileError
         When the weights are a format that can run code, or the configuration asks for code.
     """
@@ -85,6 +89,7 @@ class Backbone:
                 f"The model {self.source} asks to run code of its own (auto_map in its "
                 "configuration). starlearn does not; use a model that transformers knows itself."
             )
+        refuse_recurrent(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(self.config), None), self.config)
         self.tokenizer = _from_hub(AutoTokenizer, self.source)
 
     @property
@@ -106,7 +111,8 @@ class Backbone:
     def context(self) -> int:
         """Longest sequence in tokens that the model was made for."""
         text_config = self.config.get_text_config()
-        return int(getattr(text_config, "max_position_embeddings", 2**31 - 1))
+        names = ("max_position_embeddings", "max_seq_len")  # the second: MPT
+        return int(next(filter(None, (getattr(text_config, n, None) for n in names)), 2**31 - 1))
 
     @property
     def eos_id(self) -> int:
@@ -148,6 +154,16 @@ class Backbone:
     def head(self) -> Head:
         """The output head of the base model, which no adapter changes."""
         return head_of(self.model)
+
+    @cached_property
+    def by_positions(self) -> bool:
+        """Whether trees of choices can be laid out in a row for this model."""
+        return goes_by_positions(self.model)
+
+    @property
+    def window(self) -> float:
+        """Tokens that every layer can look back on."""
+        return attention_window(self.config)
 
     @cached_property
     def budget(self) -> TokenBudget:

@@ -13,8 +13,8 @@ from starlearn.data.tokens import Batch
 from starlearn.errors import InputError
 from starlearn.model.head import Head
 from starlearn.model.memory import renumbered
-from starlearn.model.passes import Sequences, Workload, refuse_beyond_window, row_hidden
-from starlearn.model.structure import attention_window
+from starlearn.model.passes import Sequences, Workload, row_hidden
+from starlearn.model.structure import attention_window, causal_model
 
 
 @dataclass(frozen=True)
@@ -205,12 +205,6 @@ def choice_distribution(
     Returns
     -------
     ndarray of shape (K, m, C)
-
-    Raises
-    ------
-    InputError
-        When an item is longer than a sliding attention window and dropout acts at the answer
-        only: behind keys and values that are kept, the window cannot be told.
     """
     head, device = work.head, work.head.device
     scores = np.zeros((work.n_passes, len(prompts), len(tree.paths)))
@@ -246,11 +240,11 @@ def _plan(
     """Say which items are scored with which tree, and which choices' columns that fills.
 
     A tree needs a mask of its own, which would let layers with a sliding window look back over
-    it; items that long are scored choice by choice. The item alone decides, not its company.
+    it; items that long are scored choice by choice. So are all where the model counts places in the
+    row. The item alone decides, not its company.
     """
-    long = np.array([len(p) + len(tree.tokens) for p in prompts]) > attention_window(work.model)
-    if work.dropout is not None and work.dropout.answer_only:
-        refuse_beyond_window(np.flatnonzero(long))
+    window = attention_window(causal_model(work.model).config) if work.by_positions else 0
+    long = np.array([len(p) + len(tree.tokens) for p in prompts]) > window
     long &= len(tree.tokens) > 0
     yield np.flatnonzero(~long), tree, slice(0, len(tree.paths))
     if long.any():

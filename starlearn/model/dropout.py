@@ -152,6 +152,11 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def _has_dropout(adapted: list[Any]) -> bool:
+    drops = (layer.lora_dropout[name] for layer in adapted for name in layer.active_adapters)
+    return any(isinstance(drop, nn.Dropout) for drop in drops)
+
+
 @contextmanager
 def mc_dropout(
     model: Any,
@@ -226,6 +231,11 @@ def mc_dropout(
                 else:
                     stand_in(layer.lora_dropout, name, TokenMasks(draw.by_token, passes))
                 passes.n_modules += 1
+        if not passes.n_modules and layers is not None and _has_dropout(adapted):
+            raise InputError(
+                f"The adapter has no weights in the top {layers} layers, so that all passes would "
+                "be the same. Use Acquisition(mc_layers=None), or other LoRA(target_modules=...)."
+            )
         if not passes.n_modules:
             raise InputError(
                 f"{n_passes} Monte-Carlo passes need dropout on the adapter, and it has none "

@@ -21,7 +21,12 @@ copies all keys and values, a finished row costs its share of every further step
 
 @torch.no_grad()
 def generate_answers(
-    work: Workload, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, eos_id: int
+    work: Workload,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    eos_id: int,
+    context: int,
 ) -> list[list[int]]:
     """Let the model answer, greedily, without dropout.
 
@@ -32,6 +37,8 @@ def generate_answers(
     prompts : sequence of token sequences, length m
     max_new_tokens : int
     eos_id : int
+    context : int
+        Longest sequence that the model was made for; padding must not go beyond it either.
 
     Returns
     -------
@@ -42,7 +49,7 @@ def generate_answers(
     widths = padded_lengths([len(prompt) for prompt in prompts], GRAINS)
 
     def compute(batch: Batch) -> None:
-        width = batch.parts[0]
+        width = min(batch.parts[0], context - max_new_tokens)
         chosen = [prompts[i] for i in batch.indices]
         written = _write(work, chosen, width, max_new_tokens, eos_id)
         for index, answer in zip(batch.indices, written, strict=True):

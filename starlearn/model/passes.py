@@ -5,14 +5,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 
 from starlearn.data.tokens import Batch
-from starlearn.errors import InputError, listed
 from starlearn.model.dropout import MonteCarlo
 from starlearn.model.head import Head
 from starlearn.model.memory import TokenBudget
@@ -32,6 +29,8 @@ class Workload:
     """A bound on the budget that the user has set."""
     dropout: MonteCarlo | None = None
     """K passes with dropout, or one without."""
+    by_positions: bool = True
+    """Whether trees can be laid out in a row; see `layout.goes_by_positions`."""
     progress: Callable[[int, int], object] = lambda items, tokens: None
     """Called with the items and the padded tokens that were finished."""
 
@@ -107,20 +106,6 @@ def row_hidden(model: Any, batch: Sequences, dropout: MonteCarlo | None = None) 
     else:
         states = _whole(model, batch, dropout)
     return states[:, :n_items].flatten(1, 2)
-
-
-def refuse_beyond_window(rows: NDArray[np.intp]) -> None:
-    """Raise InputError for items that are longer than a sliding window of attention.
-
-    Behind keys and values that are kept from the prompt, the mask is ours, and the same in all
-    layers: it cannot tell which of them have a window.
-    """
-    if len(rows):
-        names = listed([f"row {row}" for row in rows])
-        raise InputError(
-            f"{len(rows)} items are longer than the model's sliding attention window: {names}. "
-            "Acquisition(mc_scope='answer') cannot score them: use mc_scope='all', or remove them."
-        )
 
 
 def _whole(model: Any, batch: Sequences, dropout: MonteCarlo | None) -> Tensor:
@@ -244,8 +229,9 @@ def _last_mlp_at(
 ) -> Iterator[None]:
     """Compute the last layer's feed-forward part at the wanted rows only.
 
-    Nothing behind the last layer looks at another row. Models that keep this part elsewhere
-    compute all rows; so do masks per token, which need the rows' places.
+    Nothing behind the last layer looks at another row. Models that keep this part elsewhere, or
+    give it more than the states (BLOOM: the residual), compute all rows; so do masks per token,
+    which need the rows' places.
     """
     layers = decoder_layers(model)
     mlp = None if layers is None else getattr(layers[-1], "mlp", None)
@@ -257,17 +243,24 @@ def _last_mlp_at(
     places = rows[:, torch.arange(max(n_rows, least), device=rows.device).clamp(max=n_rows - 1)]
     whole: list[Tensor] = []
 
-    def before(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if len(args) != 1 or kwargs or args[0].dim() != 3:
+            return None
         whole.append(args[0])
-        return (_gathered(args[0], places, n_passes).flatten(0, 1), *args[1:])
+        return (_gathered(args[0], places, n_passes).flatten(0, 1),), kwargs
 
     def after(_: Any, __: Any, output: Any) -> Any:
+        if not whole:
+            return None
         if isinstance(output, tuple):  # experts give their router's numbers too
             return (after(_, __, output[0]), *output[1:])
         index = places.repeat(n_passes, 1)[:, :, None].expand(-1, -1, output.shape[-1])
         return torch.zeros_like(whole.pop()).scatter_(1, index, output)
 
-    hooks = [mlp.register_forward_pre_hook(before), mlp.register_forward_hook(after)]
+    hooks = [
+        mlp.register_forward_pre_hook(before, with_kwargs=True),
+        mlp.register_forward_hook(after),
+    ]
     try:
         yield
     finally:

@@ -27,8 +27,8 @@ def decoder_layers(model: Any) -> Any:
     return next((found for found in lists if len(found) == count), None)
 
 
-def attention_window(model: Any) -> float:
+def attention_window(config: Any) -> float:
     """Return the tokens that every layer can look back on; infinite without a sliding window."""
-    config = causal_model(model).config.get_text_config()
-    names = ("sliding_window", "attention_chunk_size")
+    config = config.get_text_config()
+    names = ("sliding_window", "attention_chunk_size", "window_size")  # the last: GPT-Neo
     return min(getattr(config, name, None) or float("inf") for name in names)

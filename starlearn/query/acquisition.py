@@ -11,16 +11,19 @@ from sklearn.base import clone
 from starlearn.data.stream import Rows, rows_of
 from starlearn.errors import NotFiniteError, listed
 from starlearn.model.memory import renumbered
-from starlearn.query.columns import column
+from starlearn.query.budget import Budget, within_budget
+from starlearn.query.columns import column, counted
+from starlearn.query.drawing import Draw, best_places
 from starlearn.query.mixing import exact_sum, mixed, per_answer, pieces
 from starlearn.query.progress import ItemBar
 from starlearn.query.scoring import Scorer
-from starlearn.query.selection import item_keys, random_n, top_n
+from starlearn.query.selection import item_keys
+from starlearn.randomness import derived_seed
 from starlearn.settings import Acquisition
-from starlearn.tasks import Item
+from starlearn.tasks import Item, Task
 
-Encode = Callable[[Sequence[Item], NDArray[np.intp]], list[list[int]]]
-"""Turns items to prompts; the positions are for complaints."""
+Encode = Callable[..., list[list[int]]]
+"""Turns items to prompts: items, their rows for complaints, and `room=` for another answer."""
 Column = NDArray[np.float64]
 
 
@@ -130,63 +133,98 @@ class Plan:
 
     def uncertainty(self) -> Uncertainty:
         """Score all items, with the model's answers."""
-        scores = PoolScores.empty(np.arange(len(self.rows)), keep_answers=True)
+        scores = PoolScores.empty(counted(len(self.rows)), keep_answers=True)
         self._fill(scores, self.acquisition.n_passes)
-        return combine(scores, self.acquisition, weight=self.weight, trained=self._trained)
+        return combine(scores, self.acquisition, weight=self.weight, trained=self.trained)
 
     def ranked(self, n: int) -> Ranked:
         """Score what the settings ask for, so that a batch of n can be drawn from it."""
         part = self.acquisition
         scores = PoolScores.empty(self._positions(n), keep_answers=False)
-        everything = np.arange(len(scores.positions))
-        screened = part.screen is not None and part.n_passes > 1 and self._trained
+        everything = counted(len(scores.positions))
+        screened = part.screen is not None and part.n_passes > 1 and self.trained
         self._fill(scores, 1 if screened else part.n_passes)
         if not screened:
             return Ranked(scores, self._combined(scores), everything)
         first = combine(scores, screening(part), weight=self.weight, trained=True)
         wanted = min(n * int(part.screen or 1), len(everything))
-        best = np.sort(top_n(first.mixed, wanted, scores.keys))
+        best = np.sort(best_places(first.mixed, scores.keys, everything, wanted))
         self._fill(scores, part.n_passes, only=best)
         return Ranked(scores, self._combined(scores), best)
 
-    def chosen(self, ranked: Ranked, n: int) -> tuple[NDArray[np.intp], Column]:
-        """Draw a batch of n: rows of the pool, best first, and their uncertainty."""
-        values = ranked.uncertainty.mixed[ranked.places]
-        best = ranked.places[top_n(values, n, ranked.scores.keys[ranked.places])]
-        return ranked.scores.positions[best], np.asarray(ranked.uncertainty.mixed[best])
+    def chosen(
+        self, ranked: Ranked, n: int, task: Task, asked: Sequence[Item], budget: Budget | None
+    ) -> tuple[NDArray[np.intp], Column]:
+        """Draw a batch of n, or what the budget allows: rows of the pool, and their uncertainty."""
+        positions = ranked.scores.positions
+        draw = Draw(
+            self.acquisition,
+            task,
+            np.random.default_rng(derived_seed(self.seed, "diversity")),
+            lambda places: rows_of(self.rows, positions[places]),
+            lambda items, places: self.embeddings(
+                items, None if places is None else positions[places]
+            ),
+            asked,
+            budget,
+        )
+        best = draw.batch(ranked.uncertainty.mixed, ranked.scores.keys, ranked.places, n)
+        return positions[best], np.asarray(ranked.uncertainty.mixed[best])
 
-    def random(self, n: int) -> NDArray[np.intp]:
-        """Draw n rows of the pool at random; what an item says and the seed decide."""
-        keys = column(len(self.rows), np.uint64)
-        for start in range(0, len(keys), self.acquisition.chunk_size):
-            positions = np.arange(start, min(start + self.acquisition.chunk_size, len(keys)))
-            keys[positions] = item_keys(self.prompts(positions), self.seed)
-        return random_n(n, keys)
+    def embeddings(self, items: Sequence[Item], rows: NDArray[np.intp] | None = None) -> Column:
+        """Return the base model's mean hidden state of each item, [c, D]; `rows` name them."""
+        parts = []
+        size = self.acquisition.chunk_size
+        rows = np.arange(len(items)) if rows is None else rows
+        prompts = self.encode(items, rows, room=0)  # a labelled item may leave no room
+        with self.scorer.ready(), ItemBar("embedding", len(items), self.verbose) as bar:
+            for start in range(0, len(items), size):
+                with renumbered(rows[start : start + size]):
+                    parts.append(self.scorer.embeddings(prompts[start : start + size], bar))
+                bar.finish(len(parts[-1]))
+        return np.concatenate(parts)
+
+    def random(self, n: int, budget: Budget | None = None) -> tuple[NDArray[np.intp], Column]:
+        """Draw n rows at random, or what the budget allows; nothing is known of them."""
+        drawn = self._drawn(n, self.seed)
+        if budget is not None:
+            costs = budget.costs(rows_of(self.rows, drawn))
+            drawn = drawn[within_budget(np.arange(n), costs, budget.remaining)]
+        return drawn, np.full(len(drawn), np.nan)
+
+    def _drawn(self, n: int, seed: int) -> NDArray[np.intp]:
+        """Draw n rows at random; what an item says and the seed decide."""
+        m = len(self.rows)
+        keys = column(m, np.uint64)
+        for start in range(0, m, self.acquisition.chunk_size):
+            positions = np.arange(start, min(start + self.acquisition.chunk_size, m))
+            keys[positions] = item_keys(self.prompts(positions), seed)
+        # Of equal scores those with the smallest keys come first: as good as drawn.
+        return best_places(column(m), keys, counted(m), n)
 
     def prompts(self, positions: NDArray[np.intp]) -> list[list[int]]:
         """Return the prompts of some rows of the pool."""
         return self.encode(rows_of(self.rows, positions), positions)
 
     @property
-    def _trained(self) -> bool:
+    def trained(self) -> bool:
+        """Whether there is an adapter yet."""
         return self.scorer.adapter is not None
 
     def _combined(self, scores: PoolScores) -> Uncertainty:
-        return combine(scores, self.acquisition, weight=self.weight, trained=self._trained)
+        return combine(scores, self.acquisition, weight=self.weight, trained=self.trained)
 
     def _positions(self, n: int) -> NDArray[np.intp]:
         """Rows of the pool to score: all, or a sub-pool of at least n."""
         size = self.acquisition.sub_pool
         if size is None or size >= len(self.rows):
-            return np.arange(len(self.rows))
-        return np.sort(self.random(max(size, n)))
+            return counted(len(self.rows))
+        return np.sort(self._drawn(max(size, n), derived_seed(self.seed, "sub-pool")))
 
     def _fill(
         self, scores: PoolScores, n_passes: int, only: NDArray[np.intp] | None = None
     ) -> None:
-        score_pool(
-            self, scores, n_passes, np.arange(len(scores.positions)) if only is None else only
-        )
+        score_pool(self, scores, n_passes, counted(len(scores.positions)) if only is None else only)
 
 
 def screening(acquisition: Acquisition) -> Acquisition:
@@ -215,7 +253,7 @@ def score_pool(plan: Plan, scores: PoolScores, n_passes: int, places: NDArray[np
         When one item alone does not fit into memory.
     """
     size = plan.acquisition.chunk_size
-    kept = _checked_prompts(plan, scores.positions[places])
+    kept = _checked_prompts(plan, scores.positions[places], n_passes)
     with plan.scorer.ready(), ItemBar("query", len(places), plan.verbose) as bar:
         for start in range(0, len(places), size):
             part = places[start : start + size]
@@ -233,17 +271,22 @@ def score_pool(plan: Plan, scores: PoolScores, n_passes: int, places: NDArray[np
             bar.finish(len(positions))
 
 
-def _checked_prompts(plan: Plan, positions: NDArray[np.intp]) -> list[list[int]] | None:
+def _checked_prompts(
+    plan: Plan, positions: NDArray[np.intp], n_passes: int
+) -> list[list[int]] | None:
     """Encode all items before the model is loaded, so that one too long is found at once.
 
     Prompts of usual pools are kept; those of large ones are made again when they are scored, which
     costs a few per cent of the scoring.
     """
     kept: list[list[int]] = []
-    for start in range(0, len(positions), KEPT_PROMPTS):
-        prompts = plan.prompts(positions[start : start + KEPT_PROMPTS])
+    size = plan.acquisition.chunk_size
+    for start in range(0, len(positions), size):
+        rows = positions[start : start + size]
+        prompts = plan.prompts(rows)
+        plan.scorer.check(prompts, rows, n_passes)
         if len(positions) <= KEPT_PROMPTS:
-            kept = prompts
+            kept += prompts
     return kept or None
 
 

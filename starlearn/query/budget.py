@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from starlearn.errors import InputError, listed
 from starlearn.tasks import Item
 
+PIECE = 2048  # rows of a pool whose prices are checked at a time
 SLACK = 1e-9  # relative: three times 0.1 is within a budget of 0.3, which in floats it is not
 
 
@@ -60,12 +61,28 @@ class Budget:
         """What is left; never below 0."""
         return max(self.total - self.spent, 0.0)
 
-    def costs(self, items: Sequence[Item]) -> NDArray[np.float64]:
+    @property
+    def each(self) -> bool:
+        """Whether each item has a price of its own."""
+        return isinstance(self.cost, str) or callable(self.cost)
+
+    @property
+    def most(self) -> int:
+        """How many labels can be bought at the most; 2^31 - 1 where each has a price of its own."""
+        if isinstance(self.cost, str) or callable(self.cost):
+            return 2**31 - 1
+        return int(self.remaining * (1 + SLACK) / self.cost)
+
+    def costs(
+        self, items: Sequence[Item], rows: Sequence[int] | None = None
+    ) -> NDArray[np.float64]:
         """Return what the label of each item costs.
 
         Parameters
         ----------
         items : sequence of str or dict, length m
+        rows : sequence of int, optional
+            What to call the items in complaints; by default 0 .. m - 1.
 
         Returns
         -------
@@ -77,9 +94,9 @@ class Budget:
             When a cost is missing, no number, NaN, infinite, 0 or negative; names the rows.
         """
         if isinstance(self.cost, str):
-            return checked_costs(_field_values(items, self.cost))
+            return checked_costs(_field_values(items, self.cost, rows), rows)
         if callable(self.cost):
-            return checked_costs([self.cost(item) for item in items])
+            return checked_costs([self.cost(item) for item in items], rows)
         return np.full(len(items), float(self.cost))
 
     def spend(self, costs: NDArray[np.float64]) -> "Budget":
@@ -97,6 +114,27 @@ class Budget:
                 f"{self.total:g}. Buy fewer, or raise the total."
             )
         return replace(self, spent=min(self.spent + bill, self.total))
+
+
+def check_budget(budget: Any, rows: Any) -> None:
+    """Raise InputError unless it is None, or a Budget that knows what every item of a pool costs.
+
+    Parameters
+    ----------
+    budget : object
+    rows : sequence of m items, in memory or on disk
+    """
+    if budget is None:
+        return
+    if not isinstance(budget, Budget):
+        raise InputError(
+            f"budget must be a Budget, got {budget!r:.60}. Write budget=Budget(100), or "
+            "Budget(100, cost='price') where each item has a price."
+        )
+    if budget.each:
+        for start in range(0, len(rows), PIECE):
+            piece = rows[start : start + PIECE]
+            budget.costs(piece, range(start, start + len(piece)))
 
 
 def within_budget(
@@ -188,11 +226,14 @@ def uncertainty_per_cost(
     return scores / costs
 
 
-def checked_costs(costs: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
+def checked_costs(
+    costs: Sequence[Any] | NDArray[Any], rows: Sequence[int] | None = None
+) -> NDArray[np.float64]:
     """Return costs as numbers above 0, or say which rows have none."""
+    numbers = costs.tolist() if isinstance(costs, np.ndarray) else costs
     wrong = [
         f"row {row}: {cost!r:.40}"
-        for row, cost in enumerate(costs.tolist() if isinstance(costs, np.ndarray) else costs)
+        for row, cost in zip(rows or range(len(costs)), numbers, strict=True)
         if not _is_price(cost)
     ]
     if wrong:
@@ -209,10 +250,12 @@ def _is_price(value: Any) -> bool:
     return math.isfinite(value) and float(value) > 0
 
 
-def _field_values(items: Sequence[Item], field: str) -> list[Any]:
+def _field_values(
+    items: Sequence[Item], field: str, rows: Sequence[int] | None = None
+) -> list[Any]:
     missing = [
         f"row {row} has " + (f"the fields {sorted(item)}" if isinstance(item, Mapping) else "none")
-        for row, item in enumerate(items)
+        for row, item in zip(rows or range(len(items)), items, strict=True)
         if not isinstance(item, Mapping) or field not in item
     ]
     if missing:

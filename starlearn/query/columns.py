@@ -29,6 +29,15 @@ def column(length: int, dtype: Any = np.float64) -> NDArray[Any]:
         return np.memmap(file, dtype=dtype, mode="w+", shape=(length,))
 
 
+def counted(length: int) -> NDArray[np.intp]:
+    """Make a column of 0 .. length - 1."""
+    numbers = column(length, np.intp)
+    for start in range(0, length, IN_MEMORY):
+        end = min(start + IN_MEMORY, length)
+        numbers[start:end] = np.arange(start, end)
+    return numbers
+
+
 def empty_like(values: NDArray[Any]) -> NDArray[Any]:
     """Make a column of the same length and type."""
     return column(len(values), values.dtype)

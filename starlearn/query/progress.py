@@ -24,6 +24,8 @@ class ItemBar:
         self._bar: Any = tqdm(total=total, desc=title, unit="item", disable=not verbose)
         self._title = title
         self._counts = False
+        self.seconds: dict[str, float] = {}
+        """Time spent in each stage."""
         self._finished = 0
         self._tokens = 0
         self._began = time.perf_counter()
@@ -39,10 +41,12 @@ class ItemBar:
         """Say what is being done, and whether an item is done with it."""
         self._bar.set_description(f"{self._title}: {name}", refresh=False)
         before, self._counts = self._counts, counts
+        began = time.perf_counter()
         try:
             yield
         finally:
             self._counts = before
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
     def advance(self, items: int, tokens: int) -> None:
         """Count the model's work: items of the current stage, and padded tokens over all passes."""

@@ -5,7 +5,7 @@ import sqlite3
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from zlib import crc32
@@ -83,11 +83,12 @@ class ScoreStore:
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self._memory: OrderedDict[tuple[str, bytes], Row] = OrderedDict()
         self._bytes = 0
-        self._known: dict[str, int] = {}
         self._database: sqlite3.Connection | None = None
         if folder is not None:
             self._file = Path(folder) / "scores.sqlite"
             self._database = _opened(self._file)
+        self._process = os.getpid()
+        self._parents: list[sqlite3.Connection] = []
 
     def get(self, space: str, keys: Sequence[bytes], compute: Callable[[list[int]], Row]) -> Row:
         """Return a row for each key; what is not there yet is computed first, and kept.
@@ -104,7 +105,8 @@ class ScoreStore:
         -------
         ndarray of shape (m, width)
         """
-        found = self._read(space, keys)
+        self._own()
+        found = self.known(space, keys)
         first = {key: position for position, key in reversed(list(enumerate(keys)))}
         missing = sorted(position for key, position in first.items() if key not in found)
         if missing:
@@ -114,13 +116,14 @@ class ScoreStore:
             found |= new
         return np.stack([found[key] for key in keys])
 
-    def _read(self, space: str, keys: Sequence[bytes]) -> dict[bytes, Row]:
+    def known(self, space: str, keys: Sequence[bytes]) -> dict[bytes, Row]:
+        """Return the rows that are kept of these keys."""
         if self._database is None:
             pairs = ((key, self._memory.get((space, key))) for key in keys)
             return {key: row for key, row in pairs if row is not None}
         found: dict[bytes, Row] = {}
         with self._mended():
-            number = self._number(space)
+            number = _number(self._database, space)
             distinct = list(dict.fromkeys(keys))
             for start in range(0, len(distinct), VARIABLES):
                 some = distinct[start : start + VARIABLES]
@@ -135,10 +138,20 @@ class ScoreStore:
                         found[key] = row
         return found
 
+    def _own(self) -> None:
+        """Open the file anew in a process that was forked: SQLite's connections do not survive it.
+
+        The parent's connection is kept, because closing it here would take its locks.
+        """
+        if self._database is not None and os.getpid() != self._process:
+            self._parents.append(self._database)
+            self._database, self._process = _opened(self._file), os.getpid()
+
     def _write(self, space: str, new: dict[bytes, Row]) -> None:
         if self._database is not None:
             with self._mended(), self._database:
-                number = self._number(space)
+                self._database.execute("begin immediate")
+                number = self._made(self._database, space)
                 self._database.executemany(
                     "insert or replace into rows values (?, ?, ?)",
                     [(number, key, _packed(key, row)) for key, row in new.items()],
@@ -151,24 +164,24 @@ class ScoreStore:
             _, row = self._memory.popitem(last=False)
             self._bytes -= row.nbytes + ROW_BYTES
 
-    def _number(self, space: str) -> int:
-        """The space's number in the file; a new passing space pushes the oldest ones out."""
-        database = self._database
-        if database is None or space in self._known:
-            return self._known.get(space, 0)
-        with database:
-            database.execute("insert or ignore into spaces (name) values (?)", (space,))
-            if space.endswith("*"):
-                old = database.execute(
-                    "select id from spaces where name like '%*' order by id desc limit -1 offset ?",
-                    (SPACES,),
-                ).fetchall()
-                database.executemany("delete from rows where space = ?", old)
-                database.executemany("delete from spaces where id = ?", old)
-                self._known.clear()
-        row = database.execute("select id from spaces where name = ?", (space,)).fetchone()
-        self._known[space] = int(row[0])
-        return self._known[space]
+    def _made(self, database: sqlite3.Connection, space: str) -> int:
+        """The space's number in the file; a new passing space pushes the oldest ones out.
+
+        To be called within the transaction that writes: another process may have pushed this space
+        out, and rows under a number that is gone would stay for ever without being found.
+        """
+        number = _number(database, space)
+        if number is not None:
+            return number
+        cursor = database.execute("insert into spaces (name) values (?)", (space,))
+        if space.endswith("*"):
+            old = database.execute(
+                "select id from spaces where name like '%*' order by id desc limit -1 offset ?",
+                (SPACES,),
+            ).fetchall()
+            database.executemany("delete from rows where space = ?", old)
+            database.executemany("delete from spaces where id = ?", old)
+        return int(cursor.lastrowid or 0)
 
     @contextmanager
     def _mended(self) -> Iterator[None]:
@@ -184,8 +197,12 @@ class ScoreStore:
             if self._database is not None:
                 self._database.close()
             _set_aside(self._file)
-            self._known.clear()
             self._database = _opened(self._file)
+
+
+def _number(database: sqlite3.Connection, space: str) -> int | None:
+    row = database.execute("select id from spaces where name = ?", (space,)).fetchone()
+    return None if row is None else int(row[0])
 
 
 def _opened(file: Path) -> sqlite3.Connection:
@@ -218,7 +235,8 @@ def _connected(file: Path) -> sqlite3.Connection:
 
 def _set_aside(file: Path) -> None:
     aside = file.with_suffix(".damaged")
-    file.replace(aside)
+    with suppress(FileNotFoundError):  # another process was faster
+        file.replace(aside)
     for name in ("-wal", "-shm"):
         file.with_name(file.name + name).unlink(missing_ok=True)
     warnings.warn(

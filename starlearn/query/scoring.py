@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from starlearn.errors import InputError, listed
 from starlearn.model.adapter import Adapter, activate, base_only, detach
 from starlearn.model.answers import answer_statistics
 from starlearn.model.backbone import Backbone
 from starlearn.model.choices import ChoiceTree, choice_distribution
 from starlearn.model.dropout import MonteCarlo, evaluation_mode, mc_dropout
+from starlearn.model.embedding import prompt_embeddings
 from starlearn.model.generation import generate_answers
 from starlearn.model.memory import renumbered
 from starlearn.model.passes import Workload
@@ -69,6 +71,44 @@ class Scorer:
         with evaluation_mode(model):
             yield
 
+    def check(self, prompts: Tokens, rows: NDArray[np.intp], n_passes: int) -> None:
+        """Refuse items that these settings cannot score; needs no weights.
+
+        Behind keys and values that are kept from the prompt, the mask is ours, and the same in all
+        layers: it cannot tell which of them have a sliding window.
+
+        Parameters
+        ----------
+        prompts : sequence of token sequences, length c
+        rows : ndarray of shape (c,)
+            What to call them.
+        n_passes : int
+            K.
+
+        Raises
+        ------
+        InputError
+            When dropout is to act at the answer only, and prompt and answer may be longer than a
+            sliding window.
+        """
+        if self.adapter is None or n_passes == 1 or self.acquisition.mc_scope == "all":
+            return
+        window = self.backbone.window
+        behind = self.max_new_tokens if self.tree is None else len(self.tree.tokens)
+        sizes = [len(prompt) + behind for prompt in prompts]
+        long = [
+            f"row {row}: {size} tokens"
+            for row, size in zip(rows, sizes, strict=True)
+            if size > window
+        ]
+        if long:
+            raise InputError(
+                f"{len(long)} of {len(prompts)} prompts with their answers do not fit into the "
+                f"model's sliding window of {window} tokens: {listed(long)}. "
+                "Acquisition(mc_scope='answer') cannot score them: use mc_scope='all', or remove "
+                "them."
+            )
+
     def score(self, prompts: Tokens, n_passes: int, bar: ItemBar) -> Scores:
         """Score a piece of a pool; call it inside `ready`.
 
@@ -93,6 +133,15 @@ class Scorer:
             numbers = mask_keys(row_keys(prompts))
             return np.asarray(np.exp(choice_distribution(work, tree, prompts, numbers)[0]))
 
+    def embeddings(self, prompts: Tokens, bar: ItemBar) -> Rows:
+        """Return the base model's mean hidden state of each prompt, [c, D]; inside `ready`."""
+
+        def embedded(missing: list[int]) -> Rows:
+            with renumbered(missing), self._base_work(bar, counts=True) as work:
+                return prompt_embeddings(work, [prompts[i] for i in missing])
+
+        return self.store.get(self._space("embedding"), row_keys(prompts), embedded)
+
     def write(self, prompts: Tokens, bar: ItemBar, *, counts: bool = True) -> list[list[int]]:
         """Let the model answer each prompt, greedily and without dropout; inside `ready`."""
         width = self.max_new_tokens
@@ -105,6 +154,7 @@ class Scorer:
                     [prompts[i] for i in missing],
                     max_new_tokens=width,
                     eos_id=self.backbone.eos_id,
+                    context=self.backbone.context,
                 )
             rows = np.full((len(answers), width), -1.0)
             for row, answer in zip(rows, answers, strict=True):
@@ -131,12 +181,11 @@ class Scorer:
                 logs = choice_distribution(work, tree, chosen, numbers[missing])  # [K, c, C]
             return choice_scores(logs)
 
-        kind = f"choices {tree.identity}"
-        base_logs = self.store.get(self._space(f"base {kind}"), keys, base_rows)[None]  # [1, c, C]
+        base_logs = self.store.get(self._base_space, keys, base_rows)[None]  # [1, c, C]
         if self.adapter is None:
             full = choice_scores(base_logs)
         else:
-            space = f"full {kind} {self._model} {self._passes(n_passes)}"
+            space = f"full {tree.identity} {self._model} {self._passes(n_passes)}"
             full = self.store.get(self._space(space), keys, full_rows)  # [c, 4]
         answers = full[:, 3].astype(np.int64)
         base = choice_scores(base_logs, answers)
@@ -160,7 +209,7 @@ class Scorer:
             with renumbered(missing), context as work:
                 return answer_scores(answer_statistics(work, chosen, own, numbers[missing]))
 
-        base = self.store.get(self._space("base free-form"), keys, base_rows)  # [c, 2]
+        base = self.store.get(self._base_space, keys, base_rows)  # [c, 2]
         if self.adapter is None:
             full = np.column_stack([base, np.zeros(len(base))])
         else:
@@ -176,6 +225,12 @@ class Scorer:
         backbone, acquisition = self.backbone, self.acquisition
         dropout: Any = nullcontext()
         if n_passes > 1:
+            cut = acquisition.mc_scope == "answer" or acquisition.mc_layers is not None
+            if not backbone.by_positions and cut:
+                raise InputError(
+                    f"{backbone.source} counts places in a row (ALiBi), so that its passes cannot "
+                    "share a part. Use Acquisition(mc_scope='all', mc_layers=None)."
+                )
             dropout = mc_dropout(
                 backbone.peft_model,
                 n_passes,
@@ -188,8 +243,9 @@ class Scorer:
             yield self._workload(backbone.peft_model or backbone.model, bar, passes)
 
     @contextmanager
-    def _base_work(self, bar: ItemBar) -> Iterator[Workload]:
-        with base_only(self.backbone) as base, bar.stage("base model", counts=self.adapter is None):
+    def _base_work(self, bar: ItemBar, *, counts: bool = False) -> Iterator[Workload]:
+        counts = counts or self.adapter is None
+        with base_only(self.backbone) as base, bar.stage("base model", counts=counts):
             yield self._workload(base, bar, None)
 
     def _workload(self, model: Any, bar: ItemBar, dropout: MonteCarlo | None) -> Workload:
@@ -200,8 +256,24 @@ class Scorer:
             self.backbone.budget,
             self.acquisition.max_batch_tokens,
             dropout,
+            self.backbone.by_positions,
             bar.advance,
         )
+
+    def share_without_base(self, prompts: Tokens) -> float:
+        """Return the share of prompts whose base scores have to be computed.
+
+        Free-form answers change with the adapter, and their base scores with them: all of them.
+        """
+        if self.tree is None:
+            return 1.0
+        keys = row_keys(prompts)
+        return 1 - len(self.store.known(self._base_space, keys)) / len(set(keys))
+
+    @cached_property
+    def _base_space(self) -> str:
+        kind = "free-form" if self.tree is None else f"choices {self.tree.identity}"
+        return self._space(f"base {kind}")
 
     @cached_property
     def _model(self) -> str:

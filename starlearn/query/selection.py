@@ -62,32 +62,6 @@ def _ranking(
     return np.lexsort((keys, rounded) if positions is None else (positions, keys, rounded))
 
 
-def random_n(n_instances: int, keys: NDArray[np.uint64]) -> NDArray[np.intp]:
-    """Return the positions of the n smallest keys: a seeded random draw."""
-    return np.asarray(np.argsort(keys, kind="stable")[:n_instances])
-
-
-def sub_pool(keys: NDArray[np.uint64], size: int) -> NDArray[np.intp]:
-    """Return a random part of a pool: the positions of the smallest keys, in the pool's order.
-
-    Seeded by the seed of the keys, and the same items in whatever order the pool comes. A pool
-    that streams gives the same part with ``RunningTop(size)`` and scores of 0.
-
-    Parameters
-    ----------
-    keys : ndarray of shape (m,)
-        Of a seed of their own: keys that also break ties or draw batches would favour the same
-        items twice.
-    size : int
-        At least 1; where it is m or more, the whole pool is returned.
-
-    Returns
-    -------
-    ndarray of shape (min(size, m),)
-    """
-    return np.sort(random_n(_positive(size, "size"), keys))
-
-
 def _positive(count: int, name: str) -> int:
     if count < 1:
         raise InputError(f"{name} must be at least 1, got {count}.")

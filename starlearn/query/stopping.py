@@ -43,6 +43,49 @@ class StopAdvice:
     """The number that was compared with the rule's level; NaN where there was none yet."""
 
 
+def rounds_of(
+    records: Sequence[Mapping[str, Any]],
+    *,
+    accuracy: Sequence[float | None] = (),
+    agreement: Sequence[float | None] = (),
+    budget_left: Sequence[float | None] = (),
+) -> list[Round]:
+    """Read a learner's history, and put beside it what only its user can measure.
+
+    Parameters
+    ----------
+    records : sequence of dict
+        ``learner.rounds_``.
+    accuracy, agreement, budget_left : sequences of float or None
+        One a round, from the first on; shorter ones leave the rest unknown.
+
+    Returns
+    -------
+    list of Round
+
+    Examples
+    --------
+    >>> found = rounds_of([{"n_labels": 50, "query": {"n_pool": 900}}], accuracy=[0.6])
+    >>> found[0].n_pool, found[0].accuracy
+    (900, 0.6)
+    """
+    columns = [[*values, *[None] * len(records)] for values in (accuracy, agreement, budget_left)]
+    rounds = []
+    for record, *measured in zip(records, *columns, strict=False):
+        query = record.get("query", {})
+        rounds.append(
+            Round(
+                n_labels=record["n_labels"],
+                accuracy=measured[0],
+                agreement=measured[1],
+                uncertainty=query.get("mean_full"),
+                n_pool=query.get("n_pool"),
+                budget_left=measured[2],
+            )
+        )
+    return rounds
+
+
 def agreement(before: Sequence[Any], after: Sequence[Any]) -> float:
     """Return Cohen's kappa between the predictions of two models on the same items.
 

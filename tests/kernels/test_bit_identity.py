@@ -5,6 +5,8 @@ import torch
 from hypothesis import given, settings
 from kernel_cases import Case, assert_same_bits, make_case
 from kernel_strategies import cases
+from starlearn_kernels.chunked import powers_of_two
+from starlearn_kernels.plan import slack
 from torch import Tensor
 
 
@@ -33,7 +35,7 @@ def test_any_company(case: Case) -> None:
     check(case, "torch", 64)
 
 
-@pytest.mark.parametrize(("threads", "megabytes"), [(1, 64), (1, 4.5), (2, 64), (3, 4.5)])
+@pytest.mark.parametrize(("threads", "megabytes"), [(1, 64), (1, 9), (2, 64), (5, 9)])
 @pytest.mark.parametrize(
     ("passes", "width", "vocabulary", "dtype"),
     # D = 777 is where the plain product was seen to change bits below 80 rows.
@@ -74,3 +76,19 @@ def test_addresses_do_not_matter(seed: int) -> None:
 def test_a_run_repeats_itself(seed: int) -> None:
     case = make_case(seed, passes=3, rows=90, vocabulary=3000)
     assert_same_bits(case.run("torch"), case.run("torch"))
+
+
+@pytest.mark.parametrize("count", [98304, 196608, 196608 + 64])
+@pytest.mark.parametrize("threads", [1, 2, 3, 5, 7])
+def test_powers_of_two_do_not_depend_on_the_threads_parts(
+    seed: int, count: int, threads: int
+) -> None:
+    # torch.exp2 rounds otherwise at the end of a part: here in one number of 10,000.
+    torch.set_num_threads(threads)
+    room = torch.empty(count + slack(count))
+    x = room[:count].view(1, count).copy_(-30 * torch.rand(1, count))
+    for _ in range(5):
+        order = torch.randperm(count)
+        whole = powers_of_two(x, torch.empty_like(room))[0].clone()
+        x.copy_(x[:, order])
+        assert torch.equal(powers_of_two(x, torch.empty_like(room))[0], whole[order])

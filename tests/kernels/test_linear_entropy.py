@@ -47,38 +47,6 @@ def test_the_reference_agrees_with_scipy(case: Case) -> None:
         np.testing.assert_allclose(found.logprob, logp, rtol=1e-5, atol=1e-5)
 
 
-def test_formulas_of_other_libraries(seed: int) -> None:
-    case = make_case(seed, passes=5, rows=40, vocabulary=300, spread=3.0)
-    found = case.stats("torch")
-    logits = case.logits()
-    p = logits.softmax(-1)
-    # TRL's entropy_from_logits: log-sum-exp minus the expected logit
-    trl = torch.logsumexp(logits, -1) - (p * logits).sum(-1)
-    torch.testing.assert_close(found.entropy, trl.float(), atol=1e-5, rtol=0)
-    # baal's BALD: entropy of the mean minus the mean entropy, with its 1e-5 inside the log
-    bald = -(p.mean(0) * (p.mean(0) + 1e-5).log()).sum(-1)
-    bald += (p * (p + 1e-5).log()).sum(-1).mean(0)
-    torch.testing.assert_close(found.mutual_information, bald.float(), atol=5e-3, rtol=0)
-    # lm-polygraph's token entropy and its maximum probability
-    torch.testing.assert_close(found.max_prob, p.amax(-1).float(), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_no_worse_than_eager_in_the_same_dtype(seed: int, dtype: torch.dtype) -> None:
-    # The rule of cut-cross-entropy, on its ragged shape.
-    case = make_case(seed, rows=255, width=123, vocabulary=507, dtype=dtype, spread=3.0)
-    logits = case.hidden @ case.weight.T
-    eager = -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1).float()
-    truth = case.stats("reference").entropy
-    found = case.stats("torch").entropy
-    assert (found - truth).abs().max() <= (eager - truth).abs().max() + 1e-5
-
-
-def test_bfloat16_inputs_cost_no_accuracy(seed: int) -> None:
-    case = make_case(seed, passes=3, rows=50, width=80, vocabulary=3000, dtype=torch.bfloat16)
-    assert_close(case.run("torch"), case.run("reference"), case.tolerance())
-
-
 def test_small_information_keeps_its_digits(seed: int) -> None:
     # A true value of about 1e-6: as a difference of two entropies it would be lost in 1e-6.
     case = make_case(seed, passes=4, rows=60, width=64, vocabulary=5000)
@@ -90,7 +58,7 @@ def test_small_information_keeps_its_digits(seed: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1023])
-@pytest.mark.parametrize(("width", "vocabulary"), [(16, 1), (80, 97), (16, 32000)])
+@pytest.mark.parametrize(("width", "vocabulary"), [(16, 1), (80, 97), (4096, 97), (16, 32000)])
 def test_odd_sizes(seed: int, rows: int, width: int, vocabulary: int) -> None:
     if vocabulary == 32000 and rows > 130:
         rows = 129  # more than a block
@@ -134,14 +102,6 @@ class TestIdentities:
         first, second = case.run(route), moved.run(route)
         second["logsumexp"] = second["logsumexp"] - shift
         assert_close(second, first, 5e-4)
-
-    @pytest.mark.parametrize("size", [1e2, 1e4, 1e20])
-    def test_large_logits_drive_entropy_to_zero(self, route: str, seed: int, size: float) -> None:
-        case = make_case(seed, passes=2, rows=20, vocabulary=300, scale=size)
-        found = case.run(route)
-        assert all(value.isfinite().all() for value in found.values())
-        if size > 1e4:
-            assert (found["entropy"] < 1e-3).all()
 
     def test_identical_passes_share_no_information(self, route: str, seed: int) -> None:
         case = make_case(seed, rows=20, vocabulary=500, spread=5.0)
@@ -287,8 +247,3 @@ def test_gradients_are_not_recorded(seed: int) -> None:
     case = make_case(seed)
     found = linear_entropy(case.hidden.requires_grad_(), case.weight.requires_grad_())
     assert not found.entropy.requires_grad
-
-
-def test_auto_on_a_cpu_is_the_torch_route(seed: int) -> None:
-    case = make_case(seed, passes=2)
-    assert_same_bits(case.run("auto"), case.run("torch"))

@@ -126,7 +126,6 @@ def test_second_look_of_any_number_of_passes(passes: int) -> None:
     assert second_look(tiles, torch.bfloat16, passes)[0] == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", list(NAMES), ids=str)
 def test_every_dtype_and_alignment(dtype: torch.dtype) -> None:
     for aligned in (True, False):
@@ -135,7 +134,6 @@ def test_every_dtype_and_alignment(dtype: torch.dtype) -> None:
     assert second_look(launch.second_tiles(dtype, hopper=True), dtype, 4)[0] == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("architecture", [80, 89])
 def test_before_hopper(architecture: int) -> None:
     tiles = launch.first_tiles(torch.bfloat16, 4096, hopper=False, aligned=True)

@@ -1,0 +1,160 @@
+"""Which route a shape takes: the fastest in the nearest row of a table that the benchmark wrote.
+
+`benchmarks/bench_linear_entropy.py --write-table` writes routes.csv from its rows. A row holds for
+a kind of device; the choice looks at device, dtype, K, D and V, never at N or at a value.
+"""
+
+import csv
+import functools
+import math
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+ROUTES = ("reference", "torch", "triton-fused", "triton-chunk")
+# Those that `auto` may take: the reference keeps all logits.
+BOUNDED = ROUTES[1:]
+TABLE = Path(__file__).with_name("routes.csv")
+# More passes than this do not fit the second look of route triton-fused.
+MOST_PASSES = 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """The fastest route at one shape, as measured."""
+
+    device: str  # kind: cpu, cuda
+    dtype: str
+    passes: int
+    width: int
+    vocabulary: int
+    route: str
+    times: str  # of all routes, in words
+    hardware: str
+
+    def distance(self, dtype: torch.dtype, passes: int, width: int, vocabulary: int) -> float:
+        """Distance to a shape: doublings of K, D and V, and much more for another dtype."""
+        own = getattr(torch, self.dtype)
+        pairs = ((self.passes, passes), (self.width, width), (self.vocabulary, vocabulary))
+        doublings = sum(abs(math.log2(mine / other)) for mine, other in pairs)
+        return doublings + 1e3 * (own.itemsize != dtype.itemsize) + 1e2 * (own != dtype)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A route and the reason for it, in words."""
+
+    route: str
+    reason: str
+
+
+FIELDS = ("device", "dtype", "K", "D", "V", "route", "times", "hardware")
+# Rows of the benchmark that count: those with the workspace that callers get.
+WORKSPACE_MB = 64
+
+
+def write_table(measured: Path, path: Path = TABLE) -> int:
+    """Write the fastest bounded route of every shape in the benchmark's rows; gives their number.
+
+    A later row replaces an earlier one of the same route and shape, and the largest N counts.
+    """
+    shapes: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
+    with measured.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            timed = row["ms_median"] and float(row["workspace_mb"]) == WORKSPACE_MB
+            if row["contender"] not in BOUNDED or not timed:
+                continue
+            shape = tuple(row[name] for name in ("device_type", "dtype", "K", "D", "V"))
+            known = shapes.setdefault(shape, {}).get(row["contender"])
+            if known is None or int(row["N"]) >= int(known["N"]):
+                shapes[shape][row["contender"]] = row
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(FIELDS)
+        for shape, routes in sorted(shapes.items()):
+            ranked = sorted(routes.values(), key=lambda row: float(row["ms_median"]))
+            times = ", ".join(
+                f"{row['contender']} {row['ms_median']} ms at N = {row['N']}" for row in ranked
+            )
+            best = ranked[0]
+            hardware = f"{best['device']}, torch {best['torch']}, {best['threads']} threads"
+            writer.writerow([*shape, best["contender"], times, hardware])
+    return len(shapes)
+
+
+@functools.cache
+def read_table(path: Path = TABLE) -> tuple[Row, ...]:
+    """Rows of a table."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return tuple(
+            Row(
+                line["device"],
+                line["dtype"],
+                int(line["K"]),
+                int(line["D"]),
+                int(line["V"]),
+                line["route"],
+                line["times"],
+                line["hardware"],
+            )
+            for line in csv.DictReader(file)
+        )
+
+
+def choose_route(
+    device: torch.device,
+    dtype: torch.dtype,
+    passes: int,
+    width: int,
+    vocabulary: int,
+    *,
+    hidden_dtype: torch.dtype | None = None,
+    table: tuple[Row, ...] | None = None,
+) -> Choice:
+    """Choose the route that was fastest at the nearest measured shape.
+
+    Parameters
+    ----------
+    device : torch.device
+        Only its kind counts. Without a row for it the plain route is taken.
+    dtype : torch.dtype
+        Of the weight.
+    passes, width, vocabulary : int
+        K, D and V.
+    hidden_dtype : torch.dtype, optional
+        Of the hidden states, where it is not that of the weight.
+    table : tuple of Row, optional
+        Instead of the table that comes with the package.
+    """
+    rows = [row for row in (read_table() if table is None else table) if row.device == device.type]
+    if not rows:
+        return Choice(
+            "torch",
+            f"the table has no row for {device.type}: no route was measured there, so the plain "
+            "one is taken; route='triton-fused' or 'triton-chunk' asks for the kernels",
+        )
+    nearest = min(rows, key=lambda row: row.distance(dtype, passes, width, vocabulary))
+    reason = (
+        f"the fastest measured at K = {nearest.passes}, D = {nearest.width}, "
+        f"V = {nearest.vocabulary}, {nearest.dtype} on {nearest.device}, the nearest row of the "
+        f"table ({nearest.times}; {nearest.hardware})"
+    )
+    obstacle = _obstacle(nearest.route, passes, dtype, hidden_dtype or dtype)
+    if obstacle:
+        return Choice("torch", f"{nearest.route} is {reason}, but {obstacle}")
+    return Choice(nearest.route, reason)
+
+
+def _obstacle(route: str, passes: int, dtype: torch.dtype, hidden_dtype: torch.dtype) -> str | None:
+    """What keeps a Triton route from taking a head, or None."""
+    if not route.startswith("triton"):
+        return None
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    if hidden_dtype != dtype:
+        return f"it needs one dtype, and hidden is {hidden_dtype}, weight {dtype}"
+    if passes > MOST_PASSES:
+        return f"it takes at most {MOST_PASSES} passes"
+    return None

@@ -1,0 +1,328 @@
+"""The campaign's commands: starlearn init, query, label, teach and what goes with them."""
+
+import json
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from starlearn.errors import InputError, StorageError
+from starlearn.terminal import make_console, plain, told_plainly
+
+if TYPE_CHECKING:
+    from starlearn.campaign.campaign import Campaign
+    from starlearn.campaign.status import Status
+
+app = typer.Typer()
+
+Resolution = StrEnum("Resolution", ["majority", "latest", "unanimous"])
+WeightFormat = StrEnum("WeightFormat", ["nf4", "fp4", "none"])
+LEVELS = {"error": "ERROR", "warning": "Warning", "note": "Note"}
+
+Folder = Annotated[Path, typer.Argument(help="The campaign's folder.", show_default=False)]
+Model = Annotated[str | None, typer.Option(help="Where the base model is now, if it moved.")]
+Annotator = Annotated[str, typer.Option("--annotator", "-a", help="Who labels.")]
+
+
+def typed(*words: object) -> str:
+    """Return a command as it can be typed again, whatever is in its words."""
+    return shlex.join(["starlearn", *map(str, words)])
+
+
+def say(text: str) -> None:
+    """Print text that may hold anything."""
+    make_console().print(plain(text))
+
+
+@contextmanager
+def told(folder: Path) -> Iterator[None]:
+    """Tell errors, warnings and Ctrl-C plainly; after Ctrl-C, what to type next."""
+
+    def kept() -> str:
+        from starlearn.campaign.campaign import Campaign
+        from starlearn.errors import StarlearnError
+
+        try:
+            with Campaign.open(folder, read_only=True) as campaign:
+                following = campaign.status().next
+        except StarlearnError:
+            following = typed("status", folder)
+        return f"Labels and finished steps are kept. Go on: {following}"
+
+    with _told(kept):
+        yield
+
+
+@contextmanager
+def _told(kept: Callable[[], str]) -> Iterator[None]:
+    console = make_console(stderr=True)
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        console.print(plain(f"Note: {message}"))
+
+    with told_plainly(kept), warnings.catch_warnings():
+        warnings.filterwarnings("always", category=UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def opened(folder: Path, model: str | None = None) -> Iterator["Campaign"]:
+    """Open a campaign for a command."""
+    with told(folder):
+        from starlearn.campaign.campaign import Campaign
+
+        with Campaign.open(folder, model=model) as campaign:
+            yield campaign
+
+
+@contextmanager
+def opened_to_read(folder: Path) -> Iterator["Campaign"]:
+    """Open a campaign for a command that only reads: a folder without write access will do."""
+    with told(folder):
+        from starlearn.campaign.campaign import Campaign
+
+        try:
+            campaign = Campaign.open(folder)
+        except StorageError:
+            campaign = Campaign.open(folder, read_only=True)
+        with campaign:
+            yield campaign
+
+
+@app.command()
+def init(
+    folder: Folder,
+    pool: Annotated[Path | None, typer.Option(help="Items: .jsonl or .csv.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub id; without it, the small model in here.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Template; \\n is a line break.")] = None,
+    choices: Annotated[str | None, typer.Option(help="The answers there are: a,b,c")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Answers are free texts of at most so many tokens.", min=1)
+    ] = None,
+    answer_pattern: Annotated[
+        str | None, typer.Option(help="Regular expression of the final answer in a free text.")
+    ] = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="TOML file with these and all other settings.")
+    ] = None,
+    quantization: Annotated[WeightFormat | None, typer.Option(help="Weights of the base.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides every draw.", min=0)] = None,
+    resolution: Annotated[
+        Resolution | None, typer.Option(help="Which label counts where annotators differ.")
+    ] = None,
+    per_item: Annotated[int | None, typer.Option(help="Annotators an item needs.", min=1)] = None,
+    extra_fields: Annotated[
+        str | None, typer.Option(help="Fields to show beside the prompt's: a,b")
+    ] = None,
+) -> None:
+    """Begin a campaign in a new folder: a pool, a model, a prompt and the answers there are."""
+    with _told(lambda: "Type the command again; a beginning that was cut short does no harm."):
+        from starlearn.campaign.campaign import Campaign
+        from starlearn.campaign.settings_file import beginning, read_settings
+
+        given = read_settings(settings) if settings else {}
+        task = {
+            "prompt": None if prompt is None else prompt.replace("\\n", "\n"),
+            "choices": _split(choices),
+            "max_new_tokens": max_new_tokens,
+            "answer_pattern": answer_pattern,
+        }
+        options = {
+            "pool": None if pool is None else str(pool),
+            "model": model,
+            "quantization": quantization and quantization.value,
+            "seed": seed,
+            "resolution": resolution and resolution.value,
+            "per_item": per_item,
+            "extra_fields": _split(extra_fields),
+        }
+        merged = {**given, **_without_none(options)}
+        merged["task"] = {**given.get("task", {}), **_without_none(task)}
+        begun = beginning(merged)
+        with Campaign.create(folder, begun.pool, begun.learner, **begun.options) as campaign:
+            status = campaign.status()
+            say(f"A campaign in {folder}: {status.n_items} items to choose from.")
+            if status.n_duplicates:
+                say(f"{status.n_duplicates} rows say the same as an earlier one: asked once.")
+            _next(status)
+
+
+def _split(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",")]
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _next(status: "Status") -> None:
+    say(f"Next: {status.next}")
+
+
+@app.command()
+def query(
+    folder: Folder,
+    n_instances: Annotated[
+        int, typer.Option("--n-instances", "-n", help="Items to label.", min=1)
+    ] = 50,
+    model: Model = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse when fewer items are left.")
+    ] = False,
+) -> None:
+    """Choose the items whose labels are worth most; an interrupted query goes on where it was."""
+    with opened(folder, model) as campaign:
+        batch = campaign.query(n_instances, strict=strict)
+        status = campaign.status()
+        if batch:
+            say(f"Round {status.round}: {len(batch)} items to label, most valuable first.")
+            say(f"The first was chosen because: {batch[0].reason}")
+        else:
+            say("No item is left to ask for: every one in the pool has been spoken about.")
+        _next(status)
+
+
+@app.command()
+def label(folder: Folder, annotator: Annotator = "me") -> None:
+    """Label the batch in the terminal, key by key; each is saved before the next item is shown."""
+    with opened(folder) as campaign:
+        from starlearn.campaign.labelling import Session
+
+        interactive = sys.stdin.isatty() and sys.stdout.isatty()
+        saved = Session(campaign, annotator, make_console(), interactive).run()
+        status = campaign.status()
+        say(f"\n{saved} saved. {status.done} of the batch's {status.batch} items are done.")
+        _next(status)
+
+
+@app.command("export")
+def export_command(
+    folder: Folder,
+    file: Annotated[Path, typer.Argument(help="Ends in .csv or .jsonl.", show_default=False)],
+    number: Annotated[
+        int | None, typer.Option("--round", help="Of which round; by default the newest.")
+    ] = None,
+    annotator: Annotated[str | None, typer.Option(help="Whose labels to write.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Write the batch to a file, to be labelled elsewhere; fill in the column label."""
+    with opened_to_read(folder) as campaign:
+        from starlearn.campaign.exchange import export_batch
+
+        if file.exists() and not overwrite:
+            raise InputError(
+                f"{file} is there already, and may hold labels. Import them first: "
+                f"{typed('import', folder, file)}; or give another name, or add --overwrite."
+            )
+        count = export_batch(campaign, file, number, annotator)
+        say(f"{count} items are in {file}. Fill in the column label, then type:")
+        say(f"Next: {typed('import', folder, file)}")
+
+
+@app.command("import")
+def import_command(
+    folder: Folder,
+    file: Annotated[Path, typer.Argument(help="A .csv or .jsonl file.", show_default=False)],
+    annotator: Annotator = "me",
+    encoding: Annotated[str, typer.Option(help="Of the file.")] = "utf-8",
+    relabel: Annotated[
+        list[str] | None, typer.Option(help="Spelling in the file = choice; may be repeated.")
+    ] = None,
+) -> None:
+    """Store the labels of a file: all of them, or none with the lines to mend."""
+    with opened(folder) as campaign:
+        from starlearn.campaign.exchange import import_labels
+
+        spellings = [pair.partition("=") for pair in relabel or []]
+        if not all(equals and meant.strip() for _, equals, meant in spellings):
+            raise InputError('--relabel takes SPELLING=CHOICE, as in --relabel "Yes=yes".')
+        meanings = {spelling.strip(): meant.strip() for spelling, _, meant in spellings}
+        done = import_labels(campaign, file, annotator, encoding=encoding, relabel=meanings)
+        same = f", {done.n_same} were there already" if done.n_same else ""
+        still = f", {done.n_open} rows have no label yet" if done.n_open else ""
+        say(f"{done.n_new} labels saved{same}{still}.")
+        for note in done.notes:
+            say(f"Note: {note}")
+        _next(campaign.status())
+
+
+@app.command()
+def teach(folder: Folder, model: Model = None) -> None:
+    """Train on all labels, publish the adapter, and end the round."""
+    with opened(folder, model) as campaign:
+        status = campaign.status()
+        if status.state == "issued" and not any(item.said for item in campaign.batch()):
+            raise InputError(
+                f"None of the {status.batch} items of round {status.round} is labelled, so there "
+                f"is nothing new to learn. Type: {status.next}"
+            )
+        campaign.teach()
+        _tell_taught(campaign)
+
+
+def _tell_taught(campaign: "Campaign") -> None:
+    record, status = campaign.history()[-1], campaign.status()
+    loss = "" if record.train_loss is None else f", training loss {record.train_loss:.4f}"
+    say(f"Round {record.round}: trained on {record.n_labels} labels{loss}.")
+    _next(status)
+
+
+@app.command("status")
+def status_command(
+    folder: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what state the campaign is in, and what to type next; changes nothing."""
+    with opened_to_read(folder) as campaign:
+        found, history = campaign.status(), campaign.history()
+        if as_json:
+            typer.echo(json.dumps({**asdict(found), "history": [asdict(r) for r in history]}))
+            return
+        say(f"{found.folder}: {found.n_labelled} of {found.n_items} items labelled.")
+        for record in history:
+            trained = "" if record.n_labels is None else f", trained on {record.n_labels} labels"
+            say(f"Round {record.round}: {record.state}, {record.n_answered} answered{trained}")
+        if found.batch and found.state != "published":
+            say(f"Batch: {found.done} of {found.batch} done.")
+        if found.skipped or found.flagged:
+            say(f"Skipped: {found.skipped}. Flagged: {found.flagged}.")
+        for name, count in found.annotators.items():
+            say(f"Annotator {name}: {count} items")
+        if found.error:
+            say(f"The newest round failed: {found.error}")
+        if found.holder:
+            say(f"In use by {found.holder}")
+        _next(found)
+
+
+@app.command()
+def resume(folder: Folder, model: Model = None) -> None:
+    """Go on with a query or a training that was interrupted; otherwise do nothing."""
+    with opened(folder, model) as campaign:
+        before = campaign.status()
+        after = campaign.resume()
+        if before.state == "training":
+            _tell_taught(campaign)
+        elif before.state == "scoring":
+            say(f"Round {after.round}: {after.batch} items to label, most valuable first.")
+            _next(after)
+        else:
+            say("Nothing was interrupted.")
+            _next(after)

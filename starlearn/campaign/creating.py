@@ -1,0 +1,154 @@
+"""Making a campaign: the pool's snapshot first, the label store last, and only then its name."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import starlearn
+from starlearn.campaign import recipe, rounds, snapshot
+from starlearn.campaign.answers import RESOLUTIONS
+from starlearn.campaign.durable import (
+    explained,
+    file_sha256,
+    make_folder,
+    storage,
+    sync,
+    warn_about_place,
+)
+from starlearn.campaign.events import now
+from starlearn.campaign.failpoints import failpoint
+from starlearn.campaign.items import item_id, unique_items
+from starlearn.campaign.lock import Lock
+from starlearn.campaign.place import Place
+from starlearn.campaign.store import Store
+from starlearn.data.files import read_rows
+from starlearn.data.pool import as_items
+from starlearn.errors import InputError, StorageError
+from starlearn.learner import STARLearner
+
+OWN = {".lock", "pool.parquet", ".pool.parquet.new", ".labels.db.new", ".labels.db.new-journal"}
+"""What an interrupted creation may leave; a next one goes over it."""
+
+
+def create(
+    place: Place,
+    pool: Any,
+    learner: STARLearner,
+    extra_fields: Sequence[str],
+    options: dict[str, Any],
+) -> None:
+    """Make a campaign in a folder that holds nothing yet; see :meth:`Campaign.create`."""
+    settings = recipe.to_json(learner)
+    items, source = _read_pool(pool)
+    filled = recipe.parameters_of(settings)["task"].fill(items)
+    found = unique_items(items, filled, extra_fields)
+    if not found:
+        raise InputError("The pool is empty: give at least one item.")
+    first = _first_labels(learner)
+    _require_empty(place.folder)
+    with Lock(place.lock).held("init"):
+        _require_empty(place.folder)
+        sha256 = snapshot.write_snapshot(place.pool, found)
+        failpoint("create_snapshot_written")
+        facts = {**source, "snapshot": sha256, "n_rows": len(items), "n_items": len(found)}
+        meta = {
+            "campaign": uuid4().hex,
+            "created": now(),
+            "starlearn": starlearn.__version__,
+            "learner": settings,
+            "pool": json.dumps(facts),
+            "options": json.dumps(options),
+            "n_first": str(len(first)),
+            "first": json.dumps(first),
+        }
+        _write_store(place, meta, learner)
+
+
+def _write_store(place: Place, meta: dict[str, str], learner: STARLearner) -> None:
+    for left in (place.unfinished, Path(f"{place.unfinished}-journal")):
+        left.unlink(missing_ok=True)
+    shutil.rmtree(place.adapters, ignore_errors=True)
+    store = Store.create(place.unfinished)
+    try:
+        adapter = _publish_first(place, meta["campaign"], learner)
+        with store.transaction():
+            store.set_meta(**meta)
+            if adapter is not None:
+                store.set_meta(base=learner.adapter_.base)
+                rounds.add_first(store, *adapter, n_labels=len(learner.X_training))
+    finally:
+        store.close()
+    failpoint("create_store_written")
+    with storage(f"writing {place.labels}"):
+        os.rename(place.unfinished, place.labels)
+        sync(place.folder)
+    failpoint("create_renamed")
+
+
+def _publish_first(place: Place, campaign: str, learner: STARLearner) -> tuple[str, str] | None:
+    """Publish the adapter that a trained learner brings, as round 0; its name and manifest."""
+    if not hasattr(learner, "adapter_"):
+        return None
+    from starlearn.campaign.teaching import adapter_name, publish_learner
+
+    name = adapter_name(0, 1)
+    return name, publish_learner(place, learner, name, {"campaign": campaign})
+
+
+def _read_pool(pool: Any) -> tuple[list[Any], dict[str, Any]]:
+    if not isinstance(pool, str | os.PathLike):
+        return as_items(pool, "pool"), {"source": None}
+    path = Path(pool).expanduser()
+    items = [row for _, row in read_rows(path)]
+    status = {"size": path.stat().st_size, "sha256": file_sha256(path)}
+    return items, {"source": str(path.resolve()), **status}
+
+
+def checked_options(resolution: str, per_item: int, chunk_size: int) -> dict[str, Any]:
+    """Return a campaign's own settings; InputError naming the one that cannot be used."""
+    if resolution not in RESOLUTIONS:
+        raise InputError(
+            f"resolution must be one of {', '.join(map(repr, RESOLUTIONS))}; got {resolution!r}."
+        )
+    for name, value in (("per_item", per_item), ("chunk_size", chunk_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    return {"resolution": resolution, "per_item": per_item, "chunk_size": chunk_size}
+
+
+def _first_labels(learner: STARLearner) -> list[str]:
+    """Return the ids of the items that a learner was trained on before the campaign."""
+    if not hasattr(learner, "adapter_"):
+        return []
+    if not all(isinstance(label, str) for label in learner.y_training.tolist()):
+        raise InputError(
+            "The learner was trained with labels that are not text, and a campaign keeps labels as "
+            "text. Fit it again: learner.fit(X, [str(label) for label in y])."
+        )
+    task = recipe.parameters_of(recipe.to_json(learner))["task"]
+    return [item_id(fields) for fields in task.fill(learner.X_training.tolist())]
+
+
+def _require_empty(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file. Give the campaign a new folder.")
+    make_folder(folder)
+    names = {path.name for path in folder.iterdir()}
+    left = sorted(names - OWN - ({"adapters"} if ".labels.db.new" in names else set()))
+    if not os.access(folder, os.W_OK):
+        raise StorageError(explained(PermissionError(13, "Permission denied"), str(folder)))
+    if "labels.db" in left:
+        raise InputError(
+            f"There is a campaign in {folder} already. Go on with it: starlearn status {folder}, "
+            "Campaign.open(folder); or give a new folder."
+        )
+    if left:
+        raise InputError(
+            f"{folder} is not empty ({', '.join(left[:3])}). Give the campaign a folder of its own."
+        )
+    os.chmod(folder, 0o700)
+    warn_about_place(folder)

@@ -1,0 +1,115 @@
+"""What is wrong with a campaign's folder, and what to do about it."""
+
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlearn.campaign import events, publish, rounds
+from starlearn.campaign.durable import REMOTE, file_sha256, file_system_of
+from starlearn.campaign.ground import Ground
+from starlearn.errors import StarlearnError
+
+LOW_SPACE = 100_000_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be."""
+
+    level: str
+    """error: something cannot be used; warning: something may go wrong; note: good to know."""
+    what: str
+    fix: str
+    """What to do about it; empty when it was just done."""
+
+
+def examine(campaign: Ground, fix: bool) -> list[Finding]:
+    """Look at labels, items, pool, adapters, leftovers, disk and rights, in this order."""
+    found = [*_labels(campaign), *_pool(campaign), *_adapters(campaign), *_surroundings(campaign)]
+    if fix:
+        with campaign.holding("doctor"):
+            return found + _leftovers(campaign, fix=True)
+    return found + _leftovers(campaign, fix=False)
+
+
+def _labels(campaign: Ground) -> Iterator[Finding]:
+    try:
+        campaign.store.check()
+        events.events(campaign.store)
+        rounds.contents(campaign.store)
+        rounds.rounds(campaign.store)
+    except StarlearnError as error:
+        yield Finding("error", str(error), f"starlearn doctor {campaign.folder} --restore")
+
+
+def _pool(campaign: Ground) -> Iterator[Finding]:
+    try:
+        campaign.snapshot()
+    except StarlearnError as error:
+        yield Finding("error", str(error), "Take pool.parquet from a copy of the folder.")
+    facts = campaign.pool_facts
+    if facts["source"] is None:
+        return
+    source = Path(facts["source"])
+    if not source.is_file():
+        yield Finding("note", f"The pool's file {source} is gone; the campaign has its copy.", "")
+    elif source.stat().st_size != facts["size"] or file_sha256(source) != facts["sha256"]:
+        yield Finding(
+            "note",
+            f"The pool's file {source} has changed since the campaign began. Labels belong to the "
+            "texts as they were, and queries choose among these.",
+            "For the new rows, begin another campaign: Campaign.create(another_folder, ...).",
+        )
+
+
+def _adapters(campaign: Ground) -> Iterator[Finding]:
+    for found in rounds.rounds(campaign.store):
+        if found.state != "published" or found.adapter is None:
+            continue
+        try:
+            publish.verify(campaign.place, found.adapter, found.manifest)
+        except (StarlearnError, OSError) as error:
+            yield Finding(
+                "error",
+                f"The adapter of round {found.id} cannot be used: {error}",
+                "Queries and predictions take the round before; teach makes a new one.",
+            )
+
+
+def _surroundings(campaign: Ground) -> Iterator[Finding]:
+    folder = campaign.folder
+    kind = file_system_of(folder)
+    if kind in REMOTE:
+        yield Finding(
+            "warning", f"{folder} is on a remote file system ({kind}).", "Move it to a local disk."
+        )
+    free = shutil.disk_usage(folder).free
+    if free < LOW_SPACE:
+        yield Finding("warning", f"{free / 1e6:,.0f} MB are free on its disk.", "Free some space.")
+    for path in (folder, *sorted(folder.iterdir())):
+        mode = path.lstat().st_mode
+        if mode & 0o077 and not stat.S_ISLNK(mode):
+            yield Finding(
+                "warning",
+                f"{path} can be read by others ({stat.filemode(mode)}).",
+                f"chmod -R go-rwx {folder}",
+            )
+
+
+def _leftovers(campaign: Ground, fix: bool) -> list[Finding]:
+    published = {r.adapter for r in rounds.rounds(campaign.store) if r.adapter is not None}
+    current = rounds.current(campaign.store)
+    left = publish.orphans(campaign.place, published)
+    busy = current.id if current is not None and current.state in ("scoring", "failed") else None
+    keep = None if busy is None else campaign.place.chunks(busy)
+    if campaign.place.scores.is_dir():
+        chunks = sorted(campaign.place.scores.glob("round-*.chunks"))
+        left += [path for path in chunks if path != keep]
+    if fix:
+        for path in left:
+            publish.remove(path)
+    remedy = "" if fix else f"starlearn doctor {campaign.folder} --fix"
+    verb = "was removed" if fix else "can be removed"
+    return [Finding("note", f"{path} was never published; it {verb}.", remedy) for path in left]

@@ -1,0 +1,95 @@
+"""Items known by what they say: an id from the content, the same wherever the row stands."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+from starlearn.errors import InputError, listed
+
+ID = re.compile(r"i[0-9a-f]{32}")
+"""An id begins with a letter, so that no spreadsheet takes it for a number."""
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def item_id(filled: Mapping[str, str]) -> str:
+    """Return the id of an item: a hash of the fields that its prompt uses.
+
+    Examples
+    --------
+    >>> item_id({"a": "1", "b": "2"}) == item_id({"b": "2", "a": "1"})
+    True
+    """
+    return "i" + sha256(dumped(dict(filled)).encode()).hexdigest()[:32]
+
+
+def dumped(fields: Mapping[str, str]) -> str:
+    """Write fields as JSON in one form, whatever their order."""
+    return json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def content_of(item: Any, filled: Mapping[str, str], extra: Sequence[str]) -> dict[str, str]:
+    """Return an item's fields as text: those of the prompt, and those that people want to see.
+
+    Raises
+    ------
+    ValueError
+        When a field that people want to see is not there, or a text is not valid Unicode.
+    """
+    content = dict(filled)
+    for name in extra:
+        if not isinstance(item, Mapping) or name not in item:
+            raise ValueError(f"there is no field {name!r}")
+        value = item[name]
+        missing = value is None or (isinstance(value, float) and math.isnan(value))
+        content[name] = "" if missing else value if isinstance(value, str) else str(value)
+    for name, text in content.items():
+        if SURROGATE.search(text):
+            raise ValueError(f"field {name!r} is not valid Unicode (lone surrogate)")
+    return content
+
+
+def unique_items(
+    items: Sequence[Any], filled: Sequence[Mapping[str, str]], extra: Sequence[str] = ()
+) -> dict[str, tuple[str, int, int]]:
+    """Give each item its id, and keep equal ones once.
+
+    Parameters
+    ----------
+    items : sequence of m items
+    filled : sequence of m mappings
+        The fields of each that its prompt uses, as text.
+    extra : sequence of str
+        Other fields to keep for people to see; they take no part in what an item is.
+
+    Returns
+    -------
+    dict
+        By id, in the pool's order: content as JSON, number of equal items, first row.
+
+    Raises
+    ------
+    InputError
+        Naming the rows that are not valid Unicode.
+    """
+    found: dict[str, tuple[str, int, int]] = {}
+    complaints = []
+    for row, (item, fields) in enumerate(zip(items, filled, strict=True)):
+        key = item_id(fields)
+        if key in found:
+            content, count, first = found[key]
+            found[key] = (content, count + 1, first)
+            continue
+        try:
+            found[key] = (dumped(content_of(item, fields, extra)), 1, row)
+        except ValueError as error:
+            complaints.append(f"row {row}: {error}")
+    if complaints:
+        raise InputError(
+            f"{len(complaints)} items cannot be stored: {listed(complaints)}. Mend these rows, or "
+            "read the file as UTF-8."
+        )
+    return found

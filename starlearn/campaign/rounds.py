@@ -1,0 +1,155 @@
+"""Rounds in the label store: which state each is in, what was issued, and what came of it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlearn.campaign.events import last_seq, now
+from starlearn.campaign.store import Store, checksum
+
+STATES = ("scoring", "issued", "labelled", "training", "published", "failed")
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: a batch, its labels, and the adapter trained on them."""
+
+    id: int
+    """1, 2, 3, ...; 0 is the learner that the campaign began with, where it was trained."""
+    state: str
+    n: int
+    """Size of the batch asked for."""
+    seen: int
+    """The newest event when scoring began: items that had their say by then take no part."""
+    params: dict[str, Any]
+    """What decides the batch."""
+    attempt: int
+    """How often a training was begun."""
+    taught: int | None
+    """The newest event that the last training could see."""
+    adapter: str | None
+    manifest: str | None
+    """SHA-256 of the adapter's manifest."""
+    record: dict[str, Any]
+    """What scoring and training measured."""
+    error: str | None
+    began: str
+    changed: str
+
+
+@dataclass(frozen=True)
+class Issued:
+    """One item of a batch, and why it was chosen."""
+
+    item: str
+    content: str
+    place: int
+    """0 is the item whose label is worth most."""
+    score: float | None
+    reason: str
+
+
+SELECT = (
+    "SELECT id, state, n, seen, params, attempt, taught, adapter, manifest, record, error, began, "
+    "changed FROM round"
+)
+
+
+def rounds(store: Store) -> list[Round]:
+    """Return all rounds, oldest first."""
+    return [_round(store, row) for row in store.execute(f"{SELECT} ORDER BY id")]
+
+
+def current(store: Store) -> Round | None:
+    """Return the newest round, None before the first."""
+    found = store.execute(f"{SELECT} ORDER BY id DESC LIMIT 1")
+    return _round(store, found[0]) if found else None
+
+
+def begin(store: Store, n: int, params: dict[str, Any]) -> Round:
+    """Add a round in state scoring."""
+    with store.transaction():
+        last = current(store)
+        values = (last.id + 1 if last else 1, n, last_seq(store), json.dumps(params), now(), now())
+        store.execute(
+            "INSERT INTO round (id, state, n, seen, params, began, changed) "
+            "VALUES (?, 'scoring', ?, ?, ?, ?, ?)",
+            values,
+        )
+    found = current(store)
+    assert found is not None  # noqa: S101 - for the type checker: it was just written
+    return found
+
+
+def add_first(store: Store, adapter: str, manifest: str, n_labels: int) -> None:
+    """Add round 0: the adapter that the campaign begins with; in a transaction."""
+    store.execute(
+        "INSERT INTO round (id, state, n, seen, params, attempt, taught, adapter, manifest, "
+        "record, began, changed) VALUES (0, 'published', 0, 0, '{}', 1, 0, ?, ?, ?, ?, ?)",
+        (adapter, manifest, json.dumps({"n_labels": n_labels}), now(), now()),
+    )
+
+
+def change(store: Store, round_id: int, **values: Any) -> None:
+    """Write columns of a round; inside a transaction with whatever else changes."""
+    if "record" in values:
+        values["record"] = json.dumps(values["record"])
+    if "params" in values:
+        values["params"] = json.dumps(values["params"])
+    columns = ", ".join(f"{name} = :{name}" for name in values)
+    store.execute(
+        f"UPDATE round SET {columns}, changed = :now WHERE id = :id",  # noqa: S608 - our own names
+        {**values, "now": now(), "id": round_id},
+    )
+
+
+def issue(store: Store, round_id: int, batch: Sequence[Issued], record: dict[str, Any]) -> None:
+    """Issue a whole batch in one transaction, or nothing."""
+    with store.transaction():
+        for issued in batch:
+            store.execute(
+                "INSERT INTO item VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                (issued.item, issued.content, checksum(issued.item, issued.content)),
+            )
+            store.execute(
+                "INSERT INTO issued VALUES (?, ?, ?, ?, ?)",
+                (round_id, issued.item, issued.place, issued.score, issued.reason),
+            )
+        change(store, round_id, state="issued", record=record, error=None)
+
+
+def batch_of(store: Store, round_id: int) -> list[Issued]:
+    """Return the batch of a round, most valuable label first."""
+    rows = store.execute(
+        "SELECT item, place, score, reason FROM issued WHERE round = ? ORDER BY place", (round_id,)
+    )
+    if not rows:
+        return []
+    known = contents(store)
+    return [Issued(item, known[item], *why) for item, *why in rows]
+
+
+def contents(store: Store) -> dict[str, str]:
+    """Return the content of every item that was ever issued, by its id.
+
+    Raises
+    ------
+    CampaignCorruptError
+        When an item is not the one that was written.
+    """
+    found = {}
+    for item, content, crc in store.execute("SELECT id, content, crc FROM item"):
+        if checksum(item, content) != crc:
+            raise store.corrupt(f"item {item} is not the one that was written")
+        found[item] = content
+    return found
+
+
+def _round(store: Store, row: tuple[Any, ...]) -> Round:
+    values = list(row)
+    try:
+        values[4], values[9] = json.loads(values[4]), json.loads(values[9])
+    except ValueError as error:
+        raise store.corrupt(f"round {row[0]} is not the one that was written") from error
+    return Round(*values)

@@ -1,0 +1,87 @@
+"""The pool as it was when the campaign began, in one Parquet file of the campaign's own."""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from starlearn.campaign.durable import file_sha256, storage, write_file
+from starlearn.errors import CampaignCorruptError
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("content", pa.string(), nullable=False),
+        pa.field("count", pa.int32(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+    ]
+)
+
+
+def write_snapshot(path: Path, items: Mapping[str, tuple[str, int, int]]) -> str:
+    """Write unique items in the pool's order; returns the SHA-256 of the file.
+
+    Parameters
+    ----------
+    path : Path
+    items : mapping
+        By id: content as JSON, number of equal items, first row. See
+        :func:`starlearn.campaign.items.unique_items`.
+    """
+    contents, counts, rows = zip(*items.values(), strict=True) if items else ((), (), ())
+    columns = [list(items), list(contents), list(counts), list(rows)]
+    table = pa.table(dict(zip(SCHEMA.names, columns, strict=True)), schema=SCHEMA)
+    return write_table(path, table)
+
+
+def read_snapshot(path: Path, sha256: str) -> pa.Table:
+    """Read the snapshot, when it is the one that was written.
+
+    Returns
+    -------
+    pyarrow.Table
+        Columns id, content, count, row; m rows.
+
+    Raises
+    ------
+    CampaignCorruptError
+        When it is missing or is another file.
+    """
+    if not path.is_file() or path.is_symlink() or file_sha256(path) != sha256:
+        raise CampaignCorruptError(
+            f"{path} is missing or is not the snapshot of the pool that was taken (its SHA-256 "
+            "differs). No label is lost by it. Take the file from a copy of the campaign's folder."
+        )
+    with storage(f"reading {path}"):
+        return pq.read_table(path, schema=SCHEMA)
+
+
+def read_scores(path: Path) -> pa.Table | None:
+    """Read a table of scores; None where it is not there or cannot be read."""
+    if not path.is_file() or path.is_symlink():
+        return None
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def without(table: pa.Table, ids: Collection[str]) -> pa.Table:
+    """Return the items that are not among these, in the pool's order."""
+    known = pa.array(sorted(ids), type=pa.string())
+    return table.filter(pc.invert(pc.is_in(table["id"], value_set=known)))
+
+
+def write_table(path: Path, table: pa.Table, facts: Mapping[str, str] | None = None) -> str:
+    """Write a table durably, with facts in its metadata; returns the SHA-256 of the file."""
+    if facts is not None:
+        table = table.replace_schema_metadata(dict(facts))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    content: Any = sink.getvalue().to_pybytes()
+    write_file(path, content)
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,347 @@
+"""The label store: one SQLite file, opened strictly, written in transactions, never recreated."""
+
+import json
+import os
+import sqlite3
+import threading
+import weakref
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from starlearn.campaign import schema
+from starlearn.campaign.durable import explained, storage, sync
+from starlearn.campaign.soundness import check_files, damaged
+from starlearn.errors import (
+    CampaignCorruptError,
+    CampaignLockedError,
+    InputError,
+    StarlearnError,
+    StorageError,
+)
+
+SQLITE_VERSION = sqlite3.sqlite_version
+Row = tuple[Any, ...]
+Values = Sequence[Any] | Mapping[str, Any]
+
+_inherited: list[Any] = []
+"""Connections of a parent process: a child may neither use nor close them."""
+
+
+def connect(path: Path, read_only: bool = False) -> Any:
+    """Open a database that exists; SQLite itself would make an empty one in its place."""
+    mode = "ro" if read_only else "rw"
+    return sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+class Store:
+    """A connection that keeps its promises: strict settings, whole transactions, plain errors.
+
+    Parameters
+    ----------
+    path : Path
+        The database.
+    read_only : bool
+        Never write, not even to mend what a crash left.
+    connect : callable
+        Makes the connection; a test puts one with a simulated disk here.
+    pragmas : mapping
+        Settings of the connection and what they must read back.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        read_only: bool = False,
+        connect: Callable[[Path, bool], Any] = connect,
+        pragmas: Mapping[str, tuple[str, object]] = schema.PRAGMAS,
+    ) -> None:
+        self.path = path
+        self.read_only = read_only
+        self._connect, self._pragmas = connect, pragmas
+        self._mutex = threading.RLock()
+        self._broken: str | None = None
+        self._open()
+
+    @classmethod
+    def create(cls, path: Path, **how: Any) -> "Store":
+        """Make the database with its tables in a file that must not exist yet."""
+        with storage(f"making {path}"):
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW, mode=0o600)
+            os.close(handle)
+            sync(path.parent)
+        store = cls(path, **how)
+        store.build()
+        return store
+
+    def build(self) -> None:
+        """Make the tables in an empty database, in one transaction."""
+        with self.transaction():
+            for statement in schema.TABLES:
+                self.execute(statement)
+            self.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            self.execute(f"PRAGMA user_version = {schema.VERSION}")
+            self.set_meta(tables=self.tables())
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False, **how: Any) -> "Store":
+        """Open a database that is there and sound, in this version or an older one.
+
+        Raises
+        ------
+        InputError
+            When it is no label store, or one of a newer starlearn.
+        CampaignCorruptError
+            When it is missing, cut short or damaged; nothing is put in its place.
+        StorageError
+            When it cannot be written, or is in WAL mode.
+        """
+        with _opening:
+            check_files(path, inside=not any(store._holds(path) for store in _open))
+            if not read_only and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+                raise StorageError(explained(PermissionError(13, "Permission denied"), str(path)))
+            store = cls(path, read_only=read_only, **how)
+        try:
+            store.check()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    # Statements and transactions
+
+    def execute(self, statement: str, values: Values = ()) -> list[Row]:
+        """Run one statement with bound values and return its rows.
+
+        Raises
+        ------
+        StorageError
+            When the disk is full, read-only or failing.
+        CampaignLockedError
+            When another process is writing at this very moment.
+        CampaignCorruptError
+            When the database is damaged.
+        """
+        with self._mutex:
+            self._usable()
+            try:
+                return list(self._connection.execute(statement, values).fetchall())
+            except sqlite3.Error as error:
+                explanation = self._explanation(error)
+                if explanation is None:
+                    raise
+                raise explanation from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All statements inside, or none. When this returns, they are on the disk."""
+        with self._mutex:
+            try:
+                self.execute("BEGIN IMMEDIATE")
+                yield
+                self.execute("COMMIT")
+            except BaseException:  # Ctrl-C too
+                self._roll_back()
+                raise
+
+    def meta(self) -> dict[str, str]:
+        """Return what is known of the campaign as a whole.
+
+        Raises
+        ------
+        CampaignCorruptError
+            When a value is not the one that was written.
+        """
+        found = {}
+        for key, value, crc in self.execute("SELECT key, value, crc FROM meta"):
+            if checksum(key, value) != crc:
+                raise self.corrupt(f"the setting {key!r} is not the one that was written")
+            found[key] = value
+        return found
+
+    def set_meta(self, **values: str) -> None:
+        """Write settings of the campaign; inside a transaction with whatever else changes."""
+        for key, value in values.items():
+            self.execute(
+                "INSERT INTO meta VALUES (:key, :value, :crc) ON CONFLICT (key) "
+                "DO UPDATE SET value = :value, crc = :crc",
+                {"key": key, "value": value, "crc": checksum(key, value)},
+            )
+
+    def close(self) -> None:
+        """Close the connection; a second time does nothing."""
+        with _opening:
+            _open.discard(self)
+        with self._mutex:
+            self._connection.close()
+
+    def backup(self, target: Path) -> None:
+        """Copy the database as it is now to a new file, through SQLite's backup interface."""
+        scratch = target.with_name(f".{target.name}.new")
+        with storage(f"writing {target}"), self._mutex:
+            self._usable()
+            scratch.unlink(missing_ok=True)
+            os.close(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode=0o600))
+            try:
+                with closing(sqlite3.connect(scratch)) as copy:
+                    self._connection.backup(copy)
+                sync(scratch)
+                os.replace(scratch, target)
+                sync(target.parent)
+            except sqlite3.Error as error:
+                raise StorageError(
+                    f"The backup {target} could not be written ({error}). The labels are where "
+                    "they were. Look at the disk (df, dmesg) and type the command again."
+                ) from error
+            finally:
+                scratch.unlink(missing_ok=True)
+
+    # Soundness
+
+    def check(self) -> None:
+        """Look at version and soundness, and bring an older version up to this one."""
+        (application,), (version,) = (
+            self.execute(f"PRAGMA {name}")[0] for name in ("application_id", "user_version")
+        )
+        if application != schema.APPLICATION_ID:
+            raise self.corrupt("it is a database, but not one with labels of starlearn")
+        if version > schema.VERSION:
+            raise InputError(
+                f"{self.path} was written by a newer starlearn (schema {version}, this one knows "
+                f"up to {schema.VERSION}). Upgrade: pip install -U starlearn."
+            )
+        try:
+            intact = self.meta()["tables"] == self.tables()
+        except (sqlite3.OperationalError, KeyError) as error:
+            raise self.corrupt(f"a table or a column is missing ({error})") from error
+        if not intact:
+            raise self.corrupt("its tables are not those that starlearn made")
+        complaints = [text for (text,) in self.execute("PRAGMA integrity_check") if text != "ok"]
+        complaints += [
+            f"{table} refers to a row of {parent} that is not there"
+            for table, _, parent, _ in self.execute("PRAGMA foreign_key_check")
+        ]
+        if complaints:
+            raise self.corrupt("; ".join(complaints[:3]))
+        if version < schema.VERSION:
+            self._migrate(version)
+
+    def tables(self) -> str:
+        """Return a checksum of the definitions of all tables, views and triggers."""
+        return str(checksum(self.execute("SELECT name, sql FROM sqlite_schema ORDER BY name")))
+
+    def corrupt(self, why: str) -> CampaignCorruptError:
+        """Make the error that says what is damaged and where the backups are."""
+        return damaged(self.path, why)
+
+    def _migrate(self, version: int) -> None:
+        if self.read_only:
+            raise StorageError(
+                f"{self.path} has an older schema ({version}) and is read-only. Open it once where "
+                "it can be written: starlearn status FOLDER."
+            )
+        backups = self.path.parent / "backups"
+        backups.mkdir(mode=0o700, exist_ok=True)
+        self.backup(backups / f"before-schema-{schema.VERSION}.db")
+        with self.transaction():
+            for step in range(version, schema.VERSION):
+                for statement in schema.MIGRATIONS[step]:
+                    self.execute(statement)
+            self.execute(f"PRAGMA user_version = {schema.VERSION}")
+            self.set_meta(tables=self.tables())
+            if self.execute("PRAGMA foreign_key_check"):
+                raise self.corrupt(f"its rows cannot be brought to schema {schema.VERSION}")
+
+    def _open(self) -> None:
+        self._pid = os.getpid()
+        _open.add(self)
+        try:
+            self._connection = self._connect(self.path, self.read_only)
+        except sqlite3.Error as error:
+            raise self._explanation(error) or error from error
+        for name, (setting, expected) in self._pragmas.items():
+            self.execute(f"PRAGMA {name} = {setting}")
+            found = self.execute(f"PRAGMA {name}")
+            if found and found[0][0] != expected:
+                self.close()
+                raise StorageError(
+                    f"SQLite does not take {name} = {setting} for {self.path} (it says "
+                    f"{found[0][0]!r}), so labels would not be safe there. Move the campaign to a "
+                    "local disk."
+                )
+
+    def _holds(self, path: Path) -> bool:
+        try:
+            return os.path.samefile(self.path, path)
+        except OSError:
+            return False
+
+    def _usable(self) -> None:
+        if self._broken is not None:
+            raise StorageError(self._broken)
+        if self._pid != os.getpid():
+            _inherited.append(self._connection)
+            self._open()
+
+    def _roll_back(self) -> None:
+        if self._broken is None and self._connection.in_transaction:
+            self.execute("ROLLBACK")
+
+    def _explanation(self, error: sqlite3.Error) -> StarlearnError | None:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return StorageError(
+                f"The disk is full writing {self.path}: {self._kept()} Free at least 10 MB and "
+                "type the command again."
+            )
+        if code == sqlite3.SQLITE_IOERR:
+            # After a failed sync the system may have thrown the data away: only what a new
+            # process reads from the disk counts.
+            self._broken = (
+                f"The disk failed with {self.path} ({error}). What was acknowledged is safe; the "
+                "last entry was not acknowledged. Look at the disk (dmesg), then type the command "
+                "again in a new process."
+            )
+            return StorageError(self._broken)
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+            return StorageError(
+                f"{self.path} cannot be opened or written ({error}). Nothing was changed. Make the "
+                f"campaign's folder writable: chmod -R u+rwX {self.path.parent}."
+            )
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return CampaignLockedError(
+                f"Another program has held {self.path} for more than ten seconds. Close it (a "
+                "database browser?) and type the command again."
+            )
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return self.corrupt(str(error))
+        return None
+
+    def _kept(self) -> str:
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            ((count,),) = self._connection.execute(
+                "SELECT count(*) FROM event WHERE kind = 'label'"
+            ).fetchall()
+        except sqlite3.Error:
+            return "nothing was lost; the last entry was not acknowledged."
+        return f"nothing was lost, {count} labels are kept; the last entry was not acknowledged."
+
+
+def checksum(*values: object) -> int:
+    """Return a checksum of what stands in a row: SQLite itself has none for its content."""
+    return zlib.crc32(json.dumps(values).encode())
+
+
+_open: "weakref.WeakSet[Store]" = weakref.WeakSet()
+_opening = threading.RLock()
+"""One store is opened at a time, so that each knows which others this process has open."""

@@ -1,0 +1,33 @@
+"""Fixtures of the campaign's tests; what is imported lies in campaign_cases.py."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from campaign_cases import CHUNK, POOL, make_learner, quick_folder
+
+
+@pytest.fixture
+def quick() -> Iterator[Path]:
+    with quick_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def make_campaign(tiny_model: str, quick: Path) -> Iterator[Callable[..., Any]]:
+    """Give a factory of campaigns on the tiny model; keywords change learner or campaign."""
+    from starlearn.campaign.campaign import Campaign
+
+    made = []
+
+    def factory(pool: Any = POOL, name: str = "campaign", **changes: Any) -> Campaign:
+        own = ("resolution", "per_item", "extra_fields", "chunk_size")
+        options = {"chunk_size": CHUNK, **{k: changes.pop(k) for k in own if k in changes}}
+        learner = changes.pop("learner", None) or make_learner(tiny_model, **changes)
+        made.append(Campaign.create(quick / name, pool, learner, **options))
+        return made[-1]
+
+    yield factory
+    for campaign in made:
+        campaign.close()

@@ -1,0 +1,317 @@
+"""Batches to files and labels back: every character, all rows or none, and no formulas."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from campaign_cases import COLOURS, answer_for
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from starlearn.campaign import events
+from starlearn.campaign.cells import FORMULA, guarded, read_cells, unguarded, write_cells
+from starlearn.campaign.exchange import column_of, export_batch, import_labels
+from starlearn.errors import InputError
+from starlearn.settings import Acquisition
+from starlearn.tasks import ChoiceTask, GenerationTask
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@pytest.fixture
+def campaign(make_campaign):
+    made = make_campaign()
+    made.query(3)
+    return made
+
+
+@pytest.fixture
+def file(quick):
+    return quick / "labels.csv"
+
+
+def ids(campaign):
+    return [item.id for item in campaign.batch()]
+
+
+def rows(campaign, labels, header="id,label"):
+    lines = [f"{key},{label}" for key, label in zip(ids(campaign), labels, strict=False)]
+    return "\n".join([header, *lines]) + "\n"
+
+
+# Round trips
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_batch_goes_out_and_its_labels_come_back(campaign, quick, kind):
+    file = quick / f"batch.{kind}"
+    assert export_batch(campaign, file) == 3
+    if kind == "csv":
+        table = list(csv.DictReader(io.StringIO(file.read_bytes().decode("utf-8-sig"))))
+    else:
+        table = [json.loads(line) for line in file.read_text().splitlines()]
+    assert list(table[0]) == ["id", "text", "label", "why", "campaign"]
+    assert [row["id"] for row in table] == ids(campaign)
+    assert all(not row["label"] and "entropy" in row["why"] for row in table)
+    assert import_labels(campaign, file).n_open == 3
+    for row in table:
+        row["label"] = answer_for(row)
+    if kind == "csv":
+        target = io.StringIO(newline="")
+        writer = csv.DictWriter(target, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+        file.write_text(target.getvalue(), newline="")
+    else:
+        file.write_text("".join(json.dumps(row) + "\n" for row in table))
+    done = import_labels(campaign, file, "ann")
+    assert (done.n_new, done.n_same, done.n_open, done.notes) == (3, 0, 0, [])
+    assert campaign.labels() == {row["id"]: row["label"] for row in table}
+    again = import_labels(campaign, file, "ann")
+    assert (again.n_new, again.n_same) == (0, 3)
+    assert len(events.events(campaign.store)) == 3
+    export_batch(campaign, file, annotator="ann")
+    assert import_labels(campaign, file, "ann").n_same == 3
+
+
+@settings(max_examples=300)
+@given(st.lists(st.lists(TEXTS, min_size=2, max_size=2), max_size=4))
+def test_fault_64_every_cell_survives_the_round_trip(cells):
+    written = write_cells(["id", "text"], cells)
+    read = read_cells(Path("x.csv"), written.decode("utf-8-sig"), "id")
+    found = [row for _, row in read]
+    assert found == [["id", "text"], *(row for row in cells if any(guarded(c) for c in row))]
+
+
+@given(TEXTS)
+def test_fault_64_a_guard_is_put_on_and_taken_off_once(text):
+    assert unguarded(guarded(text)) == text
+    assert guarded(text)[:1] not in FORMULA
+
+
+@pytest.mark.parametrize("start", sorted(FORMULA))
+def test_fault_64_formulas_are_defused(start):
+    cell = f'{start}HYPERLINK("http://x")'
+    assert guarded(cell) == f"'{cell}"
+    assert unguarded(guarded(guarded(cell))) == guarded(cell)
+
+
+HOSTILE = [
+    "=cmd|' /C calc'!A0",
+    "+1+1",
+    "-5",
+    "@SUM(A1)",
+    "\tTab",
+    "'quoted",
+    "'=guarded already",
+    'line\r\nbreak "quotes", commas; semicolons',
+    "carriage\rreturn",
+    "007",
+    "1e5",
+    "TRUE",
+    "  outer spaces  ",
+    "NA",
+    "null",
+    "None",
+    "é ß 漢字 😀 \u202e \ufeff \0",
+    "x" * 200_000,
+]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_fault_58_62_64_texts_and_free_form_answers_survive(make_campaign, quick, kind):
+    campaign = make_campaign(pool=HOSTILE[:-1], task=GenerationTask("{text}", 2))
+    batch = campaign.query(len(HOSTILE) - 1)
+    for item, answer in zip(batch, HOSTILE, strict=False):
+        campaign.label(item, answer, "ann")
+    export_batch(campaign, quick / f"x.{kind}", annotator="ann")
+    done = import_labels(campaign, quick / f"x.{kind}", "bob")
+    assert done.notes == []
+    assert {i.id: i.answers["bob"] for i in campaign.batch()} == {
+        item.id: answer for item, answer in zip(batch, HOSTILE, strict=False)
+    }
+
+
+def test_fields_named_like_our_columns(make_campaign, quick):
+    names = ["id", "label", "why"]
+    pool = [{name: f"{name} {i}" for name in names} for i in range(3)]
+    campaign = make_campaign(pool=pool, task=GenerationTask("{id} {label} {why}", 2))
+    campaign.query(3)
+    export_batch(campaign, quick / "x.csv")
+    header = (quick / "x.csv").read_bytes().decode("utf-8-sig").splitlines()[0]
+    assert header == "id,field:id,field:label,field:why,label,why,campaign"
+    assert import_labels(campaign, quick / "x.csv").notes == []
+    assert column_of("field:x") == "field:field:x"
+
+
+# All rows or none
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("id,label\n{0},red\nunknown,blue\n", "line 3: id 'unknown' was never issued"),
+        ("id,label\n{0},red\n{1},purple\n", "line 3: 'purple' is not among the choices"),
+        ("id,label\n{0},red\n{0},blue\n", "line 3: .* 'blue' here and 'red' in line 2"),
+        ("id,label,campaign\n{0},red,other\n", "line 2: it belongs to another campaign"),
+        ("id,label\n{0},red\n{1}\n", "line 3 has 1 cells, the header has 2"),
+        ("id,label\n{0},red\n{1},blue,extra\n", "line 3 has 3 cells"),
+        ('id,label\n{0},red\n{1},"blue\n', "is not CSV"),
+        ("id,id,label\n{0},{0},red\n", "stands twice"),
+        ("name,label\nx,red\n", "needs the columns id and label"),
+        ("id,answer\n{0},red\n", "needs the columns id and label"),
+        ("", "needs the columns"),
+        ("id,label\n,red\n", "line 2: id '' was never issued"),
+    ],
+)
+def test_fault_55_60_a_file_with_one_bad_row_changes_nothing(campaign, file, content, says):
+    file.write_text(content.format(*ids(campaign)))
+    with pytest.raises(InputError, match=says):
+        import_labels(campaign, file)
+    assert events.events(campaign.store) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"id": "%s", "label": 1}', "A label is text, got int"),
+        ('{"id": "%s", "label": true}', "A label is text, got bool"),
+        ('{"id": "%s", "label": ["red"]}', "A label is text"),
+        ('{"id": "%s"}', "has no id and label"),
+        ('{"id": "%s", "label": "\\ud800"}', "lone surrogate"),
+        ('{"id": 3, "label": "red"}%.0s', "id 3 was never issued"),
+        ('{"id": "%s", "label": ', "line 1 is not JSON"),
+        ("[" * 100_000 + "%.0s", "not JSON"),
+        ('["%s"]', "holds list"),
+    ],
+)
+def test_fault_39_56_lines_that_cannot_be_used(make_campaign, quick, line, says):
+    campaign = make_campaign(task=GenerationTask("{text}", 2))
+    campaign.query(1)
+    file = quick / "labels.jsonl"
+    file.write_text(line % ids(campaign)[0])
+    with pytest.raises(InputError, match=says):
+        import_labels(campaign, file)
+    assert events.events(campaign.store) == []
+
+
+def test_fault_57_rows_without_a_label_stay_open(campaign, file):
+    file.write_text(rows(campaign, ["red", "", "  "]))
+    done = import_labels(campaign, file)
+    assert (done.n_new, done.n_open) == (1, 2)
+    assert campaign.status().skipped == 0
+    file.with_suffix(".jsonl").write_text(json.dumps({"id": ids(campaign)[1], "label": None}))
+    assert import_labels(campaign, file.with_suffix(".jsonl")).n_open == 1
+
+
+def test_fault_58_words_that_other_readers_take_for_nothing(make_campaign, file):
+    words = ["None", "NA", "null", "nan"]
+    random = Acquisition(n_passes=2, strategy="random")  # the tiny tokenizer knows none of them
+    campaign = make_campaign(task=ChoiceTask("{text}", choices=words), acquisition=random)
+    campaign.query(4)
+    file.write_text(rows(campaign, words))
+    import_labels(campaign, file)
+    assert list(campaign.labels().values()) == words
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_fault_59_60_what_spreadsheets_write(campaign, file, newline, mark, delimiter):
+    text = rows(campaign, COLOURS).replace(",", delimiter) + delimiter * 3 + "\n\n"
+    file.write_bytes(mark + text.replace("\n", newline).encode())
+    assert import_labels(campaign, file).n_new == 3
+
+
+def test_fault_60_other_columns_are_not_used_and_named(campaign, file):
+    lines = [f"note,{key},red,9" for key in ids(campaign)]
+    file.write_text("\n".join(["comment,id,label,score", *lines]))
+    done = import_labels(campaign, file)
+    assert done.n_new == 3
+    assert done.notes == ["Columns that were not used: comment, score."]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "says"),
+    [("latin-1", "byte 0xE9 in line 3 .*--encoding latin-1"), ("utf-16", "--encoding utf-16")],
+)
+def test_fault_61_other_encodings_are_named_not_guessed(make_campaign, file, encoding, says):
+    campaign = make_campaign(task=GenerationTask("{text}", 2))
+    campaign.query(2)
+    file.write_text(rows(campaign, ["the", "été"]), encoding=encoding)
+    with pytest.raises(InputError, match=says):
+        import_labels(campaign, file)
+    import_labels(campaign, file, encoding=encoding)
+    assert list(campaign.labels().values()) == ["the", "été"]
+    with pytest.raises(InputError, match="is no encoding"):
+        import_labels(campaign, file, encoding="excel")
+    with pytest.raises(InputError, match="cannot be read"):
+        import_labels(campaign, file.with_name("nowhere.csv"))
+    with pytest.raises(InputError, match=r"must end in \.csv"):
+        export_batch(campaign, file.with_name("x.xlsx"))
+
+
+def test_fault_62_cells_of_any_length(make_campaign, file):
+    campaign = make_campaign(task=GenerationTask("{text}", 2))
+    campaign.query(1)
+    file.write_text(rows(campaign, ["y" * 500_000]))
+    import_labels(campaign, file)
+    assert list(campaign.labels().values()) == ["y" * 500_000]
+
+
+def test_fault_63_other_spellings_are_confirmed_by_whoever_imports(campaign, file):
+    file.write_text(rows(campaign, ["Red", " red ", "R"]))
+    with pytest.raises(InputError, match="Did you mean 'red'"):
+        import_labels(campaign, file)
+    import_labels(campaign, file, relabel={"Red": "red", "R": "red"})
+    assert list(campaign.labels().values()) == ["red"] * 3
+
+
+def test_fault_48_a_text_that_was_edited_in_the_file_moves_no_label(campaign, file):
+    export_batch(campaign, file)
+    text = file.read_text(encoding="utf-8-sig")
+    first = campaign.batch()[0]
+    text = text.replace(first.fields["text"], "another text").replace(",,", ",red,")
+    file.write_text(text)
+    done = import_labels(campaign, file)
+    assert done.n_new == 3
+    assert "In 1 rows the text differs" in done.notes[0]
+    assert campaign.batch()[0].fields == first.fields
+
+
+def test_a_column_that_was_sorted_alone_is_refused(campaign, file):
+    texts = [item.fields["text"] for item in campaign.batch()]
+    lines = [f"{k},{t},red" for k, t in zip(ids(campaign), texts[1:] + texts[:1], strict=True)]
+    file.write_text("\n".join(["id,text,label", *lines]))
+    with pytest.raises(InputError, match="one column sorted alone"):
+        import_labels(campaign, file)
+    assert campaign.labels() == {}
+
+
+def test_a_file_of_another_campaign_is_refused(make_campaign, quick):
+    first, second = make_campaign(name="a"), make_campaign(name="b")
+    assert [i.id for i in first.query(3)] == [i.id for i in second.query(3)]
+    export_batch(first, quick / "x.csv")
+    with pytest.raises(InputError, match="another campaign"):
+        import_labels(second, quick / "x.csv")
+    with pytest.raises(InputError, match="no batch to export"):
+        export_batch(make_campaign(name="c"), quick / "y.csv")
+
+
+def test_who_labelled_may_stand_in_the_file(campaign, file):
+    lines = [f"{key},red,{who}" for key, who in zip(ids(campaign), ["ann", "", "bob"], strict=True)]
+    file.write_text("\n".join(["id,label,annotator", *lines]))
+    import_labels(campaign, file, "me")
+    assert campaign.status().annotators == {"ann": 1, "me": 1, "bob": 1}
+
+
+def test_labels_of_an_earlier_round_can_be_imported(campaign, file):
+    file.write_text(rows(campaign, ["red", "green", "blue"]))
+    import_labels(campaign, file)
+    campaign.teach()
+    campaign.query(2)
+    file.write_text(file.read_text().replace("green", "red"))
+    done = import_labels(campaign, file)
+    assert (done.n_new, done.n_same) == (1, 2)

@@ -1,0 +1,367 @@
+"""Labelling in the terminal: what keys mean, what is shown, and that each word is saved."""
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+from campaign_cases import POOL
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from starlearn import cli
+from starlearn.campaign import events
+from starlearn.campaign.campaign import Campaign
+from starlearn.campaign.labelling import Said, by_key, shortcuts, understood
+from starlearn.errors import InputError
+from starlearn.tasks import ChoiceTask, GenerationTask
+
+MANY = [f"{colour} {letter}" for colour in ("red", "green", "blue") for letter in "abcd"]
+
+
+def label(campaign, keys, annotator="ann", code=0):
+    arguments = ["label", str(campaign.folder), "-a", annotator]
+    result = CliRunner().invoke(cli.app, arguments, input=keys)
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def words(campaign):
+    """Return kind and answer of every event, in order."""
+    return [(event.kind, event.answer) for event in events.events(campaign.store)]
+
+
+# What a line means
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("2", Said("label", "green")),
+        (" green ", Said("label", "green")),
+        ("GREEN", Said("label", "green")),
+        ("g", Said("label", "green")),
+        ("s", Said("skip")),
+        (":skip", Said("skip")),
+        ("u", Said("undo")),
+        ("f", Said("flag")),
+        ("f two answers", Said("flag", "two answers")),
+        ("quit", Said("quit")),
+        ("?", Said("help")),
+    ],
+)
+def test_lines_that_are_understood(line, said):
+    assert understood(line, ["red", "green", "blue"]) == said
+
+
+@pytest.mark.parametrize("line", ["", " ", "4", "0", "-1", "x", "redd", "s red", "1 2", "\x1b[A"])
+def test_lines_that_mean_nothing_are_refused(line):
+    with pytest.raises(InputError):
+        understood(line, ["red", "green", "blue"])
+
+
+def test_beginnings_of_several_choices_are_refused():
+    with pytest.raises(InputError, match="may be 4 choices: green a, "):
+        understood("gr", MANY)
+    assert understood("green c", MANY).text == "green c"
+    assert understood("12", MANY).text == MANY[11]
+    with pytest.raises(InputError, match="did you mean"):
+        understood("grene c", MANY)
+
+
+def test_trap_choices_that_are_numbers_are_typed_as_they_are():
+    # With numbers for the places, typing 1 would store "0".
+    assert understood("1", ["0", "1"]) == Said("label", "1")
+    assert understood("1", ["5", "4", "3", "2", "1"]) == Said("label", "1")
+    with pytest.raises(InputError):
+        understood("3", ["0", "1", "ten"])
+    assert by_key(["0", "1"])
+    assert not by_key(["0", "10"])
+    assert shortcuts(["0", "10"]) == {"0": "0", "10": "10"}
+
+
+def test_choices_that_are_spelled_like_commands_come_first():
+    assert understood("s", ["s", "t"]) == Said("label", "s")
+    assert understood(":s", ["s", "t"]) == Said("skip")
+    assert understood("skip", ["skip", "t"]) == Said("label", "skip")
+
+
+@given(
+    st.lists(st.text(min_size=1, max_size=4).map(str.strip).filter(bool), min_size=2, unique=True)
+)
+def test_every_choice_can_be_typed_in_full_and_by_its_shortcut(choices):
+    for choice in choices:
+        assert understood(choice, choices) == Said("label", choice)
+    for typed, choice in shortcuts(choices).items():
+        assert understood(typed, choices).text == choice
+
+
+@given(
+    st.text(max_size=6), st.lists(st.sampled_from(["no", "yes", "1", "0", "s", "ye"]), min_size=2)
+)
+def test_a_line_is_a_choice_a_command_or_refused(line, choices):
+    choices = list(dict.fromkeys([*choices, "other"]))
+    try:
+        said = understood(line, choices)
+    except InputError:
+        return
+    assert (said.kind == "label") == (said.text in choices) or said.kind == "flag"
+
+
+def test_free_answers_are_kept_to_the_character():
+    assert understood("  x = 1 ", None) == Said("label", "  x = 1 ")
+    assert understood("s", None) == Said("label", "s")
+    assert understood(":f why", None) == Said("flag", "why")
+    assert understood("::s", None) == Said("label", ":s")
+    for line in ("", "  ", ":x"):
+        with pytest.raises(InputError):
+            understood(line, None)
+
+
+# Sessions by lines
+
+
+def test_label_skip_flag_and_undo(make_campaign):
+    campaign = make_campaign()
+    batch = campaign.query(4)
+    told = label(campaign, "1\ns\nf odd one\nu\nu\n3\ng\nx\n2\nq\n")
+    # The undone items came back, the last first; then the one behind it.
+    assert words(campaign) == [
+        ("label", "red"),
+        ("skip", None),
+        ("flag", None),
+        ("undo", None),
+        ("undo", None),
+        ("label", "blue"),
+        ("label", "green"),
+        ("label", "green"),
+    ]
+    assert "taken back: flag (saved)" in told
+    assert "taken back: skip (saved)" in told
+    assert "'x' is no choice" in told
+    assert "Not saved" in told
+    labels = campaign.labels()
+    assert [labels[item.id] for item in batch] == ["red", "blue", "green", "green"]
+    log = events.events(campaign.store)
+    assert [e.note for e in log if e.kind == "flag"] == ["odd one"]
+    assert "4 of the batch's 4 items are done" in told
+    assert f"Next: starlearn teach {campaign.folder}" in told
+
+
+def test_the_last_word_can_be_taken_back_before_the_end(make_campaign):
+    campaign = make_campaign()
+    (item,) = campaign.query(1)
+    told = label(campaign, "1\nu\n2\n\n")
+    assert "takes the last word back" in told
+    assert campaign.labels() == {item.id: "green"}
+    assert "Nothing of yours" in label(campaign, "u\nq\n", annotator="bob")
+    assert campaign.labels() == {item.id: "green"}
+
+
+def test_undo_never_reaches_into_an_earlier_round(make_campaign):
+    campaign = make_campaign()
+    campaign.query(1)
+    label(campaign, "1\n")
+    campaign.teach()
+    campaign.query(1)
+    assert "Nothing of yours in this batch" in label(campaign, "u\nq\n")
+    assert words(campaign) == [("label", "red")]
+
+
+def test_an_answer_that_was_replaced_stands_again_after_undo(make_campaign):
+    campaign = make_campaign()
+    item = campaign.query(2)[0]
+    campaign.label(item, "red", "ann")
+    campaign.label(item, "blue", "ann")
+    told = label(campaign, "u\nq\n")
+    assert "taken back: blue" in told
+    assert "your answer so far: red" in told
+    assert campaign.labels() == {item.id: "red"}
+
+
+def test_a_session_goes_on_where_it_ended(make_campaign):
+    campaign = make_campaign()
+    batch = campaign.query(3)
+    assert "[1 of 3]" in label(campaign, "1\n")  # the end of the input is the end of the session
+    told = label(campaign, "2\n3\n")
+    assert "[1 of 3]" not in told
+    assert told.index("[2 of 3]") < told.index("[3 of 3]")
+    assert list(campaign.labels().values()) == ["red", "green", "blue"]
+    assert list(campaign.labels()) == [item.id for item in batch]
+
+
+def test_what_is_shown(make_campaign):
+    pool = [{"text": text, "source": f"page {row}"} for row, text in enumerate(POOL)]
+    campaign = make_campaign(pool, extra_fields=["source"])
+    item = campaign.query(2)[0]
+    told = label(campaign, "?\nq\n")
+    assert f"[1 of 2] round 1, chosen because: {item.reason}" in told
+    assert f"  | {item.fields['text']}" in told
+    assert f"  source:\n  | {item.fields['source']}" in told
+    assert "1 red  2 green  3 blue    s skip  f flag  u undo  q quit" in told
+    assert "pass over the item" in told
+    assert words(campaign) == []
+
+
+def test_many_choices_are_typed_by_number_or_beginning(make_campaign):
+    campaign = make_campaign(task=ChoiceTask("{text} Answer :", choices=MANY))
+    campaign.query(3)
+    told = label(campaign, "red b\n12\n?\nq\n")
+    assert list(campaign.labels().values()) == ["red b", "blue d"]
+    assert "one of 12 choices" in told
+    assert "\n  5 green a\n" in told
+
+
+def test_free_answers_over_several_lines(make_campaign):
+    campaign = make_campaign(task=GenerationTask("{text} Answer :", max_new_tokens=4))
+    campaign.query(3)
+    told = label(campaign, "a b \\\nc\ns\n:s\n:q\n")
+    assert list(campaign.labels().values()) == ["a b \nc", "s"]
+    assert campaign.status().skipped == 1
+    assert ":s skip" in told
+
+
+def test_fault_41_text_cannot_steer_the_terminal_or_pass_for_ours(make_campaign):
+    nasty = "[red]\x1b]0;own\x07\u202e:smile:\x00\n[9 of 9] red (saved)"
+    campaign = make_campaign([nasty, "the sky is"])
+    campaign.query(2)
+    told = label(campaign, "q\n")
+    assert not set("\x1b\x07\u202e\x00") & set(told)
+    assert r"| [red]\x1b]0;own\x07\u202e:smile:\x00" in told
+    assert "\n  | [9 of 9] red (saved)\n" in told
+    assert nasty in [item.fields["text"] for item in campaign.batch()]
+
+
+def test_an_annotator_without_a_name_is_refused(make_campaign):
+    campaign = make_campaign()
+    campaign.query(1)
+    label(campaign, "1\n", annotator=" ", code=2)
+    assert words(campaign) == []
+
+
+# Keys, in a terminal
+
+
+class Terminal:
+    """The command in a pseudo-terminal of its own."""
+
+    def __init__(self, folder):
+        own = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"  # so Ctrl-C reaches it
+        command = [sys.executable, "-c", f"{own}; from starlearn.cli import app; app()"]
+        self.handle, end = pty.openpty()
+        self.process = subprocess.Popen(
+            [*command, "label", str(folder)],
+            stdin=end,
+            stdout=end,
+            stderr=end,
+            start_new_session=True,
+        )
+        os.close(end)
+        self.shown = ""
+
+    def until(self, text, times=1):
+        """Read until a text stands there so many times."""
+        deadline = time.monotonic() + 120
+        while self.shown.count(text) < times:
+            assert time.monotonic() < deadline, self.shown
+            if not select.select([self.handle], [], [], 1)[0]:
+                continue
+            try:
+                part = os.read(self.handle, 65536)
+            except OSError:  # its end was closed
+                part = b""
+            assert part, self.shown
+            self.shown += part.decode()
+
+    def type(self, keys):
+        os.write(self.handle, keys.encode())
+
+    def end(self):
+        """Wait for the process, and return its exit code."""
+        try:
+            while part := os.read(self.handle, 65536):
+                self.shown += part.decode()
+        except OSError:
+            pass
+        code = self.process.wait()
+        assert termios.tcgetattr(self.handle)[3] & termios.ECHO, "the terminal is not as it was"
+        os.close(self.handle)
+        return code
+
+
+@pytest.fixture
+def batch(make_campaign):
+    campaign = make_campaign()
+    campaign.query(4)
+    return campaign
+
+
+def test_keys_need_no_enter(batch):
+    terminal = Terminal(batch.folder)
+    terminal.until("q quit")
+    terminal.type("1")
+    terminal.until("q quit", times=2)
+    terminal.type("s")
+    terminal.until("q quit", times=3)
+    terminal.type("f")
+    terminal.until("note")
+    terminal.type("odd\r")
+    terminal.until("q quit", times=4)
+    terminal.type("\x1b[1;5A")  # Ctrl and an arrow: no answer, though there is a 1 in it
+    terminal.until("is no choice")
+    terminal.type("7")
+    terminal.until("'7' is no choice")
+    terminal.type("quite sure")  # pasted: not q, u, ...
+    terminal.until("'quite sure' is no choice")
+    terminal.type("u")
+    terminal.until("q quit", times=5)
+    assert "taken back: flag" in terminal.shown
+    terminal.type("2")
+    terminal.until("q quit", times=6)
+    terminal.type("q")
+    assert terminal.end() == 0
+    assert [kind for kind, _ in words(batch)] == ["label", "skip", "flag", "undo", "label"]
+    log = events.events(batch.store)
+    assert log[2].note == "odd"
+    assert all(event.ms is not None for event in log if event.kind == "label")
+
+
+def test_fault_20_ctrl_c_in_the_terminal_keeps_what_was_saved(batch):
+    terminal = Terminal(batch.folder)
+    terminal.until("q quit")
+    terminal.type("1")
+    terminal.until("q quit", times=2)
+    terminal.type("\x03")
+    assert terminal.end() == 130
+    assert f"Go on: starlearn label {batch.folder}" in terminal.shown
+    assert "Traceback" not in terminal.shown
+    assert words(batch) == [("label", "red")]
+    with Campaign.open(batch.folder) as again:
+        assert again.status().done == 1
+
+
+def test_lines_in_the_terminal_where_keys_are_too_few(make_campaign):
+    campaign = make_campaign(task=ChoiceTask("{text} Answer :", choices=MANY))
+    campaign.query(2)
+    terminal = Terminal(campaign.folder)
+    terminal.until("> ")
+    terminal.type("red b\r")
+    terminal.until("red b (saved)")
+    terminal.until("> ", times=2)
+    terminal.type("q\r")
+    assert terminal.end() == 0
+    assert words(campaign) == [("label", "red b")]
+
+
+def test_nothing_typed_ahead_answers_an_item_that_was_not_shown(batch):
+    terminal = Terminal(batch.folder)
+    terminal.type("1")  # long before the first item is shown
+    terminal.until("q quit")
+    terminal.type("q")
+    assert terminal.end() == 0
+    assert words(batch) == []

@@ -1,0 +1,206 @@
+"""Model families that differ from Llama inside: the same numbers as plain text, or a refusal."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import COLOURS, build_model
+from workloads import numbers, sequences, workload
+
+from starlearn.errors import InputError
+from starlearn.learner import STARLearner
+from starlearn.model.backbone import Backbone
+from starlearn.model.choices import build_tree, choice_distribution
+from starlearn.model.generation import generate_answers
+from starlearn.model.head import LinearHead, OwnHead, head_of
+from starlearn.model.layout import goes_by_positions
+from starlearn.model.passes import row_hidden
+from starlearn.settings import Acquisition, LoRA, Training
+from starlearn.tasks import ChoiceTask
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+FAMILIES: dict[str, tuple[dict[str, Any], bool]] = {
+    "llama": ({}, True),
+    "gpt2": ({}, True),
+    "opt": ({"ffn_dim": 48, "word_embed_proj_dim": 32}, True),
+    "phi": ({}, True),
+    "qwen2_moe": (
+        {
+            "moe_intermediate_size": 16,
+            "shared_expert_intermediate_size": 32,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+        True,
+    ),
+    "gpt_neo": (
+        {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "window_size": 20},
+        True,
+    ),
+    "bloom": ({}, False),
+    "mpt": ({"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}, False),
+    "falcon": ({"alibi": True}, False),
+}
+"""Settings beside the usual ones, and whether the family goes by positions."""
+
+
+def tiny(kind: str) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **{**SIZES, **FAMILIES[kind][0]})
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.3)
+    return model
+
+
+@pytest.mark.parametrize("kind", list(FAMILIES))
+def test_trap_choices_are_what_plain_text_says_in_every_family(kind: str) -> None:
+    # ALiBi and local attention count places in the row: a tree gave them other numbers in silence.
+    model = tiny(kind)
+    by_positions = goes_by_positions(model)
+    assert by_positions is FAMILIES[kind][1]
+    choices = [[5, 6], [5, 7], [8], [9, 10, 11]]
+    prompts = [[5, 9, 12, 7, 22], [8, 9], [30 + i for i in range(25)], [6]]
+    work = workload(model, by_positions=by_positions)
+    assert isinstance(work.head, LinearHead)
+    logs = choice_distribution(work, build_tree(choices, 2), prompts, numbers(4))[0]
+    for prompt, got in zip(prompts, logs, strict=True):
+        expected = []
+        for choice in choices:
+            with torch.no_grad():
+                log = model(torch.tensor([prompt + choice])).logits[0].double().log_softmax(-1)
+            start = len(prompt) - 1
+            expected.append(sum(float(log[start + i, token]) for i, token in enumerate(choice)))
+        assert got == pytest.approx(expected - np.logaddexp.reduce(expected), abs=1e-4)
+
+
+def test_trap_a_feed_forward_part_that_adds_the_residual_sees_all_rows() -> None:
+    model = tiny("bloom")
+    ids, rows = torch.randint(3, 60, (16, 9)), torch.full((16, 1), 5)
+    with torch.no_grad():
+        got = row_hidden(model, sequences(ids, rows))[0]
+        expected = model.transformer(ids).last_hidden_state[:, 5]
+    assert torch.allclose(got, expected, atol=1e-5)
+
+
+def test_trap_a_soft_cap_is_seen_though_random_logits_are_small(tmp_path: Path) -> None:
+    from transformers import LlamaForCausalLM
+
+    class Capped(LlamaForCausalLM):
+        def forward(self, *args: Any, **named: Any) -> Any:
+            output = super().forward(*args, **named)
+            output.logits = 30 * torch.tanh(output.logits / 30)
+            return output
+
+    folder = build_model(tmp_path, initializer_range=0.02)
+    assert isinstance(head_of(Capped.from_pretrained(folder)), OwnHead)
+    assert isinstance(head_of(LlamaForCausalLM.from_pretrained(folder)), LinearHead)
+
+
+def save_with_words(model: Any, folder: Path) -> Path:
+    from transformers import AutoTokenizer
+
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(build_model(folder / "words")).save_pretrained(folder)
+    return folder
+
+
+def learner(folder: Path, **acquisition: Any) -> STARLearner:
+    return STARLearner(
+        str(folder),
+        quantization="none",
+        task=ChoiceTask("{text} Answer :", choices=COLOURS),
+        adapter=LoRA(r=2, dropout=0.3),
+        acquisition=Acquisition(n_passes=2, **acquisition),
+        training=Training(max_steps=1),
+        random_state=0,
+        verbose=False,
+    )
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neo", "mpt", "bloom"])
+def test_trap_padding_does_not_push_an_answer_out_of_the_context(kind: str, tmp_path: Path) -> None:
+    # 40 tokens are padded to 48, and 48 + 24 are more than the model's 64.
+    bone = Backbone(save_with_words(tiny(kind), tmp_path), "none", verbose=False)
+    assert bone.context == 64 or kind == "bloom"
+    prompts = [[5, 9] * 20, [7, 8] * 19, [6]]
+    answers = generate_answers(
+        workload(bone.model), prompts, max_new_tokens=24, eos_id=2, context=bone.context
+    )
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = list(prompt)
+        while len(ids) < len(prompt) + len(answer):
+            with torch.no_grad():
+                ids.append(int(bone.model(torch.tensor([ids])).logits[0, -1].argmax()))
+        assert answer == ids[len(prompt) :]
+    assert max(map(len, answers)) == 24
+
+
+@pytest.mark.parametrize("option", [{"mc_scope": "answer"}, {"mc_layers": 1}])
+def test_passes_that_share_a_part_are_refused_where_places_count(
+    option: dict[str, Any], tmp_path: Path
+) -> None:
+    fitted = learner(save_with_words(tiny("mpt"), tmp_path)).fit(["the sky is"], ["blue"])
+    fitted.set_params(acquisition=Acquisition(n_passes=2, **option))
+    with pytest.raises(InputError, match=r"ALiBi.*mc_scope='all', mc_layers=None"):
+        fitted.query(["the sea is", "grass is"], 1)
+    fitted.set_params(acquisition__n_passes=1).query(["the sea is", "grass is"], 1)
+
+
+def test_a_mixture_of_experts_says_which_layers_to_name(tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model("mixtral", **SIZES, num_local_experts=4)
+    folder = save_with_words(AutoModelForCausalLM.from_config(config), tmp_path)
+    with pytest.raises(InputError, match=r"all-linear.*target_modules=\['q_proj', 'v_proj'\]"):
+        learner(folder).fit(["the sky is"], ["blue"])
+    attention = LoRA(r=2, dropout=0.3, target_modules=["q_proj", "v_proj"])
+    fitted = learner(folder).set_params(adapter=attention).fit(["the sky is"], ["blue"])
+    assert len(fitted.query(["the sea is", "grass is"], 1)[0]) == 1
+
+
+@pytest.mark.parametrize("kind", ["mamba", "recurrent_gemma", "qwen3_next", "lfm2"])
+def test_recurrent_models_are_refused_at_the_door(kind: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+    from transformers import AutoConfig
+
+    kinds = {"layer_types": ["conv", "full_attention"]} if kind == "lfm2" else {}
+    AutoConfig.for_model(kind, num_hidden_layers=2, **kinds).save_pretrained(tmp_path)
+    save_file({}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="attention alone"):
+        Backbone(tmp_path, "none", verbose=False)
+
+
+def test_dropout_at_the_answer_is_refused_beyond_a_sliding_window_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    mistral = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=24))
+    fitted = learner(save_with_words(mistral, tmp_path), chunk_size=2).fit(["the sky is"], ["blue"])
+    pool = [*(f"the {thing} is" for thing in ("sky", "sea", "sun", "leaf", "rose")), "the " * 23]
+    fitted.query(pool, 1)
+    fitted.set_params(acquisition__mc_scope="answer")
+    fitted.query(pool[:5], 1)
+    monkeypatch.setattr(type(fitted._engine().backbone), "by_positions", None)  # no work
+    with pytest.raises(
+        InputError, match=r"1 of 2.*window of 24 tokens: row 5: 25 tokens.*mc_scope"
+    ):
+        fitted.query(pool, 1)
