@@ -9,6 +9,7 @@ from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.cells import read_cells, write_cells
 from starlearn.campaign.durable import write_file
 from starlearn.campaign.intake import CAMPAIGN, ID, LABEL, WHY, Imported, Intake, Row, column_of
+from starlearn.campaign.labelstudio.files import export_tasks, import_export
 from starlearn.data.files import json_rows
 from starlearn.errors import InputError, listed
 
@@ -25,7 +26,8 @@ def export_batch(
     ----------
     campaign : Campaign
     path : str or path
-        Ends in ``.csv`` or ``.jsonl``; replaced when it is there.
+        Ends in ``.csv`` or ``.jsonl``; replaced when it is there. With ``.json``, the items that
+        still wait for a word are written as tasks for Label Studio.
     round_id : int, optional
         By default the newest round.
     annotator : str, optional
@@ -37,6 +39,12 @@ def export_batch(
         Rows written.
     """
     path = Path(path)
+    if _kind(path) == ".json":
+        if annotator is not None:
+            raise InputError(
+                f"{path}: tasks of Label Studio hold nobody's labels; name no annotator."
+            )
+        return export_tasks(campaign, path, round_id)
     batch = campaign.batch(round_id)
     if not batch:
         raise InputError(
@@ -78,6 +86,7 @@ def import_labels(
     path : str or path
         A ``.csv`` or ``.jsonl`` file with the columns id and label. Rows without a label are
         left open. A column annotator says who gave the label; other columns are not needed.
+        Or a ``.json`` file, as Label Studio exports it.
     annotator : str
         Who gave the labels, where the file does not say.
     encoding : str
@@ -92,6 +101,8 @@ def import_labels(
         one item, texts that stand beside the id of another item, another campaign's file.
     """
     path = Path(path)
+    if _kind(path) == ".json":
+        return import_export(campaign, path, relabel)
     intake = Intake(campaign, annotator, relabel)
     for line, row in _rows(path, encoding):
         intake.read(f"line {line}", row)
@@ -105,8 +116,8 @@ def import_labels(
 
 def _kind(path: Path) -> str:
     kind = path.suffix.lower()
-    if kind not in (".csv", ".jsonl", ".ndjson"):
-        raise InputError(f"{path}: the name must end in .csv or .jsonl.")
+    if kind not in (".csv", ".jsonl", ".ndjson", ".json"):
+        raise InputError(f"{path}: the name must end in .csv or .jsonl, or .json for Label Studio.")
     return kind
 
 
