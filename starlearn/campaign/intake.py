@@ -41,7 +41,7 @@ class Word:
     kind: str = "label"
     """label or skip."""
     uuid: str | None = None
-    """Names this word for ever: an annotator may have several on one item, each stored once."""
+    """Names this word: it is stored once, and an annotator may have several on one item."""
     ms: int | None = None
     """Milliseconds that the annotator took."""
 
@@ -84,8 +84,8 @@ class Intake:
         self.items = {item.id: item for each in found for item in campaign.batch(each.id)}
         self.choices = campaign.choices
         self.complaints: list[str] = []
-        self.n_open = 0
-        self.n_edited = 0
+        self.n_open = self.n_same = self.n_edited = 0
+        self._known = {event.uuid for event in events.events(campaign.store)}
         self.unknown: set[str] = set()
         self._words: list[Entry] = []
         self._plain: dict[tuple[str, str], tuple[str, str]] = {}
@@ -111,15 +111,13 @@ class Intake:
 
     def stored(self) -> Imported:
         """Store all that is new, in one transaction, in the order in which it was read."""
-        log = events.events(self.campaign.store)
-        known = {event.uuid for event in log}
-        standing = {(e.item, e.annotator): (e.kind, e.answer) for e in events.standing(log)}
-        new = []
-        for entry in self._words:
-            key, said = (entry.item, entry.annotator), (entry.kind, entry.answer)
-            if entry.uuid not in known and standing.get(key) != said:
-                new.append(entry)
-                standing[key] = said
+        words = events.standing(events.events(self.campaign.store))
+        standing = {(e.item, e.annotator): e.answer for e in words if e.kind == "label"}
+        new = [
+            entry
+            for entry in self._words
+            if entry.uuid or standing.get((entry.item, entry.annotator)) != entry.answer
+        ]
         if new:
             self.campaign.say(new, command="import")
         notes = []
@@ -131,10 +129,13 @@ class Intake:
         if self.unknown:
             notes.append(f"Columns that were not used: {', '.join(sorted(self.unknown))}.")
         n_skips = sum(entry.kind == "skip" for entry in new)
-        n_same = len(self._words) - len(new)
+        n_same = self.n_same + len(self._words) - len(new)
         return Imported(len(new) - n_skips, n_same, self.n_open, notes, n_skips)
 
     def _read(self, place: str, row: Row, word: Word) -> None:
+        if word.uuid in self._known:  # it was said, whatever was said since
+            self.n_same += 1
+            return
         key, label = row.get(ID), row.get(LABEL)
         owner = row.get(CAMPAIGN)
         if owner and owner != self.campaign.id:

@@ -31,3 +31,17 @@ def make_campaign(tiny_model: str, quick: Path) -> Iterator[Callable[..., Any]]:
     yield factory
     for campaign in made:
         campaign.close()
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Give a Label Studio in memory, on which every request of this process arrives."""
+    pytest.importorskip("label_studio_sdk", reason="the client of Label Studio is not installed")
+    from fake_labelstudio import KEY, FakeLabelStudio
+
+    from starlearn.campaign.labelstudio import transport
+
+    made = FakeLabelStudio()
+    monkeypatch.setattr(transport, "plain_transport", lambda url: made)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", KEY)
+    return made

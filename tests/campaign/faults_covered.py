@@ -1,8 +1,8 @@
 """Of each of the 75 faults: the tests that cover it, or why it does not apply, or who covers it.
 
 The numbers are stable names. A test that names a fault in its own name (test_fault_07_...) counts
-by itself; here stand the others. `Face` names the part of the command line, the browser page, the
-Label Studio exchange or the report that has yet to cover what is left of a fault.
+by itself; here stand the others. `Face` names the part of the command line, the browser page or
+the report that has yet to cover what is left of a fault.
 """
 
 from dataclasses import dataclass
@@ -109,5 +109,4 @@ COVERED: dict[int, list[Test | Reason | Face]] = {
         Test("campaign/test_campaign_commands.py", "test_fault_73_no_token_is_printed_or_kept"),
         Reason("starlearn has no command that uploads; reports to trackers are switched off"),
     ],
-    75: [Face("Label Studio", "deep and huge JSON is refused")],
 }

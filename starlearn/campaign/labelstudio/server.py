@@ -86,15 +86,17 @@ class Server:
     def __init__(self, url: str, key: str, transport: "httpx.BaseTransport | None" = None) -> None:
         self.url, self._key = url, key
         try:
-            import httpx
-            from label_studio_sdk import LabelStudio
-
-            from starlearn.campaign.labelstudio.transport import Guarded, plain_transport
+            with warnings.catch_warnings():  # it is written for an older pydantic, and warns
+                warnings.simplefilter("ignore")
+                import httpx
+                from label_studio_sdk import LabelStudio
         except ImportError as error:
             raise MissingDependencyError(
                 "Label Studio is asked through its client, which is not installed. Type: pip "
                 "install 'starlearn[labelstudio]'; without it: starlearn export FOLDER tasks.json."
             ) from error
+        from starlearn.campaign.labelstudio.transport import Guarded, plain_transport
+
         self._http = httpx.Client(
             transport=Guarded(transport or plain_transport(url), url),
             timeout=SECONDS,

@@ -1,5 +1,6 @@
 """The way to a Label Studio server: nothing huge, deep or encoded comes back on it."""
 
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -53,7 +54,8 @@ class Guarded(httpx.BaseTransport):
         if answer.headers.get("content-encoding", "identity") != "identity":
             raise ServerError(f"{self.url} encodes its answers, though asked not to.")
         found = bytearray()
-        for piece in answer.iter_raw():
+        pieces: Any = answer.stream
+        for piece in pieces:
             found += piece
             if len(found) > LARGEST:
                 raise ServerError(
