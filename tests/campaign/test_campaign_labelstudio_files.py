@@ -81,10 +81,8 @@ def test_tasks_go_out_and_an_export_comes_back(campaign, quick):
     assert [task["data"]["id"] for task in tasks] == [item.id for item in campaign.batch()]
     shown = [task["predictions"][0]["result"][0]["value"]["choices"][0] for task in tasks]
     assert set(shown) <= set(COLOURS)
-    names = [
-        choice.get("value") for choice in ElementTree.parse(file.with_suffix(".xml")).iter("Choice")
-    ]
-    assert names == COLOURS
+    view = of_xml(file.with_suffix(".xml").read_text())
+    assert [choice.get("value") for choice in view.iter("Choice")] == COLOURS
     answers = [answer_for(item.fields) for item in campaign.batch()]
     (quick / "export.json").write_text(json.dumps(exported(tasks, answers)))
     run = invoked("import", campaign.folder, quick / "export.json")

@@ -102,11 +102,15 @@ class Server:
             timeout=SECONDS,
             follow_redirects=False,  # the key goes to the address that was typed
         )
-        with self._telling("the key"):
-            # With a slash, so that an address with a path keeps it.
-            self._client = LabelStudio(
-                base_url=f"{url}/", api_key=key, timeout=SECONDS, httpx_client=self._http
-            )
+        try:
+            with self._telling("the key"):
+                # With a slash, so that an address with a path keeps it.
+                self._client = LabelStudio(
+                    base_url=f"{url}/", api_key=key, timeout=SECONDS, httpx_client=self._http
+                )
+        except StarlearnError:  # such as a key that has ended
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the connection."""
