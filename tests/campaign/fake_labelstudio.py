@@ -26,6 +26,7 @@ class FakeLabelStudio(httpx.BaseTransport):
         self.tasks: dict[int, dict[str, Any]] = {}
         self.requests: list[str] = []
         self.instead: Callable[[httpx.Request], httpx.Response | None] = lambda request: None
+        self.largest_page = 100
         self._clock = datetime(2026, 1, 1, tzinfo=UTC)
         self._last = 0
 
@@ -91,7 +92,8 @@ class FakeLabelStudio(httpx.BaseTransport):
         return 200, self.projects[project]
 
     def _page(self, request: httpx.Request, project: int) -> tuple[int, Any]:
-        page, size = int(request.url.params["page"]), int(request.url.params["page_size"])
+        page = int(request.url.params["page"])
+        size = min(int(request.url.params["page_size"]), self.largest_page)
         ours = [task for task in self.tasks.values() if task["project"] == project]
         some = ours[(page - 1) * size : page * size]
         if not some and page > 1:

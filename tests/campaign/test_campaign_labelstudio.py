@@ -204,7 +204,9 @@ def test_tasks_of_others_are_passed_over(pushed, fake, make_campaign):
 
 
 @pytest.mark.parametrize("count", [99, 100, 101, 250])
-def test_projects_of_any_number_of_pages(make_campaign, fake, count):
+@pytest.mark.parametrize("most", [30, 100])
+def test_projects_of_any_number_of_pages(make_campaign, fake, count, most):
+    fake.largest_page = most  # whatever size is asked for
     random = Acquisition(n_passes=2, strategy="random")
     campaign = make_campaign(pool=[f"the sky is {i}" for i in range(count)], acquisition=random)
     campaign.query(count)

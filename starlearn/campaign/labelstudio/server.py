@@ -20,6 +20,7 @@ from starlearn.errors import InputError, MissingDependencyError, ServerError, St
 
 if TYPE_CHECKING:
     import httpx
+    from pydantic import TypeAdapter
 
 KEY = "LABEL_STUDIO_API_KEY"
 """The environment variable with the key; it is read from nowhere else and written nowhere."""
@@ -32,6 +33,7 @@ ONCE: Any = {"max_retries": 0}
 """A request that may have been carried out is not repeated by the client: the next push looks."""
 
 T = TypeVar("T")
+P = TypeVar("P", Project, Task)
 
 
 def key_from_environment() -> str:
@@ -128,21 +130,20 @@ class Server:
         """Return a project."""
         with self._telling(f"project {number}"):
             found = self._client.projects.get(number, request_options=ONCE)
-            return self._taken(checked, PROJECT, found)
+            return self._taken(PROJECT, found)
 
     def project_of(self, campaign: str) -> Project | None:
         """Return the project that was made for a campaign; the oldest, None where there is none."""
+
+        def ask(page: int) -> Any:
+            return self._client.projects.list(
+                page=page, page_size=PAGE, ordering="id", request_options=ONCE
+            )
+
         with self._telling("the list of projects"):
-            for page in range(1, MOST_PAGES):
-                pager: Any = self._client.projects.list(
-                    page=page, page_size=PAGE, ordering="id", request_options=ONCE
-                )
-                found = self._taken(checked, PROJECTS, pager.items)
-                for project in found:
-                    if campaign in (project.description or ""):
-                        return project
-                if len(found) < PAGE:
-                    break
+            for project in self._paged(ask, PROJECTS):
+                if campaign in (project.description or ""):
+                    return project
         return None
 
     def make_project(self, title: str, campaign: str, config: str, per_item: int) -> Project:
@@ -155,7 +156,7 @@ class Server:
                 maximum_annotations=per_item,
                 request_options=ONCE,
             )
-            return self._taken(checked, PROJECT, made)
+            return self._taken(PROJECT, made)
 
     def set_interface(self, number: int, config: str) -> None:
         """Give a project another labelling interface."""
@@ -175,42 +176,51 @@ class Server:
         how: dict[str, Any] = {"fields": "all"}
         if not annotations:
             how = {"fields": "task_only", "include": "id,data"}
-        found: dict[int, Task] = {}
+
+        def ask(page: int) -> Any:
+            return self._client.tasks.list(
+                project=number,
+                page=page,
+                page_size=PAGE,
+                resolve_uri=False,  # a text is no address to be signed
+                request_options=ONCE,
+                **how,
+            )
+
         with self._telling(f"the tasks of project {number}"):
-            for page in range(1, MOST_PAGES):
-                try:
-                    pager: Any = self._client.tasks.list(
-                        project=number,
-                        page=page,
-                        page_size=PAGE,
-                        resolve_uri=False,  # a text is no address to be signed
-                        request_options=ONCE,
-                        **how,
-                    )
-                except Exception as error:
-                    if page > 1 and getattr(error, "status_code", None) == 404:
-                        break  # behind the last page
-                    raise
-                tasks = self._taken(checked, TASKS, pager.items)
-                found |= {task.id: task for task in tasks}
-                if len(tasks) < PAGE:
-                    break
-        return list(found.values())
+            return list(self._paged(ask, TASKS))
 
     def names(self) -> dict[int, str]:
         """Return the email or name of each user by number; empty where the key may not see them."""
         try:
             with self._telling("the list of users"):
-                users = self._taken(checked, USERS, self._client.users.list(request_options=ONCE))
+                users = self._taken(USERS, self._client.users.list(request_options=ONCE))
         except _RefusedError:
             return {}
         return {user.id: user.email or user.username or f"user-{user.id}" for user in users}
 
+    def _paged(self, ask: Callable[[int], Any], kind: "TypeAdapter[list[P]]") -> Iterator[P]:
+        """Yield what stands on all pages, whatever the server takes for the size of a page."""
+        seen: set[int] = set()
+        for page in range(1, MOST_PAGES):
+            try:
+                pager = ask(page)
+            except Exception as error:
+                if page > 1 and getattr(error, "status_code", None) == 404:
+                    return  # behind the last page
+                raise
+            fresh = [part for part in self._taken(kind, pager.items) if part.id not in seen]
+            yield from fresh
+            seen.update(part.id for part in fresh)
+            total = getattr(pager.response, "total", getattr(pager.response, "count", None))
+            if not fresh or (isinstance(total, int) and len(seen) >= total):
+                return
+
     # Errors
 
-    def _taken(self, check: Callable[[Any, Any], T], kind: Any, value: Any) -> T:
+    def _taken(self, kind: "TypeAdapter[T]", value: Any) -> T:
         try:
-            return check(kind, value)
+            return checked(kind, value)
         except InputError as error:
             raise ServerError(
                 f"{self.url} answers what cannot be used ({error}). Is it a Label Studio of "
