@@ -99,6 +99,14 @@ def test_annotations_become_words_of_their_annotators_once(pushed, fake):
     assert push(campaign).n_new == 0  # what is done is neither there twice nor asked again
 
 
+def test_words_of_a_deleted_account_are_not_those_of_me(pushed, fake):
+    campaign, tasks = pushed
+    fake.annotate(tasks[0], "red", user=None)
+    fake.annotate(tasks[1], "red", user=77)
+    pull(campaign)
+    assert campaign.status().annotators == {"label-studio": 1, "user-77": 1}
+
+
 def test_a_change_is_the_newer_word_and_a_word_said_here_later_stands(pushed, fake):
     campaign, tasks = pushed
     note = fake.annotate(tasks[0], "red")

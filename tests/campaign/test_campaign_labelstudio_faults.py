@@ -121,7 +121,7 @@ def test_users_without_the_right_to_see_names_have_numbers(pushed, fake):
 
 
 NOTE = '{"id": 1, "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z"%s}'
-TASK = '{"id": 1, "data": {"id": "i", "campaign": "%s"}, "annotations": [%s]}'
+TASK = '{"id": 1, "data": {"id": "i", "campaign": "%s"%s}, "annotations": [%s]}'
 HOSTILE_PARTS = {
     "deep": ', "result": ' + "[" * 500 + "]" * 500,
     "very deep": ', "result": ' + "[" * 200_000 + "]" * 200_000,
@@ -138,13 +138,24 @@ HOSTILE_PARTS = {
     "no time": ', "updated_at": "yesterday"',
     "no zone": ', "updated_at": "2026-01-01T00:00:00"',
     "surrogate": ', "result": [{"value": {"text": "\\ud800"}}]',
+    "data: deep": ', "text": ' + "[" * 500 + "]" * 500,
+    "data: NaN": ', "text": NaN',
+    "data: surrogate": ', "text": "\\ud800"',
 }
+
+
+def test_the_payload_of_the_next_test_is_read_without_its_hostile_part(campaign, quick):
+    (quick / "export.json").write_text(f"[{TASK % (campaign.id, '', NOTE % '')}]")
+    with pytest.raises(InputError, match="task 1, annotation 1: id 'i' was never issued"):
+        import_labels(campaign, quick / "export.json")
 
 
 @pytest.mark.parametrize("part", HOSTILE_PARTS)
 @pytest.mark.parametrize("way", ["server", "file"])
 def test_fault_75_hostile_payloads_of_label_studio_are_refused(campaign, fake, quick, way, part):
-    task = TASK % (campaign.id, NOTE % HOSTILE_PARTS[part])
+    hostile = HOSTILE_PARTS[part]
+    inside = (hostile, NOTE % "") if part.startswith("data: ") else ("", NOTE % hostile)
+    task = TASK % (campaign.id, *inside)
     if way == "server":
         push(campaign, URL)
         page = f'{{"total": 1, "tasks": [{task}]}}'.encode()
@@ -199,6 +210,8 @@ def test_addresses_that_cannot_be_used(campaign, fake, url, says):
 
 
 def test_what_is_not_known_is_asked_for(campaign, fake, monkeypatch):
+    with pytest.raises(InputError, match="not both"):
+        push(campaign, URL, project=1, new=True)
     for command, says in ((push, "where Label Studio is"), (pull, "which project to pull from")):
         with pytest.raises(InputError, match=says):
             command(campaign)
@@ -217,7 +230,7 @@ def test_without_the_client_the_error_names_the_extra(campaign, fake, monkeypatc
 
 def test_fault_73_the_key_is_neither_printed_nor_kept(campaign, fake, quick):
     def echo(request):
-        said = {"detail": f"no {request.headers['authorization']}"}
+        said = {"detail": f"no {request.headers['authorization']}, nor Bearer abc.def"}
         return httpx.Response(500, json=said)
 
     folder = str(campaign.folder)
@@ -228,7 +241,7 @@ def test_fault_73_the_key_is_neither_printed_nor_kept(campaign, fake, quick):
     for command in ("push", "pull"):
         run = CliRunner().invoke(cli.app, [command, folder])
         assert run.exit_code == 6
-        assert "no Token ***" in run.output
+        assert "no Token *** nor Bearer ***" in run.output
         assert KEY not in run.output
     kept = [path for path in campaign.folder.rglob("*") if path.is_file()]
     assert len(kept) > 2

@@ -1,6 +1,7 @@
 """One Label Studio server, asked through its own client: answers are checked, errors are ours."""
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 KEY = "LABEL_STUDIO_API_KEY"
 """The environment variable with the key; it is read from nowhere else and written nowhere."""
+SECRET = re.compile(r"\b(Token|Bearer) \S+")
+"""What is derived from a key, too, stands so in a request."""
 SECONDS = 60.0
 """Without an answer for so long, a request is given up."""
 PAGE = 100
@@ -292,7 +295,7 @@ class Server:
 
     def _safe(self, text: str) -> str:
         """Cut a text of the server short, and never with the key in it."""
-        return " ".join(text.replace(self._key, "***").split())[:300]
+        return " ".join(SECRET.sub(r"\1 ***", text.replace(self._key, "***")).split())[:300]
 
 
 class _RefusedError(InputError):

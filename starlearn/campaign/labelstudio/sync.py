@@ -99,6 +99,8 @@ def push(
     ServerError
         When the server is down or refuses; what has arrived is found by the next push.
     """
+    if new and project is not None:
+        raise InputError("Give the number of a project, or ask for a new one; not both.")
     with campaign.holding("push"):
         number, items = open_batch(campaign, round_id)
         known = _predictions(campaign, number, items, predictions)

@@ -26,6 +26,10 @@ UUID = "labelstudio"
 """The uuid of a word begins so; then project, annotation, when it was made and when changed."""
 
 
+NOBODY = "label-studio"
+"""The annotator, where an account was deleted and what it said was kept."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What a model answers for an item, to be shown to annotators before they answer."""
@@ -163,7 +167,7 @@ def take_in(
     InputError
         Naming task and annotation of what cannot be used, or that nothing is of this campaign.
     """
-    intake = Intake(campaign, "me", relabel)
+    intake = Intake(campaign, NOBODY, relabel)
     ours = [task for task in tasks if _is_ours(task, intake)]
     if tasks and not ours:
         raise InputError(
