@@ -211,8 +211,7 @@ def test_tasks_of_others_are_passed_over(pushed, fake, make_campaign):
         pull(campaign, project=link_of(other).project)
 
 
-@pytest.mark.parametrize("count", [99, 100, 101, 250])
-@pytest.mark.parametrize("most", [30, 100])
+@pytest.mark.parametrize(("count", "most"), [(99, 100), (100, 100), (101, 100), (250, 30)])
 def test_projects_of_any_number_of_pages(make_campaign, fake, count, most):
     fake.largest_page = most  # whatever size is asked for
     random = Acquisition(n_passes=2, strategy="random")
