@@ -190,6 +190,10 @@ class Batch:
         """T, the padded length in tokens."""
         return sum(self.parts)
 
+    def tokens(self, copies: int | tuple[int, ...] = 1) -> int:
+        """Padded tokens of all items, each part counted as often as it runs."""
+        return int(len(self.indices) * (np.asarray(self.parts) * np.asarray(copies)).sum())
+
 
 def padded_lengths(lengths: Any, grains: int = GRAINS) -> NDArray[np.intp]:
     """Round lengths up to a grid that is as fine as the lengths are short.
@@ -214,7 +218,7 @@ def padded_lengths(lengths: Any, grains: int = GRAINS) -> NDArray[np.intp]:
     return np.asarray(-(-exact // grain) * grain)
 
 
-def batches(lengths: Any, max_tokens: int) -> Iterator[Batch]:
+def batches(lengths: Any, max_tokens: int, copies: int | tuple[int, ...] = 1) -> Iterator[Batch]:
     """Cut items into batches of equal padded length within a token budget, longest first.
 
     Parameters
@@ -222,7 +226,9 @@ def batches(lengths: Any, max_tokens: int) -> Iterator[Batch]:
     lengths : array of int, shape (m,) or (m, parts)
         Tokens of each item; with several parts, each is padded by itself.
     max_tokens : int
-        Upper bound of B * T; an item that exceeds it alone is a batch of its own.
+        Upper bound of B * T, copies counted; an item that exceeds it alone is a batch of its own.
+    copies : int or tuple of int, shape (parts,)
+        How many times a pass runs each part.
 
     Yields
     ------
@@ -233,9 +239,10 @@ def batches(lengths: Any, max_tokens: int) -> Iterator[Batch]:
         return
     padded = padded_lengths(lengths).reshape(len(lengths), -1)  # [m, parts]
     kinds, kind = np.unique(padded, axis=0, return_inverse=True)
-    for number in np.argsort(-kinds.sum(axis=1), kind="stable"):
+    costs = (kinds * np.asarray(copies)).sum(axis=1)
+    for number in np.argsort(-costs, kind="stable"):
         members = np.flatnonzero(kind.ravel() == number)
         parts = tuple(int(part) for part in kinds[number])
-        size = max(1, max_tokens // sum(parts))
+        size = max(1, max_tokens // int(costs[number]))
         for start in range(0, len(members), size):
             yield Batch(members[start : start + size], parts)
