@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,3 +106,20 @@ def test_batches_hold_each_item_once_within_the_budget(lengths: list[int], budge
         assert all(batch.length == padded_lengths([lengths[i]])[0] for i in batch.indices)
         assert all(0 <= batch.length - lengths[i] <= lengths[i] / 16 for i in batch.indices)
         assert len(batch.indices) == 1 or len(batch.indices) * batch.length <= budget
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(1, 20)), min_size=1, max_size=40),
+    st.integers(1, 2000),
+    st.integers(1, 9),
+)
+def test_a_part_that_runs_more_often_counts_more_often(
+    lengths: list[tuple[int, int]], budget: int, n_passes: int
+) -> None:
+    cut = list(batches(np.array(lengths), budget, (1, n_passes)))
+    assert sorted(i for batch in cut for i in batch.indices) == list(range(len(lengths)))
+    for batch in cut:
+        prompt, behind = batch.parts
+        tokens = len(batch.indices) * (prompt + n_passes * behind)
+        assert batch.tokens((1, n_passes)) == tokens
+        assert len(batch.indices) == 1 or tokens <= budget

@@ -229,7 +229,7 @@ def choice_distribution(
         lengths = lengths.reshape(-1, 2)
         with renumbered(members):
             # Apart from the prompt run its last token and the nodes.
-            work.run(lengths + (0, 1) if work.split else lengths.sum(axis=1), compute)
+            work.run(lengths + np.array([0, 1]) if work.split else lengths.sum(axis=1), compute)
     return np.asarray(scores - logsumexp(scores, axis=-1, keepdims=True))
 
 

@@ -11,6 +11,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from starlearn.data.tokens import Batch
+from starlearn.errors import InputError
 from starlearn.model.dropout import MonteCarlo
 from starlearn.model.head import Head
 from starlearn.model.memory import TokenBudget
@@ -192,7 +193,7 @@ def _behind_prompt(model: Any, batch: Sequences, dropout: MonteCarlo) -> Tensor:
     return states.unflatten(0, (n_passes, n_items))
 
 
-class _PromptLayer(DynamicLayer):  # type: ignore[misc]
+class _PromptLayer(DynamicLayer):
     """Keys and values of a layer at the prompts, which all passes read and none adds to.
 
     They are copied when the layer runs, and let go after it: the copies of one layer are there at
@@ -250,6 +251,14 @@ def _copied_from(model: Any, first: int, n_items: int, n_passes: int) -> Iterato
     ]
     try:
         yield
+    except RuntimeError as error:
+        if "is invalid for input of size" not in str(error):
+            raise
+        # GPT-BigCode gives what leaves its layers the shape of what entered them.
+        raise InputError(
+            f"{type(causal_model(model)).__name__} cannot have K copies of its upper layers alone. "
+            "Use Acquisition(mc_layers=None)."
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()
