@@ -135,11 +135,11 @@ def test_a_system_message_comes_before_the_users(fresh: Any) -> None:
             "{% endfor %}{% endfor %}{% endfor %}",
             r"longer than 0\.3 s",
         ),
-        ("{{ messages[0]['content'] }}{{ 'x' * 300000000 }}", "300000022 characters"),
+        ("{{ messages[0]['content'] }}{{ 'x' * 30000000 }}", "30000022 characters"),
         ("{{ messages[0]['content'] }}{{ nothing.at_all }}", "UndefinedError"),
         ("{{ messages[0]['content'] ", "TemplateSyntaxError"),
     ],
-    ids=["escape", "for ever", "300 MB", "undefined", "syntax"],
+    ids=["escape", "for ever", "30 MB", "undefined", "syntax"],
 )
 def test_fault_70_a_hostile_chat_template_is_stopped(
     fresh: Any, template: str, message: str, monkeypatch: pytest.MonkeyPatch
