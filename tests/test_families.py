@@ -195,3 +195,28 @@ def test_the_docs_list_what_passed() -> None:
         text = f"{before}<!-- table -->\n{table}\n<!-- end -->{after}"
         TABLE.write_text(text, encoding="utf-8")
     assert table in TABLE.read_text(encoding="utf-8")
+
+
+def test_fault_65_without_a_pad_token_answers_are_the_same(tmp_path: Path) -> None:
+    """Items of different lengths share batches; what fills up is never looked at."""
+    from transformers import AutoTokenizer
+
+    found = []
+    for name in ("with", "without"):
+        folder = build_model(tmp_path / name, pad_token_id=None if name == "without" else 0)
+        if name == "without":
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer.pad_token = None
+            tokenizer.save_pretrained(folder)
+            assert AutoTokenizer.from_pretrained(folder).pad_token is None
+        for task in TASKS.values():
+            learner = STARLearner(
+                str(folder),
+                task=task,
+                adapter=LoRA(r=2, dropout=0.3),
+                training=Training(max_steps=2, batch_size=4),
+                random_state=0,
+                verbose=False,
+            ).fit(*LABELLED)
+            found.append([*learner.uncertainty(POOL).mixed, *learner.predict(POOL)])
+    assert found[:2] == found[2:]
