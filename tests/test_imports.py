@@ -27,7 +27,8 @@ LAYERS = [
     ["starlearn.campaign"],
     ["starlearn.evaluate"],
     ["starlearn.terminal"],
-    ["starlearn.campaign.commands", "starlearn.campaign.labelling", "starlearn.campaign.care"],
+    ["starlearn.campaign.labelling", "starlearn.campaign.web"],
+    ["starlearn.campaign.commands", "starlearn.campaign.care"],
     ["starlearn.cli"],
 ]
 DOORS = {
@@ -43,6 +44,8 @@ DOORS = {
     "modAL": ["starlearn.modal"],
     "sqlite3": ["starlearn.campaign.store", "starlearn.query.score_store"],
     "ray": ["starlearn.distributed"],
+    "starlette": ["starlearn.campaign.web"],
+    "uvicorn": ["starlearn.campaign.web.server"],
     "triton": [],
 }
 

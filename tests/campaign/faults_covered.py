@@ -1,8 +1,8 @@
 """Of each of the 75 faults: the tests that cover it, or why it does not apply, or who covers it.
 
 The numbers are stable names. A test that names a fault in its own name (test_fault_07_...) counts
-by itself; here stand the others. `Face` names the part of the command line, the browser page, the
-Label Studio exchange or the report that has yet to cover what is left of a fault.
+by itself; here stand the others. `Face` names the part of the command line, the Label Studio
+exchange or the report that has yet to cover what is left of a fault.
 """
 
 from dataclasses import dataclass
@@ -82,7 +82,6 @@ COVERED: dict[int, list[Test | Reason | Face]] = {
     ],
     42: [
         Test("test_report.py", "test_page_is_one_file_with_everything_escaped"),
-        Face("browser page", "items are escaped"),
     ],
     43: [Test("test_tokens.py", "test_special_tokens_in_a_users_text_stay_text")],
     51: [Reason("a campaign has no positions: items are known by ids alone (rows 48, 49, 55)")],
