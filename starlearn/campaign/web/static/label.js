@@ -75,6 +75,7 @@ function begin() {
     narrow();
   }
   (first ?? document.querySelector(".item"))?.focus({ preventScroll: true });
+  first?.setSelectionRange(first.value.length, first.value.length);
   window.scrollTo(0, 0);
 }
 
