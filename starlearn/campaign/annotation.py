@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from starlearn.campaign import events
+from starlearn.campaign import events, rounds
 from starlearn.campaign.campaign import BatchItem, Campaign
 from starlearn.campaign.events import Event
 from starlearn.errors import InputError
@@ -44,8 +44,9 @@ def by_key(choices: list[str] | None) -> bool:
 
 def open_batch(campaign: Campaign) -> list[BatchItem]:
     """Return the newest batch while it can be labelled; nothing once its round has ended."""
-    status = campaign.status()
-    return [] if status.state in ("scoring", "published", None) else campaign.batch()
+    newest = rounds.current(campaign.store)
+    ended = newest is None or newest.state in ("scoring", "published")
+    return [] if ended else campaign.batch()
 
 
 def require_batch(campaign: Campaign) -> None:
@@ -83,10 +84,13 @@ def store(
 
 def last_word(campaign: Campaign, annotator: str) -> Event | None:
     """Return the annotator's last word that counts; None where it is not about the open batch."""
-    words = events.standing(events.events(campaign.store))
-    mine = [word for word in words if word.annotator == annotator]
-    asked = {item.id for item in open_batch(campaign)}
-    return mine[-1] if mine and mine[-1].item in asked else None
+    return last_of(events.events(campaign.store), open_batch(campaign), annotator)
+
+
+def last_of(log: list[Event], batch: list[BatchItem], annotator: str) -> Event | None:
+    """Return the annotator's last word that counts, from all events; None if not about a batch."""
+    mine = [word for word in events.standing(log) if word.annotator == annotator]
+    return mine[-1] if mine and mine[-1].item in {item.id for item in batch} else None
 
 
 def take_back(campaign: Campaign, annotator: str, uuid: str | None = None) -> Event | None:

@@ -11,8 +11,11 @@ from starlearn.campaign import events
 from starlearn.campaign.web.app import make_app
 from starlearn.campaign.web.desk import Desk
 from starlearn.campaign.web.guard import Door
+from starlearn.tasks import GenerationTask
 
 ORIGIN = "http://127.0.0.1:8765"
+MANY = [f"{colour} {letter}" for colour in ("red", "green", "blue") for letter in "abcd"]
+FREE = GenerationTask("{text} Answer :", max_new_tokens=4)
 HOSTILE = "</textarea></script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&lt;{{7*7}}"
 
 

@@ -13,9 +13,8 @@ from contextlib import contextmanager
 
 import pytest
 from campaign_cases import POOL
-from page_cases import HOSTILE, words
+from page_cases import FREE, HOSTILE, MANY, words
 from test_campaign_commands import HOLD
-from test_campaign_web import FREE, MANY
 
 from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.web.app import make_app

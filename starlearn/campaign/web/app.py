@@ -110,7 +110,8 @@ class Site:
             code = 409 if isinstance(error, OutOfDateError) else 503 if again else 400
             chosen = form.get("choice", "").partition(":")[2]
             said = form.get("answer") or form.get("note") or chosen or None
-            page = self.pages.refused(str(error), form if again else {}, said, again)
+            kept = " It was not saved, and is kept on this page to be sent again." if again else ""
+            page = self.pages.refused(f"{error}{kept}", form if again else {}, said, again)
             return HTMLResponse(page, status_code=code)
 
 

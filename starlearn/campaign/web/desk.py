@@ -7,9 +7,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from starlearn.campaign import events
-from starlearn.campaign.annotation import Said, last_word, open_batch, store
+from starlearn.campaign.annotation import Said, last_of, last_word, open_batch, store
 from starlearn.campaign.answers import checked_name
-from starlearn.campaign.campaign import BatchItem, Campaign
+from starlearn.campaign.campaign import BatchItem, Campaign, waiting_for
 from starlearn.campaign.events import Event
 from starlearn.campaign.status import Status
 from starlearn.errors import InputError
@@ -80,13 +80,12 @@ class Desk:
         """
         name = checked_name(annotator)
         with self._turn:
-            batch = open_batch(self.campaign)
+            batch, log = open_batch(self.campaign), events.events(self.campaign.store)
             item = next((item for item in batch if item.id == wanted), None)
-            if item is None and batch:
-                item = self._next(name)
+            item = item or self._next(name, batch)
             if item is not None:
                 self._looking[name] = item.id
-            mine = [e for e in events.events(self.campaign.store) if e.annotator == name]
+            mine = [event for event in log if event.annotator == name]
             heard = mine[-1] if mine and mine[-1].item in {i.id for i in batch} else None
             return View(
                 annotator=name,
@@ -95,9 +94,9 @@ class Desk:
                 item=item,
                 seen=sum(item is not None and event.item == item.id for event in mine),
                 mine=sum(name in item.said for item in batch),
-                last=last_word(self.campaign, name),
+                last=last_of(log, batch, name),
                 heard=heard,
-                undone=next((e for e in mine if heard and e.seq == heard.undoes), None),
+                undone=log[heard.undoes - 1] if heard and heard.undoes else None,
             )
 
     def say(self, annotator: str, item: str, said: Said, seen: int, ms: int | None = None) -> None:
@@ -164,10 +163,10 @@ class Desk:
                 self.campaign.undo(name, uuid=uuid)
             return last.item
 
-    def _next(self, name: str) -> BatchItem | None:
+    def _next(self, name: str, batch: list[BatchItem]) -> BatchItem | None:
         """Choose the item to show: what is before the annotator, else what nobody looks at."""
-        waiting = self.campaign.open_items(name)
         needed = self.campaign.options["per_item"]
+        waiting = waiting_for(name, batch, needed)
         others = Counter(item for who, item in self._looking.items() if who != name)
         same = [item for item in waiting if item.id == self._looking.get(name)]
         free = [item for item in waiting if len(item.said) + others[item.id] < needed]
