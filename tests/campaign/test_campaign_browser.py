@@ -300,17 +300,29 @@ def test_fault_15_double_clicks_and_the_back_button_make_no_second_word(served):
     page.go_back()
     item(page, 2)
     assert words(at.campaign) == [("ann", "label", "red")]
+    # Another choice while the first is on its way is not sent.
+    held = []
+    page.route("**/word", lambda route: held.append(route))
+    page.keyboard.press("1")
+    page.locator(".choices button").nth(1).click()
+    page.keyboard.press("3")
+    expect(page.locator("#page")).to_have_attribute("aria-busy", "true")
+    (first,) = held
+    first.continue_()
+    page.unroute("**/word")
+    expect(page.locator("#tell")).to_have_text("Saved: red")
+    item(page, 3)
     # Two windows of one annotator show the same item.
     other = page.context.new_page()
     other.goto(at.origin)
-    item(other, 2)
-    press(page, "1", "Saved: red")
-    other.keyboard.press("2")
-    expect(other.locator(".problem")).to_contain_text("already said 'red'")
-    expect(other.locator("#typed")).to_have_value("green")
-    other.click("text=Go on")
     item(other, 3)
-    assert words(at.campaign) == [("ann", "label", "red")] * 2
+    press(page, "2", "Saved: green")
+    other.keyboard.press("1")
+    expect(other.locator(".problem")).to_contain_text("already said 'green'")
+    expect(other.locator("#typed")).to_have_value("red")
+    other.keyboard.press("g")
+    item(other, 4)
+    assert [what for _, _, what in words(at.campaign)] == ["red", "red", "green"]
 
 
 def test_what_was_typed_stays_when_it_cannot_be_stored(served):

@@ -139,7 +139,11 @@ def test_every_answer_tells_browsers_what_to_refuse(batch):
     assert [a.status_code for a in answers] == [403, 303, 400, 200, 404, 405, 200, 404]
     for answer in answers:
         assert HEADERS.items() <= {k: answer.headers.get(k) for k in HEADERS}.items()
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["Referrer-Policy"] == "same-origin"
+        assert answer.headers["Cache-Control"] == "no-store"
     policy = HEADERS["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in policy
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert "http" not in policy

@@ -278,13 +278,30 @@ def test_many_annotators_in_threads_lose_and_double_nothing(make_campaign):
     desk = Desk(campaign)
     problems = []
 
+    def at_once(*told):
+        """Say the same in two threads, as a double click does."""
+        start = threading.Barrier(2)
+
+        def one():
+            start.wait()
+            try:
+                desk.say(*told)
+            except BaseException as error:
+                problems.append(error)
+                raise
+
+        both = [threading.Thread(target=one) for _ in range(2)]
+        for thread in both:
+            thread.start()
+        for thread in both:
+            thread.join()
+
     def label_everything(name):
         undone = False
         try:
             while (view := desk.view(name)).item is not None:
                 said = Said("label", answer_for(view.item.fields))
-                for _ in range(2):
-                    desk.say(name, view.item.id, said, view.seen)
+                at_once(name, view.item.id, said, view.seen)
                 if view.mine == 3 and not undone:
                     desk.undo(name, desk.view(name).last.seq)
                     undone = True
@@ -317,7 +334,7 @@ def full(campaign):
 def test_fault_07_a_full_disk_keeps_the_answer_on_the_page(free):
     (visitor,) = visitors(free, "ann")
     form = visitor.get().form("label")
-    text = f"{HOSTILE}\n\n" + "long " * 5000
+    text = f"\n{HOSTILE}\n\n" + "long " * 5000
     full(free)
     page = visitor.send(form, 503, answer=text)
     assert "The disk is full" in page.text
