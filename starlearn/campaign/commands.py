@@ -209,7 +209,7 @@ def label(
         bool, typer.Option("--browser/--no-browser", help="Open the page, or only tell where.")
     ] = True,
 ) -> None:
-    """Label the batch in the terminal, key by key; each is saved before the next item is shown."""
+    """Label the batch, in the terminal or the browser; each is saved before the next is shown."""
     with opened(folder) as campaign:
         if web:
             from starlearn.campaign.web.server import serve

@@ -368,11 +368,18 @@ def test_the_browser_gets_a_ticket_and_not_the_token(monkeypatch, capsys, batch)
             raise KeyboardInterrupt
 
     monkeypatch.setattr(server, "make_server", lambda app: Server())
+    monkeypatch.setenv("BROWSER", "some-browser")
     assert server.serve(batch, "ann") == 0
     printed = re.search(r"http://127\.0\.0\.1:7/\?token=(\S+)", capsys.readouterr().out)
     assert printed
     assert opened[0].startswith("http://127.0.0.1:7/?token=")
     assert printed[1] not in opened[0]
+    # Without a display there are only browsers that would run in this terminal.
+    monkeypatch.setattr(server.sys, "platform", "linux")
+    for name in server.DISPLAYS:
+        monkeypatch.delenv(name, raising=False)
+    server._open("http://127.0.0.1:7/")
+    assert len(opened) == 1
 
 
 class _no_listener:  # noqa: N801

@@ -1,7 +1,9 @@
 """The page served from this machine to this machine: a port, an address with a token, Ctrl-C."""
 
 import errno
+import os
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 ADDRESS = "127.0.0.1"
 NEEDED = ("starlette", "uvicorn", "python_multipart")
+DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
 PATIENCE = 5
 """Seconds that a word which is being written has at the end."""
 
@@ -113,7 +116,8 @@ def _address(port: int, token: str) -> str:
 
 
 def _open(address: str) -> None:
-    # A browser in the terminal would otherwise keep the server from answering it.
+    if sys.platform == "linux" and not any(map(os.environ.get, DISPLAYS)):
+        return  # what is left is a browser in the terminal, which would take Ctrl-C from us
     threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 

@@ -48,7 +48,8 @@ function show({ status, url, found }) {
   document.title = found.title;
   if (status < 400) history.replaceState(null, "", url);
   begin();
-  tell(problem ? problem.textContent : page().querySelector("[data-heard]")?.textContent ?? "");
+  const news = problem ? [problem] : page().querySelectorAll("[data-heard], .place, h1");
+  tell([...news].map((part) => part.textContent).join(". "));
 }
 
 document.addEventListener("submit", (event) => {
