@@ -15,6 +15,7 @@ from test_campaign_commands import HOLD
 from starlearn.campaign import events
 from starlearn.campaign.annotation import Said
 from starlearn.campaign.campaign import Campaign
+from starlearn.campaign.lock import Lock
 from starlearn.campaign.web import server
 from starlearn.campaign.web.desk import Desk, OutOfDateError
 from starlearn.errors import CampaignLockedError
@@ -97,6 +98,23 @@ def test_a_word_in_another_window_or_terminal_is_not_replaced_unseen(batch):
     assert "Your answer so far: green" in page.text
     visitor.label(page, 0)
     assert batch.labels() == {item: "red"}
+
+
+def test_a_word_that_comes_while_the_page_is_made_is_not_replaced_unseen(batch, monkeypatch):
+    (visitor,) = visitors(batch, "ann")
+    made = Campaign.batch
+
+    def made_and_then(self):
+        found = made(self)
+        if not words(self):
+            self.label(found[0], "green", "ann")  # in a terminal
+        return found
+
+    monkeypatch.setattr(Campaign, "batch", made_and_then)
+    page = visitor.get()
+    assert "Your answer so far" not in page.text
+    assert "since this page was shown" in visitor.label(page, 0, code=409).text
+    assert words(batch) == [("ann", "label", "green")]
 
 
 def test_an_answer_for_a_batch_that_has_ended_is_shown_back(free):
@@ -369,8 +387,14 @@ def test_fault_11_a_training_elsewhere_is_named_and_the_answer_kept(batch):
     finally:
         other.communicate("\n")
     assert words(batch) == []
-    visitor.send(told.forms[0])
+    page = visitor.send(told.forms[0])
     assert words(batch) == [("ann", "label", "red")]
+    with Lock(batch.place.lock).held("query"):  # as another process does
+        told = visitor.send(page.form("undo"), 503)
+        assert "(query)" in told.text
+    assert batch.labels() != {}
+    visitor.send(told.forms[0])
+    assert batch.labels() == {}
     assert "In use by pid" not in visitor.get().text
 
 

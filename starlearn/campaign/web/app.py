@@ -80,16 +80,19 @@ class Site:
 
     def unavailable(self, request: Request, error: Exception) -> Response:
         """Say why a page cannot be shown: the campaign cannot be read now."""
-        return HTMLResponse(self.pages.refused(str(error), {}, None, False), status_code=503)
+        return self._refusal(str(error), 503)
 
     def missing(self, request: Request, error: Exception) -> Response:
-        """Say that there is no such page, or that something cannot be read."""
-        code = error.status_code if isinstance(error, HTTPException) else 500
-        return HTMLResponse(self.pages.refused(str(error), {}, None, False), status_code=code)
+        """Say that there is no such page, or that a form is too large."""
+        return self._refusal(str(error), getattr(error, "status_code", 500))
 
     def refuse(self, request: Request, reason: str) -> Response:
         """Say why somebody is not let in."""
-        return HTMLResponse(self.pages.refused(reason, {}, None, False), status_code=403)
+        return self._refusal(reason, 403)
+
+    def _refusal(self, reason: str, code: int) -> Response:
+        page = self.pages.refused(reason, {}, None, again=False)
+        return HTMLResponse(page, status_code=code)
 
     def _say(self, form: dict[str, str]) -> str:
         said = _said(form, self.desk.campaign.choices)

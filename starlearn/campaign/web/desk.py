@@ -80,7 +80,9 @@ class Desk:
         """
         name = checked_name(annotator)
         with self._turn:
-            batch, log = open_batch(self.campaign), events.events(self.campaign.store)
+            # In this order: a word that comes between the two makes the page out of date, and it
+            # is refused. The other way round, the page would hide that word and replace it.
+            log, batch = events.events(self.campaign.store), open_batch(self.campaign)
             item = next((item for item in batch if item.id == wanted), None)
             item = item or self._next(name, batch)
             if item is not None:
