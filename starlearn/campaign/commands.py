@@ -91,15 +91,15 @@ def opened(folder: Path, model: str | None = None) -> Iterator["Campaign"]:
 
 
 @contextmanager
-def opened_to_read(folder: Path) -> Iterator["Campaign"]:
+def opened_to_read(folder: Path, model: str | None = None) -> Iterator["Campaign"]:
     """Open a campaign for a command that only reads: a folder without write access will do."""
     with told(folder):
         from starlearn.campaign.campaign import Campaign
 
         try:
-            campaign = Campaign.open(folder)
+            campaign = Campaign.open(folder, model=model)
         except StorageError:
-            campaign = Campaign.open(folder, read_only=True)
+            campaign = Campaign.open(folder, model=model, read_only=True)
         with campaign:
             yield campaign
 

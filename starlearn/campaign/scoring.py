@@ -20,7 +20,7 @@ from starlearn.query.mixing import mixed
 from starlearn.query.selection import top_n
 from starlearn.settings import Acquisition
 
-COLUMNS = ("base", "full", "entropy", "mutual_information", "n_tokens")
+COLUMNS = ("base", "full", "entropy", "mutual_information", "n_tokens", "confidence")
 
 
 def choose(place: Place, learner: STARLearner, pool: pa.Table, found: Round) -> list[Issued]:
@@ -136,7 +136,8 @@ def _finished(path: Any, key: str) -> pa.Table | None:
     if table is None:
         return None
     facts = table.schema.metadata or {}
-    return table if facts.get(b"key") == key.encode() else None
+    whole = table.column_names == ["id", *COLUMNS, "answer"]
+    return table if whole and facts.get(b"key") == key.encode() else None
 
 
 def _chunk_key(chunk: pa.Table, found: Round) -> str:
