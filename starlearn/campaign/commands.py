@@ -267,12 +267,6 @@ def import_command(
 def teach(folder: Folder, model: Model = None) -> None:
     """Train on all labels, publish the adapter, and end the round."""
     with opened(folder, model) as campaign:
-        status = campaign.status()
-        if status.state == "issued" and not any(item.said for item in campaign.batch()):
-            raise InputError(
-                f"None of the {status.batch} items of round {status.round} is labelled, so there "
-                f"is nothing new to learn. Type: {status.next}"
-            )
         campaign.teach()
         _tell_taught(campaign)
 

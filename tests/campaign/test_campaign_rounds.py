@@ -153,7 +153,7 @@ def test_fault_44_and_45_small_and_exhausted_pools(make_campaign):
     label_all(campaign)
     campaign.teach()
     assert campaign.query(1) == []
-    assert campaign.status().next.startswith("starlearn export")
+    assert campaign.status().next.startswith("starlearn report")
     single = make_campaign(pool=POOL[:1], name="single")
     assert len(single.query(1)) == 1
 

@@ -138,6 +138,6 @@ class ReliabilityDiagram:
         ax.set(xlabel="confidence", ylabel="share of right answers")
         ax.set(xlim=(0, 1), ylim=(0, 1.03))
         ax.grid(alpha=0.3)
-        ax.legend(loc="upper left")
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
         self.ax_, self.figure_ = ax, ax.figure
         return self

@@ -29,9 +29,9 @@ def report(
     model: Model = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
-    """Write what came of the campaign to one HTML file; changes nothing in it.
+    """Write what came of the campaign to one HTML file; labels and rounds stay as they are.
 
-    The file holds texts and labels of the campaign, and needs no network.
+    The file needs no network. It holds texts and labels of the campaign: mind who gets it.
     """
     with opened_to_read(folder, model) as campaign:
         from starlearn.campaign.durable import write_file

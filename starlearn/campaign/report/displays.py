@@ -18,8 +18,8 @@ from starlearn.terminal import plain
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_CLASSES = 9
-"""Classes with a colour of their own; the rarer ones share the last."""
+COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
+"""Of the most frequent classes, without the grey that the others share."""
 POOL_COLOUR, BATCH_COLOUR = "C0", "C1"
 
 Values = NDArray[np.float64]
@@ -97,7 +97,7 @@ class UncertaintyByRound:
         ax.set(xlabel="round", ylabel="entropy of the answer (nats)")
         ax.set_ylim(bottom=0)
         ax.grid(axis="y", alpha=0.3)
-        ax.legend(loc="lower right")
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
@@ -143,7 +143,7 @@ class ClassMixByRound:
             default the most frequent ones.
         """
         ax = new_figure().add_subplot() if ax is None else ax
-        names = self.classes()[:MOST_CLASSES] if names is None else names
+        names = (self.classes() if names is None else names)[: len(COLOURS)]
         shares = self._shares(names)  # [rounds, classes + 1]
         places = [str(number) for number in self.by_round]
         bottom = np.zeros(len(places))
@@ -151,7 +151,7 @@ class ClassMixByRound:
         rest = len(set(self.classes()) - set(names))
         for name, share in zip([*names, f"{rest} other classes"], shares.T, strict=True):
             if name in names or rest:
-                colour = f"C{len(self.bars_)}" if name in names else "0.8"
+                colour = COLOURS[len(self.bars_)] if name in names else "0.85"
                 label = as_plot_text(plain(name if len(name) <= 40 else name[:39] + "…"))
                 bars = ax.bar(places, share, bottom=bottom, color=colour, label=label, width=0.7)
                 self.bars_.append(bars)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.report.calibration import ReliabilityDiagram
-from starlearn.campaign.report.displays import MOST_CLASSES, ClassMixByRound, UncertaintyByRound
+from starlearn.campaign.report.displays import ClassMixByRound, UncertaintyByRound
 from starlearn.campaign.report.trials import Trial
 from starlearn.errors import InputError
 from starlearn.evaluate.report import AccuracyByLabels, new_figure
@@ -46,10 +46,10 @@ def learning_curve(
     for line, group in zip(display.lines_, groups.values(), strict=True):
         lows, highs = zip(*(trial.interval for trial in group), strict=True)
         places = [place(trial) for trial in group]
-        display.ax_.vlines(places, lows, highs, colors=line.get_color(), alpha=0.35, linewidth=4)
+        display.ax_.vlines(places, lows, highs, colors=line.get_color(), alpha=0.6, linewidth=1.5)
     display.ax_.set(ylabel="accuracy", ylim=(0, 1.02))
     display.ax_.set(xlabel="labels taught" if costs is None else "cost of the labels taught")
-    display.ax_.legend(loc="best")
+    display.ax_.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     return as_image(figure)
 
 
@@ -91,7 +91,7 @@ def class_mix(
     pool = ClassMixByRound.from_answers(predicted)
     if not given.by_round and not pool.by_round:
         return None
-    names = (given if given.by_round else pool).classes()[:MOST_CLASSES]
+    names = (given if given.by_round else pool).classes()
     figure = new_figure()
     figure.set_size_inches(9.6, 4.2)
     axes = figure.subplots(1, 2, sharey=True)
@@ -103,6 +103,7 @@ def class_mix(
         else:
             ax.text(0.5, 0.5, "none yet", ha="center", transform=ax.transAxes)
         ax.set_title(title, fontsize="medium")
+    axes[1].set_ylabel("")
     handles = {
         label: handle
         for ax in axes
