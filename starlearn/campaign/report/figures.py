@@ -45,8 +45,17 @@ def learning_curve(
     display = AccuracyByLabels(curves).plot(figure.add_subplot())
     for line, group in zip(display.lines_, groups.values(), strict=True):
         lows, highs = zip(*(trial.interval for trial in group), strict=True)
-        places = [place(trial) for trial in group]
-        display.ax_.vlines(places, lows, highs, colors=line.get_color(), alpha=0.6, linewidth=1.5)
+        display.ax_.vlines(
+            [place(trial) for trial in group],
+            lows,
+            highs,
+            colors=line.get_color(),
+            alpha=0.6,
+            linewidth=1.5,
+        )
+    places = [place(trial) for group in groups.values() for trial in group]
+    if min(places) == max(places):
+        display.ax_.set_xlim(places[0] - 1, places[0] + 1)
     display.ax_.set(ylabel="accuracy", ylim=(0, 1.02))
     display.ax_.set(xlabel="labels taught" if costs is None else "cost of the labels taught")
     display.ax_.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
