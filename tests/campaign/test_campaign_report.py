@@ -353,6 +353,17 @@ def test_shares_of_the_classes_fill_each_bar(answers):
 # The page
 
 
+def test_without_a_test_file_no_model_is_loaded(taught):
+    code = (
+        "import sys; from starlearn.campaign.campaign import Campaign; "
+        "from starlearn.campaign.report.page import Told, render; "
+        f"campaign = Campaign.open({str(taught.folder)!r}, read_only=True); "
+        "print(len(render(campaign, Told())) > 10_000, 'torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["True", "False"]
+
+
 def test_page_says_what_there_is(taught, test_file):
     test = read_test_file(taught, test_file, "label")
     trials = on_test_set(taught, test, str)

@@ -14,7 +14,7 @@ from starlearn.campaign import events, recipe, rounds, snapshot
 from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.durable import make_folder
 from starlearn.campaign.items import item_id
-from starlearn.campaign.report.trials import Model, Trial, models, right
+from starlearn.campaign.report.trials import Model, Trial, free_form_task, models, right
 from starlearn.data.files import converted, read_rows, text_of
 from starlearn.errors import InputError, StorageError, UntrustedFileError
 from starlearn.inputs import checked_labels
@@ -86,12 +86,12 @@ def on_test_set(campaign: Campaign, test: TestSet, tell: Tell) -> list[Trial]:
         )
     if not held_out.any():
         return []
-    answerer = _Answerer(campaign, test, tell)
+    task, answerer = free_form_task(campaign), _Answerer(campaign, test, tell)
     trials = []
     for model in models(campaign):
         table = answerer.table(model)
         if table is not None:
-            correct = right(answerer.task, table["answer"].to_pylist(), test.labels)
+            correct = right(task, table["answer"].to_pylist(), test.labels)
             confidence = table["confidence"].to_numpy()
             trials.append(Trial(model, None, correct[held_out], confidence[held_out]))
     return trials
@@ -102,7 +102,6 @@ class _Answerer:
 
     def __init__(self, campaign: Campaign, test: TestSet, tell: Tell) -> None:
         self.campaign, self.test, self.tell = campaign, test, tell
-        self.task = campaign.parameters()["task"]
         self.by_round = {found.id: found for found in rounds.rounds(campaign.store)}
         self.engine: Any = None
 

@@ -15,9 +15,9 @@ from starlearn.campaign.events import Event
 from starlearn.campaign.report import figures
 from starlearn.campaign.report.calibration import N_BINS, expected_calibration_error
 from starlearn.campaign.report.people import Prices, Spent, agreements, spent
-from starlearn.campaign.report.trials import Trial, answered, before_teaching
+from starlearn.campaign.report.trials import Trial, answered, before_teaching, free_form_task
+from starlearn.campaign.rounds import Round
 from starlearn.evaluate.report import versions
-from starlearn.tasks import GenerationTask
 from starlearn.terminal import TOKEN, plain
 
 LONGEST_TEXT = 240
@@ -25,6 +25,7 @@ MOST_ROWS = 200
 """Rows of a batch that are shown."""
 
 Section = dict[str, Any]
+Batches = Sequence[tuple[Round, list[BatchItem]]]
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,22 @@ def contents(campaign: Campaign, told: Told) -> Section:
     log = events.events(campaign.store)
     words = events.standing(log)
     before = before_teaching(campaign)
-    batches = {found.id: campaign.batch(found.id) for found in rounds.rounds(campaign.store)}
+    labels = campaign.labels()
+    batches = [
+        (found, batch)
+        for found in rounds.rounds(campaign.store)
+        if (batch := campaign.batch(found.id))
+    ]
     return {
         "made": events.now(),
         "status": campaign.status(),
         "task": campaign.task,
-        "free_form": campaign.choices is None,
+        "free_form": free_form_task(campaign) is not None,
         "prices": told.prices,
         **_curve(log, told, before),
         **_rounds(campaign, log, told.prices),
-        **_classes(campaign, batches),
-        "batches": [_batch(campaign, number, items) for number, items in batches.items() if items],
+        **_classes(campaign, batches, labels),
+        "batches": [_batch(campaign, *batch, labels) for batch in batches],
         "most_rows": MOST_ROWS,
         **_people(campaign, words),
         "settings": settings_of(campaign),
@@ -152,29 +158,28 @@ def _correlation(scores: Any) -> float | None:
     return float(spearmanr(values, lengths).statistic)
 
 
-def _classes(campaign: Campaign, batches: Mapping[int, list[BatchItem]]) -> Section:
-    if campaign.choices is None:
+def _classes(campaign: Campaign, batches: Batches, labels: Mapping[str, str]) -> Section:
+    if free_form_task(campaign) is not None:
         return {"class_mix": None, "unseen": []}
-    labels = campaign.labels()
     given = {
-        number: [labels[item.id] for item in items if item.id in labels]
-        for number, items in batches.items()
+        found.id: [labels[item.id] for item in items if item.id in labels]
+        for found, items in batches
     }
     predicted = {}
-    for number in batches:
-        scores = campaign.scores(number)
+    for found, _ in batches:
+        scores = campaign.scores(found.id)
         if scores is not None and "answer" in scores.column_names:
-            predicted[number] = scores["answer"].to_pylist()
+            predicted[found.id] = scores["answer"].to_pylist()
     seen = set(labels.values())
     return {
         "class_mix": figures.class_mix(given, predicted),
-        "unseen": [choice for choice in campaign.choices if choice not in seen],
+        "unseen": [choice for choice in campaign.choices or [] if choice not in seen],
     }
 
 
-def _batch(campaign: Campaign, number: int, items: Sequence[BatchItem]) -> Section:
-    labels = campaign.labels()
-    found = next(each for each in rounds.rounds(campaign.store) if each.id == number)
+def _batch(
+    campaign: Campaign, found: Round, items: Sequence[BatchItem], labels: Mapping[str, str]
+) -> Section:
     table = answered(campaign, found, {item.id for item in items})
     answers = {}
     if table is not None:
@@ -192,14 +197,14 @@ def _batch(campaign: Campaign, number: int, items: Sequence[BatchItem]) -> Secti
         }
         for item in items[:MOST_ROWS]
     ]
-    return {"round": number, "state": found.state, "rows": rows, "n": len(items)}
+    return {"round": found.id, "state": found.state, "rows": rows, "n": len(items)}
 
 
 def _people(campaign: Campaign, words: Sequence[Event]) -> Section:
-    task = campaign.parameters()["task"]
+    task = free_form_task(campaign)
     contents = rounds.contents(campaign.store)
     passed = [event for event in words if event.kind in ("skip", "flag")]
-    parse = task.parse if isinstance(task, GenerationTask) else str
+    parse = str if task is None else task.parse
     return {
         "agreements": agreements(words, parse),
         "passed": [(event, text_of(json.loads(contents[event.item]))) for event in passed],

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from starlearn.campaign import events, rounds
 from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.rounds import Round
-from starlearn.tasks import GenerationTask, Task
+from starlearn.tasks import GenerationTask
 
 NEEDED = {"id", "answer", "confidence"}
 """Columns of a round's scores that tell how its model answered."""
@@ -78,7 +78,7 @@ def before_teaching(campaign: Campaign) -> list[Trial]:
     """
     labels = campaign.labels()
     log = events.events(campaign.store)
-    task = campaign.parameters()["task"]
+    task = free_form_task(campaign)
     published = [found for found in rounds.rounds(campaign.store) if found.state == "published"]
     by_adapter = {found.manifest: found for found in published}
     trials = []
@@ -109,9 +109,17 @@ def answered(campaign: Campaign, found: Round, items: set[str]) -> pa.Table | No
     return table.filter(pc.is_in(table["id"], value_set=pa.array(sorted(items), type=pa.string())))
 
 
-def right(task: Task, answers: Sequence[str], labels: Sequence[str]) -> NDArray[np.bool_]:
+def free_form_task(campaign: Campaign) -> GenerationTask | None:
+    """Return the task of a campaign with free-form answers, None for choices; loads no model."""
+    settings = campaign.task
+    return GenerationTask(**settings) if settings.pop("class") == "GenerationTask" else None
+
+
+def right(
+    task: GenerationTask | None, answers: Sequence[str], labels: Sequence[str]
+) -> NDArray[np.bool_]:
     """Say which answers are the label; in free form, which end in the label's final answer."""
-    if isinstance(task, GenerationTask):
+    if task is not None:
         return np.array(task.correct(answers, labels), dtype=bool)
     return np.array([a == b for a, b in zip(answers, labels, strict=True)], dtype=bool)
 
