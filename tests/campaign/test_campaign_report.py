@@ -214,6 +214,12 @@ def test_a_test_file_is_answered_once_by_each_model(taught, test_file, monkeypat
     again = on_test_set(taught, test, told.append)
     assert [t.correct.tolist() for t in again] == [t.correct.tolist() for t in trials]
     assert len(told) == 3
+    one, other, *_ = sorted(taught.place.scores.glob("test-*.parquet"))
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    with pytest.raises(AssertionError, match="asked again"):
+        on_test_set(taught, test, told.append)
+    one.write_bytes(content)
     test.items[0]["text"] = "another text"
     with pytest.raises(AssertionError, match="asked again"):
         on_test_set(taught, test, told.append)

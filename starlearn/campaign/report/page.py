@@ -79,7 +79,6 @@ def contents(campaign: Campaign, told: Told) -> Section:
         **_rounds(campaign, log, told.prices),
         **_classes(campaign, batches, labels),
         "batches": [_batch(campaign, *batch, labels) for batch in batches],
-        "most_rows": MOST_ROWS,
         **_people(campaign, words),
         "settings": settings_of(campaign),
         "versions": versions(),
@@ -120,9 +119,11 @@ def _trial(trial: Trial, costs: Mapping[int, Spent]) -> Section:
 
 
 def _rounds(campaign: Campaign, log: Sequence[Event], prices: Prices) -> Section:
+    records = campaign.history()
+    # Read later, so that a round that another process begins meanwhile is in it.
     found = {each.id: each for each in rounds.rounds(campaign.store)}
     history = []
-    for record in campaign.history():
+    for record in records:
         each = found[record.round]
         scores = campaign.scores(record.round)
         facts = {} if scores is None else scores.schema.metadata or {}
