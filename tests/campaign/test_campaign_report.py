@@ -399,7 +399,7 @@ def test_page_says_what_there_is(taught, test_file):
 
 
 def test_fault_42_page_is_one_file_with_everything_escaped(make_campaign):
-    choice = "red " + NASTY[:60]
+    choice = "red \x1b[31m" + NASTY[:60]
     campaign = make_campaign(
         pool=[{"text": t, "note": NASTY} for t in [*POOL[:6], NASTY, "$x^$ _a"]],
         task=ChoiceTask("{text} Answer :", choices=[choice, "green", "$x^$"]),
