@@ -408,6 +408,7 @@ def test_fault_42_page_is_one_file_with_everything_escaped(make_campaign):
     items = campaign.query(8)
     for item in items[:6]:
         campaign.label(item, choice, "<b>ann</b>")
+    for item in items[:3]:
         campaign.label(item, "$x^$", "bob")
     campaign.flag(items[6], "<b>ann</b>", note=NASTY)
     campaign.teach()
@@ -421,11 +422,9 @@ def test_fault_42_page_is_one_file_with_everything_escaped(make_campaign):
     links = [value for _, name, value in page.attributes if name in ("src", "href")]
     assert all(link.startswith(("data:image/svg+xml;base64,", "#")) for link in links)
     assert not re.search(r"https?://|url\(|@import", text)
-    for link in links:
-        if link.startswith("data:"):
-            image = base64.b64decode(link.partition(",")[2]).decode()
-            assert "<script" not in image
-            assert "\x1b" not in image
+    images = [base64.b64decode(link.partition(",")[2]).decode() for link in links if link[0] != "#"]
+    assert not any("<script" in image or "\x1b" in image for image in images)
+    assert any("red \\x1b[31m&lt;/td&gt;&lt;script" in image for image in images)
     policy = next(value for _, name, value in page.attributes if "default-src 'none'" in value)
     style = re.search("<style>(.*?)</style>", text, re.DOTALL)[1]
     assert base64.b64encode(sha256(style.encode()).digest()).decode() in policy

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from campaign_cases import COLOURS, POOL, answer_for, label_all, make_learner
 
-from starlearn.campaign import querying, rounds, scoring
+from starlearn.campaign import querying, rounds, scoring, snapshot
 from starlearn.campaign.campaign import Campaign
 from starlearn.errors import InputError, ModelMismatchError, TrainingDivergedError
 from starlearn.settings import Acquisition, Training
@@ -128,7 +128,11 @@ def test_a_damaged_chunk_is_scored_again(make_campaign, monkeypatch):
     chunks[0].write_bytes(chunks[0].read_bytes()[:-9])
     chunks[1].write_bytes(b"not parquet")
     chunks[2].write_bytes(chunks[3].read_bytes())
+    older = snapshot.read_scores(chunks[3])
+    facts = {key.decode(): value.decode() for key, value in older.schema.metadata.items()}
+    snapshot.write_table(chunks[3], older.drop_columns("confidence"), facts)
     assert ids(campaign.query(4)) == whole
+    assert campaign.scores(1)["confidence"].null_count == 0
 
 
 def test_a_query_that_had_ended_gives_the_open_batch(make_campaign):
