@@ -3,12 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Label Studio's server pins what starlearn needs newer, so it has an environment of its own.
+SERVER := .venv-labelstudio
+SERVER_STAMP := $(SERVER)/.installed
 
 # Small models gain next to nothing from more threads, and on a busy machine threads wait for each other.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-long lint bench docs
+.PHONY: setup demo test test-long test-labelstudio lint bench docs
 
 setup: $(STAMP)
 
@@ -29,6 +32,16 @@ test: $(STAMP)
 
 test-long: $(STAMP)
 	$(BIN)/python -m pytest
+
+# A real Label Studio on the loopback interface, with SQLite and its telemetry off.
+test-labelstudio: $(STAMP) $(SERVER_STAMP)
+	$(BIN)/python -m pytest -m labelstudio tests/campaign/test_labelstudio_server.py
+
+$(SERVER_STAMP):
+	@echo "setting up $(SERVER): about 1 GB, some minutes"
+	test -x $(SERVER)/bin/python || $(PYTHON) -m venv $(SERVER)
+	$(SERVER)/bin/python -m pip install --quiet "label-studio==1.23.*"
+	@touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

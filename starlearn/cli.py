@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import starlearn
-from starlearn.campaign import care, commands
+from starlearn.campaign import care, commands, exchange_commands
 from starlearn.campaign.report import command as report_command
 from starlearn.errors import InputError, listed
 from starlearn.terminal import (
@@ -358,5 +358,6 @@ def run(
 
 
 app.add_typer(commands.app)
+app.add_typer(exchange_commands.app)
 app.add_typer(care.app)
 app.add_typer(report_command.app)

@@ -55,6 +55,10 @@ class MissingDependencyError(StarlearnError, ImportError):
     """An optional library that is needed here and is not installed."""
 
 
+class ServerError(StarlearnError, ConnectionError):
+    """A server that cannot be reached, refuses, or answers what cannot be used."""
+
+
 class StorageError(StarlearnError, OSError):
     """A disk that is full, read-only or failing; what was acknowledged before is still there."""
 

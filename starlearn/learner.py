@@ -30,7 +30,7 @@ from starlearn.inputs import (
 from starlearn.model.adapter import Adapter, check_base
 from starlearn.model.backbone import check_quantization
 from starlearn.query.acquisition import Plan, Uncertainty
-from starlearn.query.budget import Budget, check_budget
+from starlearn.query.budget import Budget, budget_for
 from starlearn.query.estimate import Estimate, estimate
 from starlearn.randomness import derived_seed, drawn_seed
 from starlearn.settings import Acquisition, LoRA, Training
@@ -213,7 +213,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         parts = self._parts()
         rows = checked_rows(X_pool, parts.task, "X_pool")
         n_instances = as_count(n_instances, "n_instances", len(rows))
-        check_budget(budget, rows)
+        budget = budget_for(budget, rows)
         record: dict[str, Any] = {"n_instances": n_instances, "n_pool": len(rows)}
         scored = parts.acquisition.strategy != "random"
         plan = self._plan(parts, rows, scores=scored)

@@ -185,6 +185,11 @@ class Acquisition(Settings):
     def check(self) -> None:
         """Check every parameter, the numbers of a schedule too."""
         super().check()
+        if isinstance(self.distinct, bool):  # a number to Python: True would be a cosine of 1
+            raise InputError(
+                "The 'distinct' parameter of Acquisition must be 'exact', 'none' or a cosine. Got "
+                f"{self.distinct!r} instead."
+            )
         try:
             weights = self.weights()
         except (TypeError, ValueError):

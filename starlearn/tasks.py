@@ -47,11 +47,13 @@ class Task(Settings):
     prompt: str
     separator: str | None
     chat: bool
+    system: str | None
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "prompt": [str],
         "separator": [str, None],
         "chat": ["boolean"],
+        "system": [str, None],
     }
 
     def check(self) -> None:
@@ -63,6 +65,11 @@ class Task(Settings):
             Naming the parameter, what is allowed and what came.
         """
         super().check()
+        if self.system is not None and not (self.chat and self.system.strip()):
+            raise InputError(
+                "system is the system's message in a chat, and needs chat=True and some text. Use "
+                "system=None, or write it into the prompt."
+            )
         if not template_fields(self.prompt):
             raise InputError(
                 f"The prompt {self.prompt!r} has no field, so every item would get the same "
@@ -174,6 +181,8 @@ class ChoiceTask(Task):
         Stands between prompt and answer; None is a space, and nothing behind a chat template.
     chat : bool, default=False
         Wrap the prompt in the tokenizer's chat template as the user's message.
+    system : str or None, default=None
+        With `chat`, the system's message before it.
 
     Notes
     -----
@@ -194,11 +203,13 @@ class ChoiceTask(Task):
         *,
         separator: str | None = None,
         chat: bool = False,
+        system: str | None = None,
     ) -> None:
         self.prompt = prompt
         self.choices = choices
         self.separator = separator
         self.chat = chat
+        self.system = system
 
     def check(self) -> None:
         """Check every parameter, the template and the choices."""
@@ -232,7 +243,7 @@ class GenerationTask(Task):
         Regular expression that finds the final answer in a text; the last match counts, its
         first group if it has one. None compares whole texts. A text without a match is an
         answer of its own and equals no other.
-    separator, chat
+    separator, chat, system
         As in :class:`ChoiceTask`.
     """
 
@@ -250,12 +261,14 @@ class GenerationTask(Task):
         *,
         separator: str | None = None,
         chat: bool = False,
+        system: str | None = None,
     ) -> None:
         self.prompt = prompt
         self.max_new_tokens = max_new_tokens
         self.answer_pattern = answer_pattern
         self.separator = separator
         self.chat = chat
+        self.system = system
 
     def check(self) -> None:
         """Check every parameter, the template and the pattern."""

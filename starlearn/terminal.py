@@ -19,6 +19,7 @@ from starlearn.errors import (
     ModelMismatchError,
     NotFiniteError,
     OutOfMemoryError,
+    ServerError,
     StarlearnError,
     StorageError,
     TrainingDivergedError,
@@ -201,7 +202,7 @@ def exit_code(error: StarlearnError) -> int:
     """Return the exit code of an error.
 
     2: bad input. 3: another process works on the campaign. 4: the disk, or damaged files of a
-    campaign. 5: a model that cannot be used or trained. 1: anything else.
+    campaign. 5: a model that cannot be used or trained. 6: a server. 1: anything else.
     """
     of_the_model = (
         ModelMismatchError,
@@ -215,5 +216,6 @@ def exit_code(error: StarlearnError) -> int:
         CampaignLockedError: 3,
         (StorageError, CampaignCorruptError): 4,
         of_the_model: 5,
+        ServerError: 6,
     }
     return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)

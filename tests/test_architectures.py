@@ -37,6 +37,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], bool]] = {
     "gpt2": ({}, True),
     "opt": ({"ffn_dim": 48, "word_embed_proj_dim": 32}, True),
     "phi": ({}, True),
+    "gpt_bigcode": ({}, True),
     "qwen2_moe": (
         {
             "moe_intermediate_size": 16,
@@ -162,6 +163,16 @@ def test_passes_that_share_a_part_are_refused_where_places_count(
     with pytest.raises(InputError, match=r"ALiBi.*mc_scope='all', mc_layers=None"):
         fitted.query(["the sea is", "grass is"], 1)
     fitted.set_params(acquisition__n_passes=1).query(["the sea is", "grass is"], 1)
+
+
+def test_trap_a_trunk_that_restores_the_batchs_shape_cannot_copy_its_upper_layers(
+    tmp_path: Path,
+) -> None:
+    fitted = learner(save_with_words(tiny("gpt_bigcode"), tmp_path)).fit(["the sky is"], ["blue"])
+    assert len(fitted.query(["the sea is", "grass is"], 1)[0]) == 1
+    fitted.set_params(acquisition__mc_layers=1)
+    with pytest.raises(InputError, match=r"GPTBigCode.*mc_layers=None"):
+        fitted.query(["the sea is", "grass is"], 1)
 
 
 def test_a_mixture_of_experts_says_which_layers_to_name(tmp_path: Path) -> None:

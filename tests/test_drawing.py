@@ -132,8 +132,8 @@ def test_trap_money_that_ends_early_does_not_make_the_whole_pool_candidates(
     assert set(chosen) <= set(best)
     if cost == 1.0:
         assert sizes == [3 if diversity == "none" else 6]
-    elif diversity != "none":
-        assert sizes == [16]
+    else:
+        assert sizes == [8 if diversity == "none" else 16]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ LAYERS = [
         "starlearn.campaign.commands",
         "starlearn.campaign.labelling",
         "starlearn.campaign.care",
+        "starlearn.campaign.exchange_commands",
         "starlearn.campaign.report",
     ],
     ["starlearn.cli"],
@@ -48,6 +49,8 @@ DOORS = {
     "modAL": ["starlearn.modal"],
     "sqlite3": ["starlearn.campaign.store", "starlearn.query.score_store"],
     "ray": ["starlearn.distributed"],
+    "label_studio_sdk": ["starlearn.campaign.labelstudio.server"],
+    "httpx": ["starlearn.campaign.labelstudio.server", "starlearn.campaign.labelstudio.transport"],
     "triton": [],
 }
 
@@ -131,7 +134,7 @@ def test_files_stay_small_enough_to_read() -> None:
 
 @pytest.mark.parametrize("command", ["import starlearn", "import starlearn.cli"])
 def test_importing_is_cheap(command: str) -> None:
-    heavy = ["torch", "transformers", "sklearn", "pandas", "matplotlib", "peft", "scipy"]
+    heavy = ["torch", "transformers", "sklearn", "pandas", "matplotlib", "peft", "scipy", "httpx"]
     code = f"{command}; import sys; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

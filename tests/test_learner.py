@@ -468,6 +468,7 @@ def test_bad_pool(unloadable: STARLearner, bad: list) -> None:
         ({"task": Task()}, "task=.*must be a Task"),
         ({"quantization": np.array(["nf4"])}, "quantization"),
         ({"acquisition": Acquisition(n_passes=0)}, "n_passes"),
+        ({"acquisition": Acquisition(distinct=True)}, "'exact', 'none' or a cosine"),
         ({"quantization": "int3"}, "quantization"),
     ],
 )

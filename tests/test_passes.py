@@ -1,5 +1,6 @@
 """K passes, stacked, shared and cut short: the same numbers as the plain way to compute them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,18 @@ def test_no_option_makes_scores_depend_on_the_batch(
     for whole, cut in zip(scores(model, **options), scores(model, tokens, **options), strict=True):
         assert np.array_equal(whole, cut)
         assert not np.allclose(whole[0], whole[1], atol=1e-4)
+
+
+def test_trap_a_prompt_that_runs_once_counts_once_in_a_batch(model: Any) -> None:
+    # Counted K times, batches of one-token choices were K times too small.
+    prompts = [[5, 9, 12, 7, 22, 8, 6, 11, 10]] * 8
+    for scope, calls in ((False, 8), (True, 3)):  # 3 * 9, or 9 + 3, of 36 tokens
+        with mc_dropout(model, 3, seed=4, answer_only=scope) as passes:
+            seen: list[int] = []
+            work = workload(model, dropout=passes, tokens=36)
+            work = replace(work, progress=lambda items, tokens, seen=seen: seen.append(tokens))
+            choice_distribution(work, build_tree([[5], [7]], EOS), prompts, numbers(8))
+        assert len(seen) == calls
 
 
 def test_masks_per_token_differ_between_tokens_and_items_not_between_batches(model: Any) -> None:

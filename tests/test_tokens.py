@@ -1,13 +1,16 @@
 """Tokens of prompts and answers, and batches of equal padded length."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import build_model
 
+from starlearn.data import chat
 from starlearn.data.tokens import (
     batches,
     bos_ids,
@@ -77,10 +80,14 @@ def test_trailing_space_of_an_item_does_not_double_the_joint(tokenizer: Any) -> 
     assert plain == trailing
 
 
-def test_chat_template_wraps_the_users_message(tmp_path: Path) -> None:
+@pytest.fixture
+def fresh(tmp_path: Path) -> Any:
     from transformers import AutoTokenizer
 
-    fresh = AutoTokenizer.from_pretrained(build_model(tmp_path / "chat"))
+    return AutoTokenizer.from_pretrained(build_model(tmp_path / "chat"))
+
+
+def test_chat_template_wraps_the_users_message(fresh: Any) -> None:
     task = ChoiceTask("{text}", chat=True)
     with pytest.raises(InputError, match="chat template"):
         encode_prompts(fresh, task, ["sky"], context=20, room=1)
@@ -89,6 +96,61 @@ def test_chat_template_wraps_the_users_message(tmp_path: Path) -> None:
     assert fresh.convert_ids_to_tokens(prompt) == (
         ["<s>", "Question", ":", "sky", "<unk>", "<unk>", "</s>", "Answer", ":"]
     )
+
+
+def chat_prompt(tokenizer: Any, template: str, **options: Any) -> list[str]:
+    tokenizer.chat_template = template
+    task = ChoiceTask("{text}", chat=True, **options)
+    ids = encode_prompts(tokenizer, task, ["sky"], context=40, room=1)[0]
+    return list(tokenizer.convert_ids_to_tokens(ids))
+
+
+TURNS = "<s> {% for m in messages %}{{ m['role'] }} : {{ m['content'] }} </s> {% endfor %}Answer :"
+
+
+def test_a_system_message_comes_before_the_users(fresh: Any) -> None:
+    told = chat_prompt(fresh, TURNS, system="is it very big ?")
+    assert " ".join(told).endswith("is <unk> very big ? </s> <unk> : sky </s> Answer :")
+    # Braces in it are no fields, and its special tokens are the developer's own.
+    assert chat_prompt(fresh, TURNS, system="big {text} </s>").count("</s>") == 3
+    only_user = "{{ messages[-1]['content'] }}"
+    with pytest.raises(InputError, match="does not show a system message"):
+        chat_prompt(fresh, only_user, system="is it very big ?")
+    refuses = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no such role') }}{% endif %}"
+    )
+    with pytest.raises(InputError, match=r"no such role.*system=None"):
+        chat_prompt(fresh, refuses + TURNS, system="is it very big ?")
+    for settings in ({"system": "a"}, {"chat": True, "system": " "}):
+        with pytest.raises(InputError, match="chat=True"):
+            ChoiceTask("{text}", **settings).check()
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "SecurityError"),
+        (
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(99999) %}"
+            "{% endfor %}{% endfor %}{% endfor %}",
+            r"longer than 0\.3 s",
+        ),
+        ("{{ messages[0]['content'] }}{{ 'x' * 30000000 }}", "30000022 characters"),
+        ("{{ messages[0]['content'] }}{{ nothing.at_all }}", "UndefinedError"),
+        ("{{ messages[0]['content'] ", "TemplateSyntaxError"),
+    ],
+    ids=["escape", "for ever", "30 MB", "undefined", "syntax"],
+)
+def test_fault_70_a_hostile_chat_template_is_stopped(
+    fresh: Any, template: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "SECONDS", 0.3 if "99999" in template else 60.0)
+    with pytest.raises(InputError, match=message):
+        chat_prompt(fresh, template)
+    for thread in threading.enumerate():
+        if thread.name == "chat template":
+            thread.join(30)
+            assert not thread.is_alive()
 
 
 @given(
@@ -105,3 +167,20 @@ def test_batches_hold_each_item_once_within_the_budget(lengths: list[int], budge
         assert all(batch.length == padded_lengths([lengths[i]])[0] for i in batch.indices)
         assert all(0 <= batch.length - lengths[i] <= lengths[i] / 16 for i in batch.indices)
         assert len(batch.indices) == 1 or len(batch.indices) * batch.length <= budget
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(1, 20)), min_size=1, max_size=40),
+    st.integers(1, 2000),
+    st.integers(1, 9),
+)
+def test_a_part_that_runs_more_often_counts_more_often(
+    lengths: list[tuple[int, int]], budget: int, n_passes: int
+) -> None:
+    cut = list(batches(np.array(lengths), budget, (1, n_passes)))
+    assert sorted(i for batch in cut for i in batch.indices) == list(range(len(lengths)))
+    for batch in cut:
+        prompt, behind = batch.parts
+        tokens = len(batch.indices) * (prompt + n_passes * behind)
+        assert batch.tokens((1, n_passes)) == tokens
+        assert len(batch.indices) == 1 or tokens <= budget

@@ -60,7 +60,6 @@ class Campaign(Ground):
         extra_fields: Sequence[str] = (),
         resolution: str = "majority",
         per_item: int = 1,
-        chunk_size: int = 1024,
     ) -> Self:
         """Begin a campaign in a folder of its own.
 
@@ -80,8 +79,6 @@ class Campaign(Ground):
             see :data:`starlearn.campaign.answers.RESOLUTIONS`.
         per_item : int
             How many annotators an item needs before its batch counts as labelled.
-        chunk_size : int
-            Items scored at a time; an interrupted query loses at most so many scores.
 
         Raises
         ------
@@ -93,7 +90,7 @@ class Campaign(Ground):
         from starlearn.campaign import creating
 
         place = Place(Path(folder).expanduser().absolute())
-        options = creating.checked_options(resolution, per_item, chunk_size)
+        options = creating.checked_options(resolution, per_item)
         creating.create(place, pool, learner, extra_fields, options)
         return cls.open(place.folder)
 

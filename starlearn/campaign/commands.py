@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from starlearn.errors import InputError, StorageError
+from starlearn.errors import StorageError
 from starlearn.terminal import make_console, plain, told_plainly
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def init(
             say(f"A campaign in {folder}: {status.n_items} items to choose from.")
             if status.n_duplicates:
                 say(f"{status.n_duplicates} rows say the same as an earlier one: asked once.")
-            _next(status)
+            next_step(status)
 
 
 def _split(text: str | None) -> list[str] | None:
@@ -172,7 +172,8 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _next(status: "Status") -> None:
+def next_step(status: "Status") -> None:
+    """Say what to type next."""
     say(f"Next: {status.next}")
 
 
@@ -196,7 +197,7 @@ def query(
             say(f"The first was chosen because: {batch[0].reason}")
         else:
             say("No item is left to ask for: every one in the pool has been spoken about.")
-        _next(status)
+        next_step(status)
 
 
 @app.command()
@@ -209,58 +210,7 @@ def label(folder: Folder, annotator: Annotator = "me") -> None:
         saved = Session(campaign, annotator, make_console(), interactive).run()
         status = campaign.status()
         say(f"\n{saved} saved. {status.done} of the batch's {status.batch} items are done.")
-        _next(status)
-
-
-@app.command("export")
-def export_command(
-    folder: Folder,
-    file: Annotated[Path, typer.Argument(help="Ends in .csv or .jsonl.", show_default=False)],
-    number: Annotated[
-        int | None, typer.Option("--round", help="Of which round; by default the newest.")
-    ] = None,
-    annotator: Annotated[str | None, typer.Option(help="Whose labels to write.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
-) -> None:
-    """Write the batch to a file, to be labelled elsewhere; fill in the column label."""
-    with opened_to_read(folder) as campaign:
-        from starlearn.campaign.exchange import export_batch
-
-        if file.exists() and not overwrite:
-            raise InputError(
-                f"{file} is there already, and may hold labels. Import them first: "
-                f"{typed('import', folder, file)}; or give another name, or add --overwrite."
-            )
-        count = export_batch(campaign, file, number, annotator)
-        say(f"{count} items are in {file}. Fill in the column label, then type:")
-        say(f"Next: {typed('import', folder, file)}")
-
-
-@app.command("import")
-def import_command(
-    folder: Folder,
-    file: Annotated[Path, typer.Argument(help="A .csv or .jsonl file.", show_default=False)],
-    annotator: Annotator = "me",
-    encoding: Annotated[str, typer.Option(help="Of the file.")] = "utf-8",
-    relabel: Annotated[
-        list[str] | None, typer.Option(help="Spelling in the file = choice; may be repeated.")
-    ] = None,
-) -> None:
-    """Store the labels of a file: all of them, or none with the lines to mend."""
-    with opened(folder) as campaign:
-        from starlearn.campaign.exchange import import_labels
-
-        spellings = [pair.partition("=") for pair in relabel or []]
-        if not all(equals and meant.strip() for _, equals, meant in spellings):
-            raise InputError('--relabel takes SPELLING=CHOICE, as in --relabel "Yes=yes".')
-        meanings = {spelling.strip(): meant.strip() for spelling, _, meant in spellings}
-        done = import_labels(campaign, file, annotator, encoding=encoding, relabel=meanings)
-        same = f", {done.n_same} were there already" if done.n_same else ""
-        still = f", {done.n_open} rows have no label yet" if done.n_open else ""
-        say(f"{done.n_new} labels saved{same}{still}.")
-        for note in done.notes:
-            say(f"Note: {note}")
-        _next(campaign.status())
+        next_step(status)
 
 
 @app.command()
@@ -275,7 +225,7 @@ def _tell_taught(campaign: "Campaign") -> None:
     record, status = campaign.history()[-1], campaign.status()
     loss = "" if record.train_loss is None else f", training loss {record.train_loss:.4f}"
     say(f"Round {record.round}: trained on {record.n_labels} labels{loss}.")
-    _next(status)
+    next_step(status)
 
 
 @app.command("status")
@@ -303,7 +253,7 @@ def status_command(
             say(f"The newest round failed: {found.error}")
         if found.holder:
             say(f"In use by {found.holder}")
-        _next(found)
+        next_step(found)
 
 
 @app.command()
@@ -316,7 +266,7 @@ def resume(folder: Folder, model: Model = None) -> None:
             _tell_taught(campaign)
         elif before.state == "scoring":
             say(f"Round {after.round}: {after.batch} items to label, most valuable first.")
-            _next(after)
+            next_step(after)
         else:
             say("Nothing was interrupted.")
-            _next(after)
+            next_step(after)

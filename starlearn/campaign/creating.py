@@ -108,16 +108,15 @@ def _read_pool(pool: Any) -> tuple[list[Any], dict[str, Any]]:
     return items, {"source": str(path.resolve()), **status}
 
 
-def checked_options(resolution: str, per_item: int, chunk_size: int) -> dict[str, Any]:
+def checked_options(resolution: str, per_item: int) -> dict[str, Any]:
     """Return a campaign's own settings; InputError naming the one that cannot be used."""
     if resolution not in RESOLUTIONS:
         raise InputError(
             f"resolution must be one of {', '.join(map(repr, RESOLUTIONS))}; got {resolution!r}."
         )
-    for name, value in (("per_item", per_item), ("chunk_size", chunk_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    return {"resolution": resolution, "per_item": per_item, "chunk_size": chunk_size}
+    if isinstance(per_item, bool) or not isinstance(per_item, int) or per_item < 1:
+        raise InputError(f"per_item must be a whole number of at least 1, got {per_item!r}.")
+    return {"resolution": resolution, "per_item": per_item}
 
 
 def _first_labels(learner: STARLearner) -> list[str]:

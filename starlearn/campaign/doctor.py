@@ -100,13 +100,7 @@ def _surroundings(campaign: Ground) -> Iterator[Finding]:
 
 def _leftovers(campaign: Ground, fix: bool) -> list[Finding]:
     published = {r.adapter for r in rounds.rounds(campaign.store) if r.adapter is not None}
-    current = rounds.current(campaign.store)
     left = publish.orphans(campaign.place, published)
-    busy = current.id if current is not None and current.state in ("scoring", "failed") else None
-    keep = None if busy is None else campaign.place.chunks(busy)
-    if campaign.place.scores.is_dir():
-        chunks = sorted(campaign.place.scores.glob("round-*.chunks"))
-        left += [path for path in chunks if path != keep]
     if fix:
         for path in left:
             publish.remove(path)

@@ -3,38 +3,15 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from starlearn.campaign import events, rounds
-from starlearn.campaign.answers import checked_answer, checked_name
-from starlearn.campaign.campaign import BatchItem, Campaign
+from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.cells import read_cells, write_cells
 from starlearn.campaign.durable import write_file
-from starlearn.campaign.events import Entry
+from starlearn.campaign.intake import CAMPAIGN, ID, LABEL, WHY, Imported, Intake, Row, column_of
+from starlearn.campaign.labelstudio.files import export_tasks, import_export
 from starlearn.data.files import json_rows
 from starlearn.errors import InputError, listed
-
-ID, LABEL, WHY, CAMPAIGN, ANNOTATOR = "id", "label", "why", "campaign", "annotator"
-OWN = (ID, LABEL, WHY, CAMPAIGN, ANNOTATOR)
-PREFIX = "field:"
-"""Before the name of an item's field that is also the name of one of our columns."""
-
-Row = dict[str, str | None]
-
-
-@dataclass(frozen=True)
-class Imported:
-    """What an import did."""
-
-    n_new: int
-    """Labels stored now."""
-    n_same: int
-    """Labels that were there already."""
-    n_open: int
-    """Rows without a label."""
-    notes: list[str] = field(default_factory=list)
-    """What was odd and did no harm."""
 
 
 def export_batch(
@@ -49,7 +26,8 @@ def export_batch(
     ----------
     campaign : Campaign
     path : str or path
-        Ends in ``.csv`` or ``.jsonl``; replaced when it is there.
+        Ends in ``.csv`` or ``.jsonl``; replaced when it is there. With ``.json``, the items that
+        still wait for a word are written as tasks for Label Studio.
     round_id : int, optional
         By default the newest round.
     annotator : str, optional
@@ -61,6 +39,12 @@ def export_batch(
         Rows written.
     """
     path = Path(path)
+    if _kind(path) == ".json":
+        if annotator is not None:
+            raise InputError(
+                f"{path}: tasks of Label Studio hold nobody's labels; name no annotator."
+            )
+        return export_tasks(campaign, path, round_id)
     batch = campaign.batch(round_id)
     if not batch:
         raise InputError(
@@ -102,6 +86,7 @@ def import_labels(
     path : str or path
         A ``.csv`` or ``.jsonl`` file with the columns id and label. Rows without a label are
         left open. A column annotator says who gave the label; other columns are not needed.
+        Or a ``.json`` file, as Label Studio exports it.
     annotator : str
         Who gave the labels, where the file does not say.
     encoding : str
@@ -116,121 +101,23 @@ def import_labels(
         one item, texts that stand beside the id of another item, another campaign's file.
     """
     path = Path(path)
-    found = rounds.rounds(campaign.store)
-    batch = {item.id: item for each in found for item in campaign.batch(each.id)}
-    reader = _Reader(campaign, batch, checked_name(annotator), relabel or {})
+    if _kind(path) == ".json":
+        return import_export(campaign, path, relabel)
+    intake = Intake(campaign, annotator, relabel)
     for line, row in _rows(path, encoding):
-        reader.read(line, row)
-    if reader.complaints:
+        intake.read(f"line {line}", row)
+    if intake.complaints:
         raise InputError(
-            f"{path}: {len(reader.complaints)} rows cannot be imported: "
-            f"{listed(reader.complaints)}. Nothing was imported; mend these rows and import again."
+            f"{path}: {len(intake.complaints)} rows cannot be imported: "
+            f"{listed(intake.complaints)}. Nothing was imported; mend these rows and import again."
         )
-    return reader.stored()
-
-
-def column_of(name: str) -> str:
-    """Return the column of an item's field."""
-    return PREFIX + name if name in OWN or name.startswith(PREFIX) else name
-
-
-class _Reader:
-    """Reads rows one by one, collects complaints, and stores only when there is none."""
-
-    def __init__(
-        self,
-        campaign: Campaign,
-        batch: dict[str, BatchItem],
-        annotator: str,
-        relabel: Mapping[str, str],
-    ) -> None:
-        self.campaign, self.batch = campaign, batch
-        self.annotator, self.relabel = annotator, relabel
-        self.choices = campaign.choices
-        self.complaints: list[str] = []
-        self.found: dict[tuple[str, str], tuple[str, int]] = {}
-        self.n_open = 0
-        self.n_edited = 0
-        self.unknown: set[str] = set()
-        self.by_text: dict[str, str] = {}
-        for item in batch.values():
-            self.by_text.setdefault(_spelled(item.fields), item.id)
-
-    def read(self, line: int, row: Row) -> None:
-        """Take one row; what is wrong with it is remembered, not raised."""
-        try:
-            self._read(line, row)
-        except InputError as error:
-            self.complaints.append(f"line {line}: {error}")
-
-    def stored(self) -> Imported:
-        """Store all labels that are new, in one transaction."""
-        words = events.standing(events.events(self.campaign.store))
-        standing = {(e.item, e.annotator): e.answer for e in words if e.answer is not None}
-        new = [
-            Entry("label", item, annotator, answer=answer)
-            for (item, annotator), (answer, _) in self.found.items()
-            if standing.get((item, annotator)) != answer
-        ]
-        if new:
-            self.campaign.say(new, command="import")
-        notes = []
-        if self.n_edited:
-            notes.append(
-                f"In {self.n_edited} rows the text differs from the one that was issued; their "
-                "labels belong to the text as it was issued."
-            )
-        if self.unknown:
-            notes.append(f"Columns that were not used: {', '.join(sorted(self.unknown))}.")
-        return Imported(len(new), len(self.found) - len(new), self.n_open, notes)
-
-    def _read(self, line: int, row: Row) -> None:
-        key, label = row.get(ID), row.get(LABEL)
-        owner = row.get(CAMPAIGN)
-        if owner and owner != self.campaign.id:
-            raise InputError(f"it belongs to another campaign ({owner!r:.40})")
-        if not isinstance(key, str) or key.strip() not in self.batch:
-            raise InputError(f"id {key!r:.50} was never issued in this campaign")
-        item = self.batch[key.strip()]
-        self._compare(item, row)
-        if label is None or (isinstance(label, str) and not label.strip()):
-            self.n_open += 1
-            return
-        if isinstance(label, str):
-            label = self.relabel.get(label, label)
-        answer = checked_answer(label, self.choices)
-        annotator = checked_name(row.get(ANNOTATOR) or self.annotator)
-        earlier = self.found.setdefault((item.id, annotator), (answer, line))
-        if earlier[0] != answer:
-            raise InputError(
-                f"item {item.id} is {answer!r:.40} here and {earlier[0]!r:.40} in line {earlier[1]}"
-            )
-
-    def _compare(self, item: BatchItem, row: Row) -> None:
-        """Find texts that moved away from their ids, as when one column was sorted alone."""
-        here = {name: row[column_of(name)] for name in item.fields if column_of(name) in row}
-        columns = {column_of(name) for name in item.fields}
-        self.unknown |= {name for name in row if name not in columns and name not in OWN}
-        texts = {name: "" if text is None else str(text) for name, text in here.items()}
-        if not texts or _spelled(texts) == _spelled({n: item.fields[n] for n in texts}):
-            return
-        other = self.by_text.get(_spelled(texts)) if len(texts) == len(item.fields) else None
-        if other is not None:
-            raise InputError(
-                f"beside id {item.id} stands the text of {other}: was one column sorted alone?"
-            )
-        self.n_edited += 1
-
-
-def _spelled(fields: Mapping[str, str]) -> str:
-    """Return texts without what spreadsheets change: line ends and outer or double spaces."""
-    return json.dumps({name: " ".join(fields[name].split()) for name in sorted(fields)})
+    return intake.stored()
 
 
 def _kind(path: Path) -> str:
     kind = path.suffix.lower()
-    if kind not in (".csv", ".jsonl", ".ndjson"):
-        raise InputError(f"{path}: the name must end in .csv or .jsonl.")
+    if kind not in (".csv", ".jsonl", ".ndjson", ".json"):
+        raise InputError(f"{path}: the name must end in .csv or .jsonl, or .json for Label Studio.")
     return kind
 
 

@@ -7,7 +7,7 @@ FAILPOINTS = (
     "create_store_written",
     "create_renamed",
     "query_marked",
-    "query_chunk_written",
+    "query_scored",
     "query_scores_written",
     "query_issued",
     "label_written",

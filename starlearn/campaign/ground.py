@@ -96,7 +96,7 @@ class Ground:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The campaign's own settings: resolution, per_item, chunk_size."""
+        """The campaign's own settings: resolution and per_item."""
         return dict(json.loads(self.meta["options"]))
 
     @property
@@ -155,6 +155,10 @@ class Ground:
         parameters = parameters_of(self.meta["learner"])
         if self._model is not None:
             parameters["model"] = self._model
+        if parameters["cache_dir"] is None and not self.store.read_only:
+            make_folder(self.place.scores)
+            make_folder(self.place.cache)
+            parameters["cache_dir"] = str(self.place.cache)
         return parameters
 
     def learner(self, round_id: int | None = None) -> "STARLearner":

@@ -26,6 +26,7 @@ class Place:
         self.lock = folder / ".lock"
         self.adapters = folder / "adapters"
         self.scores = folder / "scores"
+        self.cache = self.scores / "cache"
         self.backups = folder / "backups"
         self.exports = folder / "exports"
 
@@ -60,7 +61,3 @@ class Place:
     def round_scores(self, round_id: int) -> Path:
         """Return the file with the scores of a round."""
         return self.scores / f"round-{round_id:04d}.parquet"
-
-    def chunks(self, round_id: int) -> Path:
-        """Return the folder of a round's finished chunks, while it is being scored."""
-        return self.scores / f"round-{round_id:04d}.chunks"

@@ -1,4 +1,4 @@
-"""A query of a campaign, step by step: mark the round, score in chunks, choose, issue."""
+"""A query of a campaign, step by step: mark the round, score, choose, issue."""
 
 import json
 import warnings
@@ -79,7 +79,6 @@ def _params(campaign: Ground) -> dict[str, Any]:
     deciding = {key: recipe[key] for key in ("model", "task", "quantization", "acquisition")}
     return {
         "seed": recipe["random_state"],
-        "chunk_size": campaign.options["chunk_size"],
         "adapter": published.manifest if published else None,
         "settings": sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest(),
     }
@@ -121,7 +120,6 @@ def _score_and_issue(campaign: Ground, found: Round) -> None:
     }
     rounds.issue(campaign.store, found.id, batch, record)
     failpoint("query_issued")
-    scoring.forget_chunks(campaign.place, found.id)
 
 
 def _mean(scores: list[float | None]) -> float | None:

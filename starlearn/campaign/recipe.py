@@ -42,6 +42,8 @@ def to_json(learner: STARLearner) -> str:
     if model is not None:
         folder = Path(model).expanduser()
         parameters["model"] = str(folder.resolve()) if folder.is_dir() else str(model)
+    if parameters["cache_dir"] is not None:
+        parameters["cache_dir"] = str(Path(parameters["cache_dir"]).expanduser().absolute())
     if not isinstance(parameters["random_state"], int):
         generator = check_random_state(parameters["random_state"])
         parameters["random_state"] = int(generator.randint(2**31 - 1))

@@ -14,7 +14,7 @@ from starlearn.model.backbone import Backbone
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask
 
-OPTIONS = ("resolution", "per_item", "chunk_size", "extra_fields")
+OPTIONS = ("resolution", "per_item", "extra_fields")
 """Settings of the campaign itself; keywords of ``Campaign.create``."""
 PARTS: dict[str, Any] = {"adapter": LoRA, "acquisition": Acquisition, "training": Training}
 KEYS: dict[str, type] = {
@@ -24,7 +24,6 @@ KEYS: dict[str, type] = {
     "seed": int,
     "resolution": str,
     "per_item": int,
-    "chunk_size": int,
     "extra_fields": list,
     "task": dict,
     **dict.fromkeys(PARTS, dict),
@@ -73,7 +72,7 @@ def beginning(settings: Mapping[str, Any]) -> Beginning:
     ----------
     settings : mapping
         As a TOML file holds them: pool, model, quantization, seed, resolution, per_item,
-        chunk_size, extra_fields, and the parts task, adapter, acquisition and training.
+        extra_fields, and the parts task, adapter, acquisition and training.
 
     Raises
     ------

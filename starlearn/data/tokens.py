@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from starlearn.data.chat import escaped, in_chat
 from starlearn.errors import InputError, listed
 from starlearn.tasks import Item, Task
 
@@ -139,41 +140,17 @@ def _tokenise(
 
 def _template_parts(tokenizer: Any, task: Task) -> list[str | int]:
     """Cut the template at its special tokens: ids for these, template text between them."""
-    template = _in_chat(tokenizer, task.prompt) if task.chat else task.prompt
+    template = in_chat(tokenizer, task.prompt, task.system) if task.chat else task.prompt
     named = tokenizer.all_special_tokens
     special: dict[str, int] = dict(zip(named, tokenizer.convert_tokens_to_ids(named), strict=True))
     for index, token in getattr(tokenizer, "added_tokens_decoder", {}).items():
         special[str(token)] = index
     if not special:
         return [template]
-    pattern = "|".join(re.escape(_escaped(text)) for text in sorted(special, key=len, reverse=True))
-    by_escaped = {_escaped(text): index for text, index in special.items()}
+    pattern = "|".join(re.escape(escaped(text)) for text in sorted(special, key=len, reverse=True))
+    by_escaped = {escaped(text): index for text, index in special.items()}
     pieces = re.split(f"({pattern})", template)
     return [by_escaped.get(piece, piece) for piece in pieces if piece]
-
-
-def _in_chat(tokenizer: Any, prompt: str) -> str:
-    if not getattr(tokenizer, "chat_template", None):
-        raise InputError(
-            "chat=True needs a tokenizer with a chat template, and this one has none. "
-            "Use chat=False, or a model that was tuned for chat."
-        )
-    marker = "STARLEARN-USER-MESSAGE"
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": marker}], tokenize=False, add_generation_prompt=True
-    )
-    pieces = rendered.split(marker)
-    if len(pieces) != 2 or len(rendered) > 100_000:
-        raise InputError(
-            "The tokenizer's chat template does not show the user's message exactly once "
-            f"({len(pieces) - 1} times, {len(rendered)} characters). Use chat=False and write "
-            "the turns into the prompt."
-        )
-    return _escaped(pieces[0]) + prompt + _escaped(pieces[1])
-
-
-def _escaped(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")
 
 
 @dataclass(frozen=True)
@@ -189,6 +166,10 @@ class Batch:
     def length(self) -> int:
         """T, the padded length in tokens."""
         return sum(self.parts)
+
+    def tokens(self, copies: int | tuple[int, ...] = 1) -> int:
+        """Padded tokens of all items, each part counted as often as it runs."""
+        return int(len(self.indices) * (np.asarray(self.parts) * np.asarray(copies)).sum())
 
 
 def padded_lengths(lengths: Any, grains: int = GRAINS) -> NDArray[np.intp]:
@@ -214,7 +195,7 @@ def padded_lengths(lengths: Any, grains: int = GRAINS) -> NDArray[np.intp]:
     return np.asarray(-(-exact // grain) * grain)
 
 
-def batches(lengths: Any, max_tokens: int) -> Iterator[Batch]:
+def batches(lengths: Any, max_tokens: int, copies: int | tuple[int, ...] = 1) -> Iterator[Batch]:
     """Cut items into batches of equal padded length within a token budget, longest first.
 
     Parameters
@@ -222,7 +203,9 @@ def batches(lengths: Any, max_tokens: int) -> Iterator[Batch]:
     lengths : array of int, shape (m,) or (m, parts)
         Tokens of each item; with several parts, each is padded by itself.
     max_tokens : int
-        Upper bound of B * T; an item that exceeds it alone is a batch of its own.
+        Upper bound of B * T, copies counted; an item that exceeds it alone is a batch of its own.
+    copies : int or tuple of int, shape (parts,)
+        How many times a pass runs each part.
 
     Yields
     ------
@@ -233,9 +216,10 @@ def batches(lengths: Any, max_tokens: int) -> Iterator[Batch]:
         return
     padded = padded_lengths(lengths).reshape(len(lengths), -1)  # [m, parts]
     kinds, kind = np.unique(padded, axis=0, return_inverse=True)
-    for number in np.argsort(-kinds.sum(axis=1), kind="stable"):
+    costs = (kinds * np.asarray(copies)).sum(axis=1)
+    for number in np.argsort(-costs, kind="stable"):
         members = np.flatnonzero(kind.ravel() == number)
         parts = tuple(int(part) for part in kinds[number])
-        size = max(1, max_tokens // sum(parts))
+        size = max(1, max_tokens // int(costs[number]))
         for start in range(0, len(members), size):
             yield Batch(members[start : start + size], parts)

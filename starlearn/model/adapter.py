@@ -76,6 +76,8 @@ def attach_fresh(backbone: Backbone, lora: LoRA, seed: int) -> Any:
     with isolated_generators(seed), warnings.catch_warnings():
         # peft asks transformers for an attribute that was renamed; nothing a user could change
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        # GPT-2's weights are transposed: peft sees that, tells it, and goes by it.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
         try:
             backbone.peft_model = get_peft_model(backbone.model, _config(lora))
         except ValueError as error:

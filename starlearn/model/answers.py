@@ -52,7 +52,6 @@ def answer_statistics(
     lengths = np.array(
         [(len(p), len(a)) for p, a in zip(prompts, answers, strict=True)], dtype=np.intp
     ).reshape(-1, 2)
-    split = work.dropout is not None and work.dropout.answer_only
 
     def compute(batch: Batch) -> None:
         chosen = [answers[i] for i in batch.indices]
@@ -67,10 +66,9 @@ def answer_statistics(
         found.entropy[:, batch.indices] = _sum_by_item(stats.entropy, offsets)
         found.log_probability[:, batch.indices] = _sum_by_item(stats.logprob, offsets)
         found.mutual_information[batch.indices] = _sum_by_item(stats.mutual_information, offsets)
-        work.progress(len(chosen), len(chosen) * batch.length * n_passes)
+        work.progress(len(chosen), batch.tokens(work.copies))
 
-    # Where the prompt runs apart from the answer, each of both is padded by itself.
-    work.run(lengths if split else lengths.sum(axis=1), compute)
+    work.run(lengths if work.split else lengths.sum(axis=1), compute)
     return found
 
 

@@ -208,7 +208,6 @@ def choice_distribution(
     """
     head, device = work.head, work.head.device
     scores = np.zeros((work.n_passes, len(prompts), len(tree.paths)))
-    split = work.dropout is not None and work.dropout.answer_only
     for members, part, columns in _plan(work, tree, prompts):
         n_nodes, last = len(part.tokens), columns.stop == len(tree.paths)
 
@@ -224,13 +223,13 @@ def choice_distribution(
             laid = tree_input(chosen, part, batch, work.pad_id, keys[indices], device)
             hidden = row_hidden(work.model, laid, work.dropout)
             scores[:, indices, columns] = path_scores(hidden, head, part)
-            work.progress(len(chosen) * last, len(chosen) * batch.length * work.n_passes)
+            work.progress(len(chosen) * last, batch.tokens(work.copies))
 
         lengths = np.array([(len(prompts[i]), n_nodes) for i in members], dtype=np.intp)
         lengths = lengths.reshape(-1, 2)
         with renumbered(members):
-            # Where the prompt runs apart from the nodes, it is padded by itself.
-            work.run(lengths if split and n_nodes else lengths.sum(axis=1), compute)
+            # Apart from the prompt run its last token and the nodes.
+            work.run(lengths + np.array([0, 1]) if work.split else lengths.sum(axis=1), compute)
     return np.asarray(scores - logsumexp(scores, axis=-1, keepdims=True))
 
 

@@ -44,7 +44,7 @@ class TokenBudget:
         lengths: Any,
         compute: Callable[[Batch], None],
         *,
-        n_passes: int = 1,
+        copies: int | tuple[int, ...] = 1,
         most: int | None = None,
     ) -> None:
         """Compute all items, longest batch first, in batches that fit.
@@ -55,8 +55,8 @@ class TokenBudget:
             Tokens of each item.
         compute : callable
             Computes one batch and keeps its results; may be called again for the same items.
-        n_passes : int
-            K; each pass counts.
+        copies : int or tuple of int, shape (parts,)
+            How many times each part runs; each copy counts.
         most : int, optional
             A bound that the user has set.
 
@@ -67,7 +67,7 @@ class TokenBudget:
             ``index`` is the item's position in `lengths`.
         """
         lengths = np.asarray(lengths, dtype=np.intp)
-        waiting = deque(self._plan(lengths, n_passes, most))
+        waiting = deque(self._plan(lengths, copies, most))
         second_try = False
         while waiting:
             batch = waiting.popleft()
@@ -76,21 +76,23 @@ class TokenBudget:
                 continue
             clear_device_cache(garbage_collection=True)
             if len(batch.indices) > 1:
-                self.tokens = max(1, len(batch.indices) * batch.length * n_passes // 2)
+                self.tokens = max(1, batch.tokens(copies) // 2)
                 left = np.sort(np.concatenate([batch.indices, *(b.indices for b in waiting)]))
                 waiting = deque(
                     Batch(left[part.indices], part.parts)
-                    for part in self._plan(lengths[left], n_passes, most)
+                    for part in self._plan(lengths[left], copies, most)
                 )
             elif second_try:
-                raise OutOfMemoryError(int(batch.indices[0]), batch.length, n_passes)
+                raise OutOfMemoryError(int(batch.indices[0]), batch.length, int(np.max(copies)))
             else:
                 waiting.appendleft(batch)
                 second_try = True
 
-    def _plan(self, lengths: NDArray[np.intp], n_passes: int, most: int | None) -> list[Batch]:
+    def _plan(
+        self, lengths: NDArray[np.intp], copies: int | tuple[int, ...], most: int | None
+    ) -> list[Batch]:
         tokens = self.tokens if most is None else min(self.tokens, most)
-        return list(batches(lengths, max(1, tokens // n_passes)))
+        return list(batches(lengths, max(1, tokens), copies))
 
 
 def _fits(compute: Callable[[Batch], Any], batch: Batch) -> bool:

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from starlearn.data.tokens import Batch
+from starlearn.errors import InputError
 from starlearn.model.dropout import MonteCarlo
 from starlearn.model.head import Head
 from starlearn.model.memory import TokenBudget
@@ -39,9 +41,20 @@ class Workload:
         """K."""
         return 1 if self.dropout is None else self.dropout.n_passes
 
+    @property
+    def split(self) -> bool:
+        """Whether the prompt runs once, apart from the K copies of what stands behind it; each of
+        both is then a part of its own, padded by itself."""
+        return self.dropout is not None and self.dropout.answer_only
+
+    @property
+    def copies(self) -> int | tuple[int, ...]:
+        """How many times a pass runs an item, or each of its parts."""
+        return (1, self.n_passes) if self.split else self.n_passes
+
     def run(self, lengths: Any, compute: Callable[[Batch], None]) -> None:
         """Compute items of these lengths in batches that fit; see `TokenBudget.run`."""
-        self.budget.run(lengths, compute, n_passes=self.n_passes, most=self.max_batch_tokens)
+        self.budget.run(lengths, compute, copies=self.copies, most=self.max_batch_tokens)
 
 
 @dataclass(frozen=True)
@@ -162,9 +175,8 @@ def _behind_prompt(model: Any, batch: Sequences, dropout: MonteCarlo) -> Tensor:
     dropout.item_keys, dropout.positions = batch.keys, positions
     first, n_passes = dropout.first_layer, dropout.n_passes
     mask = _additive(model, whole)
-    copies = torch.arange(n_items, device=device).repeat(n_passes)
-    for layer in cache.layers[first:]:
-        layer.batch_select_indices(copies)
+    for number, layer in enumerate(cache.layers):
+        cache.layers[number] = _PromptLayer(layer, n_passes if number >= first else 1)
     with ExitStack() as hooks:
         if first:
             hooks.enter_context(_copied_from(model, first, n_items, n_passes))
@@ -179,6 +191,27 @@ def _behind_prompt(model: Any, batch: Sequences, dropout: MonteCarlo) -> Tensor:
             use_cache=True,
         ).last_hidden_state  # [K * B, R, D]
     return states.unflatten(0, (n_passes, n_items))
+
+
+class _PromptLayer(DynamicLayer):
+    """Keys and values of a layer at the prompts, which all passes read and none adds to.
+
+    They are copied when the layer runs, and let go after it: the copies of one layer are there at
+    a time.
+    """
+
+    def __init__(self, layer: Any, n_copies: int) -> None:
+        super().__init__()
+        self.lazy_initialization(layer.keys, layer.values)
+        self.keys, self.values, self.n_copies = layer.keys, layer.values, n_copies
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Return the prompts' keys and values with those of the rows behind them."""
+        times = (self.n_copies, 1, 1, 1)
+        return (
+            torch.cat([self.keys.repeat(times), keys], dim=-2),
+            torch.cat([self.values.repeat(times), values], dim=-2),
+        )
 
 
 def _additive(model: Any, sees: Tensor | None) -> Tensor | None:
@@ -218,6 +251,14 @@ def _copied_from(model: Any, first: int, n_items: int, n_passes: int) -> Iterato
     ]
     try:
         yield
+    except RuntimeError as error:
+        if "is invalid for input of size" not in str(error):
+            raise
+        # GPT-BigCode gives what leaves its layers the shape of what entered them.
+        raise InputError(
+            f"{type(causal_model(model)).__name__} cannot have K copies of its upper layers alone. "
+            "Use Acquisition(mc_layers=None)."
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()

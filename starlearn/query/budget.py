@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 
@@ -41,6 +41,8 @@ class Budget:
     total: float
     cost: float | str | Callable[[Any], float] = 1.0
     spent: float = 0.0
+    cheapest: float = field(default=0.0, repr=False, compare=False)
+    """What no item of the pool at hand costs less than; see `budget_for`."""
 
     def __post_init__(self) -> None:
         """Check the numbers before anything is spent."""
@@ -72,6 +74,10 @@ class Budget:
         if isinstance(self.cost, str) or callable(self.cost):
             return 2**31 - 1
         return int(self.remaining * (1 + SLACK) / self.cost)
+
+    def lasts(self, bill: float) -> bool:
+        """Tell whether the cheapest item of the pool can be had after paying a bill."""
+        return bill + self.cheapest <= self.remaining * (1 + SLACK)
 
     def costs(
         self, items: Sequence[Item], rows: Sequence[int] | None = None
@@ -116,25 +122,39 @@ class Budget:
         return replace(self, spent=min(self.spent + bill, self.total))
 
 
-def check_budget(budget: Any, rows: Any) -> None:
-    """Raise InputError unless it is None, or a Budget that knows what every item of a pool costs.
+def budget_for(budget: Any, rows: Any) -> "Budget | None":
+    """Check a budget against a pool.
 
     Parameters
     ----------
     budget : object
     rows : sequence of m items, in memory or on disk
+
+    Returns
+    -------
+    Budget or None
+        The same, knowing what the cheapest item costs.
+
+    Raises
+    ------
+    InputError
+        Unless it is None, or a Budget that knows what every item of the pool costs.
     """
     if budget is None:
-        return
+        return None
     if not isinstance(budget, Budget):
         raise InputError(
             f"budget must be a Budget, got {budget!r:.60}. Write budget=Budget(100), or "
             "Budget(100, cost='price') where each item has a price."
         )
-    if budget.each:
-        for start in range(0, len(rows), PIECE):
-            piece = rows[start : start + PIECE]
-            budget.costs(piece, range(start, start + len(piece)))
+    if not budget.each:
+        return budget
+    cheapest = math.inf
+    for start in range(0, len(rows), PIECE):
+        piece = rows[start : start + PIECE]
+        costs = budget.costs(piece, range(start, start + len(piece)))
+        cheapest = min(cheapest, float(costs.min()))
+    return replace(budget, cheapest=cheapest)
 
 
 def within_budget(

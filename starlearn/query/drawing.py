@@ -107,7 +107,8 @@ class Draw:
             order = order[some]
         if costs is not None and self.budget is not None:
             order = within_budget(order, costs, self.budget.remaining)
-            enough &= self._diverse or len(order) >= n
+            spent = not self.budget.lasts(costs[order].sum())
+            enough = spent or (enough and (self._diverse or len(order) >= n))
         return order[:n], repeats, enough
 
     def _distinct(

@@ -145,7 +145,8 @@ def first_distinct(
     Notes
     -----
     It walks only as far as it must. Memory for embeddings: n x D of the chosen and a x D of the
-    labelled items in double precision, and 256 x a cosines at a time.
+    labelled items in double precision, and 256 x (n + a) cosines at a time; time grows with r x n
+    products of D numbers.
     """
     order = np.asarray(order, dtype=np.intp)
     n = as_count(n, "n", len(order))
@@ -187,7 +188,7 @@ class _NearDuplicates:
         self.embeddings: NDArray[Any] | None = None
         self.asked: Unit = None
         self.chosen = np.empty((0, 0))
-        self.n_chosen = 0
+        self.n_before = self.n_chosen = 0
         if embeddings is None:
             return
         self.embeddings = checked_embeddings(embeddings, n_items)
@@ -202,7 +203,8 @@ class _NearDuplicates:
             self.asked = normalize(asked.astype(np.float64))
 
     def walk(self, order: NDArray[np.intp]) -> Iterator[tuple[int, Unit, bool]]:
-        """Give each position with its unit vector, and whether a labelled item is near it."""
+        """Give each position with its unit vector, and whether it is near a labelled item or one
+        that was chosen before its block."""
         for start in range(0, len(order), BLOCK):
             block = order[start : start + BLOCK]
             if self.embeddings is None:
@@ -210,15 +212,18 @@ class _NearDuplicates:
                 continue
             units = normalize(self.embeddings[block].astype(np.float64))
             known = np.zeros(len(block), dtype=bool)
-            if self.asked is not None:
-                known = (units @ self.asked.T).max(axis=1) >= self.level
+            # Against all that are known so far in one product; in the block, one by one.
+            self.n_before = self.n_chosen
+            for others in (self.asked, self.chosen[: self.n_before]):
+                if others is not None and len(others):
+                    known |= (units @ others.T).max(axis=1) >= self.level
             for position, unit, is_known in zip(block, units, known, strict=True):
                 yield int(position), unit, bool(is_known)
 
     def to_chosen(self, unit: Unit) -> bool:
-        if unit is None or self.n_chosen == 0:
+        if unit is None or self.n_chosen == self.n_before:
             return False
-        return bool((self.chosen[: self.n_chosen] @ unit).max() >= self.level)
+        return bool((self.chosen[self.n_before : self.n_chosen] @ unit).max() >= self.level)
 
     def choose(self, unit: Unit) -> None:
         if unit is not None:

@@ -13,7 +13,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from starlearn.errors import InputError
+from starlearn.errors import InputError, StorageError
 
 Row = NDArray[np.float64]
 
@@ -189,7 +189,7 @@ class ScoreStore:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise InputError(
+            raise StorageError(
                 f"The cache {self._file} cannot be used: {error}. Free the disk, wait for the "
                 "process that holds it, or give another STARLearner(cache_dir=...)."
             ) from error
@@ -208,6 +208,7 @@ def _number(database: sqlite3.Connection, space: str) -> int | None:
 def _opened(file: Path) -> sqlite3.Connection:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600)  # rows are known by what the user's items say
         return _connected(file)
     except (OSError, sqlite3.OperationalError) as error:
         raise InputError(
@@ -223,8 +224,9 @@ def _connected(file: Path) -> sqlite3.Connection:
     # Calls may come from several threads, one after the other; SQLite itself takes turns.
     database = sqlite3.connect(file, timeout=60, check_same_thread=False)
     try:
-        # A cache may lose its last rows in a power cut, so it need not wait for the disk.
-        database.execute("pragma journal_mode = wal")
+        # A cache may lose its last rows in a power cut, so it need not wait for the disk. A journal
+        # of the older kind: a write-ahead log does not work on network file systems.
+        database.execute("pragma journal_mode = delete")
         database.execute("pragma synchronous = normal")
         database.executescript(SCHEMA)
     except sqlite3.Error:
@@ -237,8 +239,7 @@ def _set_aside(file: Path) -> None:
     aside = file.with_suffix(".damaged")
     with suppress(FileNotFoundError):  # another process was faster
         file.replace(aside)
-    for name in ("-wal", "-shm"):
-        file.with_name(file.name + name).unlink(missing_ok=True)
+    file.with_name(f"{file.name}-journal").unlink(missing_ok=True)
     warnings.warn(
         f"The cache {file} is damaged. It was moved to {aside.name}, which can be deleted; its "
         "scores are computed again.",

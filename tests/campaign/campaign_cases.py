@@ -28,7 +28,7 @@ def make_learner(model: str, **changes: Any) -> Any:
     parameters: dict[str, Any] = {
         "task": ChoiceTask("{text} Answer :", choices=COLOURS),
         "adapter": LoRA(r=2, alpha=4, dropout=0.2, target_modules=["q_proj"]),
-        "acquisition": Acquisition(n_passes=2),
+        "acquisition": Acquisition(n_passes=2, chunk_size=CHUNK),
         "training": Training(max_steps=2, batch_size=4, learning_rate=5e-3),
         "random_state": 7,
         "verbose": False,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from campaign_cases import CHUNK, POOL, make_learner, quick_folder
+from campaign_cases import POOL, make_learner, quick_folder
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def make_campaign(tiny_model: str, quick: Path) -> Iterator[Callable[..., Any]]:
     made = []
 
     def factory(pool: Any = POOL, name: str = "campaign", **changes: Any) -> Campaign:
-        own = ("resolution", "per_item", "extra_fields", "chunk_size")
-        options = {"chunk_size": CHUNK, **{k: changes.pop(k) for k in own if k in changes}}
+        own = ("resolution", "per_item", "extra_fields")
+        options = {k: changes.pop(k) for k in own if k in changes}
         learner = changes.pop("learner", None) or make_learner(tiny_model, **changes)
         made.append(Campaign.create(quick / name, pool, learner, **options))
         return made[-1]
@@ -31,3 +31,17 @@ def make_campaign(tiny_model: str, quick: Path) -> Iterator[Callable[..., Any]]:
     yield factory
     for campaign in made:
         campaign.close()
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Give a Label Studio in memory, on which every request of this process arrives."""
+    pytest.importorskip("label_studio_sdk", reason="the client of Label Studio is not installed")
+    from fake_labelstudio import KEY, FakeLabelStudio
+
+    from starlearn.campaign.labelstudio import transport
+
+    made = FakeLabelStudio()
+    monkeypatch.setattr(transport, "plain_transport", lambda url: made)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", KEY)
+    return made

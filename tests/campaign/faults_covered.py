@@ -1,8 +1,8 @@
 """Of each of the 75 faults: the tests that cover it, or why it does not apply, or who covers it.
 
 The numbers are stable names. A test that names a fault in its own name (test_fault_07_...) counts
-by itself; here stand the others. `Face` names the part of the command line, the browser page, the
-Label Studio exchange or the report that has yet to cover what is left of a fault.
+by itself; here stand the others. `Face` names the part of the command line, the browser page or
+the report that has yet to cover what is left of a fault.
 """
 
 from dataclasses import dataclass
@@ -92,10 +92,7 @@ COVERED: dict[int, list[Test | Reason | Face]] = {
     51: [Reason("a campaign has no positions: items are known by ids alone (rows 48, 49, 55)")],
     52: [Test("test_learner.py", "test_bad_labelled_data")],
     54: [Test("test_learner.py", "test_probabilities_belong_to_classes")],
-    65: [
-        Reason("padding is masked or comes last, so any token serves (Backbone.pad_id)"),
-        Face("model families", "a model whose tokenizer has no pad token, end to end"),
-    ],
+    65: [Test("test_families.py", "test_fault_65_without_a_pad_token_answers_are_the_same")],
     66: [Test("test_saving.py", "test_another_base_model_is_refused")],
     68: [
         Test("test_model.py", "test_hub_id_that_cannot_be_had"),
@@ -105,13 +102,9 @@ COVERED: dict[int, list[Test | Reason | Face]] = {
         Test("test_model.py", "test_folders_that_are_no_model"),
         Test("test_model.py", "test_model_that_brings_code_is_refused"),
     ],
-    70: [
-        Test("test_tokens.py", "test_chat_template_wraps_the_users_message"),
-        Face("model families", "a chat template that renders for ever or 300 MB is stopped"),
-    ],
+    70: [Test("test_tokens.py", "test_fault_70_a_hostile_chat_template_is_stopped")],
     73: [
         Test("campaign/test_campaign_commands.py", "test_fault_73_no_token_is_printed_or_kept"),
         Reason("starlearn has no command that uploads; reports to trackers are switched off"),
     ],
-    75: [Face("Label Studio", "deep and huge JSON is refused")],
 }

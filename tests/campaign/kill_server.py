@@ -17,7 +17,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from campaign_cases import CHUNK, POOL, answer_for, make_learner  # noqa: E402
+from campaign_cases import POOL, answer_for, make_learner  # noqa: E402
 
 from starlearn.campaign.campaign import Campaign  # noqa: E402
 from starlearn.campaign.exchange import import_labels  # noqa: E402
@@ -27,7 +27,7 @@ BATCH, LABELS = 4, 12
 
 
 def create(folder: Path, model: str, ack: Any) -> None:
-    Campaign.create(folder, POOL, make_learner(model), chunk_size=CHUNK).close()
+    Campaign.create(folder, POOL, make_learner(model)).close()
     ack("created")
 
 

@@ -24,7 +24,7 @@ from starlearn.errors import (
 SETTINGS = """
 pool = "pool.jsonl"
 seed = 7
-chunk_size = 8
+per_item = 1
 quantization = "nf4"
 [task]
 prompt = "{text} Answer :"
@@ -150,7 +150,7 @@ def test_settings_that_cannot_be_used(files, tiny_model, line, words):
 def test_settings_are_seen_from_their_file_and_the_command_line_wins(files):
     begun = beginning(read_settings(files / "settings.toml"))
     assert begun.pool == files / "pool.jsonl"
-    assert begun.options == {"chunk_size": 8}
+    assert begun.options == {"per_item": 1}
     assert begun.learner.adapter.r == 2
     assert begun.learner.random_state == 7
     done(
@@ -366,7 +366,7 @@ def test_fault_20_ctrl_c_is_130_and_says_what_to_type(folder, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scoring, "_computed", stop)
+    monkeypatch.setattr(scoring, "_kept_scores", stop)
     told = refused("query", folder, "-n", 3, code=130)
     assert f"Go on: starlearn resume {folder}" in told
     monkeypatch.undo()

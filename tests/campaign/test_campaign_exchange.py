@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from starlearn.campaign import events
 from starlearn.campaign.cells import FORMULA, guarded, read_cells, unguarded, write_cells
-from starlearn.campaign.exchange import column_of, export_batch, import_labels
+from starlearn.campaign.exchange import export_batch, import_labels
+from starlearn.campaign.intake import column_of
 from starlearn.errors import InputError
 from starlearn.settings import Acquisition
 from starlearn.tasks import ChoiceTask, GenerationTask

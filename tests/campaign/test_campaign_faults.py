@@ -48,5 +48,5 @@ def test_every_fault_is_covered(number):
 
 def test_what_is_left_is_assigned_to_a_part():
     parts = {e.part for entries in COVERED.values() for e in entries if isinstance(e, Face)}
-    assert parts <= {"terminal", "browser page", "Label Studio", "report", "model families"}
+    assert parts <= {"terminal", "browser page", "report", "model families"}
     assert set(COVERED) <= set(range(1, LAST + 1))

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from campaign_cases import CHUNK, COLOURS, POOL, answer_for, label_all, make_learner, quick_folder
+from campaign_cases import COLOURS, POOL, answer_for, label_all, make_learner, quick_folder
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -73,7 +73,7 @@ def taught(tiny_model):
     """A campaign with two rounds taught and a third labelled, by ann and in part by bob."""
     with quick_folder() as folder:
         learner = make_learner(tiny_model)
-        with Campaign.create(folder / "c", POOL, learner, chunk_size=CHUNK) as campaign:
+        with Campaign.create(folder / "c", POOL, learner) as campaign:
             for number in range(3):
                 batch = campaign.query(4)
                 for item in batch:
@@ -178,7 +178,7 @@ def test_random_draws_keep_no_answers_and_the_page_says_so(make_campaign):
     label_all(campaign)
     assert before_teaching(campaign) == []
     said = page_of(campaign).said()
-    assert "Scores of rounds that draw at random, or by diversity, are not kept" in said
+    assert "those of rounds that draw at random, screen, or score a sub-pool are not" in said
     with pytest.raises(InputError, match="no scores"):
         UncertaintyByRound.from_campaign(campaign)
 

@@ -1,6 +1,7 @@
 """Rounds of a campaign on the real learner: from a pool to a second adapter, and back on track."""
 
 import json
+import sqlite3
 import warnings
 from dataclasses import asdict
 
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 from campaign_cases import COLOURS, POOL, answer_for, label_all, make_learner
 
-from starlearn.campaign import querying, rounds, scoring, snapshot
+from starlearn.campaign import querying, rounds, scoring
 from starlearn.campaign.campaign import Campaign
-from starlearn.errors import InputError, ModelMismatchError, TrainingDivergedError
+from starlearn.errors import InputError, ModelMismatchError, StorageError, TrainingDivergedError
+from starlearn.query import scoring as query_scoring
+from starlearn.query.score_store import ScoreStore
 from starlearn.settings import Acquisition, Training
 from starlearn.tasks import ChoiceTask, GenerationTask
 
@@ -77,9 +80,13 @@ def test_the_learner_is_the_one_that_was_taught(make_campaign, quick):
         assert again.batch() == campaign.batch()
 
 
+def scored_at_a_time(n):
+    return Acquisition(n_passes=2, chunk_size=n)
+
+
 def test_fault_02_the_batch_does_not_depend_on_chunks_or_order(make_campaign):
-    first = make_campaign(name="a", chunk_size=5)
-    second = make_campaign(pool=POOL[::-1], name="b", chunk_size=100)
+    first = make_campaign(name="a", acquisition=scored_at_a_time(5))
+    second = make_campaign(pool=POOL[::-1], name="b", acquisition=scored_at_a_time(100))
     for _ in range(2):
         assert ids(first.query(4)) == ids(second.query(4))
         for campaign in (first, second):
@@ -87,52 +94,82 @@ def test_fault_02_the_batch_does_not_depend_on_chunks_or_order(make_campaign):
             campaign.teach()
 
 
-def test_fault_02_finished_chunks_are_not_scored_again(make_campaign, monkeypatch):
-    whole = make_campaign(name="whole").query(4)
-    campaign = make_campaign(name="interrupted")
-    scored = []
+@pytest.fixture
+def computed(monkeypatch):
+    """Prompts of each call that the model computes; it is interrupted after `stop_after` calls."""
+    calls = []
 
-    def stop_at(n):
-        def computed(learner, chunk, where):
-            if len(scored) == n:
-                raise KeyboardInterrupt
-            scored.append(where)
-            return original(learner, chunk, where)
+    def counted(work, tree, prompts, keys):
+        if len(calls) == counted.stop_after:
+            raise KeyboardInterrupt
+        calls.append(len(prompts))
+        return original(work, tree, prompts, keys)
 
-        return computed
+    original = query_scoring.choice_distribution
+    counted.stop_after, counted.calls = -1, calls
+    monkeypatch.setattr(query_scoring, "choice_distribution", counted)
+    return counted
 
-    original = scoring._computed
-    monkeypatch.setattr(scoring, "_computed", stop_at(2))
+
+@pytest.mark.parametrize("options", [{}, {"screen": 2}, {"diversity": "kmeans++"}])
+def test_fault_02_finished_chunks_are_not_scored_again(make_campaign, computed, options):
+    acquisition = Acquisition(n_passes=2, chunk_size=8, **options)
+    whole = make_campaign(name="whole", acquisition=acquisition).query(4)
+    assert computed.calls == [8] * 4
+    computed.calls.clear()
+    campaign = make_campaign(name="interrupted", acquisition=acquisition)
+    computed.stop_after = 2
     with pytest.raises(KeyboardInterrupt):
         campaign.query(4)
     assert campaign.status().state == "scoring"
     assert campaign.status().next.startswith("starlearn resume")
-    monkeypatch.setattr(scoring, "_computed", stop_at(-1))
-    assert campaign.resume().state == "issued"
-    assert scored == [f"items {i} to {i + 7}" for i in range(0, 32, 8)]
-    assert ids(campaign.batch()) == ids(whole)
+    computed.stop_after = -1
+    with Campaign.open(campaign.folder) as again:  # what another process would do
+        assert again.resume().state == "issued"
+        assert computed.calls == [8] * 4
+        assert ids(again.batch()) == ids(whole)
 
 
-def test_a_damaged_chunk_is_scored_again(make_campaign, monkeypatch):
+def test_the_base_models_scores_are_kept_over_rounds(make_campaign, computed):
+    campaign = make_campaign()
+    campaign.query(4)
+    label_all(campaign)
+    campaign.teach()
+    computed.calls.clear()
+    with Campaign.open(campaign.folder) as again:
+        again.query(4)
+    assert sum(computed.calls) == 28  # in two passes, and none by the base model
+
+
+def test_a_damaged_cache_is_scored_again(make_campaign, monkeypatch):
     whole = ids(make_campaign(name="whole").query(4))
     campaign = make_campaign(name="damaged")
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "mixed", stop)
+        patch.setattr(scoring, "_kept_scores", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             campaign.query(4)
-    chunks = sorted(campaign.place.chunks(1).iterdir())
-    chunks[0].write_bytes(chunks[0].read_bytes()[:-9])
-    chunks[1].write_bytes(b"not parquet")
-    chunks[2].write_bytes(chunks[3].read_bytes())
-    older = snapshot.read_scores(chunks[3])
-    facts = {key.decode(): value.decode() for key, value in older.schema.metadata.items()}
-    snapshot.write_table(chunks[3], older.drop_columns("confidence"), facts)
+    campaign.close()
+    file = campaign.place.cache / "scores.sqlite"
+    file.write_bytes(b"x" * 4096 + file.read_bytes()[4096:])
+    with Campaign.open(campaign.folder) as again, pytest.warns(UserWarning, match="is damaged"):
+        assert ids(again.query(4)) == whole
+
+
+def test_fault_07_a_full_disk_while_scores_are_kept_is_told_and_costs_nothing(
+    make_campaign, monkeypatch
+):
+    whole = ids(make_campaign(name="whole").query(4))
+    campaign = make_campaign(name="full")
+
+    def full(self, *_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ScoreStore, "_made", full)
+        with pytest.raises(StorageError, match=r"disk is full.*Free the disk"):
+            campaign.query(4)
+    assert campaign.status().state == "failed"
     assert ids(campaign.query(4)) == whole
-    assert campaign.scores(1)["confidence"].null_count == 0
 
 
 def test_a_query_that_had_ended_gives_the_open_batch(make_campaign):
@@ -368,7 +405,9 @@ def test_fault_02_a_label_between_interruption_and_resumption_changes_no_batch(
         campaign.teach()
         if name == "interrupted":
             with monkeypatch.context() as patch:
-                patch.setattr(scoring, "mixed", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+                patch.setattr(
+                    scoring, "_kept_scores", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+                )
                 with pytest.raises(KeyboardInterrupt):
                     campaign.query(26)
             campaign.label(first[3], "red")

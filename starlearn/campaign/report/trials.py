@@ -68,8 +68,8 @@ def before_teaching(campaign: Campaign) -> list[Trial]:
     """Return how the model of each round answered its batch, before anyone had labelled it.
 
     Both were kept when the batch was chosen: this computes nothing. Rounds whose scores were not
-    kept, as with random draws and diverse batches, are left out, and so are items whose label had
-    been known earlier and was taken back.
+    kept (random draws, screening, sub-pools) are left out, and so are items whose label had been
+    known earlier and was taken back.
 
     Notes
     -----

@@ -1,0 +1,1 @@
+"""Exchange with Label Studio: a batch out as tasks, annotations back as words, or both by file."""

@@ -1,0 +1,122 @@
+"""The labelling interface of a project: the item's fields as text, the choices or a text field."""
+
+import re
+from collections.abc import Iterable
+from html import escape
+from xml.etree import ElementTree
+
+from starlearn.errors import InputError, listed
+
+CONTROL = "label"
+"""The name of the control that holds the answer."""
+OWN_KEYS = ("id", "campaign", "round", "place", "score", "why", CONTROL)
+"""What a task says beside the item's fields; and a name that no field's text may have."""
+
+PLAIN_KEY = re.compile(r"(?!field_\d+\Z)[A-Za-z_][A-Za-z0-9_]*")
+VARIABLE = re.compile(r"\$[\w\[\].{}]")
+"""What Label Studio takes for a reference to the task's data, in the text of a choice too."""
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+EMPTY_ENOUGH = "<View></View>"
+
+
+def keys_of(names: Iterable[str]) -> dict[str, str]:
+    """Return the key in a task's data of each field of an item.
+
+    Examples
+    --------
+    >>> keys_of(["question", "id", "a b"])
+    {'a b': 'field_1', 'id': 'field_2', 'question': 'question'}
+    """
+    names = sorted(names)
+    plain = [name for name in names if PLAIN_KEY.fullmatch(name) and name not in OWN_KEYS]
+    others = (name for name in names if name not in plain)
+    numbered = {name: f"field_{number}" for number, name in enumerate(others, start=1)}
+    return {name: numbered.get(name, name) for name in names}
+
+
+def interface(names: Iterable[str], choices: list[str] | None) -> str:
+    """Return the labelling interface of a campaign as XML.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Fields of an item.
+    choices : list of str or None
+        The answers there are; None for answers in free form.
+
+    Raises
+    ------
+    InputError
+        When a choice holds a character that XML has no way to write.
+    """
+    keys = keys_of(names)
+    view = ElementTree.Element("View")
+    for name, key in keys.items():
+        if len(keys) > 1:
+            ElementTree.SubElement(view, "Header", value=NOT_XML.sub("", name).replace("$", ""))
+        ElementTree.SubElement(view, "Text", name=key, value=f"${key}")
+    where = {"name": CONTROL, "toName": next(iter(keys.values())), "required": "true"}
+    if choices is None:
+        how = {"maxSubmissions": "1", "editable": "true", "rows": "4"}
+        ElementTree.SubElement(view, "TextArea", where | how)
+    else:
+        how = {"choice": "single", "showInline": "true"}
+        control = ElementTree.SubElement(view, "Choices", where | how)
+        _add(control, choices)
+    return ElementTree.tostring(view, encoding="unicode")
+
+
+def extended(config: str, names: Iterable[str], choices: list[str] | None) -> str | None:
+    """Return an interface with what it lacks for a campaign; None when it lacks nothing.
+
+    Raises
+    ------
+    InputError
+        When it has no control of the right kind and name, which cannot be added to what
+        somebody designed.
+    """
+    view = _parsed(config)
+    if not len(view):
+        return interface(names, choices)
+    tag = "TextArea" if choices is None else "Choices"
+    control = next((found for found in view.iter(tag) if found.get("name") == CONTROL), None)
+    if control is None:
+        raise InputError(
+            f'The labelling interface of the project has no <{tag} name="{CONTROL}">, so answers '
+            "would not be found again. Add one in Settings > Labeling Interface, or let one be "
+            "made: push with --new."
+        )
+    there = {found.get("alias") or found.get("value") for found in control.iter("Choice")}
+    lacking = [choice for choice in choices or [] if choice not in there]
+    if not lacking:
+        return None
+    _add(control, lacking)
+    return ElementTree.tostring(view, encoding="unicode")
+
+
+def _add(control: ElementTree.Element, choices: list[str]) -> None:
+    wrong = [repr(choice) for choice in choices if NOT_XML.search(choice)]
+    if wrong:
+        raise InputError(
+            f"These choices hold control characters, for which Label Studio's interface has no "
+            f"spelling: {listed(wrong)}. Label them in the terminal: starlearn label FOLDER."
+        )
+    for choice in choices:
+        shown = {}
+        if VARIABLE.search(choice):  # shown as it is, and stored as it is
+            shown = {"alias": choice, "html": escape(choice)}
+        ElementTree.SubElement(control, "Choice", {"value": choice, **shown})
+
+
+def _parsed(config: str) -> ElementTree.Element:
+    if "<!DOCTYPE" in config or "<!ENTITY" in config:
+        raise InputError(
+            "The labelling interface of the project declares entities; it was not read."
+        )
+    try:
+        return ElementTree.fromstring(config or EMPTY_ENOUGH)  # noqa: S314 - without entities
+    except ElementTree.ParseError as error:
+        raise InputError(
+            f"The labelling interface of the project is not XML ({error}). Mend it in Settings > "
+            "Labeling Interface."
+        ) from error
