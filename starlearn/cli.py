@@ -10,6 +10,7 @@ import typer
 
 import starlearn
 from starlearn.campaign import care, commands, exchange_commands
+from starlearn.campaign.report import command as report_command
 from starlearn.errors import InputError, listed
 from starlearn.terminal import (
     Records,
@@ -359,3 +360,4 @@ def run(
 app.add_typer(commands.app)
 app.add_typer(exchange_commands.app)
 app.add_typer(care.app)
+app.add_typer(report_command.app)

@@ -242,7 +242,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         -------
         Uncertainty
             Arrays of shape (m,) in the pool's order: base, full, mixed, entropy,
-            mutual_information, n_tokens, answers.
+            mutual_information, n_tokens, confidence, answers.
         """
         parts = self._parts()
         plan = self._plan(parts, checked_rows(pool, parts.task, "pool"))

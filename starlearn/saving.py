@@ -20,7 +20,10 @@ from starlearn.tasks import ChoiceTask, GenerationTask
 
 FORMAT = 1
 SETTINGS, LABELS, MANIFEST = "starlearn.json", "labelled.jsonl", "MANIFEST.json"
-_TASKS = {"ChoiceTask": ChoiceTask, "GenerationTask": GenerationTask}
+_CLASSES: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (ChoiceTask, GenerationTask, *(default for default, _ in DEFAULTS.values()))
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def _write(saved: Saved, scratch: Path, backbone: Backbone) -> None:
     with (scratch / LABELS).open("w", encoding="utf-8") as lines:
         for item, label in zip(saved.items, saved.labels, strict=True):
             row = {"item": dict(item) if isinstance(item, Mapping) else item, "label": label}
-            lines.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
+            lines.write(json.dumps(row, ensure_ascii=False, default=json_value) + "\n")
     sums = {file.name: _sha256(file) for file in sorted(scratch.iterdir())}
     _write_json(scratch / MANIFEST, {"format": FORMAT, "base": saved.adapter.base, "files": sums})
 
@@ -105,7 +108,7 @@ def load(folder: str | os.PathLike[str]) -> Saved:
     with (source / LABELS).open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     return Saved(
-        parameters={name: _part(name, value) for name, value in settings["parameters"].items()},
+        parameters=parameters_from_json(settings["parameters"], str(source / SETTINGS)),
         adapter=read_adapter(source, LoRA(**settings["adapter"]), manifest["base"]),
         seed=settings["seed"],
         rounds=settings["rounds"],
@@ -115,16 +118,64 @@ def load(folder: str | os.PathLike[str]) -> Saved:
     )
 
 
-def _settings(saved: Saved, backbone: Backbone) -> dict[str, Any]:
-    parameters = dict(saved.parameters)
+def parameters_to_json(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring a learner's parameters to a form for JSON: a part is its class's name and settings."""
+    found = dict(parameters)
     for name in DEFAULTS:
-        part = parameters[name]
+        part = found[name]
         if part is not None:
-            parameters[name] = {"class": type(part).__name__, **part.get_params(deep=False)}
+            found[name] = {"class": type(part).__name__, **part.get_params(deep=False)}
+    found["quantization"] = quantization_to_json(found["quantization"])
+    return found
+
+
+def parameters_from_json(parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Make a learner's parameters from what `parameters_to_json` gave, of known classes only.
+
+    Parameters
+    ----------
+    parameters : mapping
+    where : str
+        What they were read from, for the complaint.
+
+    Raises
+    ------
+    UntrustedFileError
+        When a part names another class: a file can name no code.
+    """
+    found = dict(parameters)
+    for name in DEFAULTS:
+        if found[name] is None:
+            continue
+        arguments = dict(found[name])
+        kind = arguments.pop("class", None)
+        if kind not in _CLASSES:
+            raise UntrustedFileError(f"{where} names an unknown class {kind!r:.60} for {name!r}.")
+        found[name] = _CLASSES[kind](**arguments)
+    found["quantization"] = quantization_from_json(found["quantization"])
+    return found
+
+
+def json_value(value: Any) -> Any:
+    """Return what `json` can write for a value that it cannot: NumPy's numbers, tuples.
+
+    Raises
+    ------
+    InputError
+        When there is no such form.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray | tuple):
+        return list(value)
+    raise InputError(f"{value!r:.60} cannot be saved as JSON. Use plain numbers, texts and lists.")
+
+
+def _settings(saved: Saved, backbone: Backbone) -> dict[str, Any]:
+    parameters = parameters_to_json(saved.parameters)
     if parameters["model"] is not None:
         parameters["model"] = backbone.source
     parameters["cache_dir"] = None  # a folder of this machine
-    parameters["quantization"] = quantization_to_json(parameters["quantization"])
     if not isinstance(parameters["random_state"], int):
         parameters["random_state"] = saved.seed  # a generator's state does not travel
     return {
@@ -134,19 +185,6 @@ def _settings(saved: Saved, backbone: Backbone) -> dict[str, Any]:
         "rounds": saved.rounds,
         "classes": saved.classes,
     }
-
-
-def _part(name: str, value: Any) -> Any:
-    if name == "quantization":
-        return quantization_from_json(value)
-    if name not in DEFAULTS or value is None:
-        return value
-    arguments = dict(value)
-    kind = arguments.pop("class")
-    known = {**_TASKS, **{default.__name__: default for default, _ in DEFAULTS.values()}}
-    if kind not in known:
-        raise UntrustedFileError(f"{SETTINGS} names an unknown class {kind!r} for {name!r}.")
-    return known[kind](**arguments)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -174,16 +212,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray | tuple):
-        return list(value)
-    raise InputError(f"{value!r:.60} cannot be saved as JSON. Use plain numbers, texts and lists.")
-
-
 def _write_json(file: Path, content: Any) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False, default=_plain)
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=json_value)
     file.write_text(text + "\n", encoding="utf-8")
 
 

@@ -32,6 +32,7 @@ LAYERS = [
         "starlearn.campaign.commands",
         "starlearn.campaign.care",
         "starlearn.campaign.exchange_commands",
+        "starlearn.campaign.report",
     ],
     ["starlearn.cli"],
 ]

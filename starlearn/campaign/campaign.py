@@ -237,7 +237,7 @@ class Campaign(Ground):
         Raises
         ------
         InputError
-            When there is no batch, or no label.
+            When there is no batch, no label, or nobody has said anything about the batch yet.
         TrainingDivergedError
             The round is then failed, its labels are kept, and the earlier adapter stays.
         """

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from starlearn.errors import InputError, StorageError
+from starlearn.errors import StorageError
 from starlearn.terminal import make_console, plain, told_plainly
 
 if TYPE_CHECKING:
@@ -91,15 +91,15 @@ def opened(folder: Path, model: str | None = None) -> Iterator["Campaign"]:
 
 
 @contextmanager
-def opened_to_read(folder: Path) -> Iterator["Campaign"]:
+def opened_to_read(folder: Path, model: str | None = None) -> Iterator["Campaign"]:
     """Open a campaign for a command that only reads: a folder without write access will do."""
     with told(folder):
         from starlearn.campaign.campaign import Campaign
 
         try:
-            campaign = Campaign.open(folder)
+            campaign = Campaign.open(folder, model=model)
         except StorageError:
-            campaign = Campaign.open(folder, read_only=True)
+            campaign = Campaign.open(folder, model=model, read_only=True)
         with campaign:
             yield campaign
 
@@ -232,12 +232,6 @@ def label(
 def teach(folder: Folder, model: Model = None) -> None:
     """Train on all labels, publish the adapter, and end the round."""
     with opened(folder, model) as campaign:
-        status = campaign.status()
-        if status.state == "issued" and not any(item.said for item in campaign.batch()):
-            raise InputError(
-                f"None of the {status.batch} items of round {status.round} is labelled, so there "
-                f"is nothing new to learn. Type: {status.next}"
-            )
         campaign.teach()
         _tell_taught(campaign)
 

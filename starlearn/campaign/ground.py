@@ -128,8 +128,8 @@ class Ground:
     def scores(self, round_id: int) -> "pa.Table | None":
         """Return the scores of a round's pool; None where they are gone, or none were computed.
 
-        Columns id, base, full, entropy, mutual_information, n_tokens, answer, mixed; as many rows
-        as items that took part.
+        Columns id, base, full, entropy, mutual_information, n_tokens, confidence, answer, mixed; as
+        many rows as items that took part.
         """
         from starlearn.campaign.snapshot import read_scores
 

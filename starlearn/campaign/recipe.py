@@ -4,19 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sklearn.utils import check_random_state
 
-from starlearn.errors import CampaignCorruptError, InputError, ModelMismatchError
+from starlearn.errors import (
+    CampaignCorruptError,
+    InputError,
+    ModelMismatchError,
+    UntrustedFileError,
+)
 from starlearn.inputs import DEFAULTS, checked_parts
 from starlearn.learner import STARLearner
-from starlearn.model.backbone import quantization_from_json, quantization_to_json
-from starlearn.tasks import ChoiceTask, GenerationTask
+from starlearn.saving import json_value, parameters_from_json, parameters_to_json
 
-CLASSES: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (ChoiceTask, GenerationTask, *(default for default, _ in DEFAULTS.values()))
-}
 FIXED = ("model", "task", "quantization", "random_state")
 """What a campaign was begun with, and keeps."""
 
@@ -37,35 +36,26 @@ def to_json(learner: STARLearner) -> str:
     checked_parts(learner)
     parameters = dict(learner.get_params(deep=False))
     for name, (default, _) in DEFAULTS.items():
-        part = parameters[name] or default()
-        parameters[name] = {"class": type(part).__name__, **part.get_params(deep=False)}
+        parameters[name] = parameters[name] or default()
+    parameters = parameters_to_json(parameters)
     model = parameters["model"]
     if model is not None:
         folder = Path(model).expanduser()
         parameters["model"] = str(folder.resolve()) if folder.is_dir() else str(model)
     if parameters["cache_dir"] is not None:
         parameters["cache_dir"] = str(Path(parameters["cache_dir"]).expanduser().absolute())
-    parameters["quantization"] = quantization_to_json(parameters["quantization"])
     if not isinstance(parameters["random_state"], int):
         generator = check_random_state(parameters["random_state"])
         parameters["random_state"] = int(generator.randint(2**31 - 1))
-    return json.dumps(parameters, default=_plain, ensure_ascii=False)
+    return json.dumps(parameters, default=json_value, ensure_ascii=False)
 
 
 def parameters_of(recipe: str) -> dict[str, Any]:
     """Make the arguments of STARLearner from what `to_json` wrote."""
-    parameters: dict[str, Any] = json.loads(recipe)
-    for name in DEFAULTS:
-        arguments = dict(parameters[name])
-        kind = arguments.pop("class", None)
-        if kind not in CLASSES:
-            raise CampaignCorruptError(
-                f"The campaign's settings name an unknown class {kind!r:.60} for {name!r}. Take "
-                "the label store from a backup."
-            )
-        parameters[name] = CLASSES[kind](**arguments)
-    parameters["quantization"] = quantization_from_json(parameters["quantization"])
-    return parameters
+    try:
+        return parameters_from_json(json.loads(recipe), "The campaign's label store")
+    except UntrustedFileError as error:
+        raise CampaignCorruptError(f"{error} Take it from a backup.") from error
 
 
 def changed(recipe: str, changes: dict[str, Any]) -> str:
@@ -117,11 +107,3 @@ def require_base(learner: STARLearner, fingerprint: str | None) -> str:
             "Give the old one: Campaign.open(folder, model=...), or begin another campaign."
         )
     return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray | tuple):
-        return list(value)
-    raise InputError(f"{value!r:.60} cannot be saved as JSON. Use plain numbers, texts and lists.")

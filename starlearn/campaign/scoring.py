@@ -17,7 +17,15 @@ from starlearn.learner import STARLearner
 from starlearn.query.acquisition import Uncertainty
 from starlearn.settings import Acquisition
 
-COLUMNS = ("base", "full", "entropy", "mutual_information", "n_tokens", "mixed")
+COLUMNS = (
+    "base",
+    "full",
+    "entropy",
+    "mutual_information",
+    "n_tokens",
+    "confidence",
+    "mixed",
+)
 
 
 def choose(place: Place, learner: STARLearner, pool: pa.Table, found: Round) -> list[Issued]:

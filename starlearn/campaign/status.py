@@ -117,7 +117,7 @@ def next_command(folder: Path, last: Round | None, batch: int, left: int) -> str
         verb = f"teach {campaign}" if batch else f"query {campaign} -n {last.n}"
         return f"starlearn {verb}"
     if left == 0:
-        return f"starlearn export {campaign} labels.csv"
+        return f"starlearn report {campaign}"
     return f"starlearn query {campaign} -n {min(last.n if last and last.n else 50, left)}"
 
 

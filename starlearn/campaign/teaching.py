@@ -1,6 +1,7 @@
 """A training of a campaign, step by step: back up, mark, train, publish, name, export."""
 
 import json
+import shlex
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
@@ -39,7 +40,7 @@ def teach(campaign: Ground) -> None:
     Raises
     ------
     InputError
-        When there is no batch, or no label.
+        When there is no batch, no label, or nobody has said anything about the batch yet.
     StorageError
         When there is not room for three adapters; before the training begins.
     """
@@ -182,10 +183,18 @@ def adapter_name(round_id: int, attempt: int) -> str:
 def _ready(campaign: Ground) -> Round:
     found = rounds.current(campaign.store)
     batch = found is not None and found.state not in ("published", "scoring")
-    if found is None or not batch or not rounds.batch_of(campaign.store, found.id):
+    issued = rounds.batch_of(campaign.store, found.id) if found is not None and batch else []
+    if found is None or not issued:
         raise InputError(
             "There is no batch whose labels could be taught. Ask for one first: starlearn query "
             f"{campaign.folder} -n 50, campaign.query(50)."
+        )
+    said = {event.item for event in events.standing(events.events(campaign.store))}
+    if found.state == "issued" and said.isdisjoint(item.item for item in issued):
+        raise InputError(
+            f"None of the {len(issued)} items of round {found.id} is labelled, so there is nothing "
+            f"new to learn. Label them: starlearn label {shlex.quote(str(campaign.folder))}, "
+            "campaign.label(item, answer)."
         )
     return found
 

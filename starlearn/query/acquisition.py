@@ -54,6 +54,9 @@ class Uncertainty:
     """Between answer and pass, shape [m]."""
     n_tokens: NDArray[np.int64]
     """Scored tokens of the answer, shape [m]."""
+    confidence: Column
+    """Probability of the answer: the geometric mean over the passes, and over the tokens of a
+    free-form answer, shape [m]."""
     answers: Any
     """The model's own answers, shape [m]: labels or texts at the public face; before that the
     index of the likeliest choice, or the tokens of the text. None where they were not kept."""
@@ -93,6 +96,13 @@ class PoolScores:
     def reduced(self, name: str, reduce: str) -> Column:
         """Return a column of sums over tokens as one number an item."""
         return per_answer(getattr(self, name), self.lengths, reduce)
+
+    def confidence(self) -> Column:
+        """Return the probability of each answer, means in logarithms over passes and tokens."""
+        found = self.reduced("log", "mean")
+        for part in pieces(len(found)):
+            found[part] = np.exp(-found[part])
+        return found
 
 
 @dataclass(frozen=True)
@@ -329,5 +339,6 @@ def combine(
         entropy=scores.reduced("entropy", reduce),
         mutual_information=scores.reduced("information", reduce),
         n_tokens=scores.lengths,
+        confidence=scores.confidence(),
         answers=scores.answers,
     )

@@ -73,6 +73,10 @@ COVERED: dict[int, list[Test | Reason]] = {
     ],
     42: [
         Test("test_report.py", "test_page_is_one_file_with_everything_escaped"),
+        Test(
+            "campaign/test_campaign_report.py",
+            "test_fault_42_page_is_one_file_with_everything_escaped",
+        ),
     ],
     43: [Test("test_tokens.py", "test_special_tokens_in_a_users_text_stay_text")],
     51: [Reason("a campaign has no positions: items are known by ids alone (rows 48, 49, 55)")],

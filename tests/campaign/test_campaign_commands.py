@@ -262,7 +262,7 @@ def test_teach_does_not_end_a_round_that_nobody_has_labelled(folder):
     done("label", folder, keys="1\n1\n\n")
     done("teach", folder)
     done("query", folder, "-n", 2)
-    assert f"Type: starlearn label {folder}" in refused("teach", folder)
+    assert f"starlearn label {folder}" in refused("teach", folder)
     assert status(folder)["state"] == "issued"
     done("label", folder, keys="1\n")
     done("teach", folder)

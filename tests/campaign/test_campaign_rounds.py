@@ -194,7 +194,7 @@ def test_fault_44_and_45_small_and_exhausted_pools(make_campaign):
     label_all(campaign)
     campaign.teach()
     assert campaign.query(1) == []
-    assert campaign.status().next.startswith("starlearn export")
+    assert campaign.status().next.startswith("starlearn report")
     single = make_campaign(pool=POOL[:1], name="single")
     assert len(single.query(1)) == 1
 
@@ -292,12 +292,26 @@ def test_fault_31_no_label_is_refused_and_one_is_enough(make_campaign):
     with pytest.raises(InputError, match="no batch"):
         campaign.teach()
     batch = campaign.query(3)
-    with pytest.raises(InputError, match="no label"):
+    with pytest.raises(InputError, match="None of the 3 items of round 1 is labelled"):
         campaign.teach()
     campaign.skip(batch[1])
+    with pytest.raises(InputError, match="no label"):
+        campaign.teach()
     campaign.label(batch[0], "red")
     assert campaign.teach().state == "published"
     assert campaign.history()[0].n_labels == 1
+
+
+def test_a_round_that_nobody_has_labelled_does_not_end_in_python_either(make_campaign):
+    campaign = make_campaign()
+    for _ in range(2):
+        campaign.query(2)
+        with pytest.raises(InputError, match="is labelled, so there is nothing new to learn"):
+            campaign.teach()
+        assert campaign.status().state == "issued"
+        label_all(campaign)
+        campaign.teach()
+    assert [record.n_labels for record in campaign.history()] == [2, 4]
 
 
 def test_fault_27_a_training_that_diverges_keeps_labels_and_the_earlier_adapter(make_campaign):

@@ -1,0 +1,153 @@
+"""A test file answered by each model of a campaign; an answer that was kept is not asked again."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from starlearn.campaign import events, recipe, rounds, snapshot
+from starlearn.campaign.campaign import Campaign
+from starlearn.campaign.durable import make_folder
+from starlearn.campaign.items import item_id
+from starlearn.campaign.report.trials import Model, Trial, free_form_task, models, right
+from starlearn.data.files import converted, read_rows, text_of
+from starlearn.errors import InputError, StorageError, UntrustedFileError
+from starlearn.inputs import checked_labels
+from starlearn.learner import STARLearner
+from starlearn.settings import Acquisition
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """N items with their labels."""
+
+    __test__ = False  # pytest would take it for a test
+
+    items: list[dict[str, str]]
+    """The prompt's fields."""
+    labels: list[str]
+
+
+def read_test_file(campaign: Campaign, path: Path, label_field: str) -> TestSet:
+    """Read a .jsonl or .csv file whose rows hold the prompt's fields and a label.
+
+    Raises
+    ------
+    InputError
+        Naming the rows that cannot be used.
+    """
+    rows = list(read_rows(path))
+    task = campaign.parameters()["task"]
+    remedy = "Mend these lines, or name another field: --label-field"
+    pairs = converted(rows, lambda row: ("", text_of(row, label_field).strip()), path, remedy)
+    labels = [label for _, label in pairs]
+    items = [row for _, row in rows]
+    try:
+        checked_labels(items, labels, task)
+    except InputError as error:
+        raise InputError(f"{path}: {error} Rows are counted from 0.") from error
+    return TestSet(task.fill(items), labels)
+
+
+def on_test_set(campaign: Campaign, test: TestSet, tell: Tell) -> list[Trial]:
+    """Return how each model of the campaign answers a test set.
+
+    Items that anyone ever labelled in the campaign are left out, for all models alike. Answers are
+    greedy and without dropout. They are kept in the campaign's folder, where it can be written, by
+    everything that they depend on, so that the next report asks new models only.
+
+    Parameters
+    ----------
+    campaign : Campaign
+    test : TestSet
+    tell : callable
+        Takes a line for the user: what is being done, what was odd.
+
+    Raises
+    ------
+    ModelMismatchError
+        When the base model is not the one that the campaign was begun on.
+    """
+    log = events.events(campaign.store)
+    known = {event.item for event in log if event.kind == "label"}
+    known |= set(json.loads(campaign.meta["first"]))
+    held_out = np.array([item_id(fields) not in known for fields in test.items])
+    if not held_out.all():
+        tell(
+            f"Note: {(~held_out).sum()} of {len(held_out)} test items were also labelled in this "
+            "campaign and are left out."
+        )
+    if not held_out.any():
+        return []
+    task, answerer = free_form_task(campaign), _Answerer(campaign, test, tell)
+    trials = []
+    for model in models(campaign):
+        table = answerer.table(model)
+        if table is not None:
+            correct = right(task, table["answer"].to_pylist(), test.labels)
+            confidence = table["confidence"].to_numpy()
+            trials.append(Trial(model, None, correct[held_out], confidence[held_out]))
+    return trials
+
+
+class _Answerer:
+    """Answers a test set with one model after another; all share one base model in memory."""
+
+    def __init__(self, campaign: Campaign, test: TestSet, tell: Tell) -> None:
+        self.campaign, self.test, self.tell = campaign, test, tell
+        self.by_round = {found.id: found for found in rounds.rounds(campaign.store)}
+        self.engine: Any = None
+
+    def table(self, model: Model) -> pa.Table | None:
+        """Return answers and confidences, N rows; None where the adapter is damaged."""
+        key = self._key(model)
+        path = self.campaign.place.scores / f"test-{key[:32]}.parquet"
+        kept = snapshot.read_scores(path)
+        if kept is not None and (kept.schema.metadata or {}).get(b"key") == key.encode():
+            return kept
+        name = "the base model" if model.round is None else f"the model of round {model.round}"
+        self.tell(f"Asking {name} {len(self.test.items)} test items.")
+        try:
+            table = self._asked(model)
+        except UntrustedFileError as error:
+            self.tell(f"Note: {name} is left out. {error}")
+            return None
+        try:
+            make_folder(self.campaign.place.scores)
+            snapshot.write_table(path, table, {"key": key})
+        except StorageError:
+            self.tell("Note: the answers cannot be kept; the next report will ask again.")
+        return table
+
+    def _asked(self, model: Model) -> pa.Table:
+        learner = self._learner(model)
+        # One pass without dropout: the model as `predict` uses it. The cache belongs to queries.
+        learner.set_params(acquisition=Acquisition(n_passes=1), cache_dir=None)
+        if self.engine is not None:
+            learner._loaded_engine = self.engine
+        found = learner.uncertainty(self.test.items)
+        self.engine = learner._engine()
+        answers = [str(answer) for answer in found.answers]
+        return pa.table({"answer": answers, "confidence": np.asarray(found.confidence)})
+
+    def _learner(self, model: Model) -> STARLearner:
+        if model.round is not None:
+            return self.campaign.learner(model.round)
+        learner = STARLearner(**self.campaign.parameters())
+        recipe.require_base(learner, self.campaign.meta.get("base"))
+        return learner
+
+    def _key(self, model: Model) -> str:
+        """Name everything that the answers depend on."""
+        settings = json.loads(self.campaign.meta["learner"])
+        manifest = None if model.round is None else self.by_round[model.round].manifest
+        told = [self.test.items, settings["task"], settings["quantization"]]
+        told += [self.campaign.meta.get("base"), manifest]
+        return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,122 @@
+"""Transcripts in a page of Markdown: files to write, commands to type, and what they print.
+
+The rules are those that the page itself states. A block ``python`` or ``toml`` whose first line is
+a comment with a file's name is that file. In a block ``console`` a line that begins with ``$`` is a
+command, and what follows is its output: ``...`` stands for any text, the folder in which commands
+are typed is called HOME, progress bars are left out, and an exit code that is not 0 stands in
+brackets behind the output.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+HOME = "/home/ann"
+BLOCK = re.compile(r"^```(python|toml|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BAR = re.compile(r"\d+%\||\[[^\]]*(?:it|item|step)/s|^$")
+"""Lines of the standard error that are left out: progress, and what is empty."""
+NAMED = re.compile(r"# (\w+\.(?:py|toml))\n")
+SHIMS = {
+    # Only these scripts see what stands in for the hub; starlearn itself has the real library.
+    "python": 'PYTHONPATH="$PWD/.hub:$PYTHONPATH" exec "{python}" "$@"',
+    "starlearn": 'exec "{python}" -c "from starlearn.cli import app; app()" "$@"',
+}
+
+
+@dataclass
+class Command:
+    """A command of a transcript, and the output that the page shows for it."""
+
+    line: str
+    shown: list[str] = field(default_factory=list)
+
+
+def section(page: str, title: str) -> str:
+    """Return the part of a page under a heading of the second level."""
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    assert found, f"the page has no section {title!r}"
+    return found[1]
+
+
+def files_of(text: str) -> dict[str, str]:
+    """Return the files that a part of a page tells to write, by name."""
+    named = {}
+    for kind, body in BLOCK.findall(text):
+        found = NAMED.match(body)
+        if kind != "console" and found:
+            named[found[1]] = body
+    return named
+
+
+def commands_of(text: str) -> list[Command]:
+    """Return the commands of a part of a page, in order."""
+    commands: list[Command] = []
+    for kind, body in BLOCK.findall(text):
+        open_line = False
+        for line in body.splitlines() if kind == "console" else []:
+            if open_line:
+                commands[-1].line += line
+            elif line.startswith("$ "):
+                commands.append(Command(line[2:]))
+            else:
+                commands[-1].shown.append(line)
+            open_line = line.endswith("\\") and (open_line or line.startswith("$ "))
+            if open_line:
+                commands[-1].line = commands[-1].line[:-1]
+    return commands
+
+
+def run(command: Command, folder: Path) -> str:
+    """Run a command in a folder and return what it prints, in the page's form.
+
+    What ends in a plain call of starlearn runs in this process, which is much faster.
+    """
+    before, _, call = ("| " + command.line).rpartition("| starlearn ")
+    if call and not call.startswith("| "):
+        from starlearn.cli import app
+
+        typed = _shell(before[2:], folder).stdout if before else ""
+        result = CliRunner().invoke(app, shlex.split(os.path.expandvars(call)), input=typed)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        printed, told, code = result.stdout, result.stderr, result.exit_code
+    else:
+        finished = _shell(command.line, folder)
+        printed, told, code = finished.stdout, finished.stderr, finished.returncode
+    lines = [line + "\n" for line in told.splitlines() if not BAR.search(line)]
+    printed = (printed + "".join(lines)).replace(str(folder), HOME)
+    printed = printed.removeprefix("\ufeff")  # a byte-order mark, which no terminal shows
+    return printed + (f"[exit code {code}]\n" if code else "")
+
+
+def matches(shown: list[str], printed: str) -> bool:
+    """Tell whether an output is the one that is shown, where ``...`` stands for any text."""
+    wanted = "\n".join(line.rstrip() for line in shown).strip("\n")
+    got = "\n".join(line.rstrip() for line in printed.splitlines()).strip("\n")
+    pattern = ".*?".join(re.escape(part) for part in wanted.split("..."))
+    return re.fullmatch(pattern, got, re.DOTALL) is not None
+
+
+def _shell(line: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    shims = folder / ".bin"
+    shims.mkdir(exist_ok=True)
+    for name, body in SHIMS.items():
+        shim = shims / name
+        shim.write_text("#!/bin/sh\n" + body.format(python=sys.executable) + "\n")
+        shim.chmod(0o700)
+    path = os.pathsep.join(filter(None, sys.path))
+    env = {**os.environ, "PATH": f"{shims}:{os.environ['PATH']}", "PYTHONPATH": path}
+    return subprocess.run(
+        ["bash", "-c", line],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
