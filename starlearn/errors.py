@@ -34,10 +34,22 @@ class OutOfMemoryError(StarlearnError, RuntimeError):
         Its padded length in tokens, answer included.
     n_passes : int
         K, passes that were computed at once.
+    while_training : bool
+        Whether it was for the backward pass.
     """
 
-    def __init__(self, index: int, length: int, n_passes: int) -> None:
+    def __init__(
+        self, index: int, length: int, n_passes: int, *, while_training: bool = False
+    ) -> None:
         self.index, self.length, self.n_passes = index, length, n_passes
+        if while_training:
+            super().__init__(
+                f"Memory ran out while training on one item at a time; the longest is row {index} "
+                f"with {length} tokens. Nothing was published, and the learner is what it was "
+                "before. Use Training(gradient_checkpointing=True), a smaller LoRA(r=...), "
+                "quantization='nf4', shorter items, or a smaller model, and call again."
+            )
+            return
         passes = f" in {n_passes} passes at once" if n_passes > 1 else ""
         fewer = "Acquisition(n_passes=...) with fewer passes, " if n_passes > 1 else ""
         super().__init__(

@@ -10,7 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starlearn.errors import InputError, ModelMismatchError, TrainingDivergedError
+from starlearn.errors import (
+    InputError,
+    ModelMismatchError,
+    OutOfMemoryError,
+    TrainingDivergedError,
+)
 from starlearn.model.adapter import attach_fresh
 from starlearn.model.backbone import Backbone
 from starlearn.settings import Acquisition, LoRA, Training
@@ -190,6 +195,63 @@ def test_weights_that_are_not_finite_are_not_published(
     monkeypatch.setattr(trainer_module._AdapterTrainer, "train", poisoned)
     with pytest.raises(TrainingDivergedError, match="Nothing was published"):
         train_adapter(backbone, LORA, SHORT, EXAMPLES, seed=0)
+
+
+def memory_for(monkeypatch: pytest.MonkeyPatch, n_items: int) -> list[int]:
+    """Let memory run out in steps of more than so many items; return the sizes that came."""
+    original = trainer_module._AdapterTrainer.training_step
+    sizes: list[int] = []
+
+    def step(self: Any, model: Any, inputs: Any, *arguments: Any) -> Any:
+        sizes.append(len(inputs["input_ids"]))
+        if sizes[-1] > n_items:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return original(self, model, inputs, *arguments)
+
+    monkeypatch.setattr(trainer_module._AdapterTrainer, "training_step", step)
+    return sizes
+
+
+def test_fault_26_memory_that_runs_out_makes_batches_smaller_not_steps(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = memory_for(monkeypatch, 2)
+    training = Training(max_steps=3, batch_size=8, gradient_accumulation=1, learning_rate=5e-3)
+    with pytest.warns(UserWarning, match=r"begins anew with Training\(batch_size=") as told:
+        adapter, record = train_adapter(backbone, LORA, training, EXAMPLES, seed=0)
+    assert len(told) == 2
+    assert "batch_size=2, gradient_accumulation=4" in str(told[1].message)
+    assert record.steps == 3
+    assert sizes == [8, 4, *[2] * 12]
+    assert training.batch_size == 8
+    plain, _ = train_adapter(
+        backbone, LORA, replace_settings(training, batch_size=2, gradient_accumulation=4),
+        EXAMPLES, seed=0,
+    )  # fmt: skip
+    assert all(torch.equal(plain.state[name], adapter.state[name]) for name in plain.state)
+
+
+def test_an_odd_batch_is_cut_into_equal_parts() -> None:
+    with pytest.warns(UserWarning, match="Memory ran out"):
+        smaller = trainer_module.with_smaller_batches(
+            Training(batch_size=9, gradient_accumulation=5)
+        )
+    assert (smaller.batch_size, smaller.gradient_accumulation) == (3, 15)
+
+
+def test_fault_26_one_item_that_cannot_be_trained_on_leaves_the_learner_as_it_was(
+    make_learner: Any, labelled: Any, pool: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = make_learner().fit(*labelled)
+    before = learner.predict_proba(pool)
+    memory_for(monkeypatch, 0)
+    with (
+        pytest.warns(UserWarning, match="Memory ran out while training"),
+        pytest.raises(OutOfMemoryError, match=r"longest is row 7 .*gradient_checkpointing=True"),
+    ):
+        learner.teach(["the sky is very big"], ["blue"])
+    assert len(learner.X_training) == len(labelled[0])
+    assert np.array_equal(learner.predict_proba(pool), before)
 
 
 def test_labelled_items_longer_than_the_context_are_named() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from starlearn.errors import StorageError
+from starlearn.errors import InputError, StorageError
 from starlearn.terminal import make_console, plain, told_plainly
 
 if TYPE_CHECKING:

@@ -100,13 +100,16 @@ def _fits(compute: Callable[[Batch], Any], batch: Batch) -> bool:
     try:
         compute(batch)
     except (RuntimeError, MemoryError) as error:
-        if not (
-            isinstance(error, torch.OutOfMemoryError | MemoryError)
-            or should_reduce_batch_size(error)
-        ):
+        if not ran_out(error):
             raise
         return False
     return True
+
+
+def ran_out(error: Exception) -> bool:
+    """Tell whether an error says that memory ran out, in whatever words."""
+    out = torch.OutOfMemoryError | MemoryError
+    return isinstance(error, out) or should_reduce_batch_size(error)
 
 
 @contextmanager

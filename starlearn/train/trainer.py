@@ -2,17 +2,20 @@
 
 import math
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils.memory import clear_device_cache
+from sklearn.base import clone
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from starlearn.errors import InputError, TrainingDivergedError, listed
+from starlearn.errors import InputError, OutOfMemoryError, TrainingDivergedError, listed
 from starlearn.model.adapter import (
     Adapter,
     adapter_state,
@@ -22,6 +25,7 @@ from starlearn.model.adapter import (
     load_state,
 )
 from starlearn.model.backbone import Backbone
+from starlearn.model.memory import ran_out
 from starlearn.randomness import derived_seed, isolated_generators
 from starlearn.settings import LoRA, Training
 from starlearn.train.regularization import b_decay, parameter_groups, schedule_name
@@ -37,6 +41,11 @@ class Example:
     prompt: list[int]
     answer: list[int]
     """Ends with the end of sequence."""
+
+    @property
+    def length(self) -> int:
+        """T, tokens of both."""
+        return len(self.prompt) + len(self.answer)
 
 
 @dataclass(frozen=True)
@@ -75,10 +84,57 @@ def train_adapter(
     TrainingDivergedError
         When the loss or a weight becomes NaN or infinite. The backbone is then without an
         adapter; earlier adapters are untouched.
+    OutOfMemoryError
+        When not even one item at a time can be trained on.
+
+    Notes
+    -----
+    Where memory runs out, the training begins anew with smaller batches and as much more gradient
+    accumulation, so that a step sees the same examples; with a warning, because the dropout of
+    another batch is another one.
     """
     if start is not None:
         check_base(backbone, start)
         check_same_form(lora, start)
+    while True:
+        try:
+            return _trained(backbone, lora, training, examples, seed, start, verbose)
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
+            longest = max(range(len(examples)), key=lambda i: examples[i].length)
+            length = examples[longest].length
+        clear_device_cache(garbage_collection=True)
+        if training.batch_size == 1:
+            raise OutOfMemoryError(longest, length, 1, while_training=True)
+        training = with_smaller_batches(training)
+
+
+def with_smaller_batches(training: Training) -> Training:
+    """Return settings whose steps see as many examples in batches of half the size or less."""
+    effective = training.batch_size * training.gradient_accumulation
+    sizes = [n for n in range(1, training.batch_size // 2 + 1) if effective % n == 0]
+    smaller: Training = clone(training)
+    smaller.set_params(batch_size=sizes[-1], gradient_accumulation=effective // sizes[-1])
+    warnings.warn(
+        f"Memory ran out while training with batch_size={training.batch_size}. The training "
+        f"begins anew with Training(batch_size={smaller.batch_size}, gradient_accumulation="
+        f"{smaller.gradient_accumulation}).",
+        UserWarning,
+        stacklevel=2,
+    )
+    return smaller
+
+
+def _trained(
+    backbone: Backbone,
+    lora: LoRA,
+    training: Training,
+    examples: Sequence[Example],
+    seed: int,
+    start: Adapter | None,
+    verbose: bool,
+) -> tuple[Adapter, TrainingRecord]:
     model = attach_fresh(backbone, lora, seed=derived_seed(seed, "adapter"))
     try:
         if start is not None:
@@ -125,11 +181,7 @@ def check_same_form(lora: LoRA, start: Adapter) -> None:
 
 def check_lengths(examples: Sequence[Example], context: int) -> None:
     """Raise InputError for labelled items whose prompt and answer exceed the model's context."""
-    rows = [
-        f"row {row}: {len(e.prompt) + len(e.answer)} tokens"
-        for row, e in enumerate(examples)
-        if len(e.prompt) + len(e.answer) > context
-    ]
+    rows = [f"row {row}: {e.length} tokens" for row, e in enumerate(examples) if e.length > context]
     if rows:
         raise InputError(
             f"{len(rows)} of {len(examples)} labelled items are longer than the model's context "
@@ -158,7 +210,7 @@ class _Collator:
         self.pad_id = pad_id
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        length = max(len(e.prompt) + len(e.answer) for e in examples)
+        length = max(e.length for e in examples)
         ids = torch.full((len(examples), length), self.pad_id)
         labels = torch.full((len(examples), length), IGNORED)
         mask = torch.zeros((len(examples), length), dtype=torch.long)

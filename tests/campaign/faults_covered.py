@@ -41,9 +41,20 @@ COVERED: dict[int, list[Test | Reason]] = {
             "test_fault_20_21_signals_stop_a_command_in_a_process_of_its_own",
         ),
     ],
-    24: [Reason("scoring under lack of memory belongs to the query's own tests")],
-    25: [Reason("scoring under lack of memory belongs to the query's own tests")],
-    26: [Reason("training under lack of memory belongs to the training's own tests")],
+    24: [Test("test_scoring.py", "test_running_out_of_memory_anywhere_changes_no_score")],
+    25: [
+        Test("test_scoring.py", "test_one_item_that_does_not_fit_is_named_and_the_others_are_kept")
+    ],
+    26: [
+        Test(
+            "test_training.py",
+            "test_fault_26_memory_that_runs_out_makes_batches_smaller_not_steps",
+        ),
+        Test(
+            "test_training.py",
+            "test_fault_26_one_item_that_cannot_be_trained_on_leaves_the_learner_as_it_was",
+        ),
+    ],
     28: [Test("test_learner.py", "test_a_model_of_nan_chooses_nothing")],
     29: [Test("test_training.py", "test_trap_a_loss_that_is_not_finite_stops_the_training")],
     30: [Test("test_learner.py", "test_one_class_alone_is_trained_with_a_warning")],
