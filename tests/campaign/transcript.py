@@ -4,16 +4,20 @@ The rules are those that the page itself states. A block ``python`` or ``toml`` 
 a comment with a file's name is that file. In a block ``console`` a line that begins with ``$`` is a
 command, and what follows is its output: ``...`` stands for any text, the folder in which commands
 are typed is called HOME, progress bars are left out, and an exit code that is not 0 stands in
-brackets behind the output.
+brackets behind the output. While a page is served, a line that begins with ``>`` says who does
+what in the browser: texts in quotation marks are typed, names of keys are pressed, and behind
+``->`` stands what the page then says.
 """
 
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from typer.testing import CliRunner
 
@@ -21,6 +25,8 @@ HOME = "/home/ann"
 BLOCK = re.compile(r"^```(python|toml|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BAR = re.compile(r"\d+%\||\[[^\]]*(?:it|item|step)/s|^$")
 """Lines of the standard error that are left out: progress, and what is empty."""
+DONE = re.compile(r"> (\w+): (.*) -> (.*)")
+KEY = re.compile(r'"([^"]*)"|(\S+)')
 NAMED = re.compile(r"# (\w+\.(?:py|toml))\n")
 SHIMS = {
     # Only these scripts see what stands in for the hub; starlearn itself has the real library.
@@ -93,6 +99,51 @@ def run(command: Command, folder: Path) -> str:
     printed = (printed + "".join(lines)).replace(str(folder), HOME)
     printed = printed.removeprefix("\ufeff")  # a byte-order mark, which no terminal shows
     return printed + (f"[exit code {code}]\n" if code else "")
+
+
+def run_in_browser(command: Command, folder: Path, chromium: Any) -> str:
+    """Run a command that serves a page, do there what the transcript says, and end it by Ctrl-C."""
+    from playwright.sync_api import expect
+
+    call = [sys.executable, "-c", "from starlearn.cli import app; app()"]
+    typed = shlex.split(command.line.removeprefix("starlearn "))
+    pages: dict[str, Any] = {}
+    told = ""
+    with subprocess.Popen([*call, *typed], cwd=folder, stdout=subprocess.PIPE, text=True) as served:
+        try:
+            assert served.stdout is not None
+            while "Ctrl-C" not in told:
+                line = served.stdout.readline()
+                assert line, told
+                told += line
+            address = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", told)
+            assert address
+            for who, what, heard in (DONE.findall(line)[0] for line in done_in(command)):
+                if who not in pages:
+                    pages[who] = chromium.new_context().new_page()
+                    pages[who].goto(address[0])
+                    pages[who].fill("#name", who)
+                    pages[who].keyboard.press("Enter")
+                    expect(pages[who].locator("header")).to_contain_text(who)
+                for text, key in KEY.findall(what):
+                    if key:
+                        pages[who].keyboard.press(key.replace("Ctrl", "Control"))
+                    else:
+                        pages[who].keyboard.type(text)
+                expect(pages[who].locator("#tell")).to_contain_text(heard)
+            served.send_signal(signal.SIGINT)
+            told += served.communicate(timeout=120)[0]
+        finally:
+            served.kill()
+            for page in pages.values():
+                page.context.close()
+    assert served.returncode == 0
+    return told.replace(str(folder), HOME)
+
+
+def done_in(command: Command) -> list[str]:
+    """Return what is done in the browser while a command runs."""
+    return [line for line in command.shown if DONE.match(line)]
 
 
 def matches(shown: list[str], printed: str) -> bool:
