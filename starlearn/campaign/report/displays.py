@@ -1,6 +1,6 @@
 """Plots of a campaign by round: how uncertain its pool was, and which classes came."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -125,11 +125,8 @@ class ClassMixByRound:
         return cls({number: Counter(given) for number, given in answers.items() if given})
 
     def classes(self) -> list[str]:
-        """Return the classes, most frequent first; of equally frequent ones by name."""
-        total: Counter[str] = Counter()
-        for counts in self.by_round.values():
-            total.update(counts)
-        return sorted(total, key=lambda name: (-total[name], name))
+        """Return the classes, by the sum of their shares over the rounds, then by name."""
+        return classes_of([self])
 
     def plot(self, ax: "Axes | None" = None, names: Sequence[str] | None = None) -> Self:
         """Draw the bars.
@@ -157,6 +154,7 @@ class ClassMixByRound:
                 self.bars_.append(bars)
                 bottom += share
         ax.set(xlabel="round", ylabel="share", ylim=(0, 1))
+        ax.set_xlim(-0.6, max(len(places), 3) - 0.4)  # one bar alone would fill the plot
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
@@ -168,3 +166,13 @@ class ClassMixByRound:
             rows.append([*named, total - sum(named)])
         shares = np.array(rows, dtype=np.float64)
         return shares / shares.sum(axis=1, keepdims=True)
+
+
+def classes_of(displays: Sequence[ClassMixByRound]) -> list[str]:
+    """Return the classes of several displays, by the sum of their shares, then by name."""
+    total: defaultdict[str, float] = defaultdict(float)
+    for display in displays:
+        for counts in display.by_round.values():
+            for name, count in counts.items():
+                total[name] += count / sum(counts.values())
+    return sorted(total, key=lambda name: (-total[name], name))
