@@ -27,9 +27,9 @@ LAYERS = [
     ["starlearn.campaign"],
     ["starlearn.evaluate"],
     ["starlearn.terminal"],
+    ["starlearn.campaign.labelling", "starlearn.campaign.web"],
     [
         "starlearn.campaign.commands",
-        "starlearn.campaign.labelling",
         "starlearn.campaign.care",
         "starlearn.campaign.exchange_commands",
         "starlearn.campaign.report",
@@ -51,6 +51,8 @@ DOORS = {
     "ray": ["starlearn.distributed"],
     "label_studio_sdk": ["starlearn.campaign.labelstudio.server"],
     "httpx": ["starlearn.campaign.labelstudio.server", "starlearn.campaign.labelstudio.transport"],
+    "starlette": ["starlearn.campaign.web"],
+    "uvicorn": ["starlearn.campaign.web.server"],
     "triton": [],
 }
 

@@ -281,8 +281,7 @@ class Campaign(Ground):
 
     def open_items(self, annotator: str = "me") -> list[BatchItem]:
         """Return the items of the newest batch on which this annotator is asked for a word."""
-        name, needed = checked_name(annotator), self.options["per_item"]
-        return [i for i in self.batch() if name not in i.said and len(i.said) < needed]
+        return waiting_for(checked_name(annotator), self.batch(), self.options["per_item"])
 
     def status(self) -> Status:
         """Return what state the campaign is in and what to type next; changes nothing."""
@@ -327,3 +326,8 @@ class Campaign(Ground):
             Empty when all is well.
         """
         return examine(self, fix)
+
+
+def waiting_for(annotator: str, batch: Sequence[BatchItem], per_item: int) -> list[BatchItem]:
+    """Return the items of a batch on which an annotator is asked for a word."""
+    return [i for i in batch if annotator not in i.said and len(i.said) < per_item]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from starlearn.errors import StorageError
+from starlearn.errors import InputError, StorageError
 from starlearn.terminal import make_console, plain, told_plainly
 
 if TYPE_CHECKING:
@@ -201,13 +201,28 @@ def query(
 
 
 @app.command()
-def label(folder: Folder, annotator: Annotator = "me") -> None:
-    """Label the batch in the terminal, key by key; each is saved before the next item is shown."""
+def label(
+    folder: Folder,
+    annotator: Annotator = "me",
+    web: Annotated[bool, typer.Option("--web", help="In the browser instead.")] = False,
+    port: Annotated[int, typer.Option(help="Of the page; 0: a free one.", min=0, max=65535)] = 0,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page, or only tell where.")
+    ] = True,
+) -> None:
+    """Label the batch, in the terminal or the browser; each is saved before the next is shown."""
     with opened(folder) as campaign:
-        from starlearn.campaign.labelling import Session
+        if web:
+            from starlearn.campaign.web.server import serve
 
-        interactive = sys.stdin.isatty() and sys.stdout.isatty()
-        saved = Session(campaign, annotator, make_console(), interactive).run()
+            saved = serve(campaign, annotator, port=port, browser=browser)
+        elif port or not browser:
+            raise InputError("--port and --no-browser go with --web.")
+        else:
+            from starlearn.campaign.labelling import Session
+
+            interactive = sys.stdin.isatty() and sys.stdout.isatty()
+            saved = Session(campaign, annotator, make_console(), interactive).run()
         status = campaign.status()
         say(f"\n{saved} saved. {status.done} of the batch's {status.batch} items are done.")
         next_step(status)

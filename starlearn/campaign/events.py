@@ -107,9 +107,9 @@ def undo(store: Store, annotator: str, uuid: str | None, per_item: int) -> Event
         The undo. With a uuid that was used before, the undo of then.
     """
     with store.transaction():
-        known = store.execute(BY_UUID, (uuid,))
-        if known:
-            return _same(Event(*known[0]), Entry("undo", known[0][3], annotator, uuid=uuid))
+        before = known(store, uuid)
+        if before is not None:
+            return _same(before, Entry("undo", before.item, annotator, uuid=uuid))
         found = store.execute(LAST_WORD, (annotator,))
         if not found:
             return None
@@ -120,6 +120,12 @@ def undo(store: Store, annotator: str, uuid: str | None, per_item: int) -> Event
         failpoint("label_written")
     failpoint("label_committed")
     return event
+
+
+def known(store: Store, uuid: str | None) -> Event | None:
+    """Return the event that a client sent with this uuid; None when there is none."""
+    found = store.execute(BY_UUID, (uuid,))
+    return Event(*found[0]) if found else None
 
 
 def settle(store: Store, per_item: int) -> None:
@@ -168,10 +174,9 @@ def last_seq(store: Store) -> int:
 
 
 def _append_one(store: Store, entry: Entry, undoes: int | None = None) -> Event:
-    if entry.uuid is not None:
-        known = store.execute(BY_UUID, (entry.uuid,))
-        if known:
-            return _same(Event(*known[0]), entry)
+    before = known(store, entry.uuid)
+    if before is not None:
+        return _same(before, entry)
     ((in_round,),) = store.execute(ROUND_OF, (entry.item,))
     if in_round is None:
         raise InputError(

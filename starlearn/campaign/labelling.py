@@ -3,11 +3,18 @@
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from starlearn.campaign import events
+from starlearn.campaign.annotation import (
+    MOST_KEYS,
+    Said,
+    by_key,
+    require_batch,
+    shortcuts,
+    store,
+    take_back,
+)
 from starlearn.campaign.answers import checked_name
 from starlearn.campaign.campaign import BatchItem, Campaign
 from starlearn.campaign.keyboard import Keyboard
@@ -15,41 +22,8 @@ from starlearn.errors import InputError
 from starlearn.terminal import plain
 
 COMMANDS = {"u": "undo", "s": "skip", "f": "flag", "q": "quit", "?": "help"}
-MOST_KEYS = 9
 LONGEST_LIST = 160
 """Characters of choices that are shown with every item."""
-
-
-@dataclass(frozen=True)
-class Said:
-    """What an annotator typed, understood."""
-
-    kind: str
-    """label, or one of the commands: undo, skip, flag, quit, help."""
-    text: str | None = None
-    """The answer of a label, the note of a flag."""
-
-
-def shortcuts(choices: list[str]) -> dict[str, str]:
-    """Return what may be typed for each choice: its number, or the choice where it is a number.
-
-    Examples
-    --------
-    >>> shortcuts(["no", "yes"])
-    {'1': 'no', '2': 'yes'}
-    >>> shortcuts(["0", "1"])  # 1 must never stand for "0"
-    {'0': '0', '1': '1'}
-    """
-    if any(choice.strip().isdecimal() for choice in choices):
-        return {choice: choice for choice in choices}
-    return {str(number): choice for number, choice in enumerate(choices, start=1)}
-
-
-def by_key(choices: list[str] | None) -> bool:
-    """Tell whether one key is enough for every choice."""
-    if choices is None or len(choices) > MOST_KEYS:
-        return False
-    return all(len(typed) == 1 for typed in shortcuts(choices))
 
 
 def understood(line: str, choices: list[str] | None) -> Said:
@@ -128,7 +102,7 @@ class Session:
 
     def run(self) -> int:
         """Go through the open items until none is left or the annotator quits; words saved."""
-        self._require_batch()
+        require_batch(self.campaign)
         with self.keyboard.by_key() if self.keyboard else nullcontext():
             self._go_through()
         return self.saved
@@ -174,41 +148,24 @@ class Session:
             return said
 
     def _store(self, item: BatchItem, said: Said, ms: int) -> None:
-        if said.kind == "label":
-            spent = ms if self.interactive else None
-            self.campaign.label(item, str(said.text), self.annotator, ms=spent)
-            done = str(said.text)
-        elif said.kind == "skip":
-            self.campaign.skip(item, self.annotator)
-            done = "skipped"
-        elif said.kind == "flag":
-            asked = self.keyboard.line("  note (Enter for none): ") if self.keyboard else None
-            note = said.text or asked
-            self.campaign.flag(item, self.annotator, note=note or None)
-            done = "flagged"
-        else:
+        if said.kind not in ("label", "skip", "flag"):
             return
+        if said.kind == "flag" and said.text is None and self.keyboard:
+            said = Said("flag", self.keyboard.line("  note (Enter for none): "))
+        spent = ms if self.interactive and said.kind == "label" else None
+        store(self.campaign, item, said, self.annotator, ms=spent)
+        done = {"label": str(said.text), "skip": "skipped", "flag": "flagged"}[said.kind]
         self.saved += 1
         self._print(f"  {done} (saved)")
 
     def _undo(self) -> BatchItem | None:
         """Take the last word of this batch back, and return its item to show it again."""
-        words = events.standing(events.events(self.campaign.store))
-        mine = [word for word in words if word.annotator == self.annotator]
-        if not mine or mine[-1].item not in {item.id for item in self.campaign.batch()}:
+        word = take_back(self.campaign, self.annotator)
+        if word is None:
             self._print("  Nothing of yours in this batch to take back.")
             return None
-        self.campaign.undo(self.annotator)
-        self._print(f"  taken back: {mine[-1].answer or mine[-1].kind} (saved)")
-        return next(item for item in self.campaign.batch() if item.id == mine[-1].item)
-
-    def _require_batch(self) -> None:
-        status = self.campaign.status()
-        if not status.batch or status.state in ("scoring", "published", None):
-            raise InputError(f"There is no batch to label now. Type: {status.next}")
-        # Told before the first key, not after it, when another process trains or queries.
-        with self.campaign.holding("label"):
-            pass
+        self._print(f"  taken back: {word.answer or word.kind} (saved)")
+        return next(item for item in self.campaign.batch() if item.id == word.item)
 
     # The screen and the keyboard
 

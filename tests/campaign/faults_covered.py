@@ -1,8 +1,7 @@
-"""Of each of the 75 faults: the tests that cover it, or why it does not apply, or who covers it.
+"""Of each of the 75 faults: the tests that cover it, or why it does not apply.
 
 The numbers are stable names. A test that names a fault in its own name (test_fault_07_...) counts
-by itself; here stand the others. `Face` names the part of the command line, the browser page or
-the report that has yet to cover what is left of a fault.
+by itself; here stand the others.
 """
 
 from dataclasses import dataclass
@@ -25,17 +24,9 @@ class Reason:
     text: str
 
 
-@dataclass(frozen=True)
-class Face:
-    """What is left for a part that is built on the campaign."""
-
-    part: str
-    left: str
-
-
 LAST = 75
 
-COVERED: dict[int, list[Test | Reason | Face]] = {
+COVERED: dict[int, list[Test | Reason]] = {
     20: [
         Test("test_cli.py", "test_ctrl_c_keeps_the_rounds_that_had_ended"),
         Test(
@@ -86,7 +77,6 @@ COVERED: dict[int, list[Test | Reason | Face]] = {
             "campaign/test_campaign_report.py",
             "test_fault_42_page_is_one_file_with_everything_escaped",
         ),
-        Face("browser page", "items are escaped"),
     ],
     43: [Test("test_tokens.py", "test_special_tokens_in_a_users_text_stay_text")],
     51: [Reason("a campaign has no positions: items are known by ids alone (rows 48, 49, 55)")],

@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 from starlearn import cli
 from starlearn.campaign import events
+from starlearn.campaign.annotation import Said, by_key, shortcuts
 from starlearn.campaign.campaign import Campaign
-from starlearn.campaign.labelling import Said, by_key, shortcuts, understood
+from starlearn.campaign.labelling import understood
 from starlearn.errors import InputError
 from starlearn.tasks import ChoiceTask, GenerationTask
 

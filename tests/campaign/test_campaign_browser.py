@@ -1,0 +1,430 @@
+"""The page in a real browser, headless Chromium: keys, two people at once, hostile text, no script.
+
+Skipped where there is no Chromium; nothing but the page's own server is reached.
+"""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+from campaign_cases import POOL
+from page_cases import FREE, HOSTILE, MANY, words
+from test_campaign_commands import HOLD
+
+from starlearn.campaign.campaign import Campaign
+from starlearn.campaign.web.app import make_app
+from starlearn.campaign.web.desk import Desk
+from starlearn.campaign.web.guard import Door
+from starlearn.campaign.web.server import listening, make_server
+from starlearn.tasks import ChoiceTask
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+expect = playwright.expect
+expect.set_options(timeout=60_000)
+
+pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        pytest.skip(f"there is no Chromium: none of {', '.join(NAMES)} is on the path")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+class Served:
+    """A campaign's page in a thread of this process, and browsers that look at it."""
+
+    def __init__(self, campaign, chromium):
+        self.campaign, self.chromium = campaign, chromium
+        self.complaints = []
+        self.contexts = []
+
+    @contextmanager
+    def running(self):
+        with listening(0) as listener:
+            port = listener.getsockname()[1]
+            self.origin, self.door = f"http://127.0.0.1:{port}", Door(port)
+            self.server = make_server(make_app(Desk(self.campaign), self.door))
+            thread = threading.Thread(target=self.server.run, args=([listener],))
+            thread.start()
+            try:
+                yield self
+                assert self.complaints == []
+            finally:
+                for context in self.contexts:
+                    context.close()
+                self.server.should_exit = True
+                thread.join()
+
+    @property
+    def address(self):
+        return f"{self.origin}/?token={self.door.token}"
+
+    def page(self, name="ann", **options):
+        """Open the page in a browser of its own, and choose a name."""
+        context = self.chromium.new_context(**options)
+        self.contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: self.complain(message.text))
+        page.on("pageerror", lambda error: self.complain(str(error)))
+        page.on("dialog", lambda dialog: (self.complain(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: self.leaves(request.url))
+        page.goto(self.address)
+        if name:
+            page.fill("#name", name)
+            page.keyboard.press("Enter")
+            expect(page.locator("header")).to_contain_text(name)
+        return page
+
+    def complain(self, text):
+        # What the server refused on purpose is told in the page.
+        if "Failed to load resource" not in text:
+            self.complaints.append(text)
+
+    def leaves(self, url):
+        if not url.startswith(self.origin):
+            self.complaints.append(url)
+
+
+@pytest.fixture
+def served(make_campaign, chromium):
+    """Give a factory of running pages; a batch is issued."""
+    with_batch = []
+
+    def factory(pool=POOL, n=4, **changes):
+        campaign = make_campaign(pool, **changes)
+        campaign.query(n)
+        running = Served(campaign, chromium).running()
+        with_batch.append(running)
+        return running.__enter__()
+
+    yield factory
+    for running in with_batch:
+        running.__exit__(None, None, None)
+
+
+def item(page, place):
+    """Wait until the page shows the item at a place."""
+    expect(page.locator(".place")).to_contain_text(f"Item {place} of")
+
+
+def press(page, key, heard):
+    """Press a key, and wait until the page says what became of it."""
+    page.keyboard.press(key)
+    expect(page.locator("#tell")).to_contain_text(heard)
+
+
+def test_label_by_key_undo_and_reload(served):
+    at = served()
+    page = at.page()
+    assert page.url == f"{at.origin}/"  # the token is not in the address
+    assert page.evaluate("document.cookie") == ""  # nor is it there for scripts
+    item(page, 1)
+    press(page, "2", "Saved: green")
+    item(page, 2)
+    press(page, "s", "Saved: skipped")
+    page.keyboard.press("f")
+    page.keyboard.type("u s 1")  # letters in a field are letters
+    press(page, "Enter", "Saved: flagged")
+    item(page, 4)
+    press(page, "u", "Taken back: flag")
+    item(page, 3)
+    page.reload()
+    item(page, 3)
+    press(page, "1", "Saved: red")
+    press(page, "S", "Saved: skipped")  # with caps lock
+    expect(page.locator("h1")).to_have_text("No item of this batch waits for you.")
+    press(page, "u", "Taken back: skip")
+    item(page, 4)
+    for key in ("7", "x", "Control+1", "Alt+1", "Escape"):
+        page.keyboard.press(key)
+    page.keyboard.press("?")
+    expect(page.locator(".help")).to_be_visible()
+    press(page, "3", "Saved: blue")
+    assert [(kind, what) for _, kind, what in words(at.campaign)] == [
+        ("label", "green"),
+        ("skip", None),
+        ("flag", "u s 1"),
+        ("undo", None),
+        ("label", "red"),
+        ("skip", None),
+        ("undo", None),
+        ("label", "blue"),
+    ]
+    assert at.campaign.history()[0].label_seconds > 0
+
+
+def test_two_annotators_at_once(served):
+    at = served()
+    ann, bob = at.page("ann"), at.page("bob")
+    item(ann, 1)
+    item(bob, 2)
+    press(ann, "1", "Saved: red")
+    press(bob, "2", "Saved: green")
+    press(ann, "3", "Saved: blue")
+    press(bob, "u", "Taken back: green")
+    item(bob, 2)
+    assert words(at.campaign) == [
+        ("ann", "label", "red"),
+        ("bob", "label", "green"),
+        ("ann", "label", "blue"),
+        ("bob", "undo", None),
+    ]
+
+
+def test_a_wrong_token_is_refused(served):
+    at = served()
+    context = at.chromium.new_context()
+    page = context.new_page()
+    for address in (at.origin, at.address[:-1], f"{at.origin}/static/../"):
+        assert page.goto(address).status == 403
+        expect(page.locator("[role=alert].problem")).to_contain_text("Open the address")
+        assert page.locator(".place").count() == 0
+    assert page.goto(f"http://localhost:{at.origin.rpartition(':')[2]}").status == 403
+    context.close()
+
+
+def test_fault_42_hostile_text_does_nothing_in_a_browser(served):
+    pool = [{"text": f"{HOSTILE} {row}", "source": HOSTILE} for row in range(3)]
+    task = ChoiceTask("{text} Answer :", choices=["red", HOSTILE])
+    at = served(pool, 3, task=task, extra_fields=["source"])
+    page = at.page(f"ann {HOSTILE[:80]}")
+    expect(page.locator(".text").first).to_contain_text(HOSTILE)
+    press(page, "2", f"Saved: {HOSTILE[:59]}…")
+    page.keyboard.press("f")
+    page.keyboard.type(HOSTILE)
+    press(page, "Enter", "Saved: flagged")
+    page.goto(f"{at.origin}/?item={at.campaign.batch()[0].id}")
+    expect(page.locator(".standing")).to_contain_text(HOSTILE)
+    assert page.locator("img, main script").count() == 0
+    assert [(kind, what) for _, kind, what in words(at.campaign)] == [
+        ("label", HOSTILE),
+        ("flag", HOSTILE),
+    ]
+
+
+def test_the_policy_stops_what_would_get_through(served):
+    at = served()
+    page = at.page()
+    page.evaluate(
+        """() => {
+            const script = document.createElement("script");
+            script.textContent = "document.title = 'run'";
+            document.body.append(script);
+        }"""
+    )
+    assert page.title() != "run"
+    assert "Content Security Policy" in at.complaints.pop()
+    assert at.complaints == []
+
+
+def test_many_choices_are_found_by_typing_arrows_and_numbers(served):
+    at = served(task=ChoiceTask("{text} Answer :", choices=MANY))
+    page = at.page()
+    expect(page.locator("#filter")).to_be_focused()
+    page.keyboard.press("Enter")  # nothing is chosen yet
+    page.keyboard.type("gre")
+    expect(page.locator(".choices button:visible")).to_have_count(4)
+    page.keyboard.press("ArrowDown")
+    press(page, "Enter", "Saved: green b")
+    expect(page.locator("#filter")).to_be_focused()
+    page.keyboard.type("12")
+    press(page, "Enter", "Saved: blue d")
+    page.keyboard.type("d b")  # beginnings of words come before parts of them
+    page.keyboard.press("Control+a")
+    page.keyboard.type("zzz")
+    expect(page.locator(".filter output")).to_have_text("No choice has this in it.")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    press(page, "s", "Saved: skipped")
+    page.keyboard.press("Escape")
+    page.keyboard.press("/")
+    expect(page.locator("#filter")).to_be_focused()
+    page.keyboard.press("ArrowUp")  # from the end
+    press(page, "Enter", "Saved: blue d")
+    assert [what for _, _, what in words(at.campaign)] == ["green b", "blue d", None, "blue d"]
+
+
+def test_free_answers_over_several_lines(served):
+    at = served(task=FREE)
+    page = at.page()
+    expect(page.locator("#answer")).to_be_focused()
+    page.keyboard.type("\n first line\nsecond s u f ? 1 ")
+    press(page, "Control+Enter", "Saved: first line second s u f ? 1")
+    page.keyboard.press("Control+Enter")  # an empty answer is none
+    page.keyboard.press("Escape")
+    press(page, "u", "Taken back: first line second s u f ? 1")
+    item(page, 1)
+    page.keyboard.type("end")
+    press(page, "Control+Enter", "Saved: first line second s u f ? 1 end")
+    page.keyboard.press("Escape")
+    press(page, "s", "Saved: skipped")
+    assert [what for _, _, what in words(at.campaign)] == [
+        "\n first line\nsecond s u f ? 1 ",
+        None,
+        "\n first line\nsecond s u f ? 1 end",
+        None,
+    ]
+
+
+def test_fault_15_double_clicks_and_the_back_button_make_no_second_word(served):
+    at = served()
+    page = at.page()
+    page.locator(".choices button").first.dblclick()
+    expect(page.locator("#tell")).to_have_text(re.compile("Saved: red. Item [23] of 4"))
+    item(page, 2)
+    page.click("text=change")
+    expect(page.locator("h1")).to_have_text("Who labels?")
+    page.go_back()
+    item(page, 2)
+    assert words(at.campaign) == [("ann", "label", "red")]
+    # Another choice while the first is on its way is not sent.
+    held = []
+    page.route("**/word", lambda route: held.append(route))
+    page.keyboard.press("1")
+    page.locator(".choices button").nth(1).click()
+    page.keyboard.press("3")
+    expect(page.locator("#page")).to_have_attribute("aria-busy", "true")
+    (first,) = held
+    first.continue_()
+    page.unroute("**/word")
+    expect(page.locator("#tell")).to_have_text(re.compile("Saved: red. Item [23] of 4"))
+    item(page, 3)
+    # Two windows of one annotator show the same item.
+    other = page.context.new_page()
+    other.goto(at.origin)
+    item(other, 3)
+    press(page, "2", "Saved: green")
+    other.keyboard.press("1")
+    expect(other.locator(".problem")).to_contain_text("already said 'green'")
+    expect(other.locator("#typed")).to_have_value("red")
+    other.keyboard.press("g")
+    item(other, 4)
+    assert [what for _, _, what in words(at.campaign)] == ["red", "red", "green"]
+
+
+def test_what_was_typed_stays_when_it_cannot_be_stored(served):
+    at = served(task=FREE)
+    page = at.page()
+    page.keyboard.type("long answer")
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(at.campaign.folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert other.stdout.readline() == "held\n"
+        page.keyboard.press("Control+Enter")
+        expect(page.locator("#alarm")).to_contain_text(f"held by pid {other.pid}")
+        expect(page.locator("#answer")).to_have_value("long answer")
+    finally:
+        other.communicate("\n")
+    press(page, "Control+Enter", "Saved: long answer")
+    expect(page.locator("#alarm")).to_be_empty()
+    page.keyboard.type("another")
+    page.context.set_offline(True)  # the server has gone
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#alarm")).to_contain_text("The server does not answer")
+    expect(page.locator("#answer")).to_have_value("another")
+    page.context.set_offline(False)
+    press(page, "Control+Enter", "Saved: another")
+    assert [what for _, _, what in words(at.campaign)] == ["long answer", "another"]
+
+
+def test_a_batch_that_ended_meanwhile_shows_the_answer_back(served):
+    at = served(task=FREE)
+    page = at.page()
+    at.campaign.label(at.campaign.batch()[1], "x", "bob")
+    page.keyboard.type("much work")
+    at.campaign.teach()
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".problem")).to_contain_text("has ended")
+    expect(page.locator("#typed")).to_have_value("much work")
+    page.click("text=Go on")
+    expect(page.locator("h1")).to_have_text("There is no batch to label now.")
+
+
+def test_without_javascript_the_forms_do_it(served):
+    at = served()
+    page = at.page(java_script_enabled=False)
+    page.click("button:has-text('green')")
+    item(page, 2)
+    expect(page.locator(".heard")).to_have_text("Saved: green")
+    page.click("summary:has-text('Flag')")
+    page.fill("#note", "odd")
+    page.keyboard.press("Enter")  # sends the note, and no choice
+    item(page, 3)
+    page.click("text=Undo")
+    item(page, 2)
+    page.click("text=Skip")
+    assert [(kind, what) for _, kind, what in words(at.campaign)] == [
+        ("label", "green"),
+        ("flag", "odd"),
+        ("undo", None),
+        ("skip", None),
+    ]
+
+
+def test_fault_20_ctrl_c_ends_the_command_with_what_to_type(make_campaign, chromium):
+    campaign = make_campaign()
+    campaign.query(4)
+    command = [sys.executable, "-c", "from starlearn.cli import app; app()", "label"]
+    served = subprocess.Popen(
+        [*command, str(campaign.folder), "-a", "zoe", "--web", "--no-browser"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        address = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", served.stdout.readline())[0]
+        context = chromium.new_context()
+        page = context.new_page()
+        page.goto(address)
+        expect(page.locator("#name")).to_have_value("zoe")
+        page.keyboard.press("Enter")
+        item(page, 1)
+        press(page, "1", "Saved: red")
+        press(page, "2", "Saved: green")
+        press(page, "u", "Taken back: green")
+        served.send_signal(signal.SIGINT)  # while the browser keeps its connection
+        told, complaints = served.communicate(timeout=60)
+        page.keyboard.press("1")
+        expect(page.locator("#alarm")).to_contain_text("The server does not answer")
+        context.close()
+    finally:
+        served.kill()
+        served.communicate()
+    assert served.returncode == 0, complaints
+    assert complaints == ""
+    assert "2 saved. 1 of the batch's 4 items are done." in told
+    assert f"Next: starlearn label {campaign.folder}" in told
+    with Campaign.open(campaign.folder) as again:
+        assert words(again) == [
+            ("zoe", "label", "red"),
+            ("zoe", "label", "green"),
+            ("zoe", "undo", None),
+        ]
