@@ -145,8 +145,8 @@ class ClassMixByRound:
         places = [str(number) for number in self.by_round]
         bottom = np.zeros(len(places))
         self.bars_: list[Any] = []
-        rest = len(set(self.classes()) - set(names))
-        for name, share in zip([*names, f"{rest} other classes"], shares.T, strict=True):
+        rest = set(self.classes()) - set(names)
+        for name, share in zip([*names, "other classes"], shares.T, strict=True):
             if name in names or rest:
                 colour = COLOURS[len(self.bars_)] if name in names else "0.85"
                 label = as_plot_text(plain(name if len(name) <= 40 else name[:39] + "…"))
