@@ -327,13 +327,24 @@ def test_what_labels_cost_up_to_an_event():
 # Displays
 
 
+def test_a_round_that_died_before_its_batch_was_issued_has_one_box(taught):
+    pool, batch = UncertaintyByRound.from_campaign(taught).by_round[1]
+    display = UncertaintyByRound({1: (pool, batch), 2: (pool, batch[:0])}).plot()
+    heights = [[box.get_height() for box in group] for group in display.boxes_]
+    assert np.isnan(heights).tolist() == [[False, False], [False, True]]
+    display.figure_.draw_without_rendering()
+
+
 def test_displays_draw_into_the_given_axes_and_without_pyplot(taught, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     axes = Figure().add_subplot()
     boxes = UncertaintyByRound.from_campaign(taught).plot(axes)
     assert boxes.ax_ is axes
-    assert [len(group["boxes"]) for group in boxes.boxes_] == [3, 3]
+    assert [len(group) for group in boxes.boxes_] == [3, 3]
     pool, batch = boxes.by_round[2]
+    box = boxes.boxes_[1][1]
+    edges = [box.get_y(), box.get_y() + box.get_height()]
+    np.testing.assert_allclose(edges, np.percentile(batch, [25, 75]))
     assert (len(pool), len(batch)) == (len(POOL) - 4, 4)
     assert batch.mean() > pool.mean(), "the batch is what the model is unsure of"
     diagram = ReliabilityDiagram.from_predictions({"_a$": ([True, False], [0.9, 0.2])}).plot()

@@ -136,7 +136,7 @@ class ReliabilityDiagram:
             ax.scatter(confidence, accuracy, s=sizes, color=line.get_color(), alpha=0.7)
             self.lines_.append(line)
         ax.set(xlabel="confidence", ylabel="share of right answers")
-        ax.set(xlim=(0, 1), ylim=(0, 1.03))
+        ax.set(xlim=(-0.02, 1.03), ylim=(-0.02, 1.03))
         ax.grid(alpha=0.3)
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
         self.ax_, self.figure_ = ax, ax.figure

@@ -1,6 +1,6 @@
 """Plots of a campaign by round: how uncertain its pool was, and which classes came."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
 """Of the most frequent classes, without the grey that the others share."""
+LEVELS = (5, 25, 50, 75, 95)
+"""Percentiles of a box and its whiskers."""
 POOL_COLOUR, BATCH_COLOUR = "C0", "C1"
 
 Values = NDArray[np.float64]
@@ -36,7 +38,7 @@ class UncertaintyByRound:
     Attributes
     ----------
     ax_, figure_, boxes_
-        The matplotlib axes, figure, and the two groups of boxes, after `plot`.
+        The matplotlib axes, figure, and the boxes of pool and batch, after `plot`.
     """
 
     def __init__(self, by_round: Mapping[int, tuple[Values, Values]]) -> None:
@@ -78,21 +80,15 @@ class UncertaintyByRound:
         for which, (name, colour) in enumerate(
             [("all items that took part", POOL_COLOUR), ("the batch", BATCH_COLOUR)]
         ):
-            drawn = ax.boxplot(
-                [pair[which] for pair in self.by_round.values()],
-                positions=places + 0.38 * which - 0.19,
-                widths=0.3,
-                whis=(5, 95),
-                showfliers=False,
-                patch_artist=True,
-                boxprops={"facecolor": colour, "alpha": 0.5, "edgecolor": colour},
-                medianprops={"color": "black"},
-                whiskerprops={"color": colour},
-                capprops={"color": colour},
-                manage_ticks=False,
-            )
-            drawn["boxes"][0].set_label(name)
-            self.boxes_.append(drawn)
+            levels = [percentiles(pair[which]) for pair in self.by_round.values()]
+            low, first, median, third, high = np.reshape(levels, (-1, len(LEVELS))).T
+            # Axes.boxplot goes through all of matplotlib's settings, which imports pyplot.
+            at = places + 0.38 * which - 0.19
+            boxes = ax.bar(at, third - first, 0.3, first, color=colour, alpha=0.5, label=name)
+            ax.vlines([at, at], [low, third], [first, high], colors=colour)
+            ax.hlines([low, high], [at - 0.08] * 2, [at + 0.08] * 2, colors=colour)
+            ax.hlines(median, at - 0.15, at + 0.15, colors="black")
+            self.boxes_.append(boxes)
         ax.set_xticks(places, [str(number) for number in self.by_round])
         ax.set(xlabel="round", ylabel="entropy of the answer (nats)")
         ax.set_ylim(bottom=0)
@@ -100,6 +96,11 @@ class UncertaintyByRound:
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+
+def percentiles(values: Values) -> Values:
+    """Return the percentiles of a box; NaN, which is not drawn, where there is no value."""
+    return np.percentile(values, LEVELS) if len(values) else np.full(len(LEVELS), np.nan)
 
 
 class ClassMixByRound:
@@ -125,11 +126,8 @@ class ClassMixByRound:
         return cls({number: Counter(given) for number, given in answers.items() if given})
 
     def classes(self) -> list[str]:
-        """Return the classes, most frequent first; of equally frequent ones by name."""
-        total: Counter[str] = Counter()
-        for counts in self.by_round.values():
-            total.update(counts)
-        return sorted(total, key=lambda name: (-total[name], name))
+        """Return the classes, by the sum of their shares over the rounds, then by name."""
+        return classes_of([self])
 
     def plot(self, ax: "Axes | None" = None, names: Sequence[str] | None = None) -> Self:
         """Draw the bars.
@@ -148,8 +146,8 @@ class ClassMixByRound:
         places = [str(number) for number in self.by_round]
         bottom = np.zeros(len(places))
         self.bars_: list[Any] = []
-        rest = len(set(self.classes()) - set(names))
-        for name, share in zip([*names, f"{rest} other classes"], shares.T, strict=True):
+        rest = set(self.classes()) - set(names)
+        for name, share in zip([*names, "other classes"], shares.T, strict=True):
             if name in names or rest:
                 colour = COLOURS[len(self.bars_)] if name in names else "0.85"
                 label = as_plot_text(plain(name if len(name) <= 40 else name[:39] + "…"))
@@ -157,6 +155,7 @@ class ClassMixByRound:
                 self.bars_.append(bars)
                 bottom += share
         ax.set(xlabel="round", ylabel="share", ylim=(0, 1))
+        ax.set_xlim(-0.6, max(len(places), 3) - 0.4)  # one bar alone would fill the plot
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
@@ -168,3 +167,13 @@ class ClassMixByRound:
             rows.append([*named, total - sum(named)])
         shares = np.array(rows, dtype=np.float64)
         return shares / shares.sum(axis=1, keepdims=True)
+
+
+def classes_of(displays: Sequence[ClassMixByRound]) -> list[str]:
+    """Return the classes of several displays, by the sum of their shares, then by name."""
+    total: defaultdict[str, float] = defaultdict(float)
+    for display in displays:
+        for counts in display.by_round.values():
+            for name, count in counts.items():
+                total[name] += count / sum(counts.values())
+    return sorted(total, key=lambda name: (-total[name], name))

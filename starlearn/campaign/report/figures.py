@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.report.calibration import ReliabilityDiagram
-from starlearn.campaign.report.displays import ClassMixByRound, UncertaintyByRound
+from starlearn.campaign.report.displays import ClassMixByRound, UncertaintyByRound, classes_of
 from starlearn.campaign.report.trials import Trial
 from starlearn.errors import InputError
 from starlearn.evaluate.report import AccuracyByLabels, new_figure
@@ -100,7 +100,7 @@ def class_mix(
     pool = ClassMixByRound.from_answers(predicted)
     if not given.by_round and not pool.by_round:
         return None
-    names = (given if given.by_round else pool).classes()
+    names = classes_of([given, pool])
     figure = new_figure()
     figure.set_size_inches(9.6, 4.2)
     axes = figure.subplots(1, 2, sharey=True)
