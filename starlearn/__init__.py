@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from starlearn.campaign.campaign import Campaign
     from starlearn.data.stream import Pool
     from starlearn.learner import STARLearner
     from starlearn.query.budget import Budget
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Acquisition",
     "Budget",
+    "Campaign",
     "ChoiceTask",
     "GenerationTask",
     "LoRA",
@@ -32,6 +34,7 @@ _HOME = {
     "Training": "starlearn.settings",
     "Pool": "starlearn.data.stream",
     "Budget": "starlearn.query.budget",
+    "Campaign": "starlearn.campaign.campaign",
     "ChoiceTask": "starlearn.tasks",
     "GenerationTask": "starlearn.tasks",
 }
