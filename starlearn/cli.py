@@ -11,6 +11,7 @@ import typer
 import starlearn
 from starlearn.campaign import care, commands
 from starlearn.errors import InputError, listed
+from starlearn.evaluate import commands as study_commands
 from starlearn.terminal import (
     Records,
     Watcher,
@@ -358,3 +359,4 @@ def run(
 
 app.add_typer(commands.app)
 app.add_typer(care.app)
+app.add_typer(study_commands.app)

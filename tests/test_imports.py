@@ -27,7 +27,12 @@ LAYERS = [
     ["starlearn.campaign"],
     ["starlearn.evaluate"],
     ["starlearn.terminal"],
-    ["starlearn.campaign.commands", "starlearn.campaign.labelling", "starlearn.campaign.care"],
+    [
+        "starlearn.campaign.commands",
+        "starlearn.campaign.labelling",
+        "starlearn.campaign.care",
+        "starlearn.evaluate.commands",
+    ],
     ["starlearn.cli"],
 ]
 DOORS = {
