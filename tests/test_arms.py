@@ -8,6 +8,7 @@ from starlearn.errors import InputError
 from starlearn.evaluate import runs
 from starlearn.evaluate.arms import ARMS, arm_named, longest_first, shuffled_base
 from starlearn.evaluate.judging import gold_losses, judge
+from starlearn.evaluate.lines import append_line, read_lines
 from starlearn.evaluate.runs import Observed, made_part, play, without_times
 from starlearn.evaluate.simulate import simulate
 from starlearn.evaluate.study_file import Settings
@@ -54,21 +55,21 @@ def spy_on(seen):
 
 
 @pytest.fixture(scope="module")
-def everything(tmp_path_factory, tiny_model):
-    """Play every arm with one seed, two trainings each; return the records and what was seen."""
-    seen = {"weights": [], "order": []}
+def short_study(tmp_path_factory, tiny_model):
+    """Every arm, two seeds, two trainings each."""
     settings = {**SETTINGS, "model": tiny_model, "n_rounds": 1}
-    study = tiny_study(
-        tmp_path_factory.mktemp("arms"),
-        tiny_model,
-        arms=list(ARMS),
-        seeds={"count": 1},
-        settings=settings,
-    )
+    folder = tmp_path_factory.mktemp("arms")
+    return tiny_study(folder, tiny_model, arms=list(ARMS), settings=settings)
+
+
+@pytest.fixture(scope="module")
+def everything(short_study):
+    """Play every arm with the first seed; return the records and what was seen."""
+    seen = {"weights": [], "order": []}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "_AdapterTrainer", spy_on(seen))
         patch.setattr(runs, "Observed", Blind)
-        return {run.arm: play(run) for run in runs.runs_of(study)}, seen
+        return {run.arm: play(run) for run in runs.runs_of(short_study) if run.seed == 0}, seen
 
 
 def test_every_arm_plays_and_none_sees_a_label_that_it_has_not_bought(everything):
@@ -103,34 +104,40 @@ def test_arms_that_train_alike_are_alike_until_they_choose(everything):
     assert first[0]["train_loss"] != records["strong_decay"]["rounds"][0]["train_loss"]
 
 
-def test_seeds_differ(tmp_path, tiny_model):
-    one, other = (
-        run for run in runs.runs_of(tiny_study(tmp_path, tiny_model)) if run.arm == "random"
-    )
-    assert (one.seed, other.seed) == (0, 1)
-    assert one.key != other.key
-    assert play(one)["rounds"][0]["chosen"] != play(other)["rounds"][0]["chosen"]
+def test_seeds_differ(short_study, everything):
+    records, _ = everything
+    run = next(run for run in runs.runs_of(short_study) if (run.arm, run.seed) == ("random", 1))
+    other = play(run)
+    assert records["random"]["rounds"][0]["chosen"] != other["rounds"][0]["chosen"]
+    assert records["random"]["key"] != other["key"]
+    assert records["random"]["protocol"] == other["protocol"]
+
+
+def test_a_saved_run_is_repeated_exactly_but_for_its_times(tmp_path, short_study, everything):
+    append_line(tmp_path / "lines.jsonl", everything[0]["star_entropy"])
+    (saved,) = read_lines(tmp_path / "lines.jsonl")
+    run = first_run(short_study, "star_entropy")
+    again = play(run)
+    assert without_times(saved) == without_times(again)
+    assert saved["key"] == again["key"] == run.key
+    assert saved["seconds"] > 0
 
 
 @pytest.mark.parametrize("free", [False, True])
-def test_a_run_is_repeated_exactly_but_for_its_times(tmp_path, tiny_model, free):
-    run = first_run(tiny_study(tmp_path, tiny_model, free=free), "star_entropy")
-    one, again = play(run), play(run)
-    assert without_times(one) == without_times(again)
-    assert one["key"] == again["key"] == run.key
-    rounds = one["rounds"]
+def test_what_a_record_holds(tmp_path, tiny_model, free):
+    record = play(first_run(tiny_study(tmp_path, tiny_model, free=free), "star_entropy"))
+    rounds = record["rounds"]
     assert [r["n_labels"] for r in rounds] == [4, 7, 10]
     assert [r["lambda"] for r in rounds] == [None, 0.9, 0.8]
-    assert len(one["spearman_rounds"]) == 4, "the base model and three trainings"
-    assert [one["spearman_rounds"][i][i] for i in range(4)] == [1.0] * 4
+    assert len(record["spearman_rounds"]) == 4, "the base model and three trainings"
+    assert [record["spearman_rounds"][i][i] for i in range(4)] == [1.0] * 4
     assert all(sum(r["reliability"]["count"]) == 9 for r in rounds)
     assert all(bool(r["class_mix"]) != free for r in rounds)
 
 
-def test_watching_changes_nothing(tmp_path, tiny_model):
-    run = first_run(tiny_study(tmp_path, tiny_model), "star_entropy")
+def test_watching_changes_nothing(short_study, everything):
+    run = first_run(short_study, "star_entropy")
     data = runs.load_task(run.task, run.seed)
-    sizes = {name: SETTINGS[name] for name in ("n_initial", "n_instances", "n_rounds", "sub_pool")}
     bare = simulate(
         runs.make_learner(run, data),
         data.items,
@@ -138,9 +145,10 @@ def test_watching_changes_nothing(tmp_path, tiny_model):
         data.test_items,
         data.test_labels,
         random_state=run.seed,
-        **sizes,
+        n_rounds=1,
+        **{name: SETTINGS[name] for name in ("n_initial", "n_instances", "sub_pool")},
     )
-    watched = play(run)["rounds"]
+    watched = everything[0]["star_entropy"]["rounds"]
     assert [runs.hashed(r["chosen"]) for r in bare] == [r["chosen"] for r in watched]
     assert [r["accuracy"] for r in bare] == [r["accuracy"] for r in watched]
 
