@@ -136,8 +136,8 @@ def mean_interval(
     values = checked(differences)
     if len(values) < 2:
         raise InputError("an interval takes at least 2 paired seeds, got 1; run more seeds")
-    if np.ptp(values) == 0:  # neither method can say how far off the mean may be
-        return float(values[0]), float(values[0])
+    if np.ptp(values) <= 1e-9 * np.abs(values).max():  # equal but for their last bits
+        return float(values.mean()), float(values.mean())
     if method == "bca":
         found: Any = bootstrap(
             (values,),
