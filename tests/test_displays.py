@@ -20,7 +20,8 @@ from starlearn.evaluate.displays import (
 from starlearn.evaluate.lines import append_line
 from starlearn.evaluate.results import grouped, primary_contrasts, read_results
 from starlearn.evaluate.statistics import holm, mean_interval
-from starlearn.evaluate.study_report import render_study, row, write_study_report
+from starlearn.evaluate.study_report import render_study, write_study_report
+from starlearn.evaluate.study_tables import row
 
 GAIN = {"random": 0.0, "plain_entropy": 0.05, "star_entropy": 0.1}
 
@@ -200,6 +201,9 @@ def test_the_page_needs_no_network_and_escapes_names(tmp_path):
     for image in re.findall(r'src="data:image/png;base64,([^"]+)"', page):
         assert base64.b64decode(image).startswith(b"\x89PNG")
     assert "24 finished runs" in page
+    tables = (tmp_path / "study.md").read_text()
+    assert "| skewed | star_entropy - random | 4 | +0.0750 | +0.0750 to +0.0750 |" in tables
+    assert "## skewed, 4 seeds that all arms have" in tables
 
 
 def test_losses_are_on_the_page_too():

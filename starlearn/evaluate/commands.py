@@ -37,7 +37,7 @@ def study(
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write study.html from the lines in this folder."),
+        typer.Option(metavar="FOLDER", help="Write study.html and study.md from the lines here."),
     ] = None,
 ) -> None:
     """Ask whether choosing saves labels: every arm of every task with every seed, resumable.

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from starlearn.evaluate.arms import ARMS
 from starlearn.evaluate.displays import (
     AulcForest,
@@ -20,15 +18,16 @@ from starlearn.evaluate.displays import (
 )
 from starlearn.evaluate.report import replace_file
 from starlearn.evaluate.results import REFERENCE, TaskResults, primary_contrasts, read_results
-from starlearn.evaluate.statistics import MARGIN, ripl, speed_up
+from starlearn.evaluate.statistics import MARGIN
+from starlearn.evaluate.study_tables import markdown, row
 
-PAGE_FILE = "study.html"
+PAGE_FILE, TABLES_FILE = "study.html", "study.md"
 MOST_CURVES = 4
 """Arms in a figure of curves: more lines cannot be told apart."""
 
 
 def write_study_report(folder: Path) -> Path:
-    """Write ``study.html`` into the folder that holds the lines of one or more studies.
+    """Write ``study.html`` and ``study.md`` into the folder with the lines of one or more studies.
 
     Parameters
     ----------
@@ -37,16 +36,17 @@ def write_study_report(folder: Path) -> Path:
     Returns
     -------
     path
-        The page.
+        The page; the other file holds its tables as Markdown.
 
     Raises
     ------
     InputError
         When there is no finished run that can be reported.
     """
-    page = folder / PAGE_FILE
-    replace_file(page, render_study(read_results(folder)).encode())
-    return page
+    results = read_results(folder)
+    replace_file(folder / TABLES_FILE, markdown(results).encode())
+    replace_file(folder / PAGE_FILE, render_study(results).encode())
+    return folder / PAGE_FILE
 
 
 def render_study(results: Sequence[TaskResults]) -> str:
@@ -104,49 +104,6 @@ def main_arms(task: TaskResults) -> list[str]:
     """Return the few arms whose curves are drawn: the first ones of the table of arms."""
     first = [arm for arm in ("random", "plain_entropy", "star_entropy") if arm in task.arms]
     return [*first, *(arm for arm in task.arms if arm not in first)][:MOST_CURVES]
-
-
-def row(task: TaskResults, arm: str) -> dict[str, Any]:
-    """Return one arm's line of the table of a task: means over its seeds, after the last round."""
-    accuracy = task.by_round(arm, "accuracy")
-    areas = task.areas
-    area = float(np.mean(list(areas[arm].values())))
-    found: dict[str, Any] = {
-        "arm": arm,
-        "seeds": len(accuracy),
-        "aulc": area,
-        "final": float(accuracy[:, -1].mean()),
-        "ripl": None,
-        "speed_up": None,
-    }
-    for name in ("test_nll", "ece", "confidence_on_errors", "spearman_answer_length"):
-        values = task.by_round(arm, name)[:, -1]
-        values = values[~np.isnan(values)]
-        found[name] = float(values.mean()) if len(values) else None
-    shared = sorted(set(areas[arm]) & set(areas.get(REFERENCE, {})))
-    if shared and arm != REFERENCE:
-        found["ripl"] = ripl(
-            float(np.mean([areas[arm][seed] for seed in shared])),
-            float(np.mean([areas[REFERENCE][seed] for seed in shared])),
-        )
-        curves = [
-            [
-                (n, float(np.mean(values)))
-                for n, values in zip(
-                    task.n_labels(),
-                    zip(*(accuracies(task, a, seed) for seed in shared), strict=True),
-                    strict=True,
-                )
-            ]
-            for a in (arm, REFERENCE)
-        ]
-        found["speed_up"] = speed_up(curves[0], curves[1])
-    return found
-
-
-def accuracies(task: TaskResults, arm: str, seed: int) -> list[float]:
-    """Return the accuracy of one run by round."""
-    return [float(record["accuracy"]) for record in task.runs[arm][seed]["rounds"]]
 
 
 def machines(runs: Sequence[dict[str, Any]]) -> dict[str, int]:
