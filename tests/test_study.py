@@ -20,7 +20,14 @@ from starlearn.evaluate import study as study_module
 from starlearn.evaluate import tasks
 from starlearn.evaluate.lines import append_line, mend, read_lines, split
 from starlearn.evaluate.runs import hashed, heading, runs_of, without_times
-from starlearn.evaluate.study import expected, failures, file_of, progress_of, run_study
+from starlearn.evaluate.study import (
+    expected,
+    failures,
+    file_of,
+    progress_of,
+    run_study,
+    verified,
+)
 from starlearn.evaluate.study_file import read_study
 
 STUDIES = sorted((Path(__file__).parent.parent / "benchmarks" / "studies").glob("*.toml"))
@@ -305,6 +312,29 @@ def test_without_lines_one_round_is_tried_out(tmp_path, small):
     assert "one round tried out on skewed" in found.measured
 
 
+# Whether what is computed today may stand beside what was computed then
+
+
+def test_a_run_that_is_the_same_again(tmp_path, small):
+    run_study(small, tmp_path, play_run=pretended)
+    progress = progress_of(small, file_of(small, tmp_path))
+
+    def slower(run):
+        return {**pretended(run), "seconds": 99.0, "versions": {"torch": "99"}}
+
+    run, differences = verified(progress, slower)
+    assert (run.arm, run.seed, differences) == ("star_entropy", 0, [])
+
+    def other(run):
+        line = pretended(run)
+        rounds = [line["rounds"][0], {**line["rounds"][1], "chosen": "x", "ece": 0.2}]
+        return {**line, "aulc": 0.1, "rounds": rounds}
+
+    assert verified(progress, other)[1] == ["aulc", "round 1: ece"]
+    with pytest.raises(InputError, match="none to verify"):
+        verified(progress_of(small, tmp_path / "nowhere.jsonl"), slower)
+
+
 # The command
 
 
@@ -312,6 +342,7 @@ def test_without_lines_one_round_is_tried_out(tmp_path, small):
 def pretending(monkeypatch):
     monkeypatch.setitem(study_module.run_study.__kwdefaults__, "play_run", pretended)
     monkeypatch.setattr(study_module.expected, "__defaults__", (pretended_round,))
+    monkeypatch.setattr(study_module.verified, "__defaults__", (pretended,))
 
 
 def pretended_round(run):
@@ -330,6 +361,9 @@ def test_from_the_file_to_the_report(tmp_path, pretending):
     ran = call(file, "--out", out)
     assert ran.exit_code == 0, ran.output
     assert "4/4  skewed  star_entropy  seed 1  AULC 0.5550, 30 s" in ran.output
+    same = call(file, "--out", out, "--verify")
+    assert same.exit_code == 0, same.output
+    assert "skewed, star_entropy, seed 0: played again it is the same" in same.output
     reported = call("--report", out)
     assert reported.exit_code == 0, reported.output
     assert "study.html" in reported.output

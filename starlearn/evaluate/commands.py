@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from starlearn.errors import InputError
+from starlearn.errors import InputError, listed
 from starlearn.terminal import make_console, plain, told_plainly
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ def study(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be run, and how long it takes.")
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Play one finished run again, and compare it to its line."),
+    ] = False,
     where: Annotated[
         list[str] | None,
         typer.Option(
@@ -44,6 +48,7 @@ def study(
 
     Stopped with Ctrl-C, it goes on where it was when the same command is typed again. A changed
     setting starts runs of its own; nothing is mixed. Exit code 1: some runs failed.
+    After an update, --verify tells whether new runs may stand beside the old ones.
     """
     kept = f"Finished runs are kept in {out}: type the same command again to go on."
     with told_plainly(lambda: kept):
@@ -52,7 +57,7 @@ def study(
         if report is not None:
             _report(report)
         elif file is not None:
-            _run(file, out, processes, dry_run, _places(where or []))
+            _run(file, out, processes, dry_run, verify, _places(where or []))
 
 
 def _report(folder: Path) -> None:
@@ -61,7 +66,9 @@ def _report(folder: Path) -> None:
     make_console().print(plain(f"Open {write_study_report(folder)}"))
 
 
-def _run(file: Path, out: Path, processes: int, dry_run: bool, where: dict[str, str]) -> None:
+def _run(
+    file: Path, out: Path, processes: int, dry_run: bool, verify: bool, where: dict[str, str]
+) -> None:
     from starlearn.evaluate.study import failures, file_of, progress_of, run_study
     from starlearn.evaluate.study_file import read_study
 
@@ -72,6 +79,9 @@ def _run(file: Path, out: Path, processes: int, dry_run: bool, where: dict[str, 
     console.print(plain(f"{found.name}: {done} of {total} runs are finished in {out}"))
     if dry_run:
         _foretell(progress, processes)
+        return
+    if verify:
+        _verify(progress)
         return
 
     def tell(line: dict[str, Any]) -> None:
@@ -92,6 +102,20 @@ def _run(file: Path, out: Path, processes: int, dry_run: bool, where: dict[str, 
             console.print(plain(f"  {line}"))
         raise typer.Exit(1)
     console.print(plain(f"All {total} runs are there. Next: starlearn study --report {out}"))
+
+
+def _verify(progress: "Progress") -> None:
+    from starlearn.evaluate.study import verified
+
+    run, differences = verified(progress)
+    name = f"{run.task.name}, {run.arm}, seed {run.seed}"
+    if differences:
+        raise InputError(
+            f"{name}: played again it differs in {listed(differences)}. Another machine, another "
+            "version or changed code computes other numbers: do not add to these lines; give "
+            "another --out."
+        )
+    make_console().print(plain(f"{name}: played again it is the same, but for its times."))
 
 
 def _foretell(progress: "Progress", processes: int) -> None:

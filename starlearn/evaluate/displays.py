@@ -62,7 +62,7 @@ class LearningCurves(Display):
             if len(values) > 1:
                 bounds = np.array([mean_interval(column) for column in values.T])
                 ax.fill_between(self.n_labels, *bounds.T, alpha=0.15, color=line.get_color())
-        ax.set(xlabel="labels bought", ylabel="test accuracy")
+        ax.set(xlabel="labels bought", ylabel="test accuracy", ylim=(0, 1.02))
         ax.grid(alpha=0.3)
         ax.legend(loc="lower right", fontsize="small")
         return self
@@ -224,7 +224,8 @@ class MixByRound(Display):
         """Draw stacked bars, the initial batch first."""
         ax = self._begin(ax)
         by_size = sorted(self.shares, key=lambda name: -float(self.shares[name].sum()))
-        shown: dict[str, Any] = {name: self.shares[name] for name in by_size[: self.most]}
+        # By name, so that a skill has the same colour in the figures of two arms.
+        shown: dict[str, Any] = {name: self.shares[name] for name in sorted(by_size[: self.most])}
         others = [self.shares[name] for name in by_size[self.most :]]
         if others:
             shown[f"{len(others)} others"] = np.sum(others, axis=0)

@@ -9,7 +9,7 @@ from typing import Any
 
 from starlearn.errors import InputError
 from starlearn.evaluate.lines import append_line, mend, read_lines
-from starlearn.evaluate.runs import Record, Run, heading, play, runs_of
+from starlearn.evaluate.runs import Record, Run, heading, play, runs_of, without_times
 from starlearn.evaluate.study_file import Study
 
 Note = Callable[[str], object]
@@ -36,7 +36,10 @@ def progress_of(study: Study, file: Path) -> Progress:
     runs = list(runs_of(study))
     keys = {run.key for run in runs}
     lines = [line for line in read_lines(file) if not line.get("error")]
-    finished = {line["key"]: line for line in reversed(lines) if line["key"] in keys}
+    finished: dict[str, Record] = {}
+    for line in lines:
+        if line["key"] in keys:
+            finished.setdefault(line["key"], line)
     return Progress(runs, finished, sum(line["key"] not in keys for line in lines))
 
 
@@ -175,6 +178,34 @@ def tried_out(run: Run, play_run: Callable[[Run], Record]) -> float:
     first, second = play_run(short)["rounds"]
     fixed = [float(r["seconds_teach"] + r["seconds_score"]) for r in (first, second)]
     return float(fixed[0] + rounds * (fixed[1] + second["seconds_query"]))
+
+
+def verified(progress: Progress, play_run: Callable[[Run], Record] = play) -> tuple[Run, list[str]]:
+    """Play the quickest finished run of the study's last arm again, or of all where it has none.
+
+    Returns
+    -------
+    run : Run
+    differences : list of str
+        Names of what is not as in its line, but for times; none says that what is computed today
+        may stand beside what was computed then.
+
+    Raises
+    ------
+    InputError
+        When no run has finished.
+    """
+    if not progress.finished:
+        raise InputError("no run of this study has finished, so there is none to verify")
+    lines = list(progress.finished.values())
+    last = [line for line in lines if line["arm"] == progress.runs[-1].arm]
+    line = min(last or lines, key=lambda one: float(one["seconds"]))
+    run = next(run for run in progress.runs if run.key == line["key"])
+    before, now = without_times(line), without_times(play_run(run))
+    differences = [name for name in before if name != "rounds" and before[name] != now.get(name)]
+    for number, (old, new) in enumerate(zip(before["rounds"], now["rounds"], strict=True)):
+        differences += [f"round {number}: {name}" for name in old if old[name] != new.get(name)]
+    return run, differences
 
 
 def failures(lines: Sequence[Mapping[str, Any]]) -> list[str]:
