@@ -117,6 +117,24 @@ def test_files_that_cannot_be_used(tmp_path, old, new, message):
         read_study(path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("n_items = 60", "n_items = 14", "are 15 labels, the pool has 14 items"),
+        (
+            "n_rounds = 1",
+            "n_rounds = 1\nsub_pool = 4",
+            "sub_pool must be a whole number of at least 5",
+        ),
+    ],
+)
+def test_a_pool_that_is_too_small_is_found_before_the_first_run(tmp_path, old, new, message):
+    path = tmp_path / "small.toml"
+    path.write_text(FILE.replace(old, new, 1))
+    with pytest.raises(InputError, match=f"task skewed: .*{message}"):
+        list(runs_of(read_study(path)))
+
+
 def test_folders_are_filled_in_and_decide_nothing(tmp_path, tiny_model):
     one = tiny_study(tmp_path / "one", tiny_model)
     other = tiny_study(tmp_path / "other", tiny_model)

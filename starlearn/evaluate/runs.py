@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from starlearn.errors import InputError
 from starlearn.evaluate.arms import ARMS, Arm, arm_named, item_length
 from starlearn.evaluate.judging import judge
 from starlearn.evaluate.report import aulc, versions
-from starlearn.evaluate.simulate import content_id, simulate
+from starlearn.evaluate.simulate import check_sizes, content_id, simulate
 from starlearn.evaluate.statistics import spearman
 from starlearn.evaluate.study_file import PARTS, Settings, Study, Task
 from starlearn.evaluate.tasks import TaskData, data_digest, load_task
@@ -83,16 +84,33 @@ def made_part(name: str, settings: Settings, arm: Arm) -> Any:
 
 
 def runs_of(study: Study) -> Iterator[Run]:
-    """List the runs by seed, then task, then arm, so that every beginning is a balanced study."""
+    """List the runs by seed, then task, then arm, so that every beginning is a balanced study.
+
+    Raises
+    ------
+    InputError
+        When a data set or a model cannot be had, or a pool is too small for its rounds.
+    """
     prepared = []
     for task in study.tasks:
         settings = study.settings_of(task)
+        check_pool(task, settings, study.seeds.first)
         model = model_fingerprint(settings.model, settings.quantization)
         prepared.append((task, settings, data_digest(task), model))
     for seed in range(study.seeds.first, study.seeds.first + study.seeds.count):
         for task, settings, data, model in prepared:
             for arm in study.arms:
                 yield Run(study.name, study.purpose, task, settings, arm, seed, data, model)
+
+
+def check_pool(task: Task, settings: Settings, seed: int) -> None:
+    """Raise InputError when a task's pool or sub-pool is too small for its rounds."""
+    data = load_task(task, seed)
+    sizes = (settings.n_initial, settings.n_instances, settings.n_rounds, settings.sub_pool)
+    try:
+        check_sizes(data.items, data.labels, data.test_items, data.test_labels, *sizes)
+    except InputError as error:
+        raise InputError(f"task {task.name}: {error}") from None
 
 
 @lru_cache(maxsize=8)
