@@ -89,6 +89,7 @@ def made_line(task: str, arm: str, seed: int, accuracy: list[float], **changes) 
         "seed": seed,
         "protocol": f"p-{task}",
         "settings": {},
+        "parameters": {},
         "aulc": area / (len(accuracy) - 1),
         "rounds": rounds,
         "spearman_rounds": [[1.0 if i == j else 0.5 for i in range(size)] for j in range(size)],

@@ -29,6 +29,7 @@ from starlearn.evaluate.study import (
     verified,
 )
 from starlearn.evaluate.study_file import read_study
+from starlearn.settings import LoRA
 
 STUDIES = sorted((Path(__file__).parent.parent / "benchmarks" / "studies").glob("*.toml"))
 FILE = """
@@ -212,6 +213,21 @@ def test_a_changed_setting_is_not_mixed_with_old_lines(tmp_path, small):
     assert "4 lines" in notes[0]
     assert "not mixed" in notes[0]
     assert len({line["protocol"] for line in read_lines(file_of(small, tmp_path))}) == 2
+
+
+def test_a_setting_that_a_later_version_adds_changes_no_key(tmp_path, small, monkeypatch):
+    run_study(small, tmp_path, play_run=pretended)
+    before = LoRA.get_params
+    monkeypatch.setattr(LoRA, "get_params", lambda self, deep=True: {**before(self), "new": 1})
+    assert progress_of(small, file_of(small, tmp_path)).missing == []
+
+
+def test_a_default_that_a_later_version_changes_is_not_mixed(tmp_path, small, monkeypatch):
+    run_study(small, tmp_path, play_run=pretended)
+    before = LoRA.get_params
+    monkeypatch.setattr(LoRA, "get_params", lambda self, deep=True: {**before(self), "dropout": 0})
+    progress = progress_of(small, file_of(small, tmp_path))
+    assert (len(progress.missing), progress.strangers) == (4, 4)
 
 
 def test_a_failed_run_is_recorded_told_and_tried_again(tmp_path, small):

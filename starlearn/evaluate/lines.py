@@ -9,7 +9,7 @@ from typing import Any
 from starlearn.errors import InputError, StorageError
 
 Record = dict[str, Any]
-NEEDED = ("key", "task", "arm", "seed", "protocol")
+NEEDED = ("key", "task", "arm", "seed", "protocol", "parameters")
 
 
 def read_lines(path: Path) -> list[Record]:

@@ -48,29 +48,55 @@ class Run:
     """Fingerprint of the base model."""
 
     def protocol(self) -> Record:
-        """Return all that determines a run but arm and seed: what two arms must share."""
-        task = self.task.model_dump(exclude={"folder", "settings", "name"})
-        settings = self.settings.model_dump(exclude={"model"})
+        """Return all that determines a run but arm and seed: what two arms must share.
+
+        What is left at its default is left out, so that a setting which a later version adds
+        leaves the keys as they are; `same_defaults` watches the defaults.
+        """
+        asked = self.task.model_dump(exclude={"folder", "settings", "name"}, exclude_defaults=True)
+        settings = self.settings.model_dump(exclude={"model"}, exclude_defaults=True)
         return {
             "protocol": PROTOCOL,
-            "task": task,
+            "task": asked,
             "settings": settings,
             "data": self.data,
             "model": self.model,
         }
 
     def determined_by(self) -> Record:
-        """Return everything that determines the run, as JSON keeps it."""
+        """Return everything that was chosen for the run, as JSON keeps it."""
         arm = arm_named(self.arm)
-        parts = {name: made_part(name, self.settings, arm).get_params() for name in PARTS}
-        own = {"arm": self.arm, "picks": arm.pick.__name__ if arm.pick else "query", **parts}
-        found: Record = json.loads(json.dumps({**self.protocol(), **own, "seed": self.seed}))
-        return found
+        own = {
+            "arm": self.arm,
+            "picks": arm.pick.__name__ if arm.pick else "query",
+            "changes": {name: dict(getattr(arm, name, {})) for name in PARTS},
+            "seed": self.seed,
+        }
+        return as_json({**self.protocol(), **own})
+
+    def parameters(self) -> Record:
+        """Return every parameter of the learner's parts, defaults too, as JSON keeps them."""
+        arm = arm_named(self.arm)
+        return as_json({n: made_part(n, self.settings, arm).get_params() for n in PARTS})
+
+    def same_defaults(self, line: Record) -> bool:
+        """Tell whether a line with this key was run with the defaults of today."""
+        return all(
+            line["parameters"][part].get(name, value) == value
+            for part, values in self.parameters().items()
+            for name, value in values.items()
+        )
 
     @property
     def key(self) -> str:
         """A short hash of everything that determines the run."""
         return hashed(self.determined_by())
+
+
+def as_json(value: Record) -> Record:
+    """Return a value as it comes back from a file of JSON."""
+    found: Record = json.loads(json.dumps(value))
+    return found
 
 
 def hashed(value: Any) -> str:
@@ -246,6 +272,7 @@ def heading(run: Run) -> Record:
         "seed": run.seed,
         "protocol": hashed(run.protocol()),
         "settings": run.determined_by(),
+        "parameters": run.parameters(),
     }
 
 

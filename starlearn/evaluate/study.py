@@ -34,13 +34,18 @@ class Progress:
 def progress_of(study: Study, file: Path) -> Progress:
     """Compare a study with the lines of its file; a failed run counts as missing."""
     runs = list(runs_of(study))
-    keys = {run.key for run in runs}
-    lines = [line for line in read_lines(file) if not line.get("error")]
+    by_key = {run.key: run for run in runs}
     finished: dict[str, Record] = {}
-    for line in lines:
-        if line["key"] in keys:
+    strangers = 0
+    for line in read_lines(file):
+        run = by_key.get(line["key"])
+        if line.get("error"):
+            continue
+        if run is None or not run.same_defaults(line):
+            strangers += 1
+        else:
             finished.setdefault(line["key"], line)
-    return Progress(runs, finished, sum(line["key"] not in keys for line in lines))
+    return Progress(runs, finished, strangers)
 
 
 def file_of(study: Study, out: Path) -> Path:
