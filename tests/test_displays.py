@@ -201,6 +201,7 @@ def test_the_page_needs_no_network_and_escapes_names(tmp_path):
     for image in re.findall(r'src="data:image/png;base64,([^"]+)"', page):
         assert base64.b64decode(image).startswith(b"\x89PNG")
     assert "24 finished runs" in page
+    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
     tables = (tmp_path / "study.md").read_text()
     assert "| skewed | star_entropy - random | 4 | +0.0750 | +0.0750 to +0.0750 |" in tables
     assert "## skewed, 4 seeds that all arms have" in tables

@@ -41,7 +41,7 @@ def study(
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write study.html and study.md from the lines here."),
+        typer.Option(metavar="FOLDER", help="Write study.html, .md and .png from the lines here."),
     ] = None,
 ) -> None:
     """Ask whether choosing saves labels: every arm of every task with every seed, resumable.

@@ -16,18 +16,18 @@ from starlearn.evaluate.displays import (
     ReliabilityDiagram,
     ScoreCorrelations,
 )
-from starlearn.evaluate.report import replace_file
+from starlearn.evaluate.report import as_plot_text, new_figure, replace_file
 from starlearn.evaluate.results import REFERENCE, TaskResults, primary_contrasts, read_results
 from starlearn.evaluate.statistics import MARGIN
 from starlearn.evaluate.study_tables import markdown, row
 
-PAGE_FILE, TABLES_FILE = "study.html", "study.md"
+PAGE_FILE, TABLES_FILE, CURVES_FILE = "study.html", "study.md", "study.png"
 MOST_CURVES = 4
 """Arms in a figure of curves: more lines cannot be told apart."""
 
 
 def write_study_report(folder: Path) -> Path:
-    """Write ``study.html`` and ``study.md`` into the folder with the lines of one or more studies.
+    """Write ``study.html``, ``study.md`` and ``study.png`` beside the lines of one or more studies.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def write_study_report(folder: Path) -> Path:
     Returns
     -------
     path
-        The page; the other file holds its tables as Markdown.
+        The page; the others hold its tables as Markdown, and the learning curves of all tasks.
 
     Raises
     ------
@@ -45,6 +45,7 @@ def write_study_report(folder: Path) -> Path:
     """
     results = read_results(folder)
     replace_file(folder / TABLES_FILE, markdown(results).encode())
+    replace_file(folder / CURVES_FILE, draw_curves(results))
     replace_file(folder / PAGE_FILE, render_study(results).encode())
     return folder / PAGE_FILE
 
@@ -116,17 +117,32 @@ def machines(runs: Sequence[dict[str, Any]]) -> dict[str, int]:
     return found
 
 
+def draw_curves(results: Sequence[TaskResults]) -> bytes:
+    """Draw the learning curves of all tasks side by side, two in a row; return a PNG."""
+    figure = new_figure()
+    n_rows = (len(results) + 1) // 2
+    figure.set_size_inches(10.0, 3.6 * n_rows)
+    for place, task in enumerate(results, 1):
+        axes = figure.add_subplot(n_rows, min(2, len(results)), place)
+        LearningCurves.from_results(task, main_arms(task)).plot(axes)
+        axes.set_title(as_plot_text(task.name))
+    return png(figure, dpi=100)
+
+
+def png(figure: Any, dpi: int) -> bytes:
+    """Return a figure as the bytes of a PNG."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=dpi)
+    return image.getvalue()
+
+
 def as_image(display: Any) -> str:
     """Draw a display and return it as the text of a PNG, base64."""
-    from starlearn.evaluate.report import new_figure
-
     figure = new_figure()
     if isinstance(display, AulcForest):
         figure.set_size_inches(8.0, 1.5 + 0.28 * len(display.contrasts))
     display.plot(figure.add_subplot())
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=110)
-    return base64.b64encode(image.getvalue()).decode()
+    return base64.b64encode(png(figure, dpi=110)).decode()
 
 
 PAGE = """\
