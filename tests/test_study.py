@@ -15,7 +15,7 @@ from studies import SETTINGS, made_line, tiny_study
 from typer.testing import CliRunner
 
 from starlearn import cli
-from starlearn.errors import InputError, StarlearnError, StorageError
+from starlearn.errors import CampaignLockedError, InputError, StarlearnError, StorageError
 from starlearn.evaluate import study as study_module
 from starlearn.evaluate import tasks
 from starlearn.evaluate.lines import append_line, mend, read_lines, split
@@ -275,6 +275,20 @@ def test_a_last_line_of_zero_bytes_is_torn_too(tmp_path):
     file.write_bytes(whole + b"\0" * 40 + b"\n")
     mend(file, lambda _: None)
     assert file.read_bytes() == whole
+
+
+def test_one_process_adds_to_a_file_at_a_time(tmp_path, small):
+    tried = []
+
+    def another(run):
+        with pytest.raises(
+            CampaignLockedError, match=r"small.jsonl: pid .* is adding to this study"
+        ):
+            run_study(small, tmp_path, play_run=pretended)
+        tried.append(run)
+        return pretended(run)
+
+    assert len(run_study(small, tmp_path, play_run=another)) == len(tried) == 4
 
 
 def test_damage_in_the_middle_is_named(tmp_path):

@@ -2,11 +2,13 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from starlearn.errors import InputError, StorageError
+from starlearn.campaign.lock import Lock, command_line, holder
+from starlearn.errors import CampaignLockedError, InputError, StorageError
 
 Record = dict[str, Any]
 NEEDED = ("key", "task", "arm", "seed", "protocol", "parameters")
@@ -47,6 +49,27 @@ def split(content: bytes) -> tuple[bytes, bytes]:
     if whole[last:].strip(b"\n\0 ") == b"" and whole[last:].strip():
         whole, torn = whole[:last], whole[last:] + torn
     return whole, torn
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Be the only process that adds to a file of lines, while this lasts.
+
+    Raises
+    ------
+    CampaignLockedError
+        When another process does.
+    """
+    lock = Lock(path.with_name(f".{path.name}.lock"))
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock.held(command_line(), wait=0.0))
+        except CampaignLockedError:
+            raise CampaignLockedError(
+                f"{path}: {holder(lock.path) or 'another process'} is adding to this study. Wait "
+                "until it has ended, or give another --out."
+            ) from None
+        yield
 
 
 def mend(path: Path, note: Callable[[str], object]) -> None:

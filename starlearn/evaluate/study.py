@@ -1,6 +1,5 @@
 """Running a study: what is finished is kept, what failed is recorded, the rest is run."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from starlearn.errors import InputError
-from starlearn.evaluate.lines import append_line, mend, read_lines
+from starlearn.evaluate.lines import append_line, mend, only_writer, read_lines
 from starlearn.evaluate.runs import Record, Run, heading, play, runs_of, without_times
 from starlearn.evaluate.study_file import Study
 
@@ -83,22 +82,28 @@ def run_study(
     list of dict
         The lines that were added. One with an ``error`` is a run that failed; the next call
         tries it again.
+
+    Raises
+    ------
+    CampaignLockedError
+        When another process adds to the same lines.
     """
     out.mkdir(parents=True, exist_ok=True)
     file = file_of(study, out)
-    mend(file, note)
-    progress = progress_of(study, file)
-    if progress.strangers:
-        note(
-            f"{progress.strangers} lines of {file} belong to other settings or other seeds; they "
-            "stay, and are not mixed with this study."
-        )
     added = []
-    for line in played(progress.missing, processes, play_run):
-        append_line(file, line)
-        added.append(line)
-        if on_line is not None:
-            on_line(line)
+    with only_writer(file):
+        mend(file, note)
+        progress = progress_of(study, file)
+        if progress.strangers:
+            note(
+                f"{progress.strangers} lines of {file} belong to other settings or other seeds; "
+                "they stay, and are not mixed with this study."
+            )
+        for line in played(progress.missing, processes, play_run):
+            append_line(file, line)
+            added.append(line)
+            if on_line is not None:
+                on_line(line)
     return added
 
 
@@ -110,11 +115,11 @@ def played(
         for run in runs:
             yield attempted(run, play_run)
         return
-    from joblib import Parallel, delayed
+    from joblib import Parallel, delayed, parallel_config
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they import torch
-    parallel = Parallel(n_jobs=processes, return_as="generator_unordered", batch_size=1)
+    with parallel_config(backend="loky", inner_max_num_threads=1):
+        parallel = Parallel(n_jobs=processes, return_as="generator_unordered", batch_size=1)
     try:
         yield from parallel(delayed(attempted)(run, play_run) for run in runs)
     except TerminatedWorkerError as error:
