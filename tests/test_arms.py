@@ -1,5 +1,7 @@
 """Arms of a study: all play, all of one seed share what they must, and none sees a label."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from studies import SETTINGS, first_run, tiny_study
@@ -10,7 +12,7 @@ from starlearn.evaluate.arms import ARMS, arm_named, longest_first, shuffled_bas
 from starlearn.evaluate.judging import gold_losses, judge
 from starlearn.evaluate.lines import append_line, read_lines
 from starlearn.evaluate.runs import Observed, made_part, play, without_times
-from starlearn.evaluate.simulate import simulate
+from starlearn.evaluate.simulate import content_id, simulate
 from starlearn.evaluate.study_file import Settings
 from starlearn.query.acquisition import Uncertainty
 from starlearn.settings import Acquisition
@@ -210,6 +212,19 @@ def test_longest_first():
     items = ["a", "abc", {"x": "ab", "y": "cd"}, "ab"]
     chosen, _ = longest_first(None, items, 2, np.random.default_rng(0), None)
     assert chosen.tolist() == [2, 1]
+
+
+def test_accuracy_without_the_test_items_that_leak(tmp_path, tiny_model):
+    run = first_run(tiny_study(tmp_path, tiny_model), "random")
+    data = runs.load_task(run.task, run.seed)
+    half = frozenset(map(content_id, data.test_items[:5]))
+    watched = Observed(
+        runs.make_learner(run, data), ARMS["random"], replace(data, leaked=half), 0, 8
+    )
+    watched.teach(data.items[:4], data.labels[:4])
+    watched.score(data.test_items, data.test_labels)
+    clean = watched.learner.score(data.test_items[5:], data.test_labels[5:])
+    assert watched.seen[0]["accuracy_without_leaks"] == clean
 
 
 # What is judged

@@ -6,6 +6,7 @@ import pytest
 
 from starlearn.errors import InputError
 from starlearn.evaluate import tasks
+from starlearn.evaluate.simulate import content_id
 from starlearn.evaluate.study_file import Task
 from starlearn.evaluate.tasks import data_digest, load_task
 from starlearn.tasks import ChoiceTask, GenerationTask
@@ -89,6 +90,20 @@ def test_benchmarks_from_a_folder(tmp_path):
     assert (len(found.items), len(found.test_items)) == (6, 2)
     assert found.task.max_new_tokens == 24
     assert found.task.find(found.labels[0]) == "1"
+
+
+def test_test_rows_that_leak_are_known_whatever_is_drawn(tmp_path):
+    def rows(*numbers):
+        options = "\n".join(f"Answer{x}: {x * 3}" for x in "ABCD")
+        return [{"question": f"Which {i}?\n{options}", "answer": "A"} for i in numbers]
+
+    write(tmp_path, train=rows(*range(8)), test=rows(20, 3, 21, 5))
+    task = Task(name="t", source="benchmark", dataset="openbookqa", folder=str(tmp_path), n_test=3)
+    found = load_task(task, 0)
+    leaked = [item for item in found.test_items if content_id(item) in found.leaked]
+    assert len(found.leaked) == 2
+    assert {item["question"].split("?")[0] for item in leaked} <= {"Which 3", "Which 5"}
+    assert 1 <= len(leaked) <= 2
 
 
 def test_embedded_pools_tell_their_skills_and_depend_on_the_seed():

@@ -178,6 +178,7 @@ class Observed:
         rows = rng.choice(len(data.items), min(n_probe, len(data.items)), replace=False)
         self.probe = [data.items[i] for i in rows]
         self.gold = {content_id(x): y for x, y in zip(data.items, data.labels, strict=True)}
+        self.leaked = data.leaked
         self.scores: list[Any] = []
         """Scores of the probe by round, the base model's first."""
         self.seen: list[Record] = []
@@ -222,6 +223,9 @@ class Observed:
                 "spearman_answer_length": spearman(uncertainty.mixed, uncertainty.n_tokens),
             }
         )
+        if self.leaked:
+            clean = np.array([content_id(item) not in self.leaked for item in X])
+            self.seen[-1]["accuracy_without_leaks"] = float(found.correct[clean].mean())
         return float(found.correct.mean())
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from starlearn.errors import InputError, listed
+from starlearn.evaluate.simulate import content_id
 from starlearn.evaluate.study_file import Task
 from starlearn.tasks import ChoiceTask, GenerationTask
 
@@ -28,6 +29,8 @@ class TaskData:
     task: ChoiceTask | GenerationTask
     skills: list[str] | None = None
     """What each item of the pool asks for, where that is known: for the analysis alone."""
+    leaked: frozenset[str] = frozenset()
+    """Content ids of the test items that also stand in the pool."""
 
     @property
     def digest(self) -> str:
@@ -51,7 +54,7 @@ def load_task(task: Task, seed: int) -> TaskData:
     data = _stored(task)
     items, labels = _drawn(data.items, data.labels, task.n_items, [seed, 10])
     test_items, test_labels = _drawn(data.test_items, data.test_labels, task.n_test, [seed, 11])
-    return TaskData(items, labels, test_items, test_labels, data.task)
+    return TaskData(items, labels, test_items, test_labels, data.task, leaked=data.leaked)
 
 
 def data_digest(task: Task) -> str:
@@ -90,7 +93,12 @@ def _stored(task: Task) -> TaskData:
         if task.max_new_tokens is not None and isinstance(answers, GenerationTask):
             answers = GenerationTask(answers.prompt, task.max_new_tokens, answers.answer_pattern)
         return TaskData(
-            found.train_items, found.train_labels, found.test_items, found.test_labels, answers
+            found.train_items,
+            found.train_labels,
+            found.test_items,
+            found.test_labels,
+            answers,
+            leaked=frozenset(content_id(found.test_items[i]) for i in found.leaked_test_rows),
         )
     (items, labels), (test_items, test_labels) = found
     if task.max_new_tokens is not None:
