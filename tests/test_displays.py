@@ -208,10 +208,13 @@ def test_the_page_needs_no_network_and_escapes_names(tmp_path):
 
 
 def test_losses_are_on_the_page_too():
-    lines = lines_of(gain={"random": 0.2, "star_entropy": 0.0}, seeds=6)
+    lines = lines_of(gain={"random": 0.2, "star_entropy": 0.0}, seeds=10)
     page = render_study(grouped(lines))
     assert "-0.1500" in page
-    assert "worse" in page
+    assert '<td class="text">worse</td>' in page
+    fewer = render_study(grouped(lines[:18]))
+    assert '<td class="text">worse</td>' not in fewer
+    assert '<td class="text">too few seeds</td>' in fewer
 
 
 def test_a_folder_without_lines(tmp_path):

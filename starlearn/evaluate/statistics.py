@@ -15,6 +15,8 @@ Curve = Sequence[tuple[float, float]]
 
 MARGIN = 0.005
 """Half a point of accuracy: what "not worse" may lose."""
+LEAST_SEEDS = 10
+"""With fewer paired seeds nothing is said, whatever the interval."""
 N_BINS = 15
 EXACT_UP_TO = 40
 """Differences whose sign flips are all counted, 2^40; of more, a random sample is."""
@@ -195,6 +197,8 @@ class Contrast:
     @property
     def verdict(self) -> str:
         """What the interval allows to say; fixed before the first run."""
+        if len(self.seeds) < LEAST_SEEDS:
+            return "too few seeds"
         return verdict(self.low, self.high)
 
 

@@ -18,7 +18,7 @@ from starlearn.evaluate.displays import (
 )
 from starlearn.evaluate.report import as_plot_text, new_figure, replace_file
 from starlearn.evaluate.results import REFERENCE, TaskResults, primary_contrasts, read_results
-from starlearn.evaluate.statistics import MARGIN
+from starlearn.evaluate.statistics import LEAST_SEEDS, MARGIN
 from starlearn.evaluate.study_tables import markdown, row
 
 PAGE_FILE, TABLES_FILE, CURVES_FILE = "study.html", "study.md", "study.png"
@@ -64,6 +64,7 @@ def render_study(results: Sequence[TaskResults]) -> str:
         tasks=[section(task) for task in results],
         arms={arm: ARMS[arm].says for task in results for arm in task.arms if arm in ARMS},
         margin=MARGIN,
+        least_seeds=LEAST_SEEDS,
         reference=REFERENCE,
         n_runs=len(runs),
         hours=sum(run["seconds"] for run in runs) / 3600,
@@ -176,7 +177,8 @@ number of steps. AULC is the trapezoid of test accuracy over the labels, divided
 <h2>Primary contrasts</h2>
 <p>Named before the first run. p: exact two-sided sign-flip test; Holm: corrected over all rows.
 "better" is said when the 95 % t-interval lies above 0, "worse" when it lies below, "not worse" when
-it lies above -{{ margin }}.</p>
+it lies above -{{ margin }}; below {{ least_seeds }} seeds nothing is said. While a study is
+running the table is a look and no result: it ends with its last seed, not with a win.</p>
 <div class="scroll"><table>
 <tr><th>task</th><th class="text">contrast</th><th>seeds</th><th>AULC difference</th>
 <th>95 % interval</th><th>bootstrap (BCa)</th><th>p</th><th>Holm</th>
