@@ -12,6 +12,7 @@ import starlearn
 from starlearn.campaign import care, commands, exchange_commands
 from starlearn.campaign.report import command as report_command
 from starlearn.errors import InputError, listed
+from starlearn.evaluate import commands as study_commands
 from starlearn.terminal import (
     Records,
     Watcher,
@@ -361,3 +362,4 @@ app.add_typer(commands.app)
 app.add_typer(exchange_commands.app)
 app.add_typer(care.app)
 app.add_typer(report_command.app)
+app.add_typer(study_commands.app)

@@ -137,6 +137,14 @@ class Engine:
         with scorer.ready(), ItemBar("answering", len(prompts), verbose) as bar:
             return self.texts(scorer.write(prompts, bar))
 
+    def losses(
+        self, parts: Parts, adapter: Adapter, prompts: Prompts, answers: Prompts
+    ) -> NDArray[np.float64]:
+        """Return minus the log-probability of given answers to m prompts, without dropout, [m]."""
+        scorer = self.scorer(parts, adapter, None, seed=0)
+        with scorer.ready(), ItemBar("reading", len(prompts), verbose=False) as bar:
+            return scorer.losses(prompts, answers, bar)
+
     def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """Turn answer tokens into texts without special tokens."""
         decoded = self.backbone.tokenizer.batch_decode(

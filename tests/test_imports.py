@@ -33,6 +33,7 @@ LAYERS = [
         "starlearn.campaign.care",
         "starlearn.campaign.exchange_commands",
         "starlearn.campaign.report",
+        "starlearn.evaluate.commands",
     ],
     ["starlearn.cli"],
 ]

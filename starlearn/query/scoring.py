@@ -164,6 +164,15 @@ class Scorer:
         rows = self.store.get(self._space(space), row_keys(prompts), written)
         return [[int(token) for token in row if token >= 0] for row in rows]
 
+    def losses(self, prompts: Tokens, answers: Tokens, bar: ItemBar) -> NDArray[np.float64]:
+        """Return minus the log-probability of given answers without dropout, in nats, [c].
+
+        Call it inside `ready`. Each answer has at least one token; its end counts if it is given.
+        """
+        with self._work("reading", bar) as work:
+            keys = mask_keys(row_keys(prompts, answers))
+            return np.asarray(-answer_statistics(work, prompts, answers, keys).log_probability[0])
+
     def _score_choices(
         self, tree: ChoiceTree, prompts: Tokens, n_passes: int, bar: ItemBar
     ) -> Scores:

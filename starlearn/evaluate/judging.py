@@ -1,0 +1,94 @@
+"""A learner's answers to a test set judged: right or not, how sure, and how likely the gold one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starlearn.data.pool import as_labels
+from starlearn.evaluate.statistics import calibration_error, reliability
+from starlearn.query.progress import ItemBar
+from starlearn.tasks import GenerationTask
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One value a test item, q of them."""
+
+    correct: NDArray[np.bool_]
+    confidence: NDArray[np.float64]
+    """Probability of the answer that was given: of the likeliest choice among the choices, of the
+    whole text among all texts."""
+    loss: NDArray[np.float64]
+    """Minus log-probability of the gold answer in nats: among the choices; of a free-form answer,
+    by token, its end included."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a study keeps of it, rounded; None where there are no errors."""
+        bins = reliability(self.confidence, self.correct)
+        wrong = self.confidence[~self.correct]
+        return {
+            "test_nll": round(float(self.loss.mean()), 6),
+            "ece": round(calibration_error(bins), 6),
+            "confidence_on_errors": round(float(wrong.mean()), 6) if len(wrong) else None,
+            "reliability": {name: [round(v, 4) for v in values] for name, values in bins.items()},
+        }
+
+
+def judge(learner: Any, items: Sequence[Any], labels: Sequence[Any]) -> Judgement:
+    """Judge a fitted learner on q test items.
+
+    Parameters
+    ----------
+    learner : STARLearner
+    items, labels : sequences of length q
+    """
+    if isinstance(learner.task, GenerationTask):
+        return _judge_texts(learner, items, labels)
+    probabilities = learner.predict_proba(items)
+    answers = probabilities.argmax(axis=1)
+    gold = _columns(learner, labels)
+    return Judgement(answers == gold, probabilities.max(axis=1), _minus_log(probabilities, gold))
+
+
+def gold_losses(learner: Any, items: Sequence[Any], labels: Sequence[Any]) -> NDArray[np.float64]:
+    """Return minus the log-probability of the gold answers without dropout: `Judgement.loss`."""
+    if isinstance(learner.task, GenerationTask):
+        return _token_losses(learner, items, labels)
+    return _minus_log(learner.predict_proba(items), _columns(learner, labels))
+
+
+def _columns(learner: Any, labels: Sequence[Any]) -> NDArray[np.intp]:
+    places = {label: column for column, label in enumerate(learner.classes_.tolist())}
+    return np.array([places.get(label, -1) for label in labels], dtype=np.intp)
+
+
+def _minus_log(probabilities: NDArray[np.float64], gold: NDArray[np.intp]) -> NDArray[np.float64]:
+    found = probabilities[np.arange(len(gold)), gold]
+    found[gold < 0] = 0.0  # a class that was never labelled: the learner does not know it
+    return np.asarray(-np.log(np.maximum(found, np.finfo(np.float64).tiny)))
+
+
+def _token_losses(learner: Any, items: Sequence[Any], labels: Sequence[Any]) -> Any:
+    parts, engine = learner._parts(), learner._engine()
+    examples = engine.examples(parts, items, as_labels(labels, len(items)))
+    answers = [example.answer for example in examples]
+    losses = engine.losses(parts, learner.adapter_, [e.prompt for e in examples], answers)
+    return losses / np.array([len(answer) for answer in answers])
+
+
+def _judge_texts(learner: Any, items: Sequence[Any], labels: Sequence[Any]) -> Judgement:
+    parts, engine = learner._parts(), learner._engine()
+    prompts = engine.prompts(parts, items, room=parts.task.max_new_tokens)
+    scorer = engine.scorer(parts, learner.adapter_, None, seed=0)
+    with scorer.ready(), ItemBar("judging", len(prompts), verbose=False) as bar:
+        written = scorer.write(prompts, bar)
+        own = scorer.losses(prompts, written, bar)
+    correct = parts.task.correct(engine.texts(written), list(labels))
+    return Judgement(
+        np.asarray(correct, dtype=bool),
+        np.exp(-np.maximum(own, 0.0)),
+        _token_losses(learner, items, labels),
+    )

@@ -1,0 +1,149 @@
+"""Finished runs read back: by task, arm and seed, and the comparisons between arms."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starlearn.errors import InputError
+from starlearn.evaluate.arms import ARMS
+from starlearn.evaluate.lines import read_lines
+from starlearn.evaluate.statistics import Contrast, contrast, holm
+
+Record = dict[str, Any]
+
+REFERENCE = "random"
+PRIMARY = (("star_entropy", "random"), ("star_entropy", "plain_entropy"))
+"""The contrasts that were named before the first run; corrected together over all tasks."""
+
+
+@dataclass(frozen=True)
+class TaskResults:
+    """All finished runs of a task that may be compared: everything but arm and seed is equal."""
+
+    name: str
+    protocol: str
+    """Hash of what the runs share."""
+    runs: Mapping[str, Mapping[int, Record]]
+    """By arm and seed."""
+
+    @property
+    def areas(self) -> dict[str, dict[int, float]]:
+        """AULC by arm and seed."""
+        return {
+            arm: {seed: run["aulc"] for seed, run in by_seed.items()}
+            for arm, by_seed in self.runs.items()
+        }
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms that have runs, in the order of the table of arms."""
+        order = list(ARMS)
+        return sorted(self.runs, key=lambda arm: order.index(arm) if arm in order else len(order))
+
+    def n_labels(self) -> list[int]:
+        """Return the label count of each round."""
+        run = next(iter(next(iter(self.runs.values())).values()))
+        return [int(record["n_labels"]) for record in run["rounds"]]
+
+    def by_round(self, arm: str, name: str) -> NDArray[np.float64]:
+        """Return a figure of all runs of an arm, [seeds, rounds]; NaN where there was none."""
+        rows = [[r.get(name) for r in run["rounds"]] for run in self._of(arm)]
+        return np.array(rows, dtype=np.float64)
+
+    def last_bins(self, arm: str) -> dict[str, NDArray[np.float64]]:
+        """Return the reliability bins after the last round, summed over the seeds."""
+        found = [run["rounds"][-1]["reliability"] for run in self._of(arm)]
+        return {name: np.sum([bins[name] for bins in found], axis=0) for name in found[0]}
+
+    def correlations(self, arm: str) -> NDArray[np.float64]:
+        """Return the mean Spearman matrix of the rounds' scores, base model first."""
+        matrices = np.array([run["spearman_rounds"] for run in self._of(arm)], dtype=np.float64)
+        known = ~np.isnan(matrices)
+        return np.where(known, matrices, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+
+    def mix(self, arm: str) -> dict[str, NDArray[np.float64]]:
+        """Return the share of each skill, else class, in the batches by round, [rounds]."""
+        runs = self._of(arm)
+        kind = "skill_mix" if "skill_mix" in runs[0]["rounds"][0] else "class_mix"
+        counts: dict[str, NDArray[np.float64]] = {}
+        for run in runs:
+            for number, record in enumerate(run["rounds"]):
+                for name, count in record[kind].items():
+                    counts.setdefault(name, np.zeros(len(run["rounds"])))[number] += count
+        total = np.sum(list(counts.values()), axis=0) if counts else 1.0
+        return {name: counts[name] / total for name in sorted(counts)}
+
+    def contrasts(self, against: str = REFERENCE) -> list[Contrast]:
+        """Compare every arm with another one, over the seeds that both have."""
+        found = (contrast(self.name, arm, against, self.areas) for arm in self.arms)
+        return [one for one in found if one is not None and one.arm != against]
+
+    def _of(self, arm: str) -> list[Record]:
+        if arm not in self.runs:
+            raise InputError(f"{self.name} has no finished run of {arm!r}")
+        return [self.runs[arm][seed] for seed in sorted(self.runs[arm])]
+
+
+def accuracies(task: TaskResults, arm: str, seeds: Sequence[int]) -> NDArray[np.float64]:
+    """Return the accuracy of some runs of an arm, [seeds, rounds]."""
+    runs = [task.runs[arm][seed] for seed in seeds]
+    return np.array([[record["accuracy"] for record in run["rounds"]] for run in runs])
+
+
+def balanced_seeds(task: TaskResults) -> list[int]:
+    """Return the seeds that all arms of a task have finished."""
+    return sorted(set.intersection(*(set(by_seed) for by_seed in task.runs.values())))
+
+
+def read_results(folder: Path) -> list[TaskResults]:
+    """Read all lines of a folder; runs of tuning studies and failed runs are left out.
+
+    Raises
+    ------
+    InputError
+        When there is no line that can be reported, or one is damaged.
+    """
+    files = sorted(folder.glob("*.jsonl"))
+    lines = [line for file in files for line in read_lines(file)]
+    return grouped(lines, str(folder))
+
+
+def grouped(lines: Iterable[Record], where: str = "the lines") -> list[TaskResults]:
+    """Sort lines into tasks; of equal runs the first one counts."""
+    found: dict[tuple[str, str], dict[str, dict[int, Record]]] = {}
+    for line in lines:
+        if line.get("error") or line["purpose"] != "report":
+            continue
+        by_arm = found.setdefault((line["task"], line["protocol"]), {})
+        by_arm.setdefault(line["arm"], {}).setdefault(line["seed"], line)
+    if not found:
+        raise InputError(f"{where}: no finished run to report; run a study with --out first")
+    names = [name for name, _ in found]
+    return [
+        TaskResults(name if names.count(name) == 1 else f"{name} ({protocol[:4]})", protocol, arms)
+        for (name, protocol), arms in found.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Primary:
+    """A contrast that was named before the first run, with its corrected p-value."""
+
+    contrast: Contrast
+    p_holm: float
+
+
+def primary_contrasts(results: Sequence[TaskResults]) -> list[Primary]:
+    """Compute the primary contrasts of all tasks, corrected together after Holm."""
+    found = [
+        one
+        for task in results
+        for arm, against in PRIMARY
+        if (one := contrast(task.name, arm, against, task.areas)) is not None
+    ]
+    adjusted = holm([one.p for one in found])
+    return [Primary(one, p) for one, p in zip(found, adjusted, strict=True)]

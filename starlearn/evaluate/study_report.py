@@ -1,0 +1,247 @@
+"""The report of a study: one HTML file that needs no network, with every task, losses too."""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from starlearn.evaluate.arms import ARMS
+from starlearn.evaluate.displays import (
+    AulcForest,
+    ConfidenceOnErrors,
+    FigureByRound,
+    LearningCurves,
+    MixByRound,
+    ReliabilityDiagram,
+    ScoreCorrelations,
+)
+from starlearn.evaluate.report import as_plot_text, new_figure, replace_file
+from starlearn.evaluate.results import REFERENCE, TaskResults, primary_contrasts, read_results
+from starlearn.evaluate.statistics import LEAST_SEEDS, MARGIN
+from starlearn.evaluate.study_tables import markdown, row
+
+PAGE_FILE, TABLES_FILE, CURVES_FILE = "study.html", "study.md", "study.png"
+MOST_CURVES = 4
+"""Arms in a figure of curves: more lines cannot be told apart."""
+
+
+def write_study_report(folder: Path) -> Path:
+    """Write ``study.html``, ``study.md`` and ``study.png`` beside the lines of one or more studies.
+
+    Parameters
+    ----------
+    folder : path
+
+    Returns
+    -------
+    path
+        The page; the others hold its tables as Markdown, and the learning curves of all tasks.
+
+    Raises
+    ------
+    InputError
+        When there is no finished run that can be reported.
+    """
+    results = read_results(folder)
+    replace_file(folder / TABLES_FILE, markdown(results).encode())
+    replace_file(folder / CURVES_FILE, draw_curves(results))
+    replace_file(folder / PAGE_FILE, render_study(results).encode())
+    return folder / PAGE_FILE
+
+
+def render_study(results: Sequence[TaskResults]) -> str:
+    """Fill the page; every text that comes from outside is escaped."""
+    from jinja2 import Environment, StrictUndefined
+
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
+        PAGE
+    )
+    runs = [run for task in results for by_seed in task.runs.values() for run in by_seed.values()]
+    return page.render(
+        primary=primary_contrasts(results),
+        forest=as_image(AulcForest.from_results(results)),
+        tasks=[section(task) for task in results],
+        arms={arm: ARMS[arm].says for task in results for arm in task.arms if arm in ARMS},
+        margin=MARGIN,
+        least_seeds=LEAST_SEEDS,
+        reference=REFERENCE,
+        n_runs=len(runs),
+        hours=sum(run["seconds"] for run in runs) / 3600,
+        machines=machines(runs),
+    )
+
+
+def section(task: TaskResults) -> dict[str, Any]:
+    """Return what the page shows of one task: its tables and its figures."""
+    shown = main_arms(task)
+    figures = {
+        "Learning curves, mean and 95 % interval": LearningCurves.from_results(task, shown),
+        "Reliability after the last round": ReliabilityDiagram.from_results(task, shown),
+        "Confidence of wrong answers after the last round": ConfidenceOnErrors.from_results(
+            task, shown
+        ),
+        "Length of what was bought": FigureByRound.from_results(
+            task, "mean_item_length", "characters of an item", shown
+        ),
+    }
+    for arm in [arm for arm in shown if arm != REFERENCE][:2]:
+        figures[f"Rank correlation of scores between rounds, {arm}"] = (
+            ScoreCorrelations.from_results(task, arm)
+        )
+    for arm in shown[:3]:
+        if task.mix(arm):
+            figures[f"What was bought by {arm}, round by round"] = MixByRound.from_results(
+                task, arm
+            )
+    return {
+        "name": task.name,
+        "rows": [row(task, arm) for arm in task.arms],
+        "contrasts": task.contrasts(),
+        "figures": {title: as_image(display) for title, display in figures.items()},
+    }
+
+
+def main_arms(task: TaskResults) -> list[str]:
+    """Return the few arms whose curves are drawn: the first ones of the table of arms."""
+    first = [arm for arm in ("random", "plain_entropy", "star_entropy") if arm in task.arms]
+    return [*first, *(arm for arm in task.arms if arm not in first)][:MOST_CURVES]
+
+
+def machines(runs: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Count the runs by what computed them: device and versions."""
+    found: dict[str, int] = {}
+    for run in runs:
+        versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+        name = f"{run['device']}; {versions}"
+        found[name] = found.get(name, 0) + 1
+    return found
+
+
+def draw_curves(results: Sequence[TaskResults]) -> bytes:
+    """Draw the learning curves of all tasks side by side, two in a row; return a PNG."""
+    figure = new_figure()
+    n_rows = (len(results) + 1) // 2
+    figure.set_size_inches(10.0, 3.6 * n_rows)
+    for place, task in enumerate(results, 1):
+        axes = figure.add_subplot(n_rows, min(2, len(results)), place)
+        LearningCurves.from_results(task, main_arms(task)).plot(axes)
+        axes.set_title(as_plot_text(task.name))
+    return png(figure, dpi=100)
+
+
+def png(figure: Any, dpi: int) -> bytes:
+    """Return a figure as the bytes of a PNG."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=dpi)
+    return image.getvalue()
+
+
+def as_image(display: Any) -> str:
+    """Draw a display and return it as the text of a PNG, base64."""
+    figure = new_figure()
+    if isinstance(display, AulcForest):
+        figure.set_size_inches(8.0, 1.5 + 0.28 * len(display.contrasts))
+    display.plot(figure.add_subplot())
+    return base64.b64encode(png(figure, dpi=110)).decode()
+
+
+PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>starlearn: does it save labels?</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; margin: 1rem 0 }
+th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
+th:first-child, td.text, th.text { text-align: left }
+img { max-width: 100% }
+figure { display: inline-block; margin: 0 1rem 1rem 0; max-width: 30rem }
+figcaption { font-weight: 600 }
+.scroll { overflow-x: auto }
+</style>
+</head>
+<body>
+<h1>Does it save labels?</h1>
+<p>{{ n_runs }} finished runs, {{ "%.1f"|format(hours) }} hours of computing. A seed is the unit:
+for one seed all arms share pool, initial labels, test set, initial adapter, order of training and
+number of steps. AULC is the trapezoid of test accuracy over the labels, divided by its range.</p>
+{% macro signed(value) %}{{ "%+.4f"|format(value) }}{% endmacro %}
+{% macro number(value, form) %}
+{% if value is not none %}{{ form|format(value) }}{% endif %}
+{% endmacro %}
+{% if primary %}
+<h2>Primary contrasts</h2>
+<p>Named before the first run. p: exact two-sided sign-flip test; Holm: corrected over all rows.
+"better" is said when the 95 % t-interval lies above 0, "worse" when it lies below, "not worse" when
+it lies above -{{ margin }}; below {{ least_seeds }} seeds nothing is said. While a study is
+running the table is a look and no result: it ends with its last seed, not with a win.</p>
+<div class="scroll"><table>
+<tr><th>task</th><th class="text">contrast</th><th>seeds</th><th>AULC difference</th>
+<th>95 % interval</th><th>bootstrap (BCa)</th><th>p</th><th>Holm</th>
+<th class="text">verdict</th></tr>
+{% for one in primary %}
+{% set c = one.contrast %}
+<tr><td class="text">{{ c.task }}</td><td class="text">{{ c.arm }} - {{ c.against }}</td>
+<td>{{ c.seeds|length }}</td><td>{{ signed(c.mean) }}</td>
+<td>{{ signed(c.low) }} to {{ signed(c.high) }}</td>
+<td>{{ signed(c.bca[0]) }} to {{ signed(c.bca[1]) }}</td>
+<td>{{ "%.4g"|format(c.p) }}</td><td>{{ "%.4g"|format(one.p_holm) }}</td>
+<td class="text">{{ c.verdict }}</td></tr>
+{% endfor %}
+</table></div>
+{% endif %}
+<h2>All arms against {{ reference }}</h2>
+<p>Points are means over paired seeds (their number in brackets), lines 95 % t-intervals, ticks the
+seeds. These are not corrected for their number: look at the primary contrasts for claims.</p>
+<img src="data:image/png;base64,{{ forest }}" alt="Differences of AULC with intervals">
+{% for task in tasks %}
+<h2>{{ task.name }}</h2>
+<div class="scroll"><table>
+<tr><th>arm</th><th>seeds</th><th>AULC</th><th>final accuracy</th><th>RIPL</th><th>speed-up</th>
+<th>test NLL</th><th>ECE</th><th>confidence on errors</th><th>score and length</th></tr>
+{% for r in task.rows %}
+<tr><td class="text">{{ r.arm }}</td><td>{{ r.seeds }}</td><td>{{ "%.4f"|format(r.aulc) }}</td>
+<td>{{ "%.4f"|format(r.final) }}</td><td>{{ number(r.ripl, "%+.3f") }}</td>
+<td>{{ number(r.speed_up, "%.2f") }}</td><td>{{ number(r.test_nll, "%.3f") }}</td>
+<td>{{ number(r.ece, "%.3f") }}</td><td>{{ number(r.confidence_on_errors, "%.3f") }}</td>
+<td>{{ number(r.spearman_answer_length, "%+.2f") }}</td></tr>
+{% endfor %}
+</table></div>
+<div class="scroll"><table>
+<tr><th>against {{ reference }}</th><th>seeds</th><th>AULC difference</th><th>95 % interval</th>
+<th>p, uncorrected</th><th class="text">verdict</th></tr>
+{% for c in task.contrasts %}
+<tr><td class="text">{{ c.arm }}</td><td>{{ c.seeds|length }}</td><td>{{ signed(c.mean) }}</td>
+<td>{{ signed(c.low) }} to {{ signed(c.high) }}</td><td>{{ "%.4g"|format(c.p) }}</td>
+<td class="text">{{ c.verdict }}</td></tr>
+{% endfor %}
+</table></div>
+{% for title, image in task.figures.items() %}
+<figure><figcaption>{{ title }}</figcaption>
+<img src="data:image/png;base64,{{ image }}" alt="{{ task.name }}: {{ title }}"></figure>
+{% endfor %}
+{% endfor %}
+<p>RIPL: the share of what {{ reference }} leaves to gain. Speed-up: how many times fewer labels the
+mean curve needs for the final accuracy of {{ reference }}; 0 where it never gets there. Test NLL:
+of the right answer, in nats (free-form: by token). ECE: 15 bins of equal width. Score and length:
+rank correlation of what a query ranks by with the tokens of the answer, empty where all are
+equal.</p>
+<h2>Arms</h2>
+<table>
+{% for arm, says in arms.items() %}
+<tr><th class="text">{{ arm }}</th><td class="text">{{ says }}</td></tr>
+{% endfor %}
+</table>
+<h2>Machines</h2>
+<table>
+{% for name, count in machines.items() %}
+<tr><th class="text">{{ count }} runs</th><td class="text">{{ name }}</td></tr>
+{% endfor %}
+</table>
+</body>
+</html>
+"""

@@ -1,0 +1,106 @@
+"""The tables of a study as Markdown, for a document: primary contrasts, and every arm of a task."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from starlearn.evaluate.results import (
+    REFERENCE,
+    TaskResults,
+    accuracies,
+    balanced_seeds,
+    primary_contrasts,
+)
+from starlearn.evaluate.statistics import ripl, speed_up
+
+
+def row(task: TaskResults, arm: str) -> dict[str, Any]:
+    """Return one arm's line of the table of a task: means over its seeds, after the last round."""
+    areas = task.areas
+    found: dict[str, Any] = {
+        "arm": arm,
+        "seeds": len(areas[arm]),
+        "aulc": float(np.mean(list(areas[arm].values()))),
+        "final": float(task.by_round(arm, "accuracy")[:, -1].mean()),
+        "ripl": None,
+        "speed_up": None,
+    }
+    for name in ("test_nll", "ece", "confidence_on_errors", "spearman_answer_length"):
+        values = task.by_round(arm, name)[:, -1]
+        values = values[~np.isnan(values)]
+        found[name] = float(values.mean()) if len(values) else None
+    seeds = sorted(set(areas[arm]) & set(areas.get(REFERENCE, {})))
+    if seeds and arm != REFERENCE:
+        own, other = (float(np.mean([areas[a][s] for s in seeds])) for a in (arm, REFERENCE))
+        found["ripl"] = ripl(own, other)
+        curves = [np.mean(accuracies(task, a, seeds), axis=0) for a in (arm, REFERENCE)]
+        points = [list(zip(task.n_labels(), curve.tolist(), strict=True)) for curve in curves]
+        found["speed_up"] = speed_up(points[0], points[1])
+    return found
+
+
+def markdown(results: Sequence[TaskResults]) -> str:
+    """Return all tables of a study, each under a heading."""
+    parts = [
+        "## Primary contrasts\n",
+        _primary(results),
+    ]
+    for task in results:
+        n = len(balanced_seeds(task))
+        parts += [f"\n## {task.name}, {n} seeds that all arms have\n", _arms(task)]
+    return "\n".join(parts) + "\n"
+
+
+def _primary(results: Sequence[TaskResults]) -> str:
+    lines = [
+        [
+            one.contrast.task,
+            f"{one.contrast.arm} - {one.contrast.against}",
+            len(one.contrast.seeds),
+            f"{one.contrast.mean:+.4f}",
+            f"{one.contrast.low:+.4f} to {one.contrast.high:+.4f}",
+            f"{one.contrast.p:.2g}",
+            f"{one.p_holm:.2g}",
+            one.contrast.verdict,
+        ]
+        for one in primary_contrasts(results)
+    ]
+    heads = ["task", "contrast", "seeds", "AULC difference", "95 % interval", "p", "Holm"]
+    return _table([*heads, "interval says"], lines)
+
+
+def _arms(task: TaskResults) -> str:
+    against = {one.arm: one for one in task.contrasts()}
+    lines = []
+    for arm in task.arms:
+        found, one = row(task, arm), against.get(arm)
+        lines.append(
+            [
+                arm,
+                found["seeds"],
+                f"{found['aulc']:.4f}",
+                f"{one.mean:+.4f} ({one.low:+.4f} to {one.high:+.4f})" if one else "",
+                f"{found['final']:.3f}",
+                _number(found["ripl"], "+.2f"),
+                _number(found["speed_up"], ".2f"),
+                _number(found["test_nll"], ".3f"),
+                _number(found["ece"], ".3f"),
+                _number(found["confidence_on_errors"], ".3f"),
+            ]
+        )
+    heads = ["arm", "seeds", "AULC", f"minus {REFERENCE} (95 %)", "final", "RIPL", "speed-up"]
+    return _table([*heads, "test NLL", "ECE", "confidence on errors"], lines)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _table(heads: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
+    rows = [heads, ["---"] * len(heads), *lines]
+    return "\n".join("| " + " | ".join(map(_cell, cells)) + " |" for cells in rows)
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", r"\|")
