@@ -194,7 +194,16 @@ class Told:
 
     def uncertainty(self, items):
         zeros = np.zeros(len(items))
-        return Uncertainty(self.base, self.full, zeros, zeros, zeros, zeros.astype(int), None)
+        return Uncertainty(
+            base=self.base,
+            full=self.full,
+            mixed=zeros,
+            entropy=zeros,
+            mutual_information=zeros,
+            confidence=zeros,
+            n_tokens=zeros.astype(int),
+            answers=None,
+        )
 
 
 def test_the_placebo_keeps_the_full_scores_and_deals_out_the_base_scores():
