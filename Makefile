@@ -7,6 +7,9 @@ STAMP := $(VENV)/.installed
 SERVER := .venv-labelstudio
 SERVER_STAMP := $(SERVER)/.installed
 
+# Processes that share the tests, each with one thread.
+WORKERS ?= 2
+
 # Small models gain next to nothing from more threads, and on a busy machine threads wait for each other.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
@@ -28,10 +31,10 @@ demo: $(STAMP)
 	$(BIN)/starlearn demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-long: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # A real Label Studio on the loopback interface, with SQLite and its telemetry off.
 test-labelstudio: $(STAMP) $(SERVER_STAMP)
