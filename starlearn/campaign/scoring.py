@@ -46,6 +46,8 @@ def choose(place: Place, learner: STARLearner, pool: pa.Table, found: Round) -> 
     """
     acquisition = learner.acquisition or Acquisition()
     items = fields_of(pool)
+    # An interrupted query with other settings may have left scores that this one does not write.
+    place.round_scores(found.id).unlink(missing_ok=True)
     try:
         picked, _, metrics = learner.query(items, found.n, return_metrics=True)
     except InputError as error:

@@ -565,3 +565,22 @@ def test_no_warning_in_a_plain_campaign(make_campaign):
         campaign = make_campaign(task=ChoiceTask("{text} Answer :", choices=COLOURS))
         campaign.query(1)
     assert querying.waiting_message(campaign, rounds.current(campaign.store))
+
+
+def test_scores_that_an_interrupted_query_left_are_not_those_of_another_query(
+    make_campaign, monkeypatch
+):
+    campaign = make_campaign()
+
+    def interrupted(name):
+        if name == "query_scores_written":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "failpoint", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            campaign.query(2)
+    assert campaign.scores(1) is not None
+    campaign.set_params(acquisition__strategy="random")
+    assert all(item.score is None for item in campaign.query(2))
+    assert campaign.scores(1) is None  # a random draw computes none
