@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starlearn.data.tokens import encode_answers, encode_prompts
+from starlearn.errors import InputError
 from starlearn.inputs import Parts
 from starlearn.model.adapter import Adapter
 from starlearn.model.backbone import Backbone
@@ -49,6 +50,15 @@ class Engine:
         """Arrange the texts of the C classes in a tree."""
         texts = [str(label) for label in classes]
         tokens = encode_answers(self.backbone.tokenizer, parts.task, texts)
+        first: dict[tuple[int, ...], str] = {}
+        for text, ids in zip(texts, tokens, strict=True):
+            other = first.setdefault(tuple(ids), text)
+            if other is not text:
+                raise InputError(
+                    f"The choices {other!r:.60} and {text!r:.60} become the same tokens for the "
+                    f"tokenizer of {self.backbone.source}, so no answer could tell them apart. "
+                    "Rename one of them."
+                )
         return build_tree(tokens, self.backbone.eos_id)
 
     def check_classes(self, parts: Parts, classes: Sequence[Any]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from starlearn.campaign import events, rounds
-from starlearn.campaign.answers import checked_answer, checked_name, resolved
+from starlearn.campaign.answers import checked_answer, checked_name
 from starlearn.campaign.doctor import Finding, examine
 from starlearn.campaign.durable import warn_about_place
 from starlearn.campaign.events import Entry, Event
@@ -293,8 +293,9 @@ class Campaign(Ground):
 
     def labels(self) -> dict[str, str]:
         """Return the label of each item that has one, by its id."""
-        words = events.standing(events.events(self.store))
-        return resolved(words, self.options["resolution"])
+        from starlearn.campaign.querying import labels_of
+
+        return labels_of(self)
 
     # Care
 
@@ -310,11 +311,20 @@ class Campaign(Ground):
         return self
 
     def add_choice(self, choice: str) -> Self:
-        """Add an answer to the task's closed set; the next training learns it."""
+        """Add an answer to the task's closed set; the next training learns it.
+
+        Raises
+        ------
+        InputError
+            When it is there already, or the model's tokenizer cannot tell it from another.
+        """
         from starlearn.campaign import recipe
 
-        with self.holding("add_choice"), self.store.transaction():
-            self.store.set_meta(learner=recipe.with_choice(self.meta["learner"], choice))
+        with self.holding("add_choice"):
+            changed = recipe.with_choice(self.meta["learner"], choice)
+            recipe.require_told_apart(changed, self._model)
+            with self.store.transaction():
+                self.store.set_meta(learner=changed)
         return self
 
     def doctor(self, *, fix: bool = False) -> list[Finding]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from starlearn.campaign.commands import LEVELS, Folder, opened, opened_to_read, say, told
+from starlearn.campaign.commands import LEVELS, Folder, Model, opened, opened_to_read, say, told
 from starlearn.errors import InputError
 
 app = typer.Typer()
@@ -18,9 +18,10 @@ DAMAGED = 4
 def add_choice(
     folder: Folder,
     choice: Annotated[str, typer.Argument(help="The new answer.", show_default=False)],
+    model: Model = None,
 ) -> None:
     """Add an answer to those there are; the next training learns it."""
-    with opened(folder) as campaign:
+    with opened(folder, model) as campaign:
         campaign.add_choice(choice.strip())
         say(f"There are {len(campaign.choices or [])} choices now.")
 

@@ -48,6 +48,7 @@ def create(
     found = unique_items(items, filled, extra_fields)
     if not found:
         raise InputError("The pool is empty: give at least one item.")
+    recipe.require_told_apart(settings)
     first = _first_labels(learner)
     _require_empty(place.folder)
     with Lock(place.lock).held("init"):

@@ -6,7 +6,8 @@ from hashlib import sha256
 from time import perf_counter
 from typing import Any
 
-from starlearn.campaign import rounds
+from starlearn.campaign import events, rounds
+from starlearn.campaign.answers import resolved
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.ground import Ground
 from starlearn.campaign.rounds import Round
@@ -17,7 +18,8 @@ def query(campaign: Ground, n_instances: int, strict: bool) -> None:
     """Issue the batch of a new round, or of the round whose scoring was interrupted.
 
     A query that had come to its end before the process died is not repeated: the batch that is
-    open is the answer.
+    open is the answer. A batch that was gone through without a label, in a campaign that has none
+    yet, leaves nothing to train on, and another one may be asked for.
 
     Raises
     ------
@@ -27,9 +29,10 @@ def query(campaign: Ground, n_instances: int, strict: bool) -> None:
     last = rounds.current(campaign.store)
     if last is not None and last.state == "issued" and last.n == n_instances:
         return
-    if last is not None and _waits(campaign, last):
+    nothing = last is not None and last.state == "labelled" and not labels_of(campaign)
+    if last is not None and _waits(campaign, last) and not nothing:
         raise InputError(waiting_message(campaign, last))
-    if last is None or last.state == "published":
+    if last is None or last.state == "published" or nothing:
         done = campaign.done(before=None)
         n_instances = _clipped(campaign, n_instances, done, strict)
         if n_instances == 0:
@@ -52,6 +55,12 @@ def waiting_message(campaign: Ground, last: Round) -> str:
         f"The {batch} items of round {last.id} are {last.state}: train on their labels first. "
         f"starlearn teach {campaign.folder}, campaign.teach()."
     )
+
+
+def labels_of(campaign: Ground) -> dict[str, str]:
+    """Return the label of each item that has one, by its id."""
+    words = events.standing(events.events(campaign.store))
+    return resolved(words, campaign.options["resolution"])
 
 
 def _waits(campaign: Ground, last: Round) -> bool:

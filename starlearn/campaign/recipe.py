@@ -15,6 +15,7 @@ from starlearn.errors import (
 from starlearn.inputs import DEFAULTS, checked_parts
 from starlearn.learner import STARLearner
 from starlearn.saving import json_value, parameters_from_json, parameters_to_json
+from starlearn.tasks import ChoiceTask
 
 FIXED = ("model", "task", "quantization", "random_state")
 """What a campaign was begun with, and keeps."""
@@ -89,6 +90,24 @@ def with_choice(recipe: str, choice: str) -> str:
     task.choices = [*task.choices, choice]
     task.check()
     return to_json(STARLearner(**parameters))
+
+
+def require_told_apart(recipe: str, model: str | None = None) -> None:
+    """Raise InputError when the tokenizer makes the same of two choices: they could never part.
+
+    Parameters
+    ----------
+    recipe : str
+        From `to_json`.
+    model : str, optional
+        Where the base model is now, if it moved.
+    """
+    learner = STARLearner(**parameters_of(recipe))
+    if model is not None:
+        learner.set_params(model=model)
+    parts = checked_parts(learner)
+    if isinstance(parts.task, ChoiceTask) and parts.task.choices is not None:
+        learner._engine().tree(parts, parts.task.choices)
 
 
 def require_base(learner: STARLearner, fingerprint: str | None) -> str:

@@ -100,16 +100,18 @@ def status_of(
         adapter=published[-1].adapter if published else None,
         error=last.error if last else None,
         holder=str(held_by) if held_by else None,
-        next=next_command(place.folder, last, len(batch), facts["n_items"] - len(said)),
+        next=next_command(
+            place.folder, last, len(batch), facts["n_items"] - len(said), len(labelled)
+        ),
     )
 
 
-def next_command(folder: Path, last: Round | None, batch: int, left: int) -> str:
+def next_command(folder: Path, last: Round | None, batch: int, left: int, n_labelled: int) -> str:
     """Say what to type next, in the state that the campaign is in."""
     campaign = shlex.quote(str(folder))
     if last is not None and last.state == "issued":
         return f"starlearn label {campaign}"
-    if last is not None and last.state == "labelled":
+    if last is not None and last.state == "labelled" and n_labelled:
         return f"starlearn teach {campaign}"
     if last is not None and last.state in ("scoring", "training"):
         return f"starlearn resume {campaign}"

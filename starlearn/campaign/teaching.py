@@ -101,8 +101,9 @@ def labelled(campaign: Ground) -> list[tuple[dict[str, str], str]]:
     contents = rounds.contents(campaign.store)
     if not labels:
         raise InputError(
-            f"There is no label to train on yet. Label the batch first: starlearn label "
-            f"{campaign.folder}, campaign.label(item, answer)."
+            "There is no label to train on yet: what was said are skips and flags, or annotators "
+            f"differ. Ask for other items: starlearn query {campaign.folder} -n 50; or take a word "
+            f"back with u: starlearn label {campaign.folder}."
         )
     return [(json.loads(contents[item]), answer) for item, answer in labels.items()]
 

@@ -418,6 +418,44 @@ def test_fault_02_a_label_between_interruption_and_resumption_changes_no_batch(
     assert batches[0] == batches[1]
 
 
+def test_trap_a_first_batch_without_a_label_can_be_left(make_campaign):
+    campaign = make_campaign()
+    first = campaign.query(2)
+    campaign.skip(first[0])
+    campaign.flag(first[1])
+    assert campaign.status().state == "labelled"
+    assert campaign.status().next.startswith("starlearn query")
+    with pytest.raises(InputError, match=r"skips and flags.*starlearn query .* -n 50"):
+        campaign.teach()
+    second = campaign.query(3)
+    assert not set(ids(first)) & set(ids(second))
+    assert campaign.status().round == 2
+    label_all(campaign)
+    assert campaign.teach().state == "published"
+    campaign.label(first[0], "red")  # the first batch is not closed to second thoughts
+    campaign.query(2)
+    label_all(campaign)
+    campaign.teach()
+    assert campaign.doctor() == []
+    assert [(r.round, r.state, r.n_labels) for r in campaign.history()] == [
+        (1, "labelled", None),
+        (2, "published", 3),
+        (3, "published", 6),
+    ]
+
+
+def test_trap_a_choice_that_the_tokenizer_cannot_tell_from_another_is_refused(make_campaign):
+    campaign = make_campaign()
+    campaign.add_choice("yes")
+    campaign.add_choice("never")  # unknown to the word tokenizer, and the only such word
+    with pytest.raises(InputError, match="'never' and 'always' become the same tokens"):
+        campaign.add_choice("always")
+    assert campaign.choices == [*COLOURS, "yes", "never"]
+    task = ChoiceTask("{text} Answer :", choices=["never", "always"])
+    with pytest.raises(InputError, match="become the same tokens"):
+        make_campaign(name="other", task=task)
+
+
 def test_a_correction_counts_in_the_next_training(make_campaign):
     campaign = make_campaign()
     batch = campaign.query(3)
@@ -540,7 +578,7 @@ def test_every_state_has_a_next_command(quick):
 
     for state in rounds.STATES:
         found = rounds.Round(1, state, 5, 0, {}, 0, None, None, None, {}, None, "", "")
-        assert next_command(quick, found, 5, 10).startswith("starlearn ")
+        assert next_command(quick, found, 5, 10, 3).startswith("starlearn ")
 
 
 def test_opening_and_labelling_load_no_model(make_campaign, quick):
