@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from starlearn.data.stream import Pool
+    from starlearn.distributed.cluster import Ray
+    from starlearn.distributed.files import score_pool
     from starlearn.learner import STARLearner
     from starlearn.query.budget import Budget
     from starlearn.settings import Acquisition, LoRA, Training
@@ -21,8 +23,10 @@ __all__ = [
     "GenerationTask",
     "LoRA",
     "Pool",
+    "Ray",
     "STARLearner",
     "Training",
+    "score_pool",
 ]
 
 _HOME = {
@@ -32,6 +36,8 @@ _HOME = {
     "Training": "starlearn.settings",
     "Pool": "starlearn.data.stream",
     "Budget": "starlearn.query.budget",
+    "Ray": "starlearn.distributed.cluster",
+    "score_pool": "starlearn.distributed.files",
     "ChoiceTask": "starlearn.tasks",
     "GenerationTask": "starlearn.tasks",
 }

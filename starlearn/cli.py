@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import starlearn
+from starlearn import planning_command
 from starlearn.campaign import care, commands, exchange_commands
 from starlearn.errors import InputError, listed
 from starlearn.terminal import (
@@ -359,3 +360,4 @@ def run(
 app.add_typer(commands.app)
 app.add_typer(exchange_commands.app)
 app.add_typer(care.app)
+app.add_typer(planning_command.app)

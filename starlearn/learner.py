@@ -15,7 +15,7 @@ from sklearn.utils.metaestimators import available_if
 from starlearn import saving
 from starlearn.data.pool import as_count, as_items, as_labels, object_array, take
 from starlearn.data.stream import Rows
-from starlearn.distributed.engine import RayWorkers
+from starlearn.distributed.engine import workers_of
 from starlearn.engine import Engine, Prompts, answer_room
 from starlearn.errors import InputError
 from starlearn.inputs import (
@@ -200,8 +200,9 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         budget : Budget, optional
             What labels may cost. Items that cost more than what is left are passed over, and the
             batch is smaller than n when the money ends.
-        engine : None, "ray" or starlearn.distributed.cluster.Ray, default=None
-            Who scores: this process, or workers of a Ray cluster, with the same result.
+        engine : None, "ray", Ray or "accelerate", default=None
+            Who scores: this process, workers of a Ray cluster, or all processes of this program
+            (`accelerate launch`, each calls this method); with the same result.
 
         Returns
         -------
@@ -240,7 +241,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         pool : m items in any container that `fit` takes
-        engine : None, "ray" or Ray, as in `query`
+        engine : as in `query`
 
         Returns
         -------
@@ -526,7 +527,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
 
     def _plan(self, parts: Parts, rows: Rows, *, scores: bool = True, engine: Any = None) -> Plan:
         """Say how a pool is scored in the current round, or only drawn from."""
-        workers = RayWorkers.of(engine, self)
+        workers = workers_of(engine, self)
         stages, trained = self._engine(), hasattr(self, "adapter_")
         tree = None
         if scores and _has_choices(self):

@@ -14,6 +14,7 @@ FILES = sorted((ROOT / "starlearn").rglob("*.py"))
 # named itself is in that layer, not in its package's.
 LAYERS = [
     ["starlearn.errors", "starlearn.undo"],
+    ["starlearn.planning"],
     ["starlearn.settings", "starlearn.randomness", "starlearn.embedded"],
     ["starlearn.tasks"],
     ["starlearn.data"],
@@ -34,6 +35,7 @@ LAYERS = [
         "starlearn.campaign.care",
         "starlearn.campaign.exchange_commands",
     ],
+    ["starlearn.planning_command"],
     ["starlearn.cli"],
 ]
 DOORS = {

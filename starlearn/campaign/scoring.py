@@ -20,7 +20,9 @@ from starlearn.settings import Acquisition
 COLUMNS = ("base", "full", "entropy", "mutual_information", "n_tokens", "mixed")
 
 
-def choose(place: Place, learner: STARLearner, pool: pa.Table, found: Round) -> list[Issued]:
+def choose(
+    place: Place, learner: STARLearner, pool: pa.Table, found: Round, engine: Any = None
+) -> list[Issued]:
     """Choose the batch of a round among the m items of a pool.
 
     The learner keeps finished chunks in the campaign's folder: after an interruption they are
@@ -35,16 +37,18 @@ def choose(place: Place, learner: STARLearner, pool: pa.Table, found: Round) -> 
         Columns id and content, m rows.
     found : Round
         In state scoring.
+    engine : None, "ray" or Ray
+        Who scores.
     """
     acquisition = learner.acquisition or Acquisition()
     items = fields_of(pool)
     try:
-        picked, _, metrics = learner.query(items, found.n, return_metrics=True)
+        picked, _, metrics = learner.query(items, found.n, return_metrics=True, engine=engine)
     except InputError as error:
         counted = f" (Rows are counted among the {len(items)} items that are not labelled.)"
         raise InputError(f"{error}{counted if 'row ' in str(error) else ''}") from error
     failpoint("query_scored")
-    scores = _kept_scores(place, learner, acquisition, pool, items, found)
+    scores = _kept_scores(place, learner, acquisition, pool, items, found, engine)
     return [
         Issued(
             item=pool["id"][row].as_py(),
@@ -69,6 +73,7 @@ def _kept_scores(
     pool: pa.Table,
     items: list[dict[str, str]],
     found: Round,
+    engine: Any,
 ) -> Uncertainty | None:
     """Write the scores of all items, where the query has computed them all; None otherwise."""
     if (
@@ -77,7 +82,7 @@ def _kept_scores(
         or acquisition.sub_pool is not None
     ):
         return None
-    scores = learner.uncertainty(items)  # the query has just kept them
+    scores = learner.uncertainty(items, engine=engine)  # the query has just kept them
     columns: dict[str, Any] = {"id": pool["id"]}
     columns |= {name: pa.array(np.asarray(getattr(scores, name))) for name in COLUMNS}
     table = pa.table({**columns, "answer": [str(answer) for answer in scores.answers]})

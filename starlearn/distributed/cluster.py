@@ -60,7 +60,7 @@ def engine_of(engine: Any) -> Ray:
     Raises
     ------
     InputError
-        When it is neither "ray" nor a `Ray`.
+        When it is not known.
     MissingDependencyError
         When Ray is not installed.
     """
@@ -68,8 +68,8 @@ def engine_of(engine: Any) -> Ray:
         engine = Ray()
     if not isinstance(engine, Ray):
         raise InputError(
-            f"engine={engine!r:.60} is not known. Use engine='ray', engine=Ray(workers=4), or None "
-            "to score in this process."
+            f"engine={engine!r:.60} is not known. Use 'ray', Ray(workers=4), 'accelerate', or "
+            "None to score in this process."
         )
     _ray()
     return engine

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from starlearn import saving
 from starlearn.distributed.cluster import Ray, engine_of, finished, running
+from starlearn.distributed.processes import ProcessWorkers
 from starlearn.distributed.worker import EMBEDDING, Work, scores_of
 from starlearn.errors import OutOfMemoryError, WorkerError
-from starlearn.query.acquisition import Plan, PoolScores
+from starlearn.query.acquisition import Plan, PoolScores, Workers
 from starlearn.query.chunks import chunk_file, chunk_key, read_chunk, write_chunk
 from starlearn.query.progress import ItemBar
 from starlearn.query.selection import item_keys
@@ -27,6 +28,15 @@ SPACES = 8
 """Adapters whose chunks stay in a folder; the base model's stay for ever."""
 LEFT_BEHIND = 7 * 24 * 3600
 """Seconds after which what a killed query has left waiting is removed."""
+
+
+def workers_of(engine: Any, learner: Any) -> Workers | None:
+    """Return the workers that an `engine` argument asks for; None for this process."""
+    if engine is None:
+        return None
+    if engine == "accelerate":
+        return ProcessWorkers.here()
+    return RayWorkers(engine_of(engine), learner)
 
 
 @dataclass(frozen=True)
@@ -56,11 +66,6 @@ class RayWorkers:
 
     settings: Ray
     learner: Any = field(repr=False)
-
-    @classmethod
-    def of(cls, engine: Any, learner: Any) -> "RayWorkers | None":
-        """Return the workers that an `engine` argument asks for; None for this process."""
-        return None if engine is None else cls(engine_of(engine), learner)
 
     def score(
         self, plan: Plan, scores: PoolScores, n_passes: int, places: NDArray[np.intp]

@@ -126,16 +126,15 @@ class ScoringWorker:
         table = pq.read_table(waiting)
         target = chunk_file(self.folder, self.work.space, key)
         if read_chunk(target, key, table.num_rows) is None:
-            attempts = begun.stat().st_size if begun.exists() else 0
+            attempts = len(begun.read_text().splitlines()) if begun.exists() else 0
             if attempts >= ATTEMPTS:
                 return {
                     "error": f"it has taken down its worker {attempts} times (see Ray's logs; "
                     "memory that runs out does so). Give workers more memory, or remove its items",
                     "numbers": [],
                 }
-            with begun.open("ab") as marks:
-                marks.write(b".")
-                os.fsync(marks.fileno())
+            with begun.open("a") as marks:  # who is at it, for each attempt
+                marks.write(f"{os.getpid()}\n")
             try:
                 write_chunk(target, key, self.computed(table))
             except StarlearnError as error:

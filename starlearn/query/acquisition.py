@@ -196,14 +196,18 @@ class Plan:
 
     def embeddings(self, items: Sequence[Item], rows: NDArray[np.intp] | None = None) -> Column:
         """Return the base model's mean hidden state of each item, [c, D]; `rows` name them."""
-        parts = []
-        size = self.acquisition.chunk_size
         rows = np.arange(len(items)) if rows is None else rows
         prompts = self.encode(items, rows, room=0)  # a labelled item may leave no room
         if self.workers is not None:
             return self.workers.embeddings(self, prompts, rows)
-        with self.scorer.ready(), ItemBar("embedding", len(items), self.verbose) as bar:
-            for start in range(0, len(items), size):
+        return self.embedded(prompts, rows)
+
+    def embedded(self, prompts: list[list[int]], rows: NDArray[np.intp]) -> Column:
+        """Return the base model's mean hidden state of each prompt, [c, D], by this process."""
+        parts = []
+        size = self.acquisition.chunk_size
+        with self.scorer.ready(), ItemBar("embedding", len(prompts), self.verbose) as bar:
+            for start in range(0, len(prompts), size):
                 with renumbered(rows[start : start + size]):
                     parts.append(self.scorer.embeddings(prompts[start : start + size], bar))
                 bar.finish(len(parts[-1]))

@@ -9,13 +9,14 @@ from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from starlearn.errors import StorageError
 from starlearn.query.score_store import row_keys
 
-KEY = b"starlearn.key"
-"""Where a file's metadata says which piece it is."""
+FACT = b"starlearn.chunk"
+"""Where a file's metadata says which piece it is, with a digest of its columns."""
 
 
 def chunk_key(space: str, prompts: Sequence[Sequence[int]]) -> str:
@@ -51,11 +52,12 @@ def write_chunk(file: Path, key: str, columns: Mapping[str, Any]) -> None:
     StorageError
         When it cannot be written.
     """
-    table = pa.table(dict(columns)).replace_schema_metadata({KEY: key.encode()})
+    table = pa.table(dict(columns))
+    table = table.replace_schema_metadata({FACT: _fact(key, table)})
     scratch = file.with_name(f".{file.name}.{uuid4().hex}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, scratch, compression="zstd", write_page_checksum=True)
+        pq.write_table(table, scratch, compression="zstd")
         os.replace(scratch, file)
     except OSError as error:
         scratch.unlink(missing_ok=True)
@@ -68,17 +70,17 @@ def write_chunk(file: Path, key: str, columns: Mapping[str, Any]) -> None:
 def read_chunk(file: Path, key: str, length: int) -> pa.Table | None:
     """Read a piece of c rows; None where it is not there, and with a warning where it is damaged.
 
-    Every page carries a checksum. A piece that is another one, or of another length, counts as
-    damaged: it can be computed again.
+    Parquet's own checksums leave out its footer, so there is a digest of all columns. A piece that
+    is another one, or of another length, counts as damaged: it can be computed again.
     """
     if not file.is_file():
         return None
     try:
-        table = pq.ParquetFile(file, page_checksum_verification=True, memory_map=False).read()
-    except (OSError, pa.ArrowException):
-        table = None
-    facts = {} if table is None else (table.schema.metadata or {})
-    if table is None or facts.get(KEY) != key.encode() or table.num_rows != length:
+        table = pq.ParquetFile(file).read()
+        sound = (table.schema.metadata or {}).get(FACT) == _fact(key, table)
+    except (OSError, ValueError, pa.ArrowException):
+        sound = False
+    if not sound or table.num_rows != length:
         file.unlink(missing_ok=True)
         warnings.warn(
             f"The finished chunk {file} is damaged. It was removed, and its items are scored "
@@ -88,3 +90,15 @@ def read_chunk(file: Path, key: str, length: int) -> pa.Table | None:
         )
         return None
     return table
+
+
+def _fact(key: str, table: pa.Table) -> bytes:
+    digest = blake2b(key.encode(), digest_size=16)
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        if pa.types.is_list(column.type):
+            digest.update(pc.list_value_length(column).to_numpy(zero_copy_only=False).tobytes())
+            column = column.flatten()
+        digest.update(f"{name} {column.type}".encode())
+        digest.update(column.to_numpy(zero_copy_only=False).tobytes())
+    return digest.hexdigest().encode()
