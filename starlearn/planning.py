@@ -39,15 +39,16 @@ LOADED = 1e9
 """Bytes a second at which a worker reads a model from storage. Assumed."""
 STORED = 500e6
 """Bytes a second that storage takes, all workers together. Assumed."""
-START = 20.0
+START = 17.0
 """Seconds until a cluster and its workers have imported what they need. Measured on a CPU."""
-DRIVER = 45e-6
+DRIVER = 60e-6
 """Seconds of the driver for an item: prompt, key, its place in a chunk. Measured on a CPU."""
-TOKEN = 0.35e-6
+TOKEN = 1.1e-6
 """Seconds of the driver for a token of a prompt. Measured on a CPU."""
-CHUNK = 12e-3
-"""Seconds of the driver for a chunk: Ray's task, its file read and taken in. Measured on a CPU."""
-MERGE = 2.5e-6
+CHUNK = 8e-3
+"""Seconds for a chunk besides its items: Ray's task and its files. Measured on a CPU, with the
+worker's part in it: an upper bound for the driver."""
+MERGE = 1.4e-6
 """Seconds to rank, mix and choose, for an item. Measured on a CPU."""
 SCORE_BYTES = 64
 """Bytes of an item's scores in a chunk's file, and in the driver's columns, which lie in files."""

@@ -1,5 +1,6 @@
 """A Ray cluster: one that runs already, or one of this machine for as long as it is needed."""
 
+import logging
 import os
 import shutil
 import tempfile
@@ -151,5 +152,20 @@ def finished(ray: Any, settings: Ray, work: Work, keys: Sequence[str]) -> Iterat
         num_gpus=settings.gpus or None,
         fn_constructor_args=(work,),
     )
-    for batch in scored.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from batch.to_pylist()
+    with _quiet("ray.data"):
+        for batch in scored.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=0
+        ):
+            yield from batch.to_pylist()
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a library's notices about its own progress from the terminal."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

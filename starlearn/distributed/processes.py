@@ -44,9 +44,8 @@ class ProcessWorkers:
         mine = self._share(places, plan.acquisition.chunk_size)
         if len(mine):
             score_pool(replace(plan, workers=None), scores, n_passes, mine)
-        for theirs, keys, found in self._exchanged(
-            [(mine, scores.keys[mine], taken(scores, mine))]
-        ):
+        own = (mine, scores.keys[mine], taken(scores, mine))
+        for theirs, keys, found in self._exchanged([own]):
             scores.keys[theirs] = keys
             scores.put(theirs, found)
 
@@ -85,12 +84,11 @@ class ProcessWorkers:
 
 def taken(scores: PoolScores, places: NDArray[np.intp]) -> Scores:
     """Return the scores at some places: what `PoolScores.put` fills in."""
-    answers = [None] * len(places) if scores.answers is None else scores.answers
     return Scores(
         base=np.stack([scores.base_entropy[places], scores.base_log[places]], axis=1),
         full=np.stack(
             [scores.entropy[places], scores.log[places], scores.information[places]], axis=1
         ),
         n_tokens=np.asarray(scores.lengths[places]),
-        answers=answers if scores.answers is None else [answers[i] for i in places],
+        answers=[] if scores.answers is None else [scores.answers[i] for i in places],
     )
