@@ -94,13 +94,15 @@ class CostPlan:
     """The driver reads the pool and cuts it into chunks, before workers start."""
     start: float
     score: float
-    """Workers score, the chunks shared out evenly."""
+    """Workers score: as long as the one with most chunks takes."""
     driver: float
     """The driver takes chunks in, while workers score."""
     storage: float
     """Files are written, while workers score."""
     merge: float
     """Ranking, mixing, choosing."""
+    work: float
+    """Scoring alone, by one worker."""
     workers: int
     price: float | None
 
@@ -117,8 +119,8 @@ class CostPlan:
 
     @property
     def share(self) -> float:
-        """Share of the time in which workers score: the efficiency of renting them."""
-        return self.score / self.seconds
+        """Share of their rented time in which workers score."""
+        return self.work / (self.workers * self.seconds)
 
     @property
     def limit(self) -> str:
@@ -129,6 +131,8 @@ class CostPlan:
             "driver (taking chunks in)": self.driver,
             "storage": self.storage,
             "merge": self.merge,
+            "number of chunks (some workers have none, or one less)": self.score
+            - self.work / self.workers,
         }
         return max(rest, key=lambda name: rest[name])
 
@@ -171,9 +175,9 @@ def plan(
         raise InputError(f"A plan needs workers and a rate above 0, got {workers} and {rate}.")
     chunks = math.ceil(job.items / job.chunk)
     passes = job.passes + 1 if trained else 1
+    work = job.items * job.tokens * passes / rate
     if not distributed:
-        seconds = job.items * job.tokens * passes / rate
-        return CostPlan(0, 0, seconds, 0, 0, job.items * MERGE, 1, price)
+        return CostPlan(0, 0, work, 0, 0, job.items * MERGE, work, 1, price)
     in_turn = math.ceil(chunks / workers) * min(job.chunk, job.items)
     written = job.items * (8 * job.tokens + 2 * SCORE_BYTES)
     return CostPlan(
@@ -183,6 +187,7 @@ def plan(
         driver=chunks * CHUNK,
         storage=written / STORED,
         merge=job.items * MERGE,
+        work=work,
         workers=workers,
         price=price,
     )

@@ -62,7 +62,7 @@ def _tell(job: planning.Job, found: planning.CostPlan, rate: float) -> None:
     say(
         plain(
             f"{job.items:,} items on {found.workers} workers: {duration(found.seconds)}{money}. "
-            f"Workers score {found.share:.0%} of the time."
+            f"Workers score in {found.share:.0%} of their time."
         )
     )
     for name in ("prepare", "start", "score", "driver", "storage", "merge"):
