@@ -188,8 +188,7 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(
 def test_an_own_cluster_listens_on_this_machine_alone_and_ends(
     make_learner: Factory, labelled: Any, pool: list[str]
 ) -> None:
-    import ray
-
+    ray = pytest.importorskip("ray", reason="ray is not installed")
     ray.shutdown()  # the file's own; this is its last test
     learner = trained(make_learner, labelled)
     found = learner.query(pool[:5], 2, return_metrics=True, engine=Ray(workers=1))

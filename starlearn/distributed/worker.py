@@ -154,11 +154,11 @@ class ScoringWorker:
             if not self.work.n_passes:
                 points = scorer.embeddings(prompts, bar)
                 return {EMBEDDING: pa.array(list(points), pa.list_(pa.float64()))}
-            with self._base_kept(scorer, prompts) if scorer.tree is not None else nullcontext():
+            base: Any = nullcontext()  # free-form answers change, and base scores with them
+            if scorer.tree is not None:
+                base = _BaseKept(self.folder, scorer, prompts)
+            with base:
                 return columns_of(scorer.score(prompts, self.work.n_passes, bar))
-
-    def _base_kept(self, scorer: Scorer, prompts: list[list[int]]) -> "_BaseKept":
-        return _BaseKept(self.folder, scorer, prompts)
 
 
 class _BaseKept:

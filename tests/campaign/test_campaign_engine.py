@@ -19,11 +19,13 @@ def test_workers_give_the_batch_and_the_scores_of_one_process(
     settings = Acquisition(n_passes=2, chunk_size=5)
     alone = make_campaign(name="alone", acquisition=settings)
     shared = make_campaign(name="shared", acquisition=settings)
-    for _ in range(2):
+    for turn in range(2):
         expected = alone.query(3)
         in_place_of_ray.clear()
         if where == "python":
             shared.query(3, engine=Ray(workers=3))
+            loaded = "model" in vars(shared.learner()._engine().backbone)
+            assert loaded == (turn > 0), "this process needs no weights until it trains"
         else:
             result = query(shared, "--engine", "ray", "--workers", "3")
             assert result.exit_code == 0, result.output
