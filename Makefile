@@ -14,7 +14,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-long test-labelstudio lint bench docs
+.PHONY: setup demo test test-long test-labelstudio test-ray lint bench docs
 
 setup: $(STAMP)
 
@@ -45,6 +45,12 @@ $(SERVER_STAMP):
 	test -x $(SERVER)/bin/python || $(PYTHON) -m venv $(SERVER)
 	$(SERVER)/bin/python -m pip install --quiet "label-studio==1.23.*"
 	@touch $@
+
+# A real Ray cluster on the loopback interface, for as long as the tests run.
+test-ray: $(STAMP)
+	$(BIN)/python -c 'import ray.data' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet -e .[ray] -c constraints.txt
+	$(BIN)/python -m pytest -m ray
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from starlearn.campaign.campaign import Campaign
     from starlearn.data.stream import Pool
+    from starlearn.distributed.cluster import Ray
+    from starlearn.distributed.files import score_pool
     from starlearn.learner import STARLearner
     from starlearn.query.budget import Budget
     from starlearn.settings import Acquisition, LoRA, Training
@@ -23,8 +25,10 @@ __all__ = [
     "GenerationTask",
     "LoRA",
     "Pool",
+    "Ray",
     "STARLearner",
     "Training",
+    "score_pool",
 ]
 
 _HOME = {
@@ -35,6 +39,8 @@ _HOME = {
     "Pool": "starlearn.data.stream",
     "Budget": "starlearn.query.budget",
     "Campaign": "starlearn.campaign.campaign",
+    "Ray": "starlearn.distributed.cluster",
+    "score_pool": "starlearn.distributed.files",
     "ChoiceTask": "starlearn.tasks",
     "GenerationTask": "starlearn.tasks",
 }

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import starlearn
+from starlearn import planning_command
 from starlearn.campaign import care, commands, exchange_commands
 from starlearn.campaign.report import command as report_command
 from starlearn.errors import InputError, listed
@@ -363,3 +364,4 @@ app.add_typer(exchange_commands.app)
 app.add_typer(care.app)
 app.add_typer(report_command.app)
 app.add_typer(study_commands.app)
+app.add_typer(planning_command.app)

@@ -67,6 +67,10 @@ class MissingDependencyError(StarlearnError, ImportError):
     """An optional library that is needed here and is not installed."""
 
 
+class WorkerError(StarlearnError, RuntimeError):
+    """A part of a pool that could not be scored by another process; names its rows."""
+
+
 class ServerError(StarlearnError, ConnectionError):
     """A server that cannot be reached, refuses, or answers what cannot be used."""
 

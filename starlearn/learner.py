@@ -2,8 +2,6 @@
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Self
 
@@ -17,6 +15,7 @@ from sklearn.utils.metaestimators import available_if
 from starlearn import saving
 from starlearn.data.pool import as_count, as_items, as_labels, object_array, take
 from starlearn.data.stream import Rows
+from starlearn.distributed.engine import workers_of
 from starlearn.engine import Engine, Prompts, answer_room
 from starlearn.errors import InputError
 from starlearn.inputs import (
@@ -35,6 +34,7 @@ from starlearn.query.estimate import Estimate, estimate
 from starlearn.randomness import derived_seed, drawn_seed
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask, Item
+from starlearn.undo import unchanged_on_error
 
 
 def _has_choices(learner: "STARLearner") -> bool:
@@ -139,7 +139,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         """
         parts = self._parts()
         items, labels = checked_labels(X, y, parts.task)
-        with self._unchanged_on_error():
+        with unchanged_on_error(self):
             self._begin()
             self._remember(items, labels)
             return self._train(parts, items, labels)
@@ -162,7 +162,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         """
         parts = self._parts()
         items, labels = checked_labels(X, y, parts.task)
-        with self._unchanged_on_error():
+        with unchanged_on_error(self):
             if not hasattr(self, "rounds_"):
                 self._begin()
             self._add_training_data(items, labels)
@@ -183,6 +183,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         *,
         return_metrics: bool = False,
         budget: Budget | None = None,
+        engine: Any = None,
     ) -> tuple[Any, ...]:
         """Choose the items whose labels are worth most.
 
@@ -199,6 +200,9 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         budget : Budget, optional
             What labels may cost. Items that cost more than what is left are passed over, and the
             batch is smaller than n when the money ends.
+        engine : None, "ray", Ray or "accelerate", default=None
+            Who scores: this process, workers of a Ray cluster, or all processes of this program
+            (`accelerate launch`, each calls this method); with the same result.
 
         Returns
         -------
@@ -216,7 +220,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         budget = budget_for(budget, rows)
         record: dict[str, Any] = {"n_instances": n_instances, "n_pool": len(rows)}
         scored = parts.acquisition.strategy != "random"
-        plan = self._plan(parts, rows, scores=scored)
+        plan = self._plan(parts, rows, scores=scored, engine=engine)
         if not scored:
             indices, metrics = plan.random(n_instances, budget)
         else:
@@ -231,12 +235,13 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         batch = take(X_pool if hasattr(X_pool, "__getitem__") else rows, indices)
         return (indices, batch, metrics) if return_metrics else (indices, batch)
 
-    def uncertainty(self, pool: Any) -> Uncertainty:
+    def uncertainty(self, pool: Any, *, engine: Any = None) -> Uncertainty:
         """Return what a query ranks by, and what it is made of, for every item.
 
         Parameters
         ----------
         pool : m items in any container that `fit` takes
+        engine : as in `query`
 
         Returns
         -------
@@ -245,7 +250,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
             mutual_information, n_tokens, confidence, answers.
         """
         parts = self._parts()
-        plan = self._plan(parts, checked_rows(pool, parts.task, "pool"))
+        plan = self._plan(parts, checked_rows(pool, parts.task, "pool"), engine=engine)
         scores = plan.uncertainty()
         if plan.scorer.tree is None:
             return replace(scores, answers=object_array(self._engine().texts(scores.answers)))
@@ -441,17 +446,6 @@ class STARLearner(ClassifierMixin, BaseEstimator):
             engine = self._loaded_engine = Engine(*wanted, self.verbose)
         return engine
 
-    @contextmanager
-    def _unchanged_on_error(self) -> Iterator[None]:
-        """Undo what a call has set when it fails, so that the same call can be made again."""
-        before = dict(vars(self))
-        try:
-            yield
-        except BaseException:  # Ctrl-C too
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
-
     @property
     def _round(self) -> int:
         """t: how many trainings lie behind, less one; 0 also before the first."""
@@ -531,18 +525,20 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         )
         return self
 
-    def _plan(self, parts: Parts, rows: Rows, *, scores: bool = True) -> Plan:
+    def _plan(self, parts: Parts, rows: Rows, *, scores: bool = True, engine: Any = None) -> Plan:
         """Say how a pool is scored in the current round, or only drawn from."""
-        engine, trained = self._engine(), hasattr(self, "adapter_")
+        workers = workers_of(engine, self)
+        stages, trained = self._engine(), hasattr(self, "adapter_")
         tree = None
         if scores and _has_choices(self):
-            tree = engine.tree(parts, self._classes(parts).tolist())
+            tree = stages.tree(parts, self._classes(parts).tolist())
         seeds = {purpose: self._seed(purpose, self._round) for purpose in ("masks", "draw")}
         return Plan(
-            scorer=engine.scorer(parts, getattr(self, "adapter_", None), tree, seeds["masks"]),
+            scorer=stages.scorer(parts, getattr(self, "adapter_", None), tree, seeds["masks"]),
             rows=rows,
-            encode=engine.encode(parts, answer_room(parts, tree)),
+            encode=stages.encode(parts, answer_room(parts, tree)),
             weight=parts.acquisition.base_weight(self._round) if trained else 1.0,
             seed=seeds["draw"],
             verbose=self.verbose,
+            workers=workers,
         )

@@ -5,7 +5,9 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -69,3 +71,29 @@ def pool() -> list[str]:
         for thing in ("sky", "sea", "leaf", "rose")
         for when in ("day", "night of the moon")
     ]
+
+
+@pytest.fixture
+def in_place_of_ray(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stand in for Ray: one worker of this process, given chunks in another order; lists them."""
+    import pyarrow as pa
+
+    from starlearn.distributed import cluster, engine
+    from starlearn.distributed.worker import ScoringWorker
+
+    given_out: list[str] = []
+
+    @contextmanager
+    def running(_: Any) -> Iterator[Any]:
+        yield SimpleNamespace(exceptions=SimpleNamespace(RayError=ConnectionError))
+
+    def finished(_: Any, settings: Any, work: Any, keys: Any) -> Iterator[dict[str, Any]]:
+        worker = ScoringWorker(work)
+        for key in sorted(keys):
+            given_out.append(key)
+            yield from worker(pa.table({"key": [key]})).to_pylist()
+
+    monkeypatch.setattr(cluster, "_ray", lambda: None)
+    monkeypatch.setattr(engine, "running", running)
+    monkeypatch.setattr(engine, "finished", finished)
+    return given_out

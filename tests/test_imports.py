@@ -13,7 +13,8 @@ FILES = sorted((ROOT / "starlearn").rglob("*.py"))
 # A module may import from its own layer and from those below it, never from above. A module that is
 # named itself is in that layer, not in its package's.
 LAYERS = [
-    ["starlearn.errors"],
+    ["starlearn.errors", "starlearn.undo"],
+    ["starlearn.planning"],
     ["starlearn.settings", "starlearn.randomness", "starlearn.embedded"],
     ["starlearn.tasks"],
     ["starlearn.data"],
@@ -22,6 +23,7 @@ LAYERS = [
     ["starlearn.query", "starlearn.train"],
     ["starlearn.engine"],
     ["starlearn.saving"],
+    ["starlearn.distributed"],
     ["starlearn.learner"],
     ["starlearn.modal"],
     ["starlearn.campaign"],
@@ -35,6 +37,7 @@ LAYERS = [
         "starlearn.campaign.report",
         "starlearn.evaluate.commands",
     ],
+    ["starlearn.planning_command"],
     ["starlearn.cli"],
 ]
 DOORS = {
@@ -49,7 +52,7 @@ DOORS = {
     "bitsandbytes": ["starlearn.model", "starlearn.train"],
     "modAL": ["starlearn.modal"],
     "sqlite3": ["starlearn.campaign.store", "starlearn.query.score_store"],
-    "ray": ["starlearn.distributed"],
+    "ray": ["starlearn.distributed.cluster"],
     "label_studio_sdk": ["starlearn.campaign.labelstudio.server"],
     "httpx": ["starlearn.campaign.labelstudio.server", "starlearn.campaign.labelstudio.transport"],
     "starlette": ["starlearn.campaign.web"],

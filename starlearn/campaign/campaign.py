@@ -128,7 +128,9 @@ class Campaign(Ground):
 
     # A batch out, labels in, an adapter out
 
-    def query(self, n_instances: int, *, strict: bool = False) -> list[BatchItem]:
+    def query(
+        self, n_instances: int, *, strict: bool = False, engine: Any = None
+    ) -> list[BatchItem]:
         """Choose the items whose labels are worth most, and issue them as a batch.
 
         A query that was interrupted goes on where it was and gives the same batch; one that had
@@ -140,6 +142,8 @@ class Campaign(Ground):
             n; where fewer items are left, the batch is smaller, with a warning.
         strict : bool
             Raise instead.
+        engine : None, "ray" or Ray
+            Who scores, as in :meth:`starlearn.STARLearner.query`.
 
         Returns
         -------
@@ -156,7 +160,7 @@ class Campaign(Ground):
 
         n_instances = as_count(n_instances, "n_instances", 2**31)
         with self.holding("query"):
-            querying.query(self, n_instances, strict)
+            querying.query(self, n_instances, strict, engine)
             found = rounds.current(self.store)
             waiting = found is not None and found.state in ("issued", "labelled")
             return self.batch() if waiting else []

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 Resolution = StrEnum("Resolution", ["majority", "latest", "unanimous"])
+Engine = StrEnum("Engine", ["ray"])
 WeightFormat = StrEnum("WeightFormat", ["nf4", "fp4", "none"])
 LEVELS = {"error": "ERROR", "warning": "Warning", "note": "Note"}
 
@@ -187,10 +188,25 @@ def query(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse when fewer items are left.")
     ] = False,
+    engine: Annotated[
+        Engine | None, typer.Option(help="Who scores; without it, this process.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that score, with --engine.", min=1)] = 2,
+    gpus: Annotated[float, typer.Option(help="GPUs that each of them takes.", min=0)] = 0,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster that runs; without it, one is started.")
+    ] = None,
 ) -> None:
     """Choose the items whose labels are worth most; an interrupted query goes on where it was."""
     with opened(folder, model) as campaign:
-        batch = campaign.query(n_instances, strict=strict)
+        given: Any = None
+        if engine is not None:
+            from starlearn.distributed.cluster import Ray
+
+            given = Ray(workers=workers, gpus=gpus, address=address)
+        elif address is not None or gpus:
+            raise InputError("--address and --gpus are for another engine: add --engine ray")
+        batch = campaign.query(n_instances, strict=strict, engine=given)
         status = campaign.status()
         if batch:
             say(f"Round {status.round}: {len(batch)} items to label, most valuable first.")

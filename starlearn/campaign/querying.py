@@ -14,7 +14,7 @@ from starlearn.campaign.rounds import Round
 from starlearn.errors import InputError
 
 
-def query(campaign: Ground, n_instances: int, strict: bool) -> None:
+def query(campaign: Ground, n_instances: int, strict: bool, engine: Any = None) -> None:
     """Issue the batch of a new round, or of the round whose scoring was interrupted.
 
     A query that had come to its end before the process died is not repeated: the batch that is
@@ -39,7 +39,7 @@ def query(campaign: Ground, n_instances: int, strict: bool) -> None:
             return
         last = rounds.begin(campaign.store, n_instances, _params(campaign))
         failpoint("query_marked")
-    _score_and_issue(campaign, _as_asked(campaign, last, n_instances))
+    _score_and_issue(campaign, _as_asked(campaign, last, n_instances), engine)
 
 
 def waiting_message(campaign: Ground, last: Round) -> str:
@@ -109,14 +109,14 @@ def _as_asked(campaign: Ground, last: Round, n_instances: int) -> Round:
     return last if found is None else found
 
 
-def _score_and_issue(campaign: Ground, found: Round) -> None:
+def _score_and_issue(campaign: Ground, found: Round, engine: Any) -> None:
     from starlearn.campaign import scoring, snapshot
     from starlearn.errors import StarlearnError
 
     began = perf_counter()
     try:
         pool = snapshot.without(campaign.snapshot(), campaign.done(before=found.seen))
-        batch = scoring.choose(campaign.place, campaign.learner(), pool, found)
+        batch = scoring.choose(campaign.place, campaign.learner(), pool, found, engine)
     except StarlearnError as error:
         with campaign.store.transaction():
             rounds.change(campaign.store, found.id, state="failed", error=str(error))

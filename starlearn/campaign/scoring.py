@@ -28,7 +28,9 @@ COLUMNS = (
 )
 
 
-def choose(place: Place, learner: STARLearner, pool: pa.Table, found: Round) -> list[Issued]:
+def choose(
+    place: Place, learner: STARLearner, pool: pa.Table, found: Round, engine: Any = None
+) -> list[Issued]:
     """Choose the batch of a round among the m items of a pool.
 
     The learner keeps finished chunks in the campaign's folder: after an interruption they are
@@ -43,18 +45,20 @@ def choose(place: Place, learner: STARLearner, pool: pa.Table, found: Round) -> 
         Columns id and content, m rows.
     found : Round
         In state scoring.
+    engine : None, "ray" or Ray
+        Who scores.
     """
     acquisition = learner.acquisition or Acquisition()
     items = fields_of(pool)
     # An interrupted query with other settings may have left scores that this one does not write.
     place.round_scores(found.id).unlink(missing_ok=True)
     try:
-        picked, _, metrics = learner.query(items, found.n, return_metrics=True)
+        picked, _, metrics = learner.query(items, found.n, return_metrics=True, engine=engine)
     except InputError as error:
         counted = f" (Rows are counted among the {len(items)} items that are not labelled.)"
         raise InputError(f"{error}{counted if 'row ' in str(error) else ''}") from error
     failpoint("query_scored")
-    scores = _kept_scores(place, learner, acquisition, pool, items, found)
+    scores = _kept_scores(place, learner, acquisition, pool, items, found, engine)
     return [
         Issued(
             item=pool["id"][row].as_py(),
@@ -79,6 +83,7 @@ def _kept_scores(
     pool: pa.Table,
     items: list[dict[str, str]],
     found: Round,
+    engine: Any,
 ) -> Uncertainty | None:
     """Write the scores of all items, where the query has computed them all; None otherwise."""
     if (
@@ -87,7 +92,7 @@ def _kept_scores(
         or acquisition.sub_pool is not None
     ):
         return None
-    scores = learner.uncertainty(items)  # the query has just kept them
+    scores = learner.uncertainty(items, engine=engine)  # the query has just kept them
     columns: dict[str, Any] = {"id": pool["id"]}
     columns |= {name: pa.array(np.asarray(getattr(scores, name))) for name in COLUMNS}
     table = pa.table({**columns, "answer": [str(answer) for answer in scores.answers]})

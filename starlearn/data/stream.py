@@ -115,6 +115,9 @@ def _read(files: list[Path], cache_dir: str | os.PathLike[str] | None) -> Any:
         cache = None if cache_dir is None else str(cache_dir)
         return getattr(Dataset, reader)(paths, cache_dir=cache)
     except (DatasetGenerationError, OSError, ValueError) as error:
+        if len(files) > 1:  # read each alone, so that the error is about one of them
+            for file in files:
+                _read([file], cache_dir)
         reason = " ".join(str(error.__cause__ or error).split())
         raise InputError(
             f"The pool {', '.join(map(str, files[:3]))} cannot be read: {reason:.300}. Every line "

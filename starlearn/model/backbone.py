@@ -94,8 +94,10 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """The device of the model: the first GPU where there is one."""
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        """The device of the model: the first GPU, or the one that accelerate gives a process."""
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", torch.cuda.current_device())
 
     @property
     def dtype(self) -> torch.dtype:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from starlearn.query.columns import column, counted
 from starlearn.query.drawing import Draw, best_places
 from starlearn.query.mixing import exact_sum, mixed, per_answer, pieces
 from starlearn.query.progress import ItemBar
-from starlearn.query.scoring import Scorer
+from starlearn.query.scoring import Scorer, Scores
 from starlearn.query.selection import item_keys
 from starlearn.randomness import derived_seed
 from starlearn.settings import Acquisition
@@ -93,6 +93,15 @@ class PoolScores:
             **{name: column(m) for name in numbers},
         )
 
+    def put(self, places: NDArray[np.intp], found: Scores) -> None:
+        """Fill in the scores of a piece."""
+        self.base_entropy[places], self.base_log[places] = found.base.T
+        self.entropy[places], self.log[places], self.information[places] = found.full.T
+        self.lengths[places] = found.n_tokens
+        if self.answers is not None:
+            for place, answer in zip(places, found.answers, strict=True):
+                self.answers[place] = answer
+
     def reduced(self, name: str, reduce: str) -> Column:
         """Return a column of sums over tokens as one number an item."""
         return per_answer(getattr(self, name), self.lengths, reduce)
@@ -123,6 +132,18 @@ class Ranked:
         return found
 
 
+class Workers(Protocol):
+    """Other processes that score in this one's place, with the same numbers."""
+
+    def score(
+        self, plan: "Plan", scores: PoolScores, n_passes: int, places: NDArray[np.intp]
+    ) -> None:
+        """Fill in scores, as :func:`score_pool` does."""
+
+    def embeddings(self, plan: "Plan", prompts: list[list[int]], rows: NDArray[np.intp]) -> Column:
+        """Return the base model's mean hidden state of each prompt, [c, D]; `rows` name them."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a pool is scored: what scores an item, how items become prompts, and the seeds."""
@@ -135,6 +156,8 @@ class Plan:
     seed: int
     """Of ties, of random draws and of the sub-pool."""
     verbose: bool
+    workers: Workers | None = None
+    """Who scores; None is this process."""
 
     @property
     def acquisition(self) -> Acquisition:
@@ -183,12 +206,18 @@ class Plan:
 
     def embeddings(self, items: Sequence[Item], rows: NDArray[np.intp] | None = None) -> Column:
         """Return the base model's mean hidden state of each item, [c, D]; `rows` name them."""
-        parts = []
-        size = self.acquisition.chunk_size
         rows = np.arange(len(items)) if rows is None else rows
         prompts = self.encode(items, rows, room=0)  # a labelled item may leave no room
-        with self.scorer.ready(), ItemBar("embedding", len(items), self.verbose) as bar:
-            for start in range(0, len(items), size):
+        if self.workers is not None:
+            return self.workers.embeddings(self, prompts, rows)
+        return self.embedded(prompts, rows)
+
+    def embedded(self, prompts: list[list[int]], rows: NDArray[np.intp]) -> Column:
+        """Return the base model's mean hidden state of each prompt, [c, D], by this process."""
+        parts = []
+        size = self.acquisition.chunk_size
+        with self.scorer.ready(), ItemBar("embedding", len(prompts), self.verbose) as bar:
+            for start in range(0, len(prompts), size):
                 with renumbered(rows[start : start + size]):
                     parts.append(self.scorer.embeddings(prompts[start : start + size], bar))
                 bar.finish(len(parts[-1]))
@@ -234,7 +263,11 @@ class Plan:
     def _fill(
         self, scores: PoolScores, n_passes: int, only: NDArray[np.intp] | None = None
     ) -> None:
-        score_pool(self, scores, n_passes, counted(len(scores.positions)) if only is None else only)
+        places = counted(len(scores.positions)) if only is None else only
+        if self.workers is None:
+            score_pool(self, scores, n_passes, places)
+        else:
+            self.workers.score(self, scores, n_passes, places)
 
 
 def screening(acquisition: Acquisition) -> Acquisition:
@@ -271,13 +304,8 @@ def score_pool(plan: Plan, scores: PoolScores, n_passes: int, places: NDArray[np
             prompts = kept[start : start + size] if kept else plan.prompts(positions)
             with renumbered(positions):
                 found = plan.scorer.score(prompts, n_passes, bar)
-            scores.base_entropy[part], scores.base_log[part] = found.base.T
-            scores.entropy[part], scores.log[part], scores.information[part] = found.full.T
-            scores.lengths[part] = found.n_tokens
             scores.keys[part] = item_keys(prompts, plan.seed)
-            if scores.answers is not None:
-                for place, answer in zip(part, found.answers, strict=True):
-                    scores.answers[place] = answer
+            scores.put(part, found)
             bar.finish(len(positions))
 
 

@@ -15,6 +15,9 @@ SAMPLE = 512
 """Items whose length is looked at."""
 PROBE = 64
 """Items that are scored, of all lengths alike."""
+QUICK = 1.0
+"""Seconds under which they tell more of what a call costs than of what an item costs: then the
+whole sample is scored."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,11 @@ def estimate(plan: Plan, n: int) -> Estimate:
 
     chosen = [prompts[i] for i in probe]
     screened = acquisition.screen is not None and acquisition.n_passes > 1 and plan.trained
-    first, base = _seconds(plan, chosen, 1 if screened else acquisition.n_passes)
+    passes = 1 if screened else acquisition.n_passes
+    first, base = _seconds(plan, chosen, passes)
+    if first < QUICK and len(chosen) < len(prompts):
+        chosen = prompts
+        first, base = _seconds(plan, chosen, passes)
     share = plan.scorer.share_without_base(chosen)
     m = len(plan.rows)
     if acquisition.sub_pool is not None:

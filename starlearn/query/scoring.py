@@ -140,7 +140,7 @@ class Scorer:
             with renumbered(missing), self._base_work(bar, counts=True) as work:
                 return prompt_embeddings(work, [prompts[i] for i in missing])
 
-        return self.store.get(self._space("embedding"), row_keys(prompts), embedded)
+        return self.store.get(self.embedding_space, row_keys(prompts), embedded)
 
     def write(self, prompts: Tokens, bar: ItemBar, *, counts: bool = True) -> list[list[int]]:
         """Let the model answer each prompt, greedily and without dropout; inside `ready`."""
@@ -190,7 +190,7 @@ class Scorer:
                 logs = choice_distribution(work, tree, chosen, numbers[missing])  # [K, c, C]
             return choice_scores(logs)
 
-        base_logs = self.store.get(self._base_space, keys, base_rows)[None]  # [1, c, C]
+        base_logs = self.store.get(self.base_space, keys, base_rows)[None]  # [1, c, C]
         if self.adapter is None:
             full = choice_scores(base_logs)
         else:
@@ -218,7 +218,7 @@ class Scorer:
             with renumbered(missing), context as work:
                 return answer_scores(answer_statistics(work, chosen, own, numbers[missing]))
 
-        base = self.store.get(self._base_space, keys, base_rows)  # [c, 2]
+        base = self.store.get(self.base_space, keys, base_rows)  # [c, 2]
         if self.adapter is None:
             full = np.column_stack([base, np.zeros(len(base))])
         else:
@@ -277,12 +277,23 @@ class Scorer:
         if self.tree is None:
             return 1.0
         keys = row_keys(prompts)
-        return 1 - len(self.store.known(self._base_space, keys)) / len(set(keys))
+        return 1 - len(self.store.known(self.base_space, keys)) / len(set(keys))
 
     @cached_property
-    def _base_space(self) -> str:
+    def base_space(self) -> str:
+        """Name of all that decides the base model's rows, the item aside."""
         kind = "free-form" if self.tree is None else f"choices {self.tree.identity}"
         return self._space(f"base {kind}")
+
+    @cached_property
+    def embedding_space(self) -> str:
+        """Name of all that decides an item's hidden states, the item aside."""
+        return self._space("embedding")
+
+    def identity(self, n_passes: int) -> str:
+        """Name all that decides an item's scores over K passes, the item aside."""
+        kind = f"free-form {self.max_new_tokens}" if self.tree is None else self.tree.identity
+        return self._space(f"scores {kind} {self._model} {self._passes(n_passes)}")
 
     @cached_property
     def _model(self) -> str:

@@ -1,0 +1,47 @@
+"""A campaign whose scoring is done by workers: the batch and the scores of one process."""
+
+import pytest
+from typer.testing import CliRunner
+
+from starlearn import cli
+from starlearn.distributed.cluster import Ray
+from starlearn.settings import Acquisition
+
+
+def query(campaign, *options):
+    return CliRunner().invoke(cli.app, ["query", str(campaign.folder), "-n", "3", *options])
+
+
+@pytest.mark.parametrize("where", ["python", "command line"])
+def test_workers_give_the_batch_and_the_scores_of_one_process(
+    make_campaign, in_place_of_ray, where
+) -> None:
+    settings = Acquisition(n_passes=2, chunk_size=5)
+    alone = make_campaign(name="alone", acquisition=settings)
+    shared = make_campaign(name="shared", acquisition=settings)
+    for turn in range(2):
+        expected = alone.query(3)
+        in_place_of_ray.clear()
+        if where == "python":
+            shared.query(3, engine=Ray(workers=3))
+            loaded = "model" in vars(shared.learner()._engine().backbone)
+            assert loaded == (turn > 0), "this process needs no weights until it trains"
+        else:
+            result = query(shared, "--engine", "ray", "--workers", "3")
+            assert result.exit_code == 0, result.output
+        assert in_place_of_ray, "every round has chunks of its own"
+        assert len(in_place_of_ray) == len(set(in_place_of_ray)), "scores are read, not made again"
+        assert shared.batch() == expected
+        number = alone.status().round
+        assert alone.scores(number).equals(shared.scores(number))
+        for campaign in (alone, shared):
+            for item in expected:
+                campaign.label(item.id, "red")
+            campaign.teach()
+
+
+@pytest.mark.parametrize("options", [["--address", "auto"], ["--gpus", "1"]])
+def test_settings_of_an_engine_need_one(make_campaign, options) -> None:
+    result = query(make_campaign(), *options)
+    assert result.exit_code != 0
+    assert "--engine ray" in result.output
