@@ -55,8 +55,8 @@ def score_pool(
     Returns
     -------
     Path
-        `out`, with the columns id, base, full, mixed, entropy, mutual_information, n_tokens and
-        answer, in the pool's order.
+        `out`, with the columns id, base, full, mixed, entropy, mutual_information, confidence,
+        n_tokens and answer, in the pool's order.
 
     Raises
     ------
