@@ -154,10 +154,16 @@ def test_settings_are_seen_from_their_file_and_the_command_line_wins(files):
     assert begun.learner.adapter.r == 2
     assert begun.learner.random_state == 7
     done(
-        "init", files / "c", "--settings", files / "settings.toml", "--choices", "a, b", "--seed=3"
+        "init",
+        files / "c",
+        "--settings",
+        files / "settings.toml",
+        "--choices",
+        "sun, sea",
+        "--seed=3",
     )
     with Campaign.open(files / "c") as campaign:
-        assert campaign.choices == ["a", "b"]
+        assert campaign.choices == ["sun", "sea"]
         assert campaign.task["prompt"] == "{text} Answer :"
         assert json.loads(campaign.meta["learner"])["random_state"] == 3
 
@@ -175,7 +181,7 @@ def test_commands_at_the_wrong_time(folder, files):
     assert "query" in refused("teach", folder)
     assert "starlearn query" in refused("export", folder, files / "b.csv")
     assert "There is a campaign" in refused(
-        "init", folder, "--pool", files / "pool.jsonl", "--choices", "a,b"
+        "init", folder, "--pool", files / "pool.jsonl", "--choices", "Ann,Bob"
     )
     assert "Nothing was interrupted." in done("resume", folder)
     assert refused("query", folder, "-n", 0)
