@@ -163,7 +163,7 @@ def test_settings_are_seen_from_their_file_and_the_command_line_wins(files):
         "--seed=3",
     )
     with Campaign.open(files / "c") as campaign:
-        assert campaign.choices == ["sun", "sea"]
+        assert campaign.choices == ["Ann", "Bob"]
         assert campaign.task["prompt"] == "{text} Answer :"
         assert json.loads(campaign.meta["learner"])["random_state"] == 3
 
