@@ -159,7 +159,7 @@ def test_settings_are_seen_from_their_file_and_the_command_line_wins(files):
         "--settings",
         files / "settings.toml",
         "--choices",
-        "sun, sea",
+        "Ann, Bob",
         "--seed=3",
     )
     with Campaign.open(files / "c") as campaign:
