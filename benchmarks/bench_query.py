@@ -46,6 +46,7 @@ from query_cases import (
     TASKS,
     Case,
     about,
+    add_case_arguments,
     make_case,
     spread_over_lengths,
     work_of,
@@ -274,12 +275,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=40, help="training steps of each round")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tolerance", type=float, default=1e-4, help="nats")
-    parser.add_argument("--quantization", default="nf4")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--models", type=Path, help="folder of models, or of one model")
-    parser.add_argument("--model", default="gutwiki-6M", help="name below --models")
-    parser.add_argument("--data", type=Path, help="folder with banking77/ and star/GSM8K/")
+    add_case_arguments(parser)
     parser.add_argument("--out", type=Path, default=RESULTS / "query.csv")
     parser.add_argument("--agreement-out", type=Path, default=RESULTS / "query_agreement.csv")
     return parser.parse_args(arguments)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from measuring import COMMON, RESULTS, write_row
-from query_cases import TASKS, Case, about, base_scores, make_case
+from query_cases import TASKS, Case, about, add_case_arguments, base_scores, make_case
 from torch.profiler import ProfilerActivity, profile
 
 from starlearn import Acquisition
@@ -92,12 +92,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--passes", type=int, default=3, help="K")
     parser.add_argument("--steps", type=int, default=40, help="training steps of each round")
     parser.add_argument("--shown", type=int, default=10, help="operations to list")
-    parser.add_argument("--quantization", default="nf4")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--models", type=Path, help="folder of models, or of one model")
-    parser.add_argument("--model", default="gutwiki-6M", help="name below --models")
-    parser.add_argument("--data", type=Path, help="folder with banking77/ and star/GSM8K/")
+    add_case_arguments(parser)
     parser.add_argument("--out", type=Path, default=RESULTS / "query_profile.csv")
     return parser.parse_args(arguments)
 

@@ -109,6 +109,16 @@ def real_data(args: argparse.Namespace, name: str) -> Data:
     )
 
 
+def add_case_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say with which model, data and seed a case is made."""
+    parser.add_argument("--quantization", default="nf4")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--models", type=Path, help="folder of models, or of one model")
+    parser.add_argument("--model", default="gutwiki-6M", help="name below --models")
+    parser.add_argument("--data", type=Path, help="folder with banking77/ and star/GSM8K/")
+
+
 def make_case(args: argparse.Namespace, name: str) -> Case:
     """Train a learner a little, twice, and keep the base model's scores of the first query."""
     data = (real_data if name in ("banking77", "gsm8k") else embedded_data)(args, name)

@@ -295,12 +295,6 @@ class Campaign(Ground):
         """Return what came of each round, oldest first."""
         return history_of(self.store, self.options["resolution"])
 
-    def labels(self) -> dict[str, str]:
-        """Return the label of each item that has one, by its id."""
-        from starlearn.campaign.querying import labels_of
-
-        return labels_of(self)
-
     # Care
 
     def set_params(self, **params: Any) -> Self:

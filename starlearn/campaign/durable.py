@@ -73,6 +73,14 @@ def sync_tree(folder: Path) -> None:
     sync(folder)
 
 
+def write_all(handle: int, content: bytes) -> None:
+    """Write all of the content, however little the system takes at a time, and sync it."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(handle, view) :]
+    os.fsync(handle)
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a file so that after a power cut there is the old one or the new one, never a part.
 
@@ -88,10 +96,7 @@ def write_file(path: Path, content: bytes) -> None:
                 scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode=0o600
             )
             try:
-                view = memoryview(content)
-                while view:
-                    view = view[os.write(handle, view) :]
-                os.fsync(handle)
+                write_all(handle, content)
             finally:
                 os.close(handle)
             os.replace(scratch, path)

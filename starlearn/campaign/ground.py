@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from starlearn.campaign import events, rounds
-from starlearn.campaign.answers import choices_of
+from starlearn.campaign.answers import choices_of, resolved
 from starlearn.campaign.durable import make_folder
 from starlearn.campaign.lock import WAIT, Lock
 from starlearn.campaign.place import Place
@@ -134,6 +134,11 @@ class Ground:
         from starlearn.campaign.snapshot import read_scores
 
         return read_scores(self.place.round_scores(round_id))
+
+    def labels(self) -> dict[str, str]:
+        """Return the label of each item that has one, by its id."""
+        words = events.standing(events.events(self.store))
+        return resolved(words, self.options["resolution"])
 
     def done(self, before: int | None) -> set[str]:
         """Return the items that somebody has spoken about, up to an event; first labels too."""

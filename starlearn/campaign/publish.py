@@ -16,6 +16,7 @@ from starlearn.campaign.durable import (
     storage,
     sync,
     sync_tree,
+    write_all,
 )
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.place import Place
@@ -160,10 +161,7 @@ def _seal(folder: Path, facts: Mapping[str, Any]) -> str:
         folder / MANIFEST, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode=0o600
     )
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(handle, view) :]
-        os.fsync(handle)
+        write_all(handle, content)
     finally:
         os.close(handle)
     sync(folder)

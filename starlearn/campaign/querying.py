@@ -6,8 +6,7 @@ from hashlib import sha256
 from time import perf_counter
 from typing import Any
 
-from starlearn.campaign import events, rounds
-from starlearn.campaign.answers import resolved
+from starlearn.campaign import rounds
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.ground import Ground
 from starlearn.campaign.rounds import Round
@@ -29,7 +28,7 @@ def query(campaign: Ground, n_instances: int, strict: bool, engine: Any = None) 
     last = rounds.current(campaign.store)
     if last is not None and last.state == "issued" and last.n == n_instances:
         return
-    nothing = last is not None and last.state == "labelled" and not labels_of(campaign)
+    nothing = last is not None and last.state == "labelled" and not campaign.labels()
     if last is not None and _waits(campaign, last) and not nothing:
         raise InputError(waiting_message(campaign, last))
     if last is None or last.state == "published" or nothing:
@@ -55,12 +54,6 @@ def waiting_message(campaign: Ground, last: Round) -> str:
         f"The {batch} items of round {last.id} are {last.state}: train on their labels first. "
         f"starlearn teach {campaign.folder}, campaign.teach()."
     )
-
-
-def labels_of(campaign: Ground) -> dict[str, str]:
-    """Return the label of each item that has one, by its id."""
-    words = events.standing(events.events(campaign.store))
-    return resolved(words, campaign.options["resolution"])
 
 
 def _waits(campaign: Ground, last: Round) -> bool:

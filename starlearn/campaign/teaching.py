@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 
 from starlearn import saving
 from starlearn.campaign import events, publish, rounds
-from starlearn.campaign.answers import resolved
 from starlearn.campaign.durable import file_sha256, require_space
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.ground import Ground
@@ -96,8 +95,7 @@ def labelled(campaign: Ground) -> list[tuple[dict[str, str], str]]:
     InputError
         When there is none.
     """
-    words = events.standing(events.events(campaign.store))
-    labels = resolved(words, campaign.options["resolution"])
+    labels = campaign.labels()
     contents = rounds.contents(campaign.store)
     if not labels:
         raise InputError(

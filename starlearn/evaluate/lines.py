@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from starlearn.campaign.durable import write_all
 from starlearn.campaign.lock import Lock, command_line, holder
 from starlearn.errors import CampaignLockedError, InputError, StorageError
 
@@ -101,10 +102,7 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            view = memoryview(line)
-            while view:
-                view = view[os.write(handle, view) :]
-            os.fsync(handle)
+            write_all(handle, line)
         finally:
             os.close(handle)
     except OSError as error:
