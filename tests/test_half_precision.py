@@ -1,4 +1,4 @@
-"""Scores in bfloat16: how far the cut of a pool into batches may move them (docs/performance.md)."""
+"""Scores in bfloat16: how far the cut into batches may move them (docs/performance.md)."""
 
 from pathlib import Path
 from typing import Any
