@@ -19,7 +19,8 @@ from starlearn.query.progress import ItemBar
 from starlearn.query.score_store import ScoreStore
 from starlearn.query.scoring import Scorer
 from starlearn.tasks import GenerationTask, Item
-from starlearn.train.trainer import Example, TrainingRecord, check_lengths, train_adapter
+from starlearn.train.batches import Example
+from starlearn.train.trainer import TrainingRecord, check_lengths, train_adapter
 
 Prompts = list[list[int]]
 

@@ -28,6 +28,7 @@ from starlearn.inputs import (
 )
 from starlearn.model.adapter import Adapter, check_base
 from starlearn.model.backbone import check_quantization
+from starlearn.model.launched import processes
 from starlearn.query.acquisition import Plan, Uncertainty
 from starlearn.query.budget import Budget, budget_for
 from starlearn.query.estimate import Estimate, estimate
@@ -363,7 +364,8 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         """Write adapter, settings and labelled set to a new folder; see :mod:`starlearn.saving`."""
         self._require_fit()
         check_base(self._engine().backbone, self.adapter_)
-        saving.save(saving.content_of(self), folder, self._engine().backbone)
+        content, backbone = saving.content_of(self), self._engine().backbone
+        processes().on_main(lambda: saving.save(content, folder, backbone))
 
     @classmethod
     def load(

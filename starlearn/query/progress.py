@@ -7,6 +7,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from starlearn.model.launched import is_main
+
 
 class ItemBar:
     """A progress bar over the items of a pool, whatever stages an item goes through.
@@ -17,11 +19,13 @@ class ItemBar:
     total : int
         m, the items that are to be scored.
     verbose : bool
-        False shows nothing.
+        False shows nothing; of several processes of a program the first one shows.
     """
 
     def __init__(self, title: str, total: int, verbose: bool) -> None:
-        self._bar: Any = tqdm(total=total, desc=title, unit="item", disable=not verbose)
+        self._bar: Any = tqdm(
+            total=total, desc=title, unit="item", disable=not (verbose and is_main())
+        )
         self._title = title
         self._counts = False
         self.seconds: dict[str, float] = {}
