@@ -22,7 +22,7 @@ from starlearn.distributed.worker import ATTEMPTS
 from starlearn.errors import InputError, MissingDependencyError, OutOfMemoryError, WorkerError
 from starlearn.learner import STARLearner
 from starlearn.model.memory import TokenBudget
-from starlearn.query.chunks import chunk_file, chunk_key, read_chunk, write_chunk
+from starlearn.query.chunks import chunk_file, chunk_key, items_key, read_chunk, write_chunk
 from starlearn.query.scoring import Scorer
 from starlearn.query.selection import RunningTop, top_n
 from starlearn.settings import Acquisition
@@ -230,15 +230,20 @@ def test_an_item_that_does_not_fit_is_named_by_its_row(
             raise OutOfMemoryError(2, 9, 2)
         original(self, *arguments, **options)
 
+    original_finished, waiting = engine.finished, []
+
+    def finished(ray: Any, settings: Ray, work: Any, keys: list[str]) -> Iterator[dict[str, Any]]:
+        waiting.extend(keys)
+        return original_finished(ray, settings, work, keys)
+
     expected = fitted.query(pool, 4, return_metrics=True)
     with monkeypatch.context() as patch:
+        patch.setattr(engine, "finished", finished)
         patch.setattr(TokenBudget, "run", run)
         with pytest.raises(OutOfMemoryError) as raised:
             fitted.query(pool, 4, engine=Ray(folder=tmp_path))
-    plan = fitted._plan(fitted._parts(), pool)
     cuts = [np.arange(start, min(start + 5, len(pool))) for start in range(0, len(pool), 5)]
-    keys = [chunk_key(plan.scorer.identity(2), plan.prompts(rows)) for rows in cuts]
-    at = keys.index(done[-1])
+    at = waiting.index(done[-1])
     assert at > 0, "the first chunk's rows are counted from 0 anyway"
     assert raised.value.index == cuts[at][2]
     kept = chunks_in(tmp_path)
@@ -274,6 +279,54 @@ def test_workers_that_would_compute_other_numbers_are_refused(
     monkeypatch.setattr(engine, "finished", finished)
     with pytest.raises(WorkerError, match="numbers would not be those"):
         fitted.query(pool, 4, engine="ray")
+
+
+def test_an_item_that_is_too_long_is_named_by_its_row_and_finished_chunks_are_kept(
+    fitted: STARLearner, pool: list[str], done: list[str], tmp_path: Path
+) -> None:
+    long = [*pool[:12], "sky " * 80, *pool[12:]]
+    with pytest.raises(InputError, match=r"row 12: .*Finished chunks are kept") as raised:
+        fitted.query(long, 4, engine=Ray(folder=tmp_path))
+    assert "tokens" in str(raised.value)
+    kept = chunks_in(tmp_path)
+    assert len(kept) == len(done) - 1
+    fitted.query([*pool[:12], pool[0], *pool[12:]], 4, engine=Ray(folder=tmp_path))
+    assert kept.items() <= chunks_in(tmp_path).items()
+
+
+def test_this_process_makes_no_prompts_of_a_pool(
+    fitted: STARLearner, pool: list[str], done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = fitted.query(pool, 4, return_metrics=True)
+    monkeypatch.setattr("starlearn.query.acquisition.Plan.prompts", None)
+    same(fitted.query(pool, 4, return_metrics=True, engine="ray"), expected)
+    assert done
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("ab"), st.text(max_size=3)), max_size=4))
+def test_keys_of_items_tell_fields_texts_and_orders_apart(items: list[dict[str, str]]) -> None:
+    def key(found: list[dict[str, str]], space: str = "s") -> str:
+        return items_key(space, found)
+
+    assert key(items) == key([dict(item) for item in items])
+    assert key(items) != key(items, "another")
+    for at, item in enumerate(items):
+        assert key([*items[:at], *items[at + 1 :]]) != key(items)
+        for name, text in item.items():
+            for other in ({name: text + "x"}, {name + "c": text}):
+                changed = {**{n: t for n, t in item.items() if n != name}, **other}
+                assert key([*items[:at], changed, *items[at + 1 :]]) != key(items)
+
+
+def test_texts_of_a_piece_count_for_its_digest(tmp_path: Path) -> None:
+    write_chunk(tmp_path / "a", "key", {"text": pa.array(["ab", "c"])})
+    whole = (tmp_path / "a").read_bytes()
+    assert read_chunk(tmp_path / "a", "key", 2) is not None
+    write_chunk(tmp_path / "b", "key", {"text": pa.array(["a", "bc"])})
+    facts = [pq.ParquetFile(tmp_path / name).schema_arrow.metadata for name in "ab"]
+    assert facts[0] != facts[1]
+    write_chunk(tmp_path / "a", "key", {"text": pa.array(["ab", "c"])})
+    assert (tmp_path / "a").read_bytes() == whole
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
