@@ -294,6 +294,27 @@ def test_an_item_that_is_too_long_is_named_by_its_row_and_finished_chunks_are_ke
     assert kept.items() <= chunks_in(tmp_path).items()
 
 
+def test_chunks_of_gpu_workers_are_named_by_what_computes_there(
+    fitted: STARLearner, pool: list[str], done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def there(*what: Any) -> str:
+        asked.append(what)
+        return "a GPU, bfloat16"
+
+    monkeypatch.setattr(engine, "numerics_there", there)
+    monkeypatch.setattr("starlearn.model.backbone.Backbone.numerics", "a GPU, bfloat16")
+    fitted.query(pool, 4, engine=Ray(gpus=1))
+    assert len(asked) == 1
+    monkeypatch.setattr("starlearn.model.backbone.Backbone.numerics", "another GPU")
+    with pytest.raises(WorkerError, match="it has another GPU"):
+        fitted.query(pool, 4, engine=Ray(gpus=1))
+    asked.clear()
+    fitted.query(pool, 4, engine=Ray())
+    assert not asked
+
+
 def test_this_process_makes_no_prompts_of_a_pool(
     fitted: STARLearner, pool: list[str], done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,8 +21,10 @@ from typer.testing import CliRunner
 
 from starlearn import cli
 from starlearn.campaign.campaign import Campaign
+from starlearn.distributed import cluster as cluster_module
+from starlearn.distributed import engine
 from starlearn.distributed.cluster import Ray
-from starlearn.distributed.worker import ATTEMPTS
+from starlearn.distributed.worker import ATTEMPTS, ScoringWorker
 from starlearn.errors import WorkerError
 from starlearn.learner import STARLearner
 from starlearn.settings import Acquisition
@@ -33,7 +35,7 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.enable_socket,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -223,6 +225,49 @@ def test_a_campaign_whose_driver_is_killed_goes_on_where_it_was(
     assert len(finished_in(folder)) == 7, "it went on with workers, not in the process of resume"
     with Campaign.open(folder) as campaign:
         assert campaign.batch() == expected
+
+
+class Seen(ScoringWorker):
+    """A worker that writes down which GPUs are its own."""
+
+    def __init__(self, work: Any) -> None:
+        super().__init__(work)
+        own = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
+        (self.folder.parent / f"{os.getpid()}.gpus").write_text(own)
+
+
+def test_workers_take_gpus_where_the_driver_has_none(
+    make_learner: Factory,
+    labelled: Any,
+    pool: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+    ray.shutdown()  # the file's own; only the last test comes after it
+    learner = trained(make_learner, labelled)
+    expected = learner.query(pool, 5, return_metrics=True)
+    with pytest.raises(WorkerError, match="has 1 CPUs and 0 GPUs in all"):
+        learner.query(pool, 5, engine=Ray(workers=1, gpus=1))
+    options = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "log_to_driver": False}
+    ray.init(num_cpus=2, num_gpus=2, object_store_memory=10**8, **options)  # declared, not there
+    try:
+        monkeypatch.setattr(cluster_module, "ScoringWorker", Seen)
+        settings = Ray(workers=2, gpus=1, folder=tmp_path)
+        asked: list[str] = []
+        original = cluster_module.numerics_there
+        monkeypatch.setattr(
+            engine, "numerics_there", lambda *a: asked.append(original(*a)) or asked[-1]
+        )
+        found = learner.query(pool, 5, return_metrics=True, engine=settings)
+        same_batch(found, expected)
+        # What computes is what torch sees there, and it sees no GPU: Ray only counts them.
+        assert asked == [learner._engine().backbone.numerics]
+        assert {file.read_text() for file in tmp_path.glob("*.gpus")} == {"0", "1"}
+        with pytest.warns(UserWarning, match="gpus=3.* waits until it has more"):
+            cluster_module._look_for_room(ray, Ray(gpus=3))
+    finally:
+        ray.shutdown()
 
 
 def test_an_own_cluster_listens_on_this_machine_alone_and_ends(

@@ -4,12 +4,13 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from starlearn.distributed.worker import ScoringWorker, Work
+from starlearn.distributed.worker import ScoringWorker, Work, numerics_of
 from starlearn.errors import InputError, MissingDependencyError, WorkerError
 
 
@@ -22,7 +23,8 @@ class Ray:
     workers : int, default=2
         Processes that load the model, each for itself.
     cpus, gpus : float, default=1 and 0
-        What each takes of a machine.
+        What each takes of a machine. Without a GPU of its own a worker sees none. The process that
+        asks needs none in either case.
     address : str, optional
         Of a cluster that runs, or "auto". Without it, one is started on this machine, on the
         loopback interface and without dashboard and usage statistics, and ended afterwards.
@@ -93,6 +95,7 @@ def running(settings: Ray) -> Iterator[Any]:
     """Give the `ray` module, connected; a cluster that was started for it ends with it."""
     ray = _ray()
     if ray.is_initialized():
+        _look_for_room(ray, settings)
         yield ray
         return
     quiet = {"logging_level": "error", "log_to_driver": False}
@@ -105,6 +108,7 @@ def running(settings: Ray) -> Iterator[Any]:
                 "--head), or leave the address out."
             ) from error
         try:
+            _look_for_room(ray, settings)
             yield ray
         finally:
             ray.shutdown()
@@ -120,10 +124,37 @@ def running(settings: Ray) -> Iterator[Any]:
             _temp_dir=scratch,
             **quiet,
         )
+        if lack := _lack(ray, settings):
+            raise WorkerError(f"{lack} Ask for less, or give the address of another cluster.")
         yield ray
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _lack(ray: Any, settings: Ray) -> str:
+    """Say what a cluster cannot give a worker, which then waits for ever; nothing if it can."""
+    there = ray.cluster_resources()
+    asked = {"CPU": settings.cpus, "GPU": settings.gpus}
+    if all(there.get(name, 0) >= number for name, number in asked.items()):
+        return ""
+    words = " and ".join(f"{there.get(name, 0):g} {name}s" for name in asked)
+    return (
+        f"Ray(cpus={settings.cpus:g}, gpus={settings.gpus:g}) is what each worker takes, and the "
+        f"cluster has {words} in all."
+    )
+
+
+def _look_for_room(ray: Any, settings: Ray) -> None:
+    if lack := _lack(ray, settings):
+        warnings.warn(f"{lack} The query waits until it has more.", UserWarning, stacklevel=4)
+
+
+def numerics_there(settings: Ray, source: str, quantization: Any) -> str:
+    """Ask a worker what it computes with."""
+    with running(settings) as ray:
+        remote = ray.remote(num_cpus=settings.cpus, num_gpus=settings.gpus)(numerics_of)
+        return str(ray.get(remote.remote(source, quantization)))
 
 
 def finished(ray: Any, settings: Ray, work: Work, keys: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -12,17 +12,19 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from starlearn import saving
 from starlearn.data.stream import rows_of
-from starlearn.distributed.cluster import Ray, engine_of, finished, running
+from starlearn.distributed.cluster import Ray, engine_of, finished, numerics_there, running
 from starlearn.distributed.processes import ProcessWorkers
 from starlearn.distributed.worker import EMBEDDING, POSITION, PROMPT, TIE, Work, scores_of
 from starlearn.errors import InputError, OutOfMemoryError, WorkerError
 from starlearn.query.acquisition import Plan, PoolScores, Workers
 from starlearn.query.chunks import chunk_file, chunk_key, items_key, read_chunk, write_chunk
 from starlearn.query.progress import ItemBar
+from starlearn.query.scoring import Scorer
 
 SPACES = 8
 """Adapters whose chunks stay in a folder; the base model's stay for ever."""
@@ -69,6 +71,8 @@ class RayWorkers:
 
     settings: Ray
     learner: Any = field(repr=False)
+    _asked: list[str] = field(default_factory=list, repr=False)
+    """What workers have said that they compute with."""
 
     def score(
         self, plan: Plan, scores: PoolScores, n_passes: int, places: NDArray[np.intp]
@@ -98,7 +102,7 @@ class RayWorkers:
             scores.put(part(number), scores_of(table))
             scores.keys[part(number)] = table[TIE].to_numpy()
 
-        work = self._work(plan, n_passes, plan.scorer.identity(n_passes))
+        work = self._work(plan, n_passes, self._scorer(plan).identity(n_passes))
         task = work.task
         template = (task.prompt, task.joint, task.chat, task.system, work.room)
         space = repr((work.space, work.tie_seed, *template))
@@ -109,7 +113,7 @@ class RayWorkers:
         self, plan: Plan, prompts: list[list[int]], rows: NDArray[np.intp]
     ) -> NDArray[np.float64]:
         """Return the base model's mean hidden state of each prompt, [c, D]; `rows` name them."""
-        size, space = plan.acquisition.chunk_size, plan.scorer.embedding_space
+        size, space = plan.acquisition.chunk_size, self._scorer(plan).embedding_space
         found: dict[int, NDArray[np.float64]] = {}
 
         def take(number: int, table: pa.Table) -> None:
@@ -123,6 +127,16 @@ class RayWorkers:
         with ItemBar("embedding on ray", len(prompts), plan.verbose) as bar:
             self._through(plan, work, pieces, take, bar)
         return np.concatenate([found[number] for number in sorted(found)])
+
+    def _scorer(self, plan: Plan) -> Scorer:
+        """Return what names the workers' numbers: they may have GPUs where this process has none."""
+        if not self.settings.gpus or torch.cuda.is_available():
+            return plan.scorer
+        backbone = plan.scorer.backbone
+        if not self._asked:
+            there = numerics_there(self.settings, backbone.source, backbone.quantization)
+            self._asked.append(there)
+        return replace(plan.scorer, numerics=self._asked[0])
 
     def _work(self, plan: Plan, n_passes: int, space: str) -> Work:
         scorer = plan.scorer

@@ -32,6 +32,11 @@ EMBEDDING, TIE, POSITION, PROMPT = "embedding", " tie", " position", " prompt"
 """Columns; a field of a template is a name, and has no space."""
 
 
+def numerics_of(source: str, quantization: Any) -> str:
+    """Say what computes here; loads no weights."""
+    return Backbone(source, quantization, verbose=False).numerics
+
+
 @dataclass(frozen=True)
 class Work:
     """What every worker is told: plain settings, and folders that all of them can read."""
