@@ -129,7 +129,7 @@ class RayWorkers:
         return np.concatenate([found[number] for number in sorted(found)])
 
     def _scorer(self, plan: Plan) -> Scorer:
-        """Return what names the workers' numbers: they may have GPUs where this process has none."""
+        """Return what names the workers' numbers: they may have GPUs that this process lacks."""
         if not self.settings.gpus or torch.cuda.is_available():
             return plan.scorer
         backbone = plan.scorer.backbone
