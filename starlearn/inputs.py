@@ -33,6 +33,11 @@ class Parts:
     training: Training
 
 
+def has_choices(learner: Any) -> bool:
+    """Tell a learner with a closed set of answers."""
+    return not isinstance(learner.task, GenerationTask)
+
+
 def checked_parts(learner: Any) -> Parts:
     """Return the learner's settings with defaults filled in.
 
@@ -126,3 +131,19 @@ def checked_labels(X: Any, y: Any, task: Task) -> tuple[list[Item], NDArray[Any]
                 "ChoiceTask(choices=[...])."
             )
     return items, labels
+
+
+def check_label_type(labels: NDArray[Any], classes: NDArray[Any]) -> None:
+    """Refuse labels to score against that are of another type than the classes: none is equal.
+
+    Raises
+    ------
+    InputError
+        When they are.
+    """
+    if not isinstance(labels[0], type(classes[0])):
+        raise InputError(
+            f"The learner's classes are {type(classes[0]).__name__}, the labels to score against "
+            f"are {type(labels[0]).__name__} ({labels[0]!r:.40}). Give labels of the type that fit "
+            "was given."
+        )

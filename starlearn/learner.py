@@ -3,28 +3,28 @@
 import os
 import time
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Self, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
-from sklearn.utils.metaestimators import available_if
 
 from starlearn import saving
 from starlearn.data.pool import as_count, as_items, as_labels, object_array, take
-from starlearn.data.stream import Rows
+from starlearn.data.stream import Pool, Rows
 from starlearn.distributed.engine import workers_of
 from starlearn.engine import Engine, Prompts, answer_room
-from starlearn.errors import InputError
 from starlearn.inputs import (
     DEFAULTS,
     Parts,
+    check_label_type,
     checked_labels,
     checked_parts,
     checked_pool,
     checked_rows,
+    has_choices,
 )
 from starlearn.model.adapter import Adapter, check_base
 from starlearn.model.backbone import check_quantization
@@ -34,11 +34,8 @@ from starlearn.query.estimate import Estimate, estimate
 from starlearn.randomness import derived_seed, drawn_seed
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask, Item
+from starlearn.typed import Asked, AskedToo, Batch, Items, Measured, PoolT, available_if
 from starlearn.undo import unchanged_on_error
-
-
-def _has_choices(learner: "STARLearner") -> bool:
-    return not isinstance(learner.task, GenerationTask)
 
 
 class STARLearner(ClassifierMixin, BaseEstimator):
@@ -176,6 +173,18 @@ class STARLearner(ClassifierMixin, BaseEstimator):
 
     # A pool in, the items worth labelling out
 
+    @overload
+    def query(self, X_pool: Pool, n_instances: int = 1, **how: Unpack[Asked]) -> Batch[Items]: ...
+    @overload
+    def query(self, X_pool: PoolT, n_instances: int = 1, **how: Unpack[Asked]) -> Batch[PoolT]: ...
+    @overload
+    def query(
+        self, X_pool: Pool, n_instances: int = 1, **how: Unpack[AskedToo]
+    ) -> Measured[Items]: ...
+    @overload
+    def query(
+        self, X_pool: PoolT, n_instances: int = 1, **how: Unpack[AskedToo]
+    ) -> Measured[PoolT]: ...
     def query(
         self,
         X_pool: Any,
@@ -308,12 +317,12 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         -------
         ndarray of shape (m,)
         """
-        if _has_choices(self):
+        if has_choices(self):
             probabilities = self.predict_proba(X)
             return np.asarray(self.classes_[probabilities.argmax(axis=1)])
         return object_array([self._parts().task.parse(text) for text in self._written(X)])
 
-    @available_if(_has_choices)
+    @available_if(has_choices)
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the probability of each choice, without dropout.
 
@@ -348,12 +357,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         if isinstance(task, GenerationTask):
             right = task.correct(self._written(items), labels.tolist())
         else:
-            if not isinstance(labels[0], type(self.classes_[0])):
-                raise InputError(
-                    f"The learner's classes are {type(self.classes_[0]).__name__}, the labels to "
-                    f"score against are {type(labels[0]).__name__} ({labels[0]!r:.40}). "
-                    "Give labels of the type that fit was given."
-                )
+            check_label_type(labels, self.classes_)
             right = (self.predict(items) == labels).tolist()
         return float(accuracy_score(np.ones(len(right)), right, sample_weight=sample_weight))
 
@@ -419,7 +423,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         tags.input_tags.one_d_array = True
         tags.input_tags.two_d_array = False
         tags.non_deterministic = self.random_state is None
-        if not _has_choices(self):
+        if not has_choices(self):
             tags.estimator_type = None
             tags.classifier_tags = None
         return tags
@@ -479,7 +483,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
 
     def _tree_and_prompts(self, parts: Parts, items: list[Item]) -> tuple[Any, Prompts]:
         tree = None
-        if _has_choices(self):
+        if has_choices(self):
             tree = self._engine().tree(parts, self._classes(parts).tolist())
         return tree, self._engine().prompts(parts, items, room=answer_room(parts, tree))
 
@@ -498,7 +502,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
 
     def _train(self, parts: Parts, items: list[Item], labels: NDArray[Any]) -> Self:
         began = time.perf_counter()
-        if _has_choices(self):
+        if has_choices(self):
             classes = self._classes(parts, training=True)
             self._engine().check_classes(parts, classes.tolist())
         examples = self._engine().examples(parts, items, labels)
@@ -512,7 +516,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
             start=previous if warm else None,
             verbose=self.verbose,
         )
-        if _has_choices(self):
+        if has_choices(self):
             self.classes_ = classes
         self.rounds_.append(
             {
@@ -530,7 +534,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         workers = workers_of(engine, self)
         stages, trained = self._engine(), hasattr(self, "adapter_")
         tree = None
-        if scores and _has_choices(self):
+        if scores and has_choices(self):
             tree = stages.tree(parts, self._classes(parts).tolist())
         seeds = {purpose: self._seed(purpose, self._round) for purpose in ("masks", "draw")}
         return Plan(

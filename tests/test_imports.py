@@ -23,12 +23,14 @@ LAYERS = [
     ["starlearn.query", "starlearn.train"],
     ["starlearn.engine"],
     ["starlearn.saving"],
-    ["starlearn.distributed"],
+    ["starlearn.distributed", "starlearn.typed"],
     ["starlearn.learner"],
     ["starlearn.modal"],
     ["starlearn.campaign"],
     ["starlearn.evaluate"],
+    ["starlearn.machine"],
     ["starlearn.terminal"],
+    ["starlearn.machine_command"],
     ["starlearn.campaign.labelling", "starlearn.campaign.web"],
     [
         "starlearn.campaign.commands",
@@ -39,6 +41,7 @@ LAYERS = [
     ],
     ["starlearn.planning_command"],
     ["starlearn.cli"],
+    ["starlearn.__main__"],
 ]
 DOORS = {
     # The embedded model is made apart from the rest, by a script of its own.
