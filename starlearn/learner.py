@@ -11,11 +11,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 
-from starlearn import saving
-from starlearn.data.pool import as_count, as_items, as_labels, object_array, take
+from starlearn.data.pool import as_count, as_items, object_array, take
 from starlearn.data.stream import Pool, Rows
 from starlearn.distributed.engine import workers_of
 from starlearn.engine import Engine, Prompts, answer_room
+from starlearn.export.face import ExportMixin
 from starlearn.inputs import (
     DEFAULTS,
     Parts,
@@ -26,7 +26,7 @@ from starlearn.inputs import (
     checked_rows,
     has_choices,
 )
-from starlearn.model.adapter import Adapter, check_base
+from starlearn.model.adapter import Adapter
 from starlearn.model.backbone import check_quantization
 from starlearn.query.acquisition import Plan, Uncertainty
 from starlearn.query.budget import Budget, budget_for
@@ -38,7 +38,7 @@ from starlearn.typed import Asked, AskedToo, Batch, Items, Measured, PoolT, avai
 from starlearn.undo import unchanged_on_error
 
 
-class STARLearner(ClassifierMixin, BaseEstimator):
+class STARLearner(ExportMixin, ClassifierMixin, BaseEstimator):
     """Active learning with a 4-bit language model and a LoRA adapter.
 
     STAR (arXiv 2403.01165): items are ranked by an uncertainty that moves from the base model's
@@ -360,39 +360,6 @@ class STARLearner(ClassifierMixin, BaseEstimator):
             check_label_type(labels, self.classes_)
             right = (self.predict(items) == labels).tolist()
         return float(accuracy_score(np.ones(len(right)), right, sample_weight=sample_weight))
-
-    # To disk and back
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write adapter, settings and labelled set to a new folder; see :mod:`starlearn.saving`."""
-        self._require_fit()
-        check_base(self._engine().backbone, self.adapter_)
-        saving.save(saving.content_of(self), folder, self._engine().backbone)
-
-    @classmethod
-    def load(
-        cls, folder: str | os.PathLike[str], model: str | os.PathLike[str] | None = None
-    ) -> Self:
-        """Read what `save` wrote; `model` says where the base model is now, if it moved.
-
-        Raises
-        ------
-        UntrustedFileError
-            When a file is not the one that was saved.
-        ModelMismatchError
-            When the base model is not the one that the adapter was trained on.
-        """
-        saved = saving.load(folder)
-        learner = cls(**saved.parameters)
-        if model is not None:
-            learner.model = model
-        learner._parts()
-        check_base(learner._engine().backbone, saved.adapter)
-        learner.adapter_, learner.seed_, learner.rounds_ = saved.adapter, saved.seed, saved.rounds
-        if saved.classes is not None:
-            learner.classes_ = as_labels(saved.classes, len(saved.classes))
-        learner._remember(list(saved.items), as_labels(saved.labels, len(saved.items)))
-        return learner
 
     # modAL's learner interface
 
