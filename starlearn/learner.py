@@ -2,12 +2,12 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 from sklearn.utils.metaestimators import available_if
@@ -16,10 +16,9 @@ from starlearn import saving
 from starlearn.data.pool import as_count, as_items, as_labels, object_array, take
 from starlearn.data.stream import Rows
 from starlearn.distributed.engine import workers_of
-from starlearn.engine import Engine, Prompts, answer_room
+from starlearn.engine import Prompts, answer_room
 from starlearn.errors import InputError
 from starlearn.inputs import (
-    DEFAULTS,
     Parts,
     checked_labels,
     checked_parts,
@@ -28,6 +27,7 @@ from starlearn.inputs import (
 )
 from starlearn.model.adapter import Adapter, check_base
 from starlearn.model.backbone import check_quantization
+from starlearn.protocol import EstimatorProtocol, has_choices
 from starlearn.query.acquisition import Plan, Uncertainty
 from starlearn.query.budget import Budget, budget_for
 from starlearn.query.estimate import Estimate, estimate
@@ -37,11 +37,7 @@ from starlearn.tasks import ChoiceTask, GenerationTask, Item
 from starlearn.undo import unchanged_on_error
 
 
-def _has_choices(learner: "STARLearner") -> bool:
-    return not isinstance(learner.task, GenerationTask)
-
-
-class STARLearner(ClassifierMixin, BaseEstimator):
+class STARLearner(EstimatorProtocol):
     """Active learning with a 4-bit language model and a LoRA adapter.
 
     STAR (arXiv 2403.01165): items are ranked by an uncertainty that moves from the base model's
@@ -70,6 +66,9 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         memory, up to 256 MB.
     verbose : bool, default=True
         Show progress bars.
+    callbacks : sequence or None, default=None
+        Functions that are given a :class:`starlearn.Progress` as a long step goes on, and
+        instances of ``transformers.TrainerCallback``, which take part in every training.
 
     Attributes
     ----------
@@ -102,6 +101,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         random_state: int | np.random.RandomState | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         verbose: bool = True,
+        callbacks: Sequence[Any] | None = None,
     ) -> None:
         self.model = model
         self.task = task
@@ -112,6 +112,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.cache_dir = cache_dir
         self.verbose = verbose
+        self.callbacks = callbacks
 
     # Labelled data in, adapter out
 
@@ -308,12 +309,12 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         -------
         ndarray of shape (m,)
         """
-        if _has_choices(self):
+        if has_choices(self):
             probabilities = self.predict_proba(X)
             return np.asarray(self.classes_[probabilities.argmax(axis=1)])
         return object_array([self._parts().task.parse(text) for text in self._written(X)])
 
-    @available_if(_has_choices)
+    @available_if(has_choices)
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the probability of each choice, without dropout.
 
@@ -403,48 +404,11 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         # All of them: the task's choices may have changed since the first were taught.
         self._remember(*checked_labels(X, y, self._parts().task))
 
-    # scikit-learn's protocol
-
-    def set_params(self, **params: Any) -> Self:
-        """Set parameters, those of a part too, as in ``set_params(adapter__r=8)``."""
-        for name in {key.partition("__")[0] for key in params if "__" in key}:
-            if name in DEFAULTS and params.get(name, getattr(self, name)) is None:
-                params[name] = DEFAULTS[name][0]()
-        super().set_params(**params)
-        return self
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
-        tags.non_deterministic = self.random_state is None
-        if not _has_choices(self):
-            tags.estimator_type = None
-            tags.classifier_tags = None
-        return tags
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "adapter_")
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The base model is loaded anew where the pickle is opened; the adapter goes along.
-        state: dict[str, Any] = dict(super().__getstate__())
-        state.pop("_loaded_engine", None)
-        return state
-
     # Inner steps
 
     def _parts(self) -> Parts:
         check_quantization(self.quantization)
         return checked_parts(self)
-
-    def _engine(self) -> Engine:
-        wanted = (self.model, self.quantization, self.cache_dir)
-        engine: Engine | None = getattr(self, "_loaded_engine", None)
-        if engine is None or engine.made_for != wanted:
-            engine = self._loaded_engine = Engine(*wanted, self.verbose)
-        return engine
 
     @property
     def _round(self) -> int:
@@ -479,7 +443,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
 
     def _tree_and_prompts(self, parts: Parts, items: list[Item]) -> tuple[Any, Prompts]:
         tree = None
-        if _has_choices(self):
+        if has_choices(self):
             tree = self._engine().tree(parts, self._classes(parts).tolist())
         return tree, self._engine().prompts(parts, items, room=answer_room(parts, tree))
 
@@ -498,7 +462,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
 
     def _train(self, parts: Parts, items: list[Item], labels: NDArray[Any]) -> Self:
         began = time.perf_counter()
-        if _has_choices(self):
+        if has_choices(self):
             classes = self._classes(parts, training=True)
             self._engine().check_classes(parts, classes.tolist())
         examples = self._engine().examples(parts, items, labels)
@@ -512,7 +476,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
             start=previous if warm else None,
             verbose=self.verbose,
         )
-        if _has_choices(self):
+        if has_choices(self):
             self.classes_ = classes
         self.rounds_.append(
             {
@@ -530,7 +494,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         workers = workers_of(engine, self)
         stages, trained = self._engine(), hasattr(self, "adapter_")
         tree = None
-        if scores and _has_choices(self):
+        if scores and has_choices(self):
             tree = stages.tree(parts, self._classes(parts).tolist())
         seeds = {purpose: self._seed(purpose, self._round) for purpose in ("masks", "draw")}
         return Plan(
@@ -540,5 +504,6 @@ class STARLearner(ClassifierMixin, BaseEstimator):
             weight=parts.acquisition.base_weight(self._round) if trained else 1.0,
             seed=seeds["draw"],
             verbose=self.verbose,
+            callbacks=parts.callbacks,
             workers=workers,
         )
