@@ -129,7 +129,9 @@ def checked_labels(X: Any, y: Any, task: Task) -> tuple[list[Item], NDArray[Any]
         if unknown and not isinstance(labels[0], str):
             raise InputError(
                 f"The task's choices are texts, the labels are {type(labels.tolist()[0]).__name__}"
-                f" ({unknown[0]}). Convert them: [str(label) for label in y]."
+                f" ({unknown[0]}). Convert them: [str(label) for label in y]. Where scikit-learn "
+                "numbers the labels itself, as its ensembles do, give it a fitted learner: "
+                "FrozenEstimator(learner)."
             )
         if unknown:
             raise InputError(

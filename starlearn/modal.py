@@ -32,6 +32,7 @@ from starlearn.data.rows import (
 )
 from starlearn.errors import InputError, listed
 from starlearn.learner import STARLearner
+from starlearn.protocol import share_bases
 
 __all__ = ["ActiveLearner", "Committee", "STARLearner", "star_sampling"]
 
@@ -318,6 +319,8 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
 class Committee(_Loop, modAL.models.Committee):
     """modAL's Committee, repaired: several learners vote, on labels of any kind.
 
+    STARLearners of the same model share one copy of it in memory; their adapters are their own.
+
     Parameters
     ----------
     learner_list : list of starlearn.modal.ActiveLearner or STARLearner, at least one
@@ -344,6 +347,7 @@ class Committee(_Loop, modAL.models.Committee):
             raise InputError(f"learner_list must be a list of learners, got {learner_list!r:.80}.")
         super().__init__(learner_list, query_strategy, on_transformed)
         self.random_state = random_state
+        self._share_bases()
 
     def fit(self, X: Any, y: Any, **fit_kwargs: Any) -> Self:
         """Train every learner on these N rows alone; see ActiveLearner.fit."""
@@ -374,7 +378,12 @@ class Committee(_Loop, modAL.models.Committee):
             parts.append(check_class_proba(proba, one.estimator.classes_, self.classes_))
         return np.stack(parts, axis=1)
 
+    def _share_bases(self) -> None:
+        estimators = [getattr(one, "estimator", None) for one in self]
+        share_bases([one for one in estimators if isinstance(one, STARLearner)])
+
     def _each(self, method: str, *args: Any, **kwargs: Any) -> Self:
+        self._share_bases()  # learners may have joined
         with ExitStack() as undo:
             for row, one in enumerate(self):
                 if isinstance(one, ActiveLearner):
