@@ -20,7 +20,9 @@ from modAL.utils.validation import check_class_proba
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state, check_X_y
+from sklearn.utils.metaestimators import available_if
 
 from starlearn.data.pool import as_count, is_dataset
 from starlearn.data.rows import (
@@ -39,8 +41,13 @@ __all__ = ["ActiveLearner", "Committee", "STARLearner", "star_sampling"]
 BaseLearner.register(STARLearner)
 
 NOT_FOR_TEXT = {
-    "uncertainty_batch_sampling": "needs distances between numeric features",
-    "expected_error_reduction": "trains once for each item of the pool and each class",
+    "uncertainty_batch_sampling": (
+        "needs distances between points. Say on_transformed=True, and they are those of "
+        "learner.transform"
+    ),
+    "expected_error_reduction": (
+        "trains once for each item of the pool and each class. Use starlearn.modal.star_sampling"
+    ),
 }
 """Strategies of modAL by name (modAL.expected_error cannot be imported with NumPy 2)."""
 
@@ -184,8 +191,11 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
         Called as strategy(learner, X_pool, ...); returns (indices, metrics of the chosen).
     X_training, y_training : N rows and their labels, default=None
         The estimator is fitted on them at once, with `fit_kwargs`, which are not kept.
-    bootstrap_init, on_transformed, force_all_finite : bool
+    bootstrap_init, force_all_finite : bool
         As in modAL.
+    on_transformed : bool, default=False
+        Whether strategies that measure distances, as ranked batch mode, get rows as the steps of
+        a Pipeline leave them, or the points of a STARLearner.
     random_state : int, RandomState or None, default=None
         Draws bootstrap samples and breaks ties (`random_tie_break`). None is numpy's global
         generator. Members of a Committee with the same number draw the same samples.
@@ -273,6 +283,23 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
     def predict_proba(self, X: Any, **predict_proba_kwargs: Any) -> Any:
         """Return probabilities of shape (m, n_classes); InputError when one is not finite."""
         return _finite(super().predict_proba(X, **predict_proba_kwargs))
+
+    @available_if(lambda learner: hasattr(learner.estimator, "transform"))
+    def transform(self, X: Any) -> Any:
+        """Return the estimator's points for m rows, shape (m, D): those of STARLearner.transform.
+
+        For modAL's information_density and for strategies of your own.
+        """
+        return self.estimator.transform(X)
+
+    def transform_without_estimating(self, X: Any) -> Any:
+        """Return rows as strategies see them with `on_transformed`: before the last estimator.
+
+        Texts for a STARLearner have no distances, so it is its points that they see.
+        """
+        if _reads_text(self.estimator):
+            return self.estimator.transform(X)
+        return super().transform_without_estimating(X)
 
     def _checked(self, X: Any, y: Any) -> tuple[Any, Any]:
         X, y = as_array(X), as_label_array(y)
@@ -399,6 +426,12 @@ class Committee(_Loop, modAL.models.Committee):
         return self
 
 
+def _reads_text(estimator: Any) -> bool:
+    """Tell a STARLearner, and a Pipeline that ends in one."""
+    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    return isinstance(last, STARLearner)
+
+
 def _check_callable(query_strategy: Any) -> None:
     if not callable(query_strategy):
         raise InputError(f"query_strategy must be a function, got {query_strategy!r:.80}.")
@@ -408,10 +441,11 @@ def _check_call(
     strategy: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], n_rows: int
 ) -> None:
     """Refuse what the strategy would do silently wrong or not at all, before it runs."""
-    if isinstance(getattr(args[0], "estimator", None), STARLearner):
+    if _reads_text(getattr(args[0], "estimator", None)):
         name = getattr(getattr(strategy, "func", strategy), "__name__", "")  # func: of a partial
-        if name in NOT_FOR_TEXT:
-            raise InputError(f"{name} {NOT_FOR_TEXT[name]}. Use starlearn.modal.star_sampling.")
+        in_points = args[0].on_transformed and name == "uncertainty_batch_sampling"
+        if name in NOT_FOR_TEXT and not in_points:
+            raise InputError(f"{name} {NOT_FOR_TEXT[name]}.")
     try:
         bound = inspect.signature(strategy).bind(*args, **kwargs)
     except (TypeError, ValueError):  # no signature, or a wrong call, which fails by itself
