@@ -1,10 +1,13 @@
 """The door: parameters, items and labels are checked here, before any model is loaded."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
+from sklearn.utils._param_validation import InvalidParameterError, validate_parameter_constraints
 
+from starlearn.callbacks import checked_callbacks
 from starlearn.data.pool import as_items, as_labels
 from starlearn.data.stream import Rows, as_rows
 from starlearn.errors import InputError, listed
@@ -31,6 +34,7 @@ class Parts:
     adapter: LoRA
     acquisition: Acquisition
     training: Training
+    callbacks: tuple[Any, ...] = ()
 
 
 def has_choices(learner: Any) -> bool:
@@ -46,6 +50,14 @@ def checked_parts(learner: Any) -> Parts:
     InputError
         Naming the parameter, what is allowed and what came.
     """
+    try:
+        validate_parameter_constraints(
+            {"cache_dir": [str, os.PathLike, None], "verbose": ["verbose"]},
+            {"cache_dir": learner.cache_dir, "verbose": learner.verbose},
+            caller_name="STARLearner",
+        )
+    except InvalidParameterError as error:
+        raise InputError(str(error)) from None
     found: dict[str, Any] = {}
     for name, (default, kind) in DEFAULTS.items():
         part = getattr(learner, name)
@@ -57,7 +69,7 @@ def checked_parts(learner: Any) -> Parts:
             )
         part.check()
         found[name] = part
-    parts = Parts(**found)
+    parts = Parts(**found, callbacks=checked_callbacks(learner.callbacks))
     if parts.acquisition.n_passes > 1 and parts.adapter.dropout == 0:
         raise InputError(
             f"Acquisition(n_passes={parts.acquisition.n_passes}) needs dropout on the adapter, "
@@ -122,7 +134,9 @@ def checked_labels(X: Any, y: Any, task: Task) -> tuple[list[Item], NDArray[Any]
         if unknown and not isinstance(labels[0], str):
             raise InputError(
                 f"The task's choices are texts, the labels are {type(labels.tolist()[0]).__name__}"
-                f" ({unknown[0]}). Convert them: [str(label) for label in y]."
+                f" ({unknown[0]}). Convert them: [str(label) for label in y]. Where scikit-learn "
+                "numbers the labels itself, as its ensembles do, give it a fitted learner: "
+                "FrozenEstimator(learner)."
             )
         if unknown:
             raise InputError(

@@ -2,22 +2,21 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 
 from starlearn.data.pool import as_count, as_items, object_array, take
 from starlearn.data.stream import Pool, Rows
 from starlearn.distributed.engine import workers_of
-from starlearn.engine import Engine, Prompts, answer_room
+from starlearn.engine import Prompts, answer_room
 from starlearn.export.face import ExportMixin
 from starlearn.inputs import (
-    DEFAULTS,
     Parts,
     check_label_type,
     checked_labels,
@@ -28,6 +27,7 @@ from starlearn.inputs import (
 )
 from starlearn.model.adapter import Adapter
 from starlearn.model.backbone import check_quantization
+from starlearn.protocol import EstimatorProtocol
 from starlearn.query.acquisition import Plan, Uncertainty
 from starlearn.query.budget import Budget, budget_for
 from starlearn.query.estimate import Estimate, estimate
@@ -38,7 +38,7 @@ from starlearn.typed import Asked, AskedToo, Batch, Items, Measured, PoolT, avai
 from starlearn.undo import unchanged_on_error
 
 
-class STARLearner(ExportMixin, ClassifierMixin, BaseEstimator):
+class STARLearner(ExportMixin, EstimatorProtocol):
     """Active learning with a 4-bit language model and a LoRA adapter.
 
     STAR (arXiv 2403.01165): items are ranked by an uncertainty that moves from the base model's
@@ -67,6 +67,9 @@ class STARLearner(ExportMixin, ClassifierMixin, BaseEstimator):
         memory, up to 256 MB.
     verbose : bool, default=True
         Show progress bars.
+    callbacks : sequence or None, default=None
+        Functions that are given a :class:`starlearn.Progress` as a long step goes on, and
+        instances of ``transformers.TrainerCallback``, which take part in every training.
 
     Attributes
     ----------
@@ -99,6 +102,7 @@ class STARLearner(ExportMixin, ClassifierMixin, BaseEstimator):
         random_state: int | np.random.RandomState | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         verbose: bool = True,
+        callbacks: Sequence[Any] | None = None,
     ) -> None:
         self.model = model
         self.task = task
@@ -109,6 +113,7 @@ class STARLearner(ExportMixin, ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.cache_dir = cache_dir
         self.verbose = verbose
+        self.callbacks = callbacks
 
     # Labelled data in, adapter out
 
@@ -374,48 +379,11 @@ class STARLearner(ExportMixin, ClassifierMixin, BaseEstimator):
         # All of them: the task's choices may have changed since the first were taught.
         self._remember(*checked_labels(X, y, self._parts().task))
 
-    # scikit-learn's protocol
-
-    def set_params(self, **params: Any) -> Self:
-        """Set parameters, those of a part too, as in ``set_params(adapter__r=8)``."""
-        for name in {key.partition("__")[0] for key in params if "__" in key}:
-            if name in DEFAULTS and params.get(name, getattr(self, name)) is None:
-                params[name] = DEFAULTS[name][0]()
-        super().set_params(**params)
-        return self
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
-        tags.non_deterministic = self.random_state is None
-        if not has_choices(self):
-            tags.estimator_type = None
-            tags.classifier_tags = None
-        return tags
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "adapter_")
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The base model is loaded anew where the pickle is opened; the adapter goes along.
-        state: dict[str, Any] = dict(super().__getstate__())
-        state.pop("_loaded_engine", None)
-        return state
-
     # Inner steps
 
     def _parts(self) -> Parts:
         check_quantization(self.quantization)
         return checked_parts(self)
-
-    def _engine(self) -> Engine:
-        wanted = (self.model, self.quantization, self.cache_dir)
-        engine: Engine | None = getattr(self, "_loaded_engine", None)
-        if engine is None or engine.made_for != wanted:
-            engine = self._loaded_engine = Engine(*wanted, self.verbose)
-        return engine
 
     @property
     def _round(self) -> int:
@@ -511,5 +479,6 @@ class STARLearner(ExportMixin, ClassifierMixin, BaseEstimator):
             weight=parts.acquisition.base_weight(self._round) if trained else 1.0,
             seed=seeds["draw"],
             verbose=self.verbose,
+            callbacks=parts.callbacks,
             workers=workers,
         )

@@ -116,7 +116,7 @@ def load(folder: str | os.PathLike[str]) -> Saved:
 
 def parameters_to_json(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Bring a learner's parameters to a form for JSON: a part is its class's name and settings."""
-    found = dict(parameters)
+    found = {name: value for name, value in parameters.items() if name != "callbacks"}  # code
     for name in DEFAULTS:
         part = found[name]
         if part is not None:

@@ -13,7 +13,7 @@ FILES = sorted((ROOT / "starlearn").rglob("*.py"))
 # A module may import from its own layer and from those below it, never from above. A module that is
 # named itself is in that layer, not in its package's.
 LAYERS = [
-    ["starlearn.errors", "starlearn.undo"],
+    ["starlearn.errors", "starlearn.undo", "starlearn.callbacks"],
     ["starlearn.planning"],
     ["starlearn.settings", "starlearn.randomness", "starlearn.embedded"],
     ["starlearn.tasks"],
@@ -25,6 +25,7 @@ LAYERS = [
     ["starlearn.saving"],
     ["starlearn.export"],
     ["starlearn.distributed", "starlearn.typed"],
+    ["starlearn.protocol"],
     ["starlearn.learner"],
     ["starlearn.modal"],
     ["starlearn.campaign"],

@@ -4,7 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Adapter:
     target_modules: str | tuple[str, ...]
     base: str
     """Fingerprint of the base model that it was trained on."""
-    state: dict[str, torch.Tensor]
+    state: dict[str, torch.Tensor] = field(repr=False)
     """A [r, in] and B [out, r] of each adapted layer, float32 on the CPU, by peft's names."""
 
     @classmethod

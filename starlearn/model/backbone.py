@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -83,6 +84,8 @@ class Backbone:
         self.quantization = quantization
         self.active: object | None = None  # the Adapter whose weights the model holds now
         self.peft_model: Any = None
+        self._lock = threading.Lock()
+        self._user: int | None = None  # the thread that holds the lock
         if _is_folder(self.source):
             _check_folder(Path(self.source))
         self.config = _from_hub(AutoConfig, self.source)
@@ -93,6 +96,28 @@ class Backbone:
             )
         refuse_recurrent(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(self.config), None), self.config)
         self.tokenizer = _from_hub(AutoTokenizer, self.source)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other threads from the model while one adapter is on it: learners take turns.
+
+        Raises
+        ------
+        InputError
+            When this thread is at work on the model already, in a callback.
+        """
+        me = threading.get_ident()
+        if self._user == me:
+            raise InputError(
+                "A callback called a learner whose base model is at work: the adapter would be "
+                "changed under it. Note what there is to do, and call the learner afterwards."
+            )
+        with self._lock:
+            self._user = me
+            try:
+                yield
+            finally:
+                self._user = None
 
     @property
     def device(self) -> torch.device:

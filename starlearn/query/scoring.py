@@ -63,13 +63,14 @@ class Scorer:
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Put the adapter on the model, or take every adapter off, and switch to evaluation."""
-        if self.adapter is None:
-            detach(self.backbone)
-            model = self.backbone.model
-        else:
-            model = activate(self.backbone, self.adapter)
-        with evaluation_mode(model):
-            yield
+        with self.backbone.alone():
+            if self.adapter is None:
+                detach(self.backbone)
+                model = self.backbone.model
+            else:
+                model = activate(self.backbone, self.adapter)
+            with evaluation_mode(model):
+                yield
 
     def check(self, prompts: Tokens, rows: NDArray[np.intp], n_passes: int) -> None:
         """Refuse items that these settings cannot score; needs no weights.
