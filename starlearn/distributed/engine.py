@@ -106,7 +106,7 @@ class RayWorkers:
         task = work.task
         template = (task.prompt, task.joint, task.chat, task.system, work.room)
         space = repr((work.space, work.tie_seed, *template))
-        with ItemBar("query on ray", len(places), plan.verbose) as bar:
+        with ItemBar("query on ray", len(places), plan.verbose, plan.callbacks) as bar:
             self._through(plan, work, pieces(), take, bar)
 
     def embeddings(
@@ -124,7 +124,7 @@ class RayWorkers:
             for number, start in enumerate(range(0, len(prompts), size))
         )
         work = replace(self._work(plan, 0, space), learner=None)
-        with ItemBar("embedding on ray", len(prompts), plan.verbose) as bar:
+        with ItemBar("embedding on ray", len(prompts), plan.verbose, plan.callbacks) as bar:
             self._through(plan, work, pieces, take, bar)
         return np.concatenate([found[number] for number in sorted(found)])
 

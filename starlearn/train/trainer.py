@@ -14,8 +14,9 @@ from accelerate.utils.memory import clear_device_cache
 from sklearn.base import clone
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from starlearn.callbacks import for_trainings, tell
 from starlearn.errors import InputError, OutOfMemoryError, TrainingDivergedError, listed
 from starlearn.model.adapter import (
     Adapter,
@@ -60,6 +61,7 @@ def train_adapter(
     seed: int,
     start: Adapter | None = None,
     verbose: bool = False,
+    callbacks: Sequence[Any] = (),
 ) -> tuple[Adapter, TrainingRecord]:
     """Train an adapter and leave it active on the backbone.
 
@@ -70,6 +72,8 @@ def train_adapter(
         Decides the initial A, the order of the examples and the dropout.
     start : Adapter or None
         Continue from these weights; None starts fresh.
+    callbacks : sequence
+        Functions that are told the steps done, and instances of transformers.TrainerCallback.
 
     Raises
     ------
@@ -102,7 +106,8 @@ def train_adapter(
     agree(these, backbone, lora, training, examples, seed, start)
     while True:
         try:
-            return _together(these, backbone, lora, training, examples, seed, start, verbose)
+            what = (backbone, lora, training, examples, seed, start, verbose, callbacks)
+            return _together(these, *what)
         except (RuntimeError, MemoryError) as error:
             if not ran_out(error):
                 raise
@@ -133,7 +138,7 @@ def with_smaller_batches(training: Training, largest: int) -> Training:
 
 def _together(these: Processes, *what: Any) -> tuple[Adapter, TrainingRecord]:
     """Train in all processes of the program, or in none of them, to the same adapter."""
-    with Meeting(these) as meeting:
+    with Meeting(these) as meeting, what[0].alone():
         adapter, record = _trained(meeting, *what)
     these.agree(lambda: [adapter.digest], "Use GPUs of one kind.")
     return adapter, record
@@ -148,7 +153,10 @@ def _trained(
     seed: int,
     start: Adapter | None,
     verbose: bool,
+    callbacks: Sequence[Any],
 ) -> tuple[Adapter, TrainingRecord]:
+    main = meeting.processes.main
+    told = callbacks if main else ()
     model = attach_fresh(backbone, lora, seed=derived_seed(seed, "adapter"))
     try:
         if start is not None:
@@ -156,9 +164,7 @@ def _trained(
         with (
             tempfile.TemporaryDirectory(prefix="starlearn-") as scratch,
             isolated_generators(derived_seed(seed, "training")),
-            tqdm(
-                desc="training", unit="step", disable=not (verbose and meeting.processes.main)
-            ) as bar,
+            tqdm(desc="training", unit="step", disable=not (verbose and main)) as bar,
         ):
             trainer = _AdapterTrainer(
                 training=training,
@@ -168,6 +174,7 @@ def _trained(
                 args=_arguments(training, backbone, seed, scratch, meeting.processes),
                 train_dataset=list(examples),
                 data_collator=Collator(backbone.pad_id, meeting.processes),
+                callbacks=[*for_trainings(callbacks), _Steps(told)],
             )
             check_divisible(trainer, meeting.processes)
             trainer.remove_callback(PrinterCallback)  # the bar is enough
@@ -219,6 +226,19 @@ def _checkpointing(model: Any, wanted: bool) -> Iterator[None]:
         yield
     finally:
         inner.activation_checkpointing_disable()
+
+
+class _Steps(TrainerCallback):
+    """Tells functions how many optimiser steps are done."""
+
+    def __init__(self, callbacks: Sequence[Any]) -> None:
+        self.callbacks = callbacks
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        tell(self.callbacks, "training", 0, state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        tell(self.callbacks, "training", state.global_step, state.max_steps)
 
 
 class _AdapterTrainer(Trainer):
