@@ -24,7 +24,7 @@ from bench_linear_entropy import kilobytes
 from bench_scaling import CHOICES, build_model, write_pool
 from measuring import COMMON, RESULTS, common, watched_memory, write_row
 
-from starlearn import Acquisition, ChoiceTask, LoRA, Pool, Ray, STARLearner, Training
+from starlearn import Acquisition, ChoiceTask, LoRA, Pool, RayEngine, STARLearner, Training
 from starlearn.distributed import cluster
 from starlearn.distributed.cluster import running
 from starlearn.distributed.engine import RayWorkers
@@ -110,11 +110,11 @@ def throughput(folder: Path, out: Path, workers: Sequence[int]) -> None:
     row = {"workers": 0, "wall_s": f"{alone:.2f}", "items_per_s": f"{m / alone:.1f}"}
     write_row(out, FIELDS, common("cpu") | facts | row | {"note": "one process"})
     for count in workers:
-        start = seconds(lambda n=count: learner.query(pool[:n], 1, engine=Ray(workers=n)))
+        start = seconds(lambda n=count: learner.query(pool[:n], 1, engine=RayEngine(workers=n)))
         place = folder / f"ray {count}"
-        engine = Ray(workers=count, folder=place)
+        engine = RayEngine(workers=count, folder=place)
 
-        def query(engine: Ray = engine) -> None:
+        def query(engine: RayEngine = engine) -> None:
             found["ray"] = learner.query(pool, 50, return_metrics=True, engine=engine)
 
         wall = seconds(query)
@@ -141,7 +141,7 @@ def prepared(learner: STARLearner, pool: Pool, folder: Path) -> float:
     parts = learner._parts()
     began = time.process_time()
     rows = checked_rows(pool, parts.task, "pool")
-    made = learner._plan(parts, rows, engine=Ray(folder=folder))
+    made = learner._plan(parts, rows, engine=RayEngine(folder=folder))
     scores = PoolScores.empty(counted(len(rows)), keep_answers=False)
     with patch.object(RayWorkers, "_finished", lambda *_: iter(())):
         made.workers.score(made, scores, learner.acquisition.n_passes, counted(len(rows)))
@@ -207,8 +207,8 @@ def chunks(folder: Path, out: Path) -> None:
     learner.query(pool[:8], 1)
     forget(learner)
     alone = seconds(lambda: learner.query(pool, 50))
-    start = seconds(lambda: learner.query(pool[:1], 1, engine=Ray(workers=1)))
-    wall = seconds(lambda: learner.query(pool, 50, engine=Ray(workers=1)))
+    start = seconds(lambda: learner.query(pool[:1], 1, engine=RayEngine(workers=1)))
+    wall = seconds(lambda: learner.query(pool, 50, engine=RayEngine(workers=1)))
     each = (wall - start - alone) / count
     row = {
         "part": "chunks", "m": size * count, "L": 8, "K": 1, "workers": 1,
@@ -299,7 +299,7 @@ def check_terms(folder: Path, out: Path, workers: Sequence[int]) -> None:
     do scores, the driver takes in and merges. In CPU seconds of the processes that are on it, which
     is what it takes where nobody waits for a core; on this machine clocks say little.
     """
-    with running(Ray(workers=max(workers))) as ray:
+    with running(RayEngine(workers=max(workers))) as ray:
         ray.data.DataContext.get_current().wait_for_min_actors_s = 600
         for at in CONFIGURATIONS:
             m, length, passes, shape = int(at["m"]), int(at["L"]), int(at["K"]), str(at["shape"])
@@ -313,7 +313,7 @@ def check_terms(folder: Path, out: Path, workers: Sequence[int]) -> None:
                 forget(learner)
                 with patch.object(cluster, "ScoringWorker", TimedWorker):
                     began = time.perf_counter()
-                    engine = Ray(workers=count, folder=place)
+                    engine = RayEngine(workers=count, folder=place)
                     spent = cpu_seconds(
                         lambda a=learner, p=pool, e=engine: a.query(p, 50, engine=e)
                     )
@@ -349,7 +349,7 @@ def large(folder: Path, out: Path, m: int) -> None:
     forget(learner)
     place = folder / "ray"
     with watched_memory(0.05) as memory:
-        wall = seconds(lambda: learner.query(pool, 500, engine=Ray(workers=2, folder=place)))
+        wall = seconds(lambda: learner.query(pool, 500, engine=RayEngine(workers=2, folder=place)))
     disk = sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) / 1e6
     row = {
         "part": "large", "model": "random, one layer", "m": m, "L": length, "K": 1, "workers": 2,

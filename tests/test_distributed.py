@@ -23,7 +23,7 @@ from starlearn import cli
 from starlearn.campaign.campaign import Campaign
 from starlearn.distributed import cluster as cluster_module
 from starlearn.distributed import engine
-from starlearn.distributed.cluster import Ray
+from starlearn.distributed.cluster import RayEngine
 from starlearn.distributed.worker import ATTEMPTS, ScoringWorker
 from starlearn.errors import WorkerError
 from starlearn.learner import STARLearner
@@ -49,7 +49,7 @@ def cluster() -> Iterator[Any]:
     pytest.importorskip("ray", reason="ray is not installed")
     from starlearn.distributed.cluster import running
 
-    with running(Ray(workers=2)) as ray:
+    with running(RayEngine(workers=2)) as ray:
         yield ray
 
 
@@ -71,7 +71,7 @@ def test_scores_and_batch_are_those_of_one_process(
     cluster: Any, make_learner: Factory, labelled: Any, pool: list[str], task: str, tmp_path: Path
 ) -> None:
     learner = trained(make_learner, labelled, task)
-    ray = Ray(workers=2, folder=tmp_path)
+    ray = RayEngine(workers=2, folder=tmp_path)
     assert_same(learner.uncertainty(pool, engine=ray), learner.uncertainty(pool))
     expected = learner.query(pool, 6, return_metrics=True)
     same_batch(learner.query(pool, 6, return_metrics=True, engine=ray), expected)
@@ -82,7 +82,7 @@ def test_a_diverse_batch_is_that_of_one_process(
 ) -> None:
     options = {"diversity": "kmeans++", "candidates": 3, "screen": 8}
     learner = trained(make_learner, labelled, **options)
-    ray = Ray(workers=1, folder=tmp_path)
+    ray = RayEngine(workers=1, folder=tmp_path)
     expected = learner.query(pool, 4, return_metrics=True)
     same_batch(learner.query(pool, 4, return_metrics=True, engine=ray), expected)
 
@@ -133,7 +133,9 @@ def test_a_worker_that_is_killed_is_replaced(
     cluster: Any, slow: STARLearner, tmp_path: Path
 ) -> None:
     with killing(tmp_path, most=1) as killed:
-        found = slow.query(LONG, 9, return_metrics=True, engine=Ray(workers=2, folder=tmp_path))
+        found = slow.query(
+            LONG, 9, return_metrics=True, engine=RayEngine(workers=2, folder=tmp_path)
+        )
     assert len(killed) == 1
     same_batch(found, slow.query(LONG, 9, return_metrics=True))
 
@@ -141,7 +143,7 @@ def test_a_worker_that_is_killed_is_replaced(
 def test_a_chunk_that_kills_its_workers_is_named_and_the_others_are_kept(
     cluster: Any, slow: STARLearner, tmp_path: Path
 ) -> None:
-    ray = Ray(workers=1, folder=tmp_path)
+    ray = RayEngine(workers=1, folder=tmp_path)
     pool = LONG[:400]
     with (
         killing(tmp_path, most=ATTEMPTS, after=1) as killed,
@@ -170,14 +172,14 @@ def killed_with_chunks(driver: "subprocess.Popen[bytes]", folder: Path) -> dict[
 
 DRIVER = """
 import json, sys, warnings
-from starlearn.distributed.cluster import Ray
+from starlearn.distributed.cluster import RayEngine
 from starlearn.learner import STARLearner
 
 if __name__ == "__main__":
     learner = STARLearner.load(sys.argv[1])
     learner.set_params(verbose=False)
     pool = json.loads(open(sys.argv[3]).read())
-    learner.query(pool, 9, engine=Ray(workers=1, folder=sys.argv[2]))
+    learner.query(pool, 9, engine=RayEngine(workers=1, folder=sys.argv[2]))
 """
 
 
@@ -190,7 +192,7 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(
     folder = tmp_path / "kept"
     files = [str(tmp_path / name) for name in ("driver.py", "learner", "kept", "pool.json")]
     kept = killed_with_chunks(subprocess.Popen([sys.executable, *files]), folder)
-    found = slow.query(LONG, 9, return_metrics=True, engine=Ray(workers=1, folder=folder))
+    found = slow.query(LONG, 9, return_metrics=True, engine=RayEngine(workers=1, folder=folder))
     same_batch(found, slow.query(LONG, 9, return_metrics=True))
     assert kept.items() <= finished_in(folder).items()
 
@@ -248,12 +250,12 @@ def test_workers_take_gpus_where_the_driver_has_none(
     learner = trained(make_learner, labelled)
     expected = learner.query(pool, 5, return_metrics=True)
     with pytest.raises(WorkerError, match="has 1 CPUs and 0 GPUs in all"):
-        learner.query(pool, 5, engine=Ray(workers=1, gpus=1))
+        learner.query(pool, 5, engine=RayEngine(workers=1, gpus=1))
     options = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "log_to_driver": False}
     ray.init(num_cpus=2, num_gpus=2, object_store_memory=10**8, **options)  # declared, not there
     try:
         monkeypatch.setattr(cluster_module, "ScoringWorker", Seen)
-        settings = Ray(workers=2, gpus=1, folder=tmp_path)
+        settings = RayEngine(workers=2, gpus=1, folder=tmp_path)
         asked: list[str] = []
         original = cluster_module.numerics_there
         monkeypatch.setattr(
@@ -261,11 +263,11 @@ def test_workers_take_gpus_where_the_driver_has_none(
         )
         found = learner.query(pool, 5, return_metrics=True, engine=settings)
         same_batch(found, expected)
-        # What computes is what torch sees there, and it sees no GPU: Ray only counts them.
+        # What computes is what torch sees there, and it sees no GPU: RayEngine only counts them.
         assert asked == [learner._engine().backbone.numerics]
         assert {file.read_text() for file in tmp_path.glob("*.gpus")} == {"0", "1"}
         with pytest.warns(UserWarning, match="gpus=3.* waits until it has more"):
-            cluster_module._look_for_room(ray, Ray(gpus=3))
+            cluster_module._look_for_room(ray, RayEngine(gpus=3))
     finally:
         ray.shutdown()
 
@@ -276,7 +278,7 @@ def test_an_own_cluster_listens_on_this_machine_alone_and_ends(
     ray = pytest.importorskip("ray", reason="ray is not installed")
     ray.shutdown()  # the file's own; this is its last test
     learner = trained(make_learner, labelled)
-    found = learner.query(pool[:5], 2, return_metrics=True, engine=Ray(workers=1))
+    found = learner.query(pool[:5], 2, return_metrics=True, engine=RayEngine(workers=1))
     same_batch(found, learner.query(pool[:5], 2, return_metrics=True))
     assert not ray.is_initialized()
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from starlearn import saving
 from starlearn.data.stream import rows_of
-from starlearn.distributed.cluster import Ray, engine_of, finished, numerics_there, running
+from starlearn.distributed.cluster import RayEngine, engine_of, finished, numerics_there, running
 from starlearn.distributed.processes import ProcessWorkers
 from starlearn.distributed.worker import EMBEDDING, POSITION, PROMPT, TIE, Work, scores_of
 from starlearn.errors import InputError, OutOfMemoryError, WorkerError
@@ -65,11 +65,11 @@ class RayWorkers:
 
     Parameters
     ----------
-    settings : Ray
+    settings : RayEngine
     learner : STARLearner
     """
 
-    settings: Ray
+    settings: RayEngine
     learner: Any = field(repr=False)
     _asked: list[str] = field(default_factory=list, repr=False)
     """What workers have said that they compute with."""
@@ -185,7 +185,7 @@ class RayWorkers:
                 if table is None:
                     raise WorkerError(
                         f"{waiting[key]}: a worker says that it is scored, and its file is not in "
-                        f"{folder}. Give a folder that all machines share: Ray(folder=...)."
+                        f"{folder}. Give a folder that all machines share: RayEngine(folder=...)."
                     )
                 for number in waiting[key].numbers:
                     take(number, table)
