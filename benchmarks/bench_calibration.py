@@ -2,9 +2,9 @@
 
     python benchmarks/bench_calibration.py --seeds 3
 
-One learner a pool and a seed (from 1000), trained on 100 random labels and judged on 300 test items. Then the
-same adapter with the mean over K dropout masks, with a temperature from its labels by
-cross-fitting, with both; and other adapters whose B is shrunk by exp(-s) over the training
+One learner a pool and a seed (from 1000), trained on 100 random labels and judged on 300 test
+items. Then the same adapter with the mean over K dropout masks, with a temperature from its labels
+by cross-fitting, with both; and other adapters whose B is shrunk by exp(-s) over the training
 (Training(b_shrinkage=s)). Rows go to ``benchmarks/results/calibration.csv``.
 """
 
