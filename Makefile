@@ -14,7 +14,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-long test-labelstudio test-ray lint bench docs
+.PHONY: setup demo test test-long test-labelstudio test-ray lint bench docs package
 
 setup: $(STAMP)
 
@@ -65,3 +65,7 @@ bench: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m pytest --doctest-modules starlearn kernels \
 		--ignore kernels/starlearn_kernels/triton_entropy.py --ignore kernels/starlearn_kernels/launch.py
+
+# Archive and wheel into dist/, and the wheel tried in an environment of its own outside this folder.
+package: $(STAMP)
+	PYTHON=$(PYTHON) TOOLS=$(BIN)/python .ci/package

@@ -4,40 +4,43 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Self, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
-from sklearn.utils.metaestimators import available_if
 
-from starlearn import saving
-from starlearn.data.pool import as_count, as_items, as_labels, object_array, take
-from starlearn.data.stream import Rows
+from starlearn.calibration import best_temperature, folds, tempered
+from starlearn.data.pool import as_count, as_items, object_array, take
+from starlearn.data.stream import Pool, Rows
 from starlearn.distributed.engine import workers_of
 from starlearn.engine import Prompts, answer_room
-from starlearn.errors import InputError
+from starlearn.export.face import ExportMixin
 from starlearn.inputs import (
     Parts,
+    check_label_type,
+    check_passes,
     checked_labels,
     checked_parts,
     checked_pool,
     checked_rows,
+    has_choices,
 )
-from starlearn.model.adapter import Adapter, check_base
+from starlearn.model.adapter import Adapter
 from starlearn.model.backbone import check_quantization
-from starlearn.protocol import EstimatorProtocol, has_choices
+from starlearn.protocol import EstimatorProtocol
 from starlearn.query.acquisition import Plan, Uncertainty
 from starlearn.query.budget import Budget, budget_for
 from starlearn.query.estimate import Estimate, estimate
 from starlearn.randomness import derived_seed, drawn_seed
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask, Item
+from starlearn.typed import Asked, AskedToo, Batch, Items, Measured, PoolT, available_if
 from starlearn.undo import unchanged_on_error
 
 
-class STARLearner(EstimatorProtocol):
+class STARLearner(ExportMixin, EstimatorProtocol):
     """Active learning with a 4-bit language model and a LoRA adapter.
 
     STAR (arXiv 2403.01165): items are ranked by an uncertainty that moves from the base model's
@@ -177,6 +180,18 @@ class STARLearner(EstimatorProtocol):
 
     # A pool in, the items worth labelling out
 
+    @overload
+    def query(self, X_pool: Pool, n_instances: int = 1, **how: Unpack[Asked]) -> Batch[Items]: ...
+    @overload
+    def query(self, X_pool: PoolT, n_instances: int = 1, **how: Unpack[Asked]) -> Batch[PoolT]: ...
+    @overload
+    def query(
+        self, X_pool: Pool, n_instances: int = 1, **how: Unpack[AskedToo]
+    ) -> Measured[Items]: ...
+    @overload
+    def query(
+        self, X_pool: PoolT, n_instances: int = 1, **how: Unpack[AskedToo]
+    ) -> Measured[PoolT]: ...
     def query(
         self,
         X_pool: Any,
@@ -315,20 +330,79 @@ class STARLearner(EstimatorProtocol):
         return object_array([self._parts().task.parse(text) for text in self._written(X)])
 
     @available_if(has_choices)
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return the probability of each choice, without dropout.
+    def predict_proba(self, X: Any, *, n_passes: int = 1) -> NDArray[np.float64]:
+        """Return the probability of each choice.
 
         Parameters
         ----------
         X : m items in any container that `fit` takes
+        n_passes : int, default=1
+            K. With more than one, the mean over an ensemble of K dropout masks, those of a query
+            in this round; it takes K times as long (arXiv 1506.02142, equation 6).
 
         Returns
         -------
         ndarray of shape (m, C)
             Columns in the order of ``classes_``; rows sum to 1.
+
+        Raises
+        ------
+        InputError
+            When K is no whole number from 1, or there is no dropout to draw masks from.
         """
         parts, tree, prompts = self._to_predict(X)
-        return self._engine().probabilities(parts, self.adapter_, prompts, tree, self.verbose)
+        check_passes(parts, n_passes, "predict_proba(n_passes={})")
+        found = self._engine().probabilities(
+            parts,
+            self.adapter_,
+            prompts,
+            tree,
+            n_passes=n_passes,
+            seed=self._seed("masks", self._round),
+            verbose=self.verbose,
+        )
+        return tempered(found, self.rounds_[-1].get("temperature", 1.0))
+
+    @available_if(has_choices)
+    def calibrate(self, *, n_splits: int = 5) -> Self:
+        """Find the temperature of `predict_proba` by cross-fitting on the labelled set.
+
+        For each part of the labelled set an adapter is trained on the others and judged on this
+        part; these adapters are not kept. The temperature that fits all of them holds until the
+        next training. It changes probabilities, not answers, and no query: what it is worth is in
+        the evidence notes. It is ``rounds_[-1]["temperature"]``.
+
+        Parameters
+        ----------
+        n_splits : int, default=5
+            From 2 to the number of labels. It takes about as many trainings.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InputError
+            When `n_splits` does not fit the labelled set, or the task has other choices by now.
+        """
+        self._require_fit()
+        parts, t = self._parts(), self._round
+        items, labels = checked_labels(self.X_training, self.y_training, parts.task)
+        tree = self._engine().tree(parts, self.classes_.tolist())
+        found = self._engine().unseen_probabilities(
+            parts,
+            items,
+            labels,
+            tree,
+            folds(len(items), n_splits, self._seed("folds", t)),
+            seed=self._seed("training", t),
+            verbose=self.verbose,
+        )
+        places = {label: column for column, label in enumerate(self.classes_.tolist())}
+        columns = np.array([places[label] for label in labels.tolist()], dtype=np.intp)
+        self.rounds_[-1]["temperature"] = best_temperature(found, columns)
+        return self
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy; for a GenerationTask the share of parsed answers that are equal.
@@ -349,47 +423,9 @@ class STARLearner(EstimatorProtocol):
         if isinstance(task, GenerationTask):
             right = task.correct(self._written(items), labels.tolist())
         else:
-            if not isinstance(labels[0], type(self.classes_[0])):
-                raise InputError(
-                    f"The learner's classes are {type(self.classes_[0]).__name__}, the labels to "
-                    f"score against are {type(labels[0]).__name__} ({labels[0]!r:.40}). "
-                    "Give labels of the type that fit was given."
-                )
+            check_label_type(labels, self.classes_)
             right = (self.predict(items) == labels).tolist()
         return float(accuracy_score(np.ones(len(right)), right, sample_weight=sample_weight))
-
-    # To disk and back
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write adapter, settings and labelled set to a new folder; see :mod:`starlearn.saving`."""
-        self._require_fit()
-        check_base(self._engine().backbone, self.adapter_)
-        saving.save(saving.content_of(self), folder, self._engine().backbone)
-
-    @classmethod
-    def load(
-        cls, folder: str | os.PathLike[str], model: str | os.PathLike[str] | None = None
-    ) -> Self:
-        """Read what `save` wrote; `model` says where the base model is now, if it moved.
-
-        Raises
-        ------
-        UntrustedFileError
-            When a file is not the one that was saved.
-        ModelMismatchError
-            When the base model is not the one that the adapter was trained on.
-        """
-        saved = saving.load(folder)
-        learner = cls(**saved.parameters)
-        if model is not None:
-            learner.model = model
-        learner._parts()
-        check_base(learner._engine().backbone, saved.adapter)
-        learner.adapter_, learner.seed_, learner.rounds_ = saved.adapter, saved.seed, saved.rounds
-        if saved.classes is not None:
-            learner.classes_ = as_labels(saved.classes, len(saved.classes))
-        learner._remember(list(saved.items), as_labels(saved.labels, len(saved.items)))
-        return learner
 
     # modAL's learner interface
 

@@ -10,13 +10,7 @@ from sklearn.base import (
 )
 
 from starlearn.engine import Bases, Engine
-from starlearn.inputs import DEFAULTS
-from starlearn.tasks import GenerationTask
-
-
-def has_choices(learner: Any) -> bool:
-    """Tell whether a learner's answers are a closed set, and it is a classifier."""
-    return not isinstance(learner.task, GenerationTask)
+from starlearn.inputs import DEFAULTS, has_choices
 
 
 class EstimatorProtocol(

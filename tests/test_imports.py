@@ -14,7 +14,7 @@ FILES = sorted((ROOT / "starlearn").rglob("*.py"))
 # named itself is in that layer, not in its package's.
 LAYERS = [
     ["starlearn.errors", "starlearn.undo", "starlearn.callbacks"],
-    ["starlearn.planning"],
+    ["starlearn.planning", "starlearn.calibration"],
     ["starlearn.settings", "starlearn.randomness", "starlearn.embedded"],
     ["starlearn.tasks"],
     ["starlearn.data"],
@@ -23,13 +23,16 @@ LAYERS = [
     ["starlearn.query", "starlearn.train"],
     ["starlearn.engine"],
     ["starlearn.saving"],
-    ["starlearn.distributed"],
+    ["starlearn.export"],
+    ["starlearn.distributed", "starlearn.typed"],
     ["starlearn.protocol"],
     ["starlearn.learner"],
     ["starlearn.modal"],
     ["starlearn.campaign"],
     ["starlearn.evaluate"],
+    ["starlearn.machine"],
     ["starlearn.terminal"],
+    ["starlearn.machine_command"],
     ["starlearn.campaign.labelling", "starlearn.campaign.web"],
     [
         "starlearn.campaign.commands",
@@ -40,6 +43,7 @@ LAYERS = [
     ],
     ["starlearn.planning_command"],
     ["starlearn.cli"],
+    ["starlearn.__main__"],
 ]
 DOORS = {
     # The embedded model is made apart from the rest, by a script of its own.
@@ -53,6 +57,7 @@ DOORS = {
     "bitsandbytes": ["starlearn.model", "starlearn.train"],
     "modAL": ["starlearn.modal"],
     "sqlite3": ["starlearn.campaign.store", "starlearn.query.score_store"],
+    "huggingface_hub": ["starlearn.export"],
     "ray": ["starlearn.distributed.cluster"],
     "label_studio_sdk": ["starlearn.campaign.labelstudio.server"],
     "httpx": ["starlearn.campaign.labelstudio.server", "starlearn.campaign.labelstudio.transport"],

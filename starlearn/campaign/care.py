@@ -1,5 +1,6 @@
 """The commands that look after a campaign: starlearn add-choice, backup, doctor."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from starlearn.campaign.commands import LEVELS, Folder, Model, opened, opened_to_read, say, told
 from starlearn.errors import InputError
+from starlearn.machine_command import show_machine
 
 app = typer.Typer()
 
@@ -53,22 +55,33 @@ def doctor(
     source: Annotated[
         Path | None, typer.Option("--from", help="With --restore: take this backup.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Without a folder: tell of this model's prompts.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what was found for other programs.")
+    ] = False,
 ) -> None:
     """Look for what is wrong and say what to do; without a folder, show the machine."""
     if folder is None:
         with told(Path()):
-            _show_machine(fix or restore or source is not None)
+            if fix or restore or source is not None:
+                raise InputError("Say which campaign: starlearn doctor FOLDER --fix (or --restore)")
+            if not show_machine(Path.cwd(), model, as_json):
+                raise typer.Exit(DAMAGED)
         return
     if restore or source is not None:
         with told(folder):
             _restore(folder, restore, source)
     with opened(folder) if fix else opened_to_read(folder) as campaign:
         found = campaign.doctor(fix=fix)
-        for finding in found:
+        if as_json:
+            print(json.dumps([vars(finding) for finding in found], indent=2))
+        for finding in [] if as_json else found:
             say(f"{LEVELS[finding.level]}: {finding.what}")
             if finding.fix:
                 say(f"  {finding.fix}")
-        if not found:
+        if not found and not as_json:
             say(f"All is well with {folder}.")
         if any(finding.level == "error" for finding in found):
             raise typer.Exit(DAMAGED)
@@ -83,12 +96,3 @@ def _restore(folder: Path, restore: bool, source: Path | None) -> None:
         raise InputError(f"{source} is no file. Give a backup, or leave --from out.")
     chosen = put_back(folder, source)
     say(f"The labels are those of {chosen}. What was there before is in {folder}/damaged-...")
-
-
-def _show_machine(more: bool) -> None:
-    from starlearn.campaign.machine import machine
-
-    if more:
-        raise InputError("Say which campaign: starlearn doctor FOLDER --fix (or --restore).")
-    for name, fact in machine(Path.cwd()).items():
-        say(f"{name:<14} {fact}")

@@ -23,10 +23,12 @@ from transformers import (
 )
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import extract_commit_hash
 
 from starlearn.embedded.location import model_folder
 from starlearn.errors import InputError, UntrustedFileError
 from starlearn.model.head import Head, head_of
+from starlearn.model.launched import is_main, take_own_gpu
 from starlearn.model.layout import goes_by_positions, refuse_recurrent
 from starlearn.model.memory import CPU_TOKENS, CPU_WRITTEN, GPU_TOKENS, TokenBudget
 from starlearn.model.structure import attention_window
@@ -40,6 +42,7 @@ IDENTITY = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "chat_template.jinja",
 )
 """Files that decide, with the weights, what a base model answers."""
 
@@ -77,7 +80,8 @@ class Backbone:
         verbose: bool = True,
     ) -> None:
         check_quantization(quantization)
-        self.verbose = verbose
+        take_own_gpu()
+        self.verbose = verbose and is_main()
         self.source = _checked_source(source)
         self.quantization = quantization
         self.active: object | None = None  # the Adapter whose weights the model holds now
@@ -202,16 +206,33 @@ class Backbone:
         """Tokens of prompts and answers that fit while answers are written."""
         return TokenBudget(CPU_WRITTEN if self.device.type == "cpu" else GPU_TOKENS)
 
+    @property
+    def is_from_hub(self) -> bool:
+        """Whether `source` is a hub id."""
+        return not _is_folder(self.source)
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the model's files lie: its folder, or the snapshot of a hub id."""
+        if _is_folder(self.source):
+            return Path(self.source)
+        return Path(cached_file(self.source, "config.json")).parent
+
+    @cached_property
+    def revision(self) -> str | None:
+        """The commit of a hub id that is used here; None for a folder."""
+        if _is_folder(self.source):
+            return None
+        return extract_commit_hash(str(self.folder / "config.json"), None)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of what the base model is: weights, configuration, tokenizer, quantisation."""
-        folder = Path(self.source)
         if not _is_folder(self.source):
             _ = self.model  # so that all files of the snapshot are there
-            folder = Path(cached_file(self.source, "config.json")).parent
         quantization = json.dumps(quantization_to_json(self.quantization), default=str)
         digest = hashlib.sha256(quantization.encode())
-        for file in sorted(folder.iterdir()):
+        for file in sorted(self.folder.iterdir()):
             if file.name in IDENTITY or file.suffix in (".safetensors", ".model"):
                 with file.open("rb") as handle:
                     content = hashlib.file_digest(handle, "sha256").hexdigest()
@@ -320,6 +341,36 @@ def _check_folder(folder: Path) -> None:
     raise InputError(
         f"The model folder {folder} has no weights (*.safetensors). Was the download complete?"
     )
+
+
+def full_precision(backbone: Backbone, dtype: str) -> Any:
+    """Load the base model once more, on the CPU, without quantisation.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    dtype : str
+        A type's name, or "auto" for the one in which it is stored.
+
+    Raises
+    ------
+    InputError
+        When the model's weights are stored quantised, so that there is no such model.
+    """
+    if getattr(backbone.config, "quantization_config", None) is not None:
+        raise InputError(
+            f"The weights of {backbone.source} are themselves quantised, so there is no "
+            "full-precision model to merge into. Train on the model that they were made from, or "
+            "serve the saved adapter on this one."
+        )
+    with _loading_bar(backbone.verbose):
+        return _from_hub(
+            AutoModelForCausalLM,
+            backbone.source,
+            revision=backbone.revision or "main",
+            dtype=dtype,
+            use_safetensors=True,
+        )
 
 
 def _from_hub(factory: Any, source: str, **arguments: Any) -> Any:

@@ -322,13 +322,6 @@ def test_doctor_tells_damage_and_removes_leftovers(folder):
     assert call("doctor", folder).exit_code == 4
 
 
-def test_doctor_without_a_folder_shows_the_machine():
-    told = done("doctor")
-    for name in ("starlearn", "torch", "bitsandbytes", "sqlite", "gpu", "free disk"):
-        assert f"\n{name} " in f"\n{told}"
-    assert "4-bit weights  work" in told
-
-
 # Exit codes
 
 
