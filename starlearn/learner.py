@@ -216,7 +216,7 @@ class STARLearner(ExportMixin, EstimatorProtocol):
         budget : Budget, optional
             What labels may cost. Items that cost more than what is left are passed over, and the
             batch is smaller than n when the money ends.
-        engine : None, "ray", Ray or "accelerate", default=None
+        engine : None, "ray", RayEngine or "accelerate", default=None
             Who scores: this process, workers of a Ray cluster, or all processes of this program
             (`accelerate launch`, each calls this method); with the same result.
 
