@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from starlearn.callbacks import Progress
     from starlearn.campaign.campaign import Campaign
     from starlearn.data.stream import Pool
     from starlearn.distributed.cluster import Ray
@@ -25,6 +26,7 @@ __all__ = [
     "GenerationTask",
     "LoRA",
     "Pool",
+    "Progress",
     "Ray",
     "STARLearner",
     "Training",
@@ -37,6 +39,7 @@ _HOME = {
     "Acquisition": "starlearn.settings",
     "Training": "starlearn.settings",
     "Pool": "starlearn.data.stream",
+    "Progress": "starlearn.callbacks",
     "Budget": "starlearn.query.budget",
     "Campaign": "starlearn.campaign.campaign",
     "Ray": "starlearn.distributed.cluster",

@@ -1,9 +1,11 @@
 """Engine: a learner's base model with the stages that run on it, one method a stage."""
 
+import json
 import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,7 @@ from starlearn.data.tokens import encode_answers, encode_prompts
 from starlearn.errors import InputError
 from starlearn.inputs import Parts
 from starlearn.model.adapter import Adapter
-from starlearn.model.backbone import Backbone
+from starlearn.model.backbone import Backbone, quantization_to_json
 from starlearn.model.choices import ChoiceTree, build_tree
 from starlearn.query.acquisition import Encode
 from starlearn.query.progress import ItemBar
@@ -33,6 +35,8 @@ class Engine:
         As in :class:`starlearn.model.backbone.Backbone`.
     cache_dir : path or None
         As in :class:`starlearn.query.score_store.ScoreStore`.
+    backbone : Backbone, optional
+        The base model, where it is there already.
     """
 
     def __init__(
@@ -41,10 +45,26 @@ class Engine:
         quantization: Any,
         cache_dir: str | os.PathLike[str] | None,
         verbose: bool = True,
+        backbone: Backbone | None = None,
     ) -> None:
-        self.backbone = Backbone(source, quantization, verbose)
+        self.backbone = backbone or Backbone(source, quantization, verbose)
         self.store = ScoreStore(cache_dir)
-        self.made_for = (source, quantization, cache_dir)
+        self.base = _base_name(source, quantization)
+        self.cache_dir = cache_dir
+
+    def serves(
+        self,
+        source: str | os.PathLike[str] | None,
+        quantization: Any,
+        cache_dir: str | os.PathLike[str] | None,
+    ) -> bool:
+        """Tell whether this is the engine for a learner with these parameters."""
+        return self.base == _base_name(source, quantization) and self.cache_dir == cache_dir
+
+    @property
+    def width(self) -> int:
+        """D, the length of a hidden state; needs no weights."""
+        return int(self.backbone.config.get_text_config().hidden_size)
 
     def tree(self, parts: Parts, classes: Sequence[Any]) -> ChoiceTree:
         """Arrange the texts of the C classes in a tree."""
@@ -107,6 +127,7 @@ class Engine:
             seed=seed,
             start=start,
             verbose=verbose,
+            callbacks=parts.callbacks,
         )
 
     def encode(self, parts: Parts, room: int) -> Encode:
@@ -134,17 +155,31 @@ class Engine:
         return Scorer(self.backbone, adapter, parts.acquisition, self.store, seed, tree, room)
 
     def probabilities(
-        self, parts: Parts, adapter: Adapter, prompts: Prompts, tree: ChoiceTree, verbose: bool
+        self,
+        parts: Parts,
+        adapter: Adapter,
+        prompts: Prompts,
+        tree: ChoiceTree,
+        *,
+        n_passes: int,
+        seed: int,
+        verbose: bool,
     ) -> NDArray[np.float64]:
-        """Return the probability of each choice, without dropout, shape [m, C]."""
-        scorer = self.scorer(parts, adapter, tree, seed=0)
-        with scorer.ready(), ItemBar("predicting", len(prompts), verbose) as bar:
-            return scorer.probabilities(tree, prompts, bar)
+        """Return the probability of each choice, the mean of K passes, shape [m, C]."""
+        scorer = self.scorer(parts, adapter, tree, seed)
+        with (
+            scorer.ready(),
+            ItemBar("predicting", len(prompts), verbose, parts.callbacks) as bar,
+        ):
+            return scorer.probabilities(tree, prompts, bar, n_passes)
 
     def write(self, parts: Parts, adapter: Adapter, prompts: Prompts, verbose: bool) -> list[str]:
         """Let the model answer m prompts in free form, without dropout."""
         scorer = self.scorer(parts, adapter, None, seed=0)
-        with scorer.ready(), ItemBar("answering", len(prompts), verbose) as bar:
+        with (
+            scorer.ready(),
+            ItemBar("answering", len(prompts), verbose, parts.callbacks) as bar,
+        ):
             return self.texts(scorer.write(prompts, bar))
 
     def losses(
@@ -161,6 +196,57 @@ class Engine:
             [list(ids) for ids in tokens], skip_special_tokens=True
         )
         return [text.strip() for text in decoded]
+
+
+class Bases:
+    """Engines that several learners use, so that one base model in memory serves all of them.
+
+    A learner shares it with its clones. The engine in use last stays in memory as long as one of
+    them is there, so that a search over parameters loads the base model once.
+    """
+
+    def __init__(self) -> None:
+        self._engines: WeakSet[Engine] = WeakSet()
+        self._latest: Engine | None = None
+
+    def __reduce__(self) -> Any:
+        return Bases, ()  # a pickle carries no base model; those who share it share the next one
+
+    def get(
+        self,
+        source: str | os.PathLike[str] | None,
+        quantization: Any,
+        cache_dir: str | os.PathLike[str] | None,
+        *,
+        verbose: bool,
+    ) -> Engine:
+        """Return the engine for these parameters; a new one on a base model that is there."""
+        for engine in self._engines:
+            if engine.serves(source, quantization, cache_dir):
+                self._latest = engine
+                return engine
+        backbone = self._backbone(_base_name(source, quantization))
+        self._latest = Engine(source, quantization, cache_dir, verbose, backbone)
+        self._engines.add(self._latest)
+        return self._latest
+
+    def adopted(self, engine: Engine) -> Engine:
+        """Take in the engine of another learner, or return the equal one that is there."""
+        for known in self._engines:
+            if known is engine or (known.base, known.cache_dir) == (engine.base, engine.cache_dir):
+                return known
+        engine.backbone = self._backbone(engine.base) or engine.backbone
+        self._engines.add(engine)
+        return engine
+
+    def _backbone(self, base: tuple[str | None, str]) -> Backbone | None:
+        return next((known.backbone for known in self._engines if known.base == base), None)
+
+
+def _base_name(source: Any, quantization: Any) -> tuple[str | None, str]:
+    # As text: two BitsAndBytesConfigs are equal to Python whatever they say.
+    form = json.dumps(quantization_to_json(quantization), default=str, sort_keys=True)
+    return None if source is None else str(source), form
 
 
 def answer_room(parts: Parts, tree: ChoiceTree | None = None) -> int:

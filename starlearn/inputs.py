@@ -1,10 +1,14 @@
 """The door: parameters, items and labels are checked here, before any model is loaded."""
 
+import os
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from numpy.typing import NDArray
+from sklearn.utils._param_validation import InvalidParameterError, validate_parameter_constraints
 
+from starlearn.callbacks import checked_callbacks
 from starlearn.data.pool import as_items, as_labels
 from starlearn.data.stream import Rows, as_rows
 from starlearn.errors import InputError, listed
@@ -31,6 +35,7 @@ class Parts:
     adapter: LoRA
     acquisition: Acquisition
     training: Training
+    callbacks: tuple[Any, ...] = ()
 
 
 def has_choices(learner: Any) -> bool:
@@ -46,6 +51,14 @@ def checked_parts(learner: Any) -> Parts:
     InputError
         Naming the parameter, what is allowed and what came.
     """
+    try:
+        validate_parameter_constraints(
+            {"cache_dir": [str, os.PathLike, None], "verbose": ["verbose"]},
+            {"cache_dir": learner.cache_dir, "verbose": learner.verbose},
+            caller_name="STARLearner",
+        )
+    except InvalidParameterError as error:
+        raise InputError(str(error)) from None
     found: dict[str, Any] = {}
     for name, (default, kind) in DEFAULTS.items():
         part = getattr(learner, name)
@@ -57,14 +70,30 @@ def checked_parts(learner: Any) -> Parts:
             )
         part.check()
         found[name] = part
-    parts = Parts(**found)
-    if parts.acquisition.n_passes > 1 and parts.adapter.dropout == 0:
-        raise InputError(
-            f"Acquisition(n_passes={parts.acquisition.n_passes}) needs dropout on the adapter, "
-            "and LoRA(dropout=0) has none: all passes would be the same. Set LoRA(dropout=0.1), "
-            "or Acquisition(n_passes=1)."
-        )
+    parts = Parts(**found, callbacks=checked_callbacks(learner.callbacks))
+    check_passes(parts, parts.acquisition.n_passes, "Acquisition(n_passes={})")
     return parts
+
+
+def check_passes(parts: Parts, n_passes: Any, said: str) -> None:
+    """Raise InputError unless K is a whole number from 1, and more than 1 only with dropout.
+
+    Parameters
+    ----------
+    parts : Parts
+    n_passes : int
+        K.
+    said : str
+        What the user wrote, with {} for the number.
+    """
+    said = said.format(n_passes)
+    if isinstance(n_passes, bool) or not isinstance(n_passes, Integral) or int(n_passes) < 1:
+        raise InputError(f"{said}: n_passes must be a whole number, at least 1.")
+    if int(n_passes) > 1 and parts.adapter.dropout == 0:
+        raise InputError(
+            f"{said} needs dropout on the adapter, and LoRA(dropout=0) has none: all passes would "
+            "be the same. Set LoRA(dropout=0.1), or n_passes=1."
+        )
 
 
 def checked_pool(X: Any, task: Task, name: str = "X") -> list[Item]:
@@ -122,7 +151,9 @@ def checked_labels(X: Any, y: Any, task: Task) -> tuple[list[Item], NDArray[Any]
         if unknown and not isinstance(labels[0], str):
             raise InputError(
                 f"The task's choices are texts, the labels are {type(labels.tolist()[0]).__name__}"
-                f" ({unknown[0]}). Convert them: [str(label) for label in y]."
+                f" ({unknown[0]}). Convert them: [str(label) for label in y]. Where scikit-learn "
+                "numbers the labels itself, as its ensembles do, give it a fitted learner: "
+                "FrozenEstimator(learner)."
             )
         if unknown:
             raise InputError(

@@ -2,32 +2,33 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 
-from starlearn import saving
-from starlearn.data.pool import as_count, as_items, as_labels, object_array, take
+from starlearn.data.pool import as_count, as_items, object_array, take
 from starlearn.data.stream import Pool, Rows
 from starlearn.distributed.engine import workers_of
-from starlearn.engine import Engine, Prompts, answer_room
+from starlearn.engine import Prompts, answer_room
+from starlearn.export.face import ExportMixin
 from starlearn.inputs import (
-    DEFAULTS,
     Parts,
     check_label_type,
+    check_passes,
     checked_labels,
     checked_parts,
     checked_pool,
     checked_rows,
     has_choices,
 )
-from starlearn.model.adapter import Adapter, check_base
+from starlearn.model.adapter import Adapter
 from starlearn.model.backbone import check_quantization
+from starlearn.protocol import EstimatorProtocol
 from starlearn.query.acquisition import Plan, Uncertainty
 from starlearn.query.budget import Budget, budget_for
 from starlearn.query.estimate import Estimate, estimate
@@ -38,7 +39,7 @@ from starlearn.typed import Asked, AskedToo, Batch, Items, Measured, PoolT, avai
 from starlearn.undo import unchanged_on_error
 
 
-class STARLearner(ClassifierMixin, BaseEstimator):
+class STARLearner(ExportMixin, EstimatorProtocol):
     """Active learning with a 4-bit language model and a LoRA adapter.
 
     STAR (arXiv 2403.01165): items are ranked by an uncertainty that moves from the base model's
@@ -67,6 +68,9 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         memory, up to 256 MB.
     verbose : bool, default=True
         Show progress bars.
+    callbacks : sequence or None, default=None
+        Functions that are given a :class:`starlearn.Progress` as a long step goes on, and
+        instances of ``transformers.TrainerCallback``, which take part in every training.
 
     Attributes
     ----------
@@ -99,6 +103,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         random_state: int | np.random.RandomState | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         verbose: bool = True,
+        callbacks: Sequence[Any] | None = None,
     ) -> None:
         self.model = model
         self.task = task
@@ -109,6 +114,7 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.cache_dir = cache_dir
         self.verbose = verbose
+        self.callbacks = callbacks
 
     # Labelled data in, adapter out
 
@@ -323,20 +329,37 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         return object_array([self._parts().task.parse(text) for text in self._written(X)])
 
     @available_if(has_choices)
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return the probability of each choice, without dropout.
+    def predict_proba(self, X: Any, *, n_passes: int = 1) -> NDArray[np.float64]:
+        """Return the probability of each choice.
 
         Parameters
         ----------
         X : m items in any container that `fit` takes
+        n_passes : int, default=1
+            K. With more than one, the mean over an ensemble of K dropout masks, those of a query
+            in this round; it takes K times as long (arXiv 1506.02142, equation 6).
 
         Returns
         -------
         ndarray of shape (m, C)
             Columns in the order of ``classes_``; rows sum to 1.
+
+        Raises
+        ------
+        InputError
+            When K is no whole number from 1, or there is no dropout to draw masks from.
         """
         parts, tree, prompts = self._to_predict(X)
-        return self._engine().probabilities(parts, self.adapter_, prompts, tree, self.verbose)
+        check_passes(parts, n_passes, "predict_proba(n_passes={})")
+        return self._engine().probabilities(
+            parts,
+            self.adapter_,
+            prompts,
+            tree,
+            n_passes=n_passes,
+            seed=self._seed("masks", self._round),
+            verbose=self.verbose,
+        )
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy; for a GenerationTask the share of parsed answers that are equal.
@@ -361,39 +384,6 @@ class STARLearner(ClassifierMixin, BaseEstimator):
             right = (self.predict(items) == labels).tolist()
         return float(accuracy_score(np.ones(len(right)), right, sample_weight=sample_weight))
 
-    # To disk and back
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write adapter, settings and labelled set to a new folder; see :mod:`starlearn.saving`."""
-        self._require_fit()
-        check_base(self._engine().backbone, self.adapter_)
-        saving.save(saving.content_of(self), folder, self._engine().backbone)
-
-    @classmethod
-    def load(
-        cls, folder: str | os.PathLike[str], model: str | os.PathLike[str] | None = None
-    ) -> Self:
-        """Read what `save` wrote; `model` says where the base model is now, if it moved.
-
-        Raises
-        ------
-        UntrustedFileError
-            When a file is not the one that was saved.
-        ModelMismatchError
-            When the base model is not the one that the adapter was trained on.
-        """
-        saved = saving.load(folder)
-        learner = cls(**saved.parameters)
-        if model is not None:
-            learner.model = model
-        learner._parts()
-        check_base(learner._engine().backbone, saved.adapter)
-        learner.adapter_, learner.seed_, learner.rounds_ = saved.adapter, saved.seed, saved.rounds
-        if saved.classes is not None:
-            learner.classes_ = as_labels(saved.classes, len(saved.classes))
-        learner._remember(list(saved.items), as_labels(saved.labels, len(saved.items)))
-        return learner
-
     # modAL's learner interface
 
     @property
@@ -407,48 +397,11 @@ class STARLearner(ClassifierMixin, BaseEstimator):
         # All of them: the task's choices may have changed since the first were taught.
         self._remember(*checked_labels(X, y, self._parts().task))
 
-    # scikit-learn's protocol
-
-    def set_params(self, **params: Any) -> Self:
-        """Set parameters, those of a part too, as in ``set_params(adapter__r=8)``."""
-        for name in {key.partition("__")[0] for key in params if "__" in key}:
-            if name in DEFAULTS and params.get(name, getattr(self, name)) is None:
-                params[name] = DEFAULTS[name][0]()
-        super().set_params(**params)
-        return self
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
-        tags.non_deterministic = self.random_state is None
-        if not has_choices(self):
-            tags.estimator_type = None
-            tags.classifier_tags = None
-        return tags
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "adapter_")
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The base model is loaded anew where the pickle is opened; the adapter goes along.
-        state: dict[str, Any] = dict(super().__getstate__())
-        state.pop("_loaded_engine", None)
-        return state
-
     # Inner steps
 
     def _parts(self) -> Parts:
         check_quantization(self.quantization)
         return checked_parts(self)
-
-    def _engine(self) -> Engine:
-        wanted = (self.model, self.quantization, self.cache_dir)
-        engine: Engine | None = getattr(self, "_loaded_engine", None)
-        if engine is None or engine.made_for != wanted:
-            engine = self._loaded_engine = Engine(*wanted, self.verbose)
-        return engine
 
     @property
     def _round(self) -> int:
@@ -544,5 +497,6 @@ class STARLearner(ClassifierMixin, BaseEstimator):
             weight=parts.acquisition.base_weight(self._round) if trained else 1.0,
             seed=seeds["draw"],
             verbose=self.verbose,
+            callbacks=parts.callbacks,
             workers=workers,
         )

@@ -20,7 +20,9 @@ from modAL.utils.validation import check_class_proba
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state, check_X_y
+from sklearn.utils.metaestimators import available_if
 
 from starlearn.data.pool import as_count, is_dataset
 from starlearn.data.rows import (
@@ -32,14 +34,20 @@ from starlearn.data.rows import (
 )
 from starlearn.errors import InputError, listed
 from starlearn.learner import STARLearner
+from starlearn.protocol import share_bases
 
 __all__ = ["ActiveLearner", "Committee", "STARLearner", "star_sampling"]
 
 BaseLearner.register(STARLearner)
 
 NOT_FOR_TEXT = {
-    "uncertainty_batch_sampling": "needs distances between numeric features",
-    "expected_error_reduction": "trains once for each item of the pool and each class",
+    "uncertainty_batch_sampling": (
+        "needs distances between points. Say on_transformed=True, and they are those of "
+        "learner.transform"
+    ),
+    "expected_error_reduction": (
+        "trains once for each item of the pool and each class. Use starlearn.modal.star_sampling"
+    ),
 }
 """Strategies of modAL by name (modAL.expected_error cannot be imported with NumPy 2)."""
 
@@ -183,8 +191,11 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
         Called as strategy(learner, X_pool, ...); returns (indices, metrics of the chosen).
     X_training, y_training : N rows and their labels, default=None
         The estimator is fitted on them at once, with `fit_kwargs`, which are not kept.
-    bootstrap_init, on_transformed, force_all_finite : bool
+    bootstrap_init, force_all_finite : bool
         As in modAL.
+    on_transformed : bool, default=False
+        Whether strategies that measure distances, as ranked batch mode, get rows as the steps of
+        a Pipeline leave them, or the points of a STARLearner.
     random_state : int, RandomState or None, default=None
         Draws bootstrap samples and breaks ties (`random_tie_break`). None is numpy's global
         generator. Members of a Committee with the same number draw the same samples.
@@ -273,6 +284,23 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
         """Return probabilities of shape (m, n_classes); InputError when one is not finite."""
         return _finite(super().predict_proba(X, **predict_proba_kwargs))
 
+    @available_if(lambda learner: hasattr(learner.estimator, "transform"))
+    def transform(self, X: Any) -> Any:
+        """Return the estimator's points for m rows, shape (m, D): those of STARLearner.transform.
+
+        For modAL's information_density and for strategies of your own.
+        """
+        return self.estimator.transform(X)
+
+    def transform_without_estimating(self, X: Any) -> Any:
+        """Return rows as strategies see them with `on_transformed`: before the last estimator.
+
+        Texts for a STARLearner have no distances, so it is its points that they see.
+        """
+        if _reads_text(self.estimator):
+            return self.estimator.transform(X)
+        return super().transform_without_estimating(X)
+
     def _checked(self, X: Any, y: Any) -> tuple[Any, Any]:
         X, y = as_array(X), as_label_array(y)
         if n_rows_of(X) != n_rows_of(y):
@@ -318,6 +346,8 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
 class Committee(_Loop, modAL.models.Committee):
     """modAL's Committee, repaired: several learners vote, on labels of any kind.
 
+    STARLearners of the same model share one copy of it in memory; their adapters are their own.
+
     Parameters
     ----------
     learner_list : list of starlearn.modal.ActiveLearner or STARLearner, at least one
@@ -344,6 +374,7 @@ class Committee(_Loop, modAL.models.Committee):
             raise InputError(f"learner_list must be a list of learners, got {learner_list!r:.80}.")
         super().__init__(learner_list, query_strategy, on_transformed)
         self.random_state = random_state
+        self._share_bases()
 
     def fit(self, X: Any, y: Any, **fit_kwargs: Any) -> Self:
         """Train every learner on these N rows alone; see ActiveLearner.fit."""
@@ -374,7 +405,12 @@ class Committee(_Loop, modAL.models.Committee):
             parts.append(check_class_proba(proba, one.estimator.classes_, self.classes_))
         return np.stack(parts, axis=1)
 
+    def _share_bases(self) -> None:
+        estimators = [getattr(one, "estimator", None) for one in self]
+        share_bases([one for one in estimators if isinstance(one, STARLearner)])
+
     def _each(self, method: str, *args: Any, **kwargs: Any) -> Self:
+        self._share_bases()  # learners may have joined
         with ExitStack() as undo:
             for row, one in enumerate(self):
                 if isinstance(one, ActiveLearner):
@@ -390,6 +426,12 @@ class Committee(_Loop, modAL.models.Committee):
         return self
 
 
+def _reads_text(estimator: Any) -> bool:
+    """Tell a STARLearner, and a Pipeline that ends in one."""
+    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    return isinstance(last, STARLearner)
+
+
 def _check_callable(query_strategy: Any) -> None:
     if not callable(query_strategy):
         raise InputError(f"query_strategy must be a function, got {query_strategy!r:.80}.")
@@ -399,10 +441,11 @@ def _check_call(
     strategy: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], n_rows: int
 ) -> None:
     """Refuse what the strategy would do silently wrong or not at all, before it runs."""
-    if isinstance(getattr(args[0], "estimator", None), STARLearner):
+    if _reads_text(getattr(args[0], "estimator", None)):
         name = getattr(getattr(strategy, "func", strategy), "__name__", "")  # func: of a partial
-        if name in NOT_FOR_TEXT:
-            raise InputError(f"{name} {NOT_FOR_TEXT[name]}. Use starlearn.modal.star_sampling.")
+        in_points = args[0].on_transformed and name == "uncertainty_batch_sampling"
+        if name in NOT_FOR_TEXT and not in_points:
+            raise InputError(f"{name} {NOT_FOR_TEXT[name]}.")
     try:
         bound = inspect.signature(strategy).bind(*args, **kwargs)
     except (TypeError, ValueError):  # no signature, or a wrong call, which fails by itself

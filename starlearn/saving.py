@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from starlearn.model.adapter import ADAPTER_FILES, Adapter, read_adapter, write_
 from starlearn.model.backbone import Backbone, quantization_from_json, quantization_to_json
 from starlearn.settings import LoRA
 from starlearn.tasks import ChoiceTask, GenerationTask
+from starlearn.undo import complete_folder
 
 FORMAT = 1
 SETTINGS, LABELS, MANIFEST = "starlearn.json", "labelled.jsonl", "MANIFEST.json"
@@ -56,7 +56,7 @@ def content_of(learner: Any) -> Saved:
 
 
 def save(saved: Saved, folder: str | os.PathLike[str], backbone: Backbone) -> None:
-    """Write a learner to a folder that must not exist yet.
+    """Write a learner to a folder that must not exist yet, or be empty.
 
     The folder is peft's own format, so ``PeftModel.from_pretrained(base, folder)`` opens it.
     It appears under its name only when it is complete.
@@ -64,26 +64,16 @@ def save(saved: Saved, folder: str | os.PathLike[str], backbone: Backbone) -> No
     Raises
     ------
     InputError
-        When the folder exists already, or a setting has no form as JSON.
+        When there is something in the folder already, or a setting has no form as JSON.
     """
-    target = Path(folder)
-    if target.exists():
-        raise InputError(
-            f"The folder {target} exists already. Choose a new one: nothing was written."
-        )
-    scratch = target.with_name(f".{target.name}.incomplete")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
-        _write(saved, scratch, backbone)
-        os.replace(scratch, target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with complete_folder(folder) as scratch:
+        write_files(saved, scratch, backbone.source, backbone.revision)
 
 
-def _write(saved: Saved, scratch: Path, backbone: Backbone) -> None:
-    write_adapter(scratch, saved.adapter, backbone.source)
-    _write_json(scratch / SETTINGS, _settings(saved, backbone))
+def write_files(saved: Saved, scratch: Path, base: str, revision: str | None) -> None:
+    """Write a learner's files, to an empty folder; `base` is where they say its model is."""
+    write_adapter(scratch, saved.adapter, base, revision)
+    _write_json(scratch / SETTINGS, _settings(saved, base))
     with (scratch / LABELS).open("w", encoding="utf-8") as lines:
         for item, label in zip(saved.items, saved.labels, strict=True):
             row = {"item": dict(item) if isinstance(item, Mapping) else item, "label": label}
@@ -100,27 +90,33 @@ def load(folder: str | os.PathLike[str]) -> Saved:
     InputError
         When the folder is not there or was written by a newer starlearn.
     UntrustedFileError
-        When a file is missing, or not the one that was saved.
+        When a file is missing, is not the one that was saved, or holds no finite adapter.
     """
     source = Path(folder)
     manifest = _manifest(source)
-    settings = json.loads((source / SETTINGS).read_text(encoding="utf-8"))
-    with (source / LABELS).open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    return Saved(
-        parameters=parameters_from_json(settings["parameters"], str(source / SETTINGS)),
-        adapter=read_adapter(source, LoRA(**settings["adapter"]), manifest["base"]),
-        seed=settings["seed"],
-        rounds=settings["rounds"],
-        classes=settings["classes"],
-        items=[row["item"] for row in rows],
-        labels=[row["label"] for row in rows],
-    )
+    try:
+        settings = json.loads((source / SETTINGS).read_text(encoding="utf-8"))
+        with (source / LABELS).open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        return Saved(
+            parameters=parameters_from_json(settings["parameters"], str(source / SETTINGS)),
+            adapter=read_adapter(source, LoRA(**settings["adapter"]), manifest["base"]),
+            seed=settings["seed"],
+            rounds=settings["rounds"],
+            classes=settings["classes"],
+            items=[row["item"] for row in rows],
+            labels=[row["label"] for row in rows],
+        )
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UntrustedFileError(
+            f"{source} has the form of a saved learner, but {SETTINGS} or {LABELS} does not hold "
+            f"what one has ({error!r:.100}). Take the folder from a backup."
+        ) from error
 
 
 def parameters_to_json(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Bring a learner's parameters to a form for JSON: a part is its class's name and settings."""
-    found = dict(parameters)
+    found = {name: value for name, value in parameters.items() if name != "callbacks"}  # code
     for name in DEFAULTS:
         part = found[name]
         if part is not None:
@@ -171,10 +167,10 @@ def json_value(value: Any) -> Any:
     raise InputError(f"{value!r:.60} cannot be saved as JSON. Use plain numbers, texts and lists.")
 
 
-def _settings(saved: Saved, backbone: Backbone) -> dict[str, Any]:
+def _settings(saved: Saved, base: str) -> dict[str, Any]:
     parameters = parameters_to_json(saved.parameters)
     if parameters["model"] is not None:
-        parameters["model"] = backbone.source
+        parameters["model"] = base
     parameters["cache_dir"] = None  # a folder of this machine
     if not isinstance(parameters["random_state"], int):
         parameters["random_state"] = saved.seed  # a generator's state does not travel

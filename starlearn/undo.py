@@ -1,8 +1,13 @@
-"""All or nothing: what a call has set on an object is undone when the call fails."""
+"""All or nothing: a failed call undoes what it has set, a folder appears when it is complete."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from starlearn.errors import InputError
 
 
 @contextmanager
@@ -15,3 +20,37 @@ def unchanged_on_error(thing: Any) -> Iterator[None]:
         thing.__dict__.clear()
         thing.__dict__.update(before)
         raise
+
+
+@contextmanager
+def complete_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a folder to write to, which gets its name only when all is written.
+
+    Parameters
+    ----------
+    folder : path
+        The name. There must be nothing of that name yet, or an empty folder.
+
+    Yields
+    ------
+    Path
+        A folder beside it; it is removed when the writing fails or is interrupted.
+
+    Raises
+    ------
+    InputError
+        When there is something of that name already.
+    """
+    target = Path(folder).expanduser()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise InputError(
+            f"The folder {target} exists already. Choose a new one: nothing was written."
+        )
+    scratch = target.with_name(f".{target.name}.incomplete")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        os.replace(scratch, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

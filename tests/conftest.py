@@ -35,6 +35,7 @@ def make_learner(tiny_model: str) -> Callable[..., Any]:
 
     def factory(**changes: Any) -> STARLearner:
         parameters: dict[str, Any] = {
+            "model": tiny_model,
             "task": ChoiceTask("{text} Answer :", choices=COLOURS),
             "adapter": LoRA(r=4, alpha=8, dropout=0.2),
             "acquisition": Acquisition(n_passes=3),
@@ -42,7 +43,7 @@ def make_learner(tiny_model: str) -> Callable[..., Any]:
             "random_state": 7,
             "verbose": False,
         }
-        return STARLearner(tiny_model, **{**parameters, **changes})
+        return STARLearner(**{**parameters, **changes})
 
     return factory
 

@@ -13,7 +13,7 @@ FILES = sorted((ROOT / "starlearn").rglob("*.py"))
 # A module may import from its own layer and from those below it, never from above. A module that is
 # named itself is in that layer, not in its package's.
 LAYERS = [
-    ["starlearn.errors", "starlearn.undo"],
+    ["starlearn.errors", "starlearn.undo", "starlearn.callbacks"],
     ["starlearn.planning", "starlearn.fitting"],
     ["starlearn.settings", "starlearn.randomness", "starlearn.embedded"],
     ["starlearn.tasks"],
@@ -23,7 +23,9 @@ LAYERS = [
     ["starlearn.query", "starlearn.train"],
     ["starlearn.engine"],
     ["starlearn.saving"],
+    ["starlearn.export"],
     ["starlearn.distributed", "starlearn.typed"],
+    ["starlearn.protocol"],
     ["starlearn.learner"],
     ["starlearn.modal"],
     ["starlearn.campaign"],
@@ -55,6 +57,7 @@ DOORS = {
     "bitsandbytes": ["starlearn.model", "starlearn.train"],
     "modAL": ["starlearn.modal"],
     "sqlite3": ["starlearn.campaign.store", "starlearn.query.score_store"],
+    "huggingface_hub": ["starlearn.export"],
     "ray": ["starlearn.distributed.cluster"],
     "label_studio_sdk": ["starlearn.campaign.labelstudio.server"],
     "httpx": ["starlearn.campaign.labelstudio.server", "starlearn.campaign.labelstudio.transport"],

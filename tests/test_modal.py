@@ -821,14 +821,22 @@ def test_interrupted_star_training_adds_no_rows(
     assert len(learner.X_training) == 8
 
 
-@pytest.mark.parametrize("name", ["uncertainty_batch_sampling", "expected_error_reduction"])
-def test_strategies_that_cannot_read_text_are_refused(name: str, tiny_model: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("uncertainty_batch_sampling", "Say on_transformed=True"),
+        ("expected_error_reduction", r"Use starlearn\.modal\.star_sampling"),
+    ],
+)
+def test_strategies_that_cannot_read_text_are_refused(
+    name: str, remedy: str, tiny_model: str
+) -> None:
     def strategy(learner: Any, pool: Any, n_instances: int = 1) -> Any:
         raise NotImplementedError
 
     strategy.__name__ = name
     for given in (strategy, partial(strategy, n_instances=2)):
-        with pytest.raises(InputError, match=r"Use starlearn\.modal\.star_sampling"):
+        with pytest.raises(InputError, match=remedy):
             ActiveLearner(star(tiny_model), given).query(TEXTS)
 
 

@@ -11,11 +11,10 @@ COLOURS = ["red", "green", "blue"]
 
 def build_model(folder: Path, **changes: Any) -> Path:
     """Write a random Llama of 2 layers with a word tokenizer; `changes` go to its config."""
-    import torch
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     special = ["<pad>", "<s>", "</s>", "<unk>"]
     vocabulary = {word: index for index, word in enumerate([*special, *dict.fromkeys(WORDS)])}
@@ -28,8 +27,15 @@ def build_model(folder: Path, **changes: Any) -> Path:
         eos_token="</s>",
         unk_token="<unk>",
     ).save_pretrained(folder)
+    return build_llama(folder, **{"vocab_size": len(vocabulary), **changes})
+
+
+def build_llama(folder: Path, **changes: Any) -> Path:
+    """Write the model alone; `changes` go to its config, and name the size of the vocabulary."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     settings: dict[str, Any] = {
-        "vocab_size": len(vocabulary),
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,

@@ -31,6 +31,11 @@ def as_items(X: Any, name: str = "X") -> list[Item]:
     InputError
         When X is one string, a mapping, not a container, or an array of more than one dimension.
     """
+    if hasattr(X, "nnz"):  # scipy's sparse matrices and arrays
+        raise InputError(
+            f"{name} is sparse (shape {X.shape}): sparse input is not supported. starlearn reads "
+            "text, not numeric features."
+        )
     if isinstance(X, str | bytes | Mapping):
         raise InputError(
             f"{name} must be a collection of items, got one {type(X).__name__}. "
@@ -38,8 +43,12 @@ def as_items(X: Any, name: str = "X") -> list[Item]:
         )
     if hasattr(X, "to_dict") and hasattr(X, "columns"):  # pandas.DataFrame
         return list(X.to_dict("records"))
-    if isinstance(X, np.ndarray) or (hasattr(X, "to_numpy") and hasattr(X, "iloc")):
-        values = np.asarray(X, dtype=object)
+    in_pandas = hasattr(X, "to_numpy") and hasattr(X, "iloc")
+    if isinstance(X, np.ndarray) or in_pandas or _is_array_alone(X):
+        values = np.asarray(X)
+        if values.dtype.kind == "c":
+            raise InputError(f"Complex data not supported: {name} must hold text.")
+        values = values.astype(object)
         if values.ndim == 2 and values.shape[1] == 1:
             values = values[:, 0]
         if values.ndim != 1:
@@ -54,6 +63,11 @@ def as_items(X: Any, name: str = "X") -> list[Item]:
             f"items; got {type(X).__name__}."
         )
     return list(X)
+
+
+def _is_array_alone(X: Any) -> bool:
+    """Tell an object that can become an array and cannot be iterated."""
+    return hasattr(X, "__array__") and not isinstance(X, Iterable)
 
 
 def as_labels(y: Any, n_items: int) -> NDArray[Any]:
@@ -78,6 +92,12 @@ def as_labels(y: Any, n_items: int) -> NDArray[Any]:
         y = y.to_numpy()
     if isinstance(y, np.ndarray) and y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
+    if y is None:
+        raise InputError(
+            "fit requires y to be passed, but the target y is None. Give one label for each item."
+        )
+    if _is_array_alone(y):
+        y = np.asarray(y)
     if isinstance(y, str | bytes | Mapping) or not isinstance(y, Iterable):
         raise InputError(f"y must be a sequence of labels, got {type(y).__name__} ({y!r:.40}).")
     labels = [value.item() if isinstance(value, np.generic) else value for value in y]
@@ -92,8 +112,8 @@ def as_labels(y: Any, n_items: int) -> NDArray[Any]:
     ]
     if wrong:
         raise InputError(
-            f"{len(wrong)} of {n_items} labels are missing or not a text, whole number or "
-            f"boolean: {listed(wrong)}. Leave items without a label out."
+            f"{len(wrong)} of {n_items} labels are missing, continuous, or not a text, whole "
+            f"number or boolean: {listed(wrong)}. Leave items without a label out."
         )
     kinds = sorted({type(label).__name__ for label in labels})
     if len(kinds) > 1:

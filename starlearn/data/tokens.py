@@ -17,6 +17,9 @@ GRAINS = 16
 length depends on the item alone, so its attention sums have the same length, and its scores the
 same bits, in every batch."""
 
+ANCHORS = ("a", "\n", ".", "1")
+"""Characters to put before a text that does not stand at the beginning."""
+
 
 def encode_prompts(
     tokenizer: Any,
@@ -54,7 +57,10 @@ def encode_prompts(
     rows = range(len(items)) if rows is None else rows
     filled = task.fill(items, rows)
     parts = _template_parts(tokenizer, task)
-    prompts: list[list[int]] = [list(bos_ids(tokenizer)) if not task.chat else [] for _ in filled]
+    start = bos_ids(tokenizer)
+    if task.chat or parts[0] in start:
+        start = []  # a chat template writes the beginning itself, and so may a prompt
+    prompts: list[list[int]] = [list(start) for _ in filled]
     for place, part in enumerate(parts):
         if isinstance(part, int):
             for ids in prompts:
@@ -63,7 +69,8 @@ def encode_prompts(
         texts = [part.format(**fields) for fields in filled]
         if place == len(parts) - 1 and task.joint:
             texts = [text.rstrip(" ") for text in texts]
-        for ids, more in zip(prompts, _tokenise(tokenizer, texts, rows), strict=True):
+        tokenise = _tokenise if place == 0 else _tokenise_behind_special
+        for ids, more in zip(prompts, tokenise(tokenizer, texts, rows), strict=True):
             ids.extend(more)
     empty = [f"row {row}" for row, ids in zip(rows, prompts, strict=True) if not ids]
     if empty:
@@ -90,15 +97,10 @@ def encode_answers(tokenizer: Any, task: Task, answers: Sequence[str]) -> list[l
     the tokenizer makes of leading spaces. (Not with ``separator=""`` behind a prompt that ends
     in a space: there the space is a token of its own. Both training and scoring see the same.)
     """
-    literal = task.prompt.rsplit("}", 1)[-1]
-    anchor = "a" if not literal.strip() or task.chat else literal.rstrip(" ")[-1]
-    before = _tokenise(tokenizer, [anchor])[0]
-    joined = _tokenise(tokenizer, [anchor + task.joint + answer for answer in answers])
-    alone = _tokenise(tokenizer, [task.joint + answer for answer in answers])
-    encoded = [
-        ids[len(before) :] if ids[: len(before)] == before else separate
-        for ids, separate in zip(joined, alone, strict=True)
-    ]
+    last = _template_parts(tokenizer, task)[-1]
+    literal = last.rsplit("}", 1)[-1] if isinstance(last, str) else ""
+    anchors = (literal.rstrip(" ")[-1], *ANCHORS) if literal.strip() else ANCHORS
+    encoded = _tokenise_behind(tokenizer, anchors, [task.joint + answer for answer in answers])
     empty = [repr(answer) for answer, ids in zip(answers, encoded, strict=True) if not ids]
     if empty:
         raise InputError(f"Answers without a single token for this tokenizer: {listed(empty)}.")
@@ -136,6 +138,45 @@ def _tokenise(
                 f"text: {listed(found)}. Remove it from the text."
             )
     return [[unknown if token in special else token for token in ids] for ids in encoded]
+
+
+def _tokenise_behind_special(
+    tokenizer: Any, texts: list[str], rows: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Tokenise texts as they stand behind a special token, not at the beginning.
+
+    Tokenizers of the sentencepiece kind put a space before a text, some of them only where it
+    begins.
+    """
+    special = tokenizer.all_special_tokens[0]
+    behind = tokenizer(special + "a", add_special_tokens=False).input_ids
+    if behind[1:] == _tokenise(tokenizer, ["a"])[0]:
+        return _tokenise(tokenizer, texts, rows)
+    return _tokenise_behind(tokenizer, ANCHORS, texts, rows)
+
+
+def _tokenise_behind(
+    tokenizer: Any, anchors: Sequence[str], texts: list[str], rows: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Tokenise texts as they stand behind a character: put it there, and take its tokens off.
+
+    Where these are the same as those of the character alone, no token spans the joint, and the rest
+    is the text's own. Where they are not, as when "a" and "nd" become "and", the next character is
+    tried, and in the end none.
+    """
+    found = _tokenise(tokenizer, texts, rows)
+    left = list(range(len(texts)))
+    for anchor in anchors:
+        if not left:
+            break
+        before = _tokenise(tokenizer, [anchor])[0]
+        joined = _tokenise(tokenizer, [anchor + texts[i] for i in left], left)
+        apart = [ids[: len(before)] == before for ids in joined]
+        for i, ids, is_apart in zip(left, joined, apart, strict=True):
+            if is_apart:
+                found[i] = ids[len(before) :]
+        left = [i for i, is_apart in zip(left, apart, strict=True) if not is_apart]
+    return found
 
 
 def _template_parts(tokenizer: Any, task: Task) -> list[str | int]:

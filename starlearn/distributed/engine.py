@@ -96,7 +96,7 @@ class RayWorkers:
             scores.put(part(number), scores_of(table))
 
         work = self._work(plan, n_passes, plan.scorer.identity(n_passes))
-        with ItemBar("query on ray", len(places), plan.verbose) as bar:
+        with ItemBar("query on ray", len(places), plan.verbose, plan.callbacks) as bar:
             self._through(plan, work, pieces(), take, bar)
 
     def embeddings(
@@ -114,7 +114,7 @@ class RayWorkers:
             for number, start in enumerate(range(0, len(prompts), size))
         )
         work = replace(self._work(plan, 0, plan.scorer.embedding_space), learner=None)
-        with ItemBar("embedding on ray", len(prompts), plan.verbose) as bar:
+        with ItemBar("embedding on ray", len(prompts), plan.verbose, plan.callbacks) as bar:
             self._through(plan, work, pieces, take, bar)
         return np.concatenate([found[number] for number in sorted(found)])
 

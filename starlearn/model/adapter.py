@@ -4,7 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,16 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from starlearn.errors import InputError, ModelMismatchError, TrainingDivergedError
+from starlearn.errors import (
+    InputError,
+    ModelMismatchError,
+    TrainingDivergedError,
+    UntrustedFileError,
+    listed,
+)
 from starlearn.model.backbone import Backbone
 from starlearn.randomness import isolated_generators
 from starlearn.settings import LoRA
@@ -34,7 +41,7 @@ class Adapter:
     target_modules: str | tuple[str, ...]
     base: str
     """Fingerprint of the base model that it was trained on."""
-    state: dict[str, torch.Tensor]
+    state: dict[str, torch.Tensor] = field(repr=False)
     """A [r, in] and B [out, r] of each adapted layer, float32 on the CPU, by peft's names."""
 
     @classmethod
@@ -73,19 +80,8 @@ def attach_fresh(backbone: Backbone, lora: LoRA, seed: int) -> Any:
         Also kept as ``backbone.peft_model``; an earlier adapter is taken off first.
     """
     detach(backbone)
-    with isolated_generators(seed), warnings.catch_warnings():
-        # peft asks transformers for an attribute that was renamed; nothing a user could change
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
-        # GPT-2's weights are transposed: peft sees that, tells it, and goes by it.
-        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
-        try:
-            backbone.peft_model = get_peft_model(backbone.model, _config(lora))
-        except ValueError as error:
-            raise InputError(
-                f"LoRA(target_modules={lora.target_modules!r}) does not fit "
-                f"{backbone.source}: {str(error).rstrip('.')}. Name linear layers that it has, "
-                "such as those of its attention: LoRA(target_modules=['q_proj', 'v_proj'])."
-            ) from error
+    with isolated_generators(seed):
+        backbone.peft_model = with_lora(backbone.model, lora, backbone.source)
     ends = {
         "output head": backbone.model.get_output_embeddings(),
         "token embeddings": backbone.model.get_input_embeddings(),
@@ -98,6 +94,23 @@ def attach_fresh(backbone: Backbone, lora: LoRA, seed: int) -> Any:
                 f"{backbone.source}, which starlearn takes from the base model. Leave it out."
             )
     return backbone.peft_model
+
+
+def with_lora(model: Any, lora: LoRA, source: str) -> Any:
+    """Return peft's model with new adapter layers, drawn by torch's global generator."""
+    with warnings.catch_warnings():
+        # peft asks transformers for an attribute that was renamed; nothing a user could change
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        # GPT-2's weights are transposed: peft sees that, tells it, and goes by it.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+        try:
+            return get_peft_model(model, lora_config(lora))
+        except ValueError as error:
+            raise InputError(
+                f"LoRA(target_modules={lora.target_modules!r}) does not fit "
+                f"{source}: {str(error).rstrip('.')}. Name linear layers that it has, "
+                "such as those of its attention: LoRA(target_modules=['q_proj', 'v_proj'])."
+            ) from error
 
 
 def detach(backbone: Backbone) -> None:
@@ -154,7 +167,7 @@ def adapter_state(model: Any) -> dict[str, torch.Tensor]:
     """
     state = {
         name: tensor.detach().to("cpu", copy=True).contiguous()
-        for name, tensor in get_peft_model_state_dict(model).items()
+        for name, tensor in _weights(model).items()
     }
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
@@ -165,9 +178,15 @@ def adapter_state(model: Any) -> dict[str, torch.Tensor]:
     return state
 
 
+def _weights(model: Any) -> dict[str, torch.Tensor]:
+    # Embeddings are never adapted. Left to itself, peft asks the hub whether they were enlarged:
+    # a request over the network at every training.
+    return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
+
+
 def load_state(model: Any, state: dict[str, torch.Tensor]) -> None:
     """Copy weights into the model's adapter, strictly: same names, same shapes, finite."""
-    expected = get_peft_model_state_dict(model)
+    expected = _weights(model)
     missing = sorted(set(expected) - set(state))
     surplus = sorted(set(state) - set(expected))
     if missing or surplus:
@@ -188,21 +207,78 @@ def load_state(model: Any, state: dict[str, torch.Tensor]) -> None:
     set_peft_model_state_dict(model, state)
 
 
-def write_adapter(folder: Path, adapter: Adapter, base: str) -> None:
-    """Write an adapter the way peft does, so that ``PeftModel.from_pretrained`` opens it."""
+def write_adapter(
+    folder: Path, adapter: Adapter, base: str | None, revision: str | None = None
+) -> None:
+    """Write an adapter the way peft does, so that ``PeftModel.from_pretrained`` opens it.
+
+    Parameters
+    ----------
+    base, revision : str or None
+        Where peft finds the base model: a folder, or a hub id and a commit.
+    """
     save_file(adapter.state, folder / WEIGHTS)
-    config = _config(adapter.settings())
+    config = lora_config(adapter.settings())
     config.base_model_name_or_path = base
+    config.revision = revision
     config.inference_mode = True
     config.save_pretrained(folder)
 
 
 def read_adapter(folder: Path, lora: LoRA, base: str) -> Adapter:
-    """Read the weights that `write_adapter` wrote; they are checked when they are activated."""
-    return Adapter.of(lora, base, load_file(folder / WEIGHTS))
+    """Read the weights that `write_adapter` wrote.
+
+    Whether they fit the base model is seen when they are activated.
+
+    Raises
+    ------
+    UntrustedFileError
+        When the file is no whole adapter of this rank, a weight is NaN or infinite, or peft's
+        configuration says something else than `lora`.
+    """
+    try:
+        adapter = Adapter.of(lora, base, load_file(folder / WEIGHTS))
+        said = LoraConfig.from_pretrained(folder)
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise UntrustedFileError(
+            f"The adapter in {folder} cannot be read ({error!s:.200}). Take it from a backup."
+        ) from error
+    wanted = lora_config(lora)
+    for name in ("r", "lora_alpha", "lora_dropout", "target_modules", "use_dora", "use_rslora"):
+        if getattr(said, name) != getattr(wanted, name):
+            raise UntrustedFileError(
+                f"{folder / 'adapter_config.json'} says {name}={getattr(said, name)!r:.60}, the "
+                f"learner's settings say {getattr(wanted, name)!r:.60}: one of them is not of this "
+                "adapter. Take the folder from a backup."
+            )
+    complaints = _faults_of(adapter)
+    if complaints:
+        raise UntrustedFileError(
+            f"{folder / WEIGHTS} is not a whole adapter of rank {adapter.r}: {listed(complaints)}. "
+            "Take it from a backup."
+        )
+    return adapter
 
 
-def _config(lora: LoRA) -> LoraConfig:
+def _faults_of(adapter: Adapter) -> list[str]:
+    """Say which weights are missing, not finite, or of another rank."""
+    complaints = [] if adapter.state else ["it holds no weights"]
+    for name, tensor in sorted(adapter.state.items()):
+        is_a = ".lora_A." in name
+        other = (
+            name.replace(".lora_A.", ".lora_B.") if is_a else name.replace(".lora_B.", ".lora_A.")
+        )
+        if other == name or other not in adapter.state:
+            complaints.append(f"{name} has no counterpart")
+        elif tensor.ndim != 2 or tensor.shape[0 if is_a else 1] != adapter.r:
+            complaints.append(f"{name} has shape {tuple(tensor.shape)}")
+        elif not torch.isfinite(tensor).all():
+            complaints.append(f"{name} is NaN or infinite")
+    return complaints
+
+
+def lora_config(lora: LoRA) -> LoraConfig:
+    """Return the settings of an adapter in peft's form."""
     target = lora.target_modules
     return LoraConfig(
         r=int(lora.r),

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -22,6 +23,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import extract_commit_hash
 
 from starlearn.embedded.location import model_folder
 from starlearn.errors import InputError, UntrustedFileError
@@ -39,6 +41,7 @@ IDENTITY = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "chat_template.jinja",
 )
 """Files that decide, with the weights, what a base model answers."""
 
@@ -81,6 +84,8 @@ class Backbone:
         self.quantization = quantization
         self.active: object | None = None  # the Adapter whose weights the model holds now
         self.peft_model: Any = None
+        self._lock = threading.Lock()
+        self._user: int | None = None  # the thread that holds the lock
         if _is_folder(self.source):
             _check_folder(Path(self.source))
         self.config = _from_hub(AutoConfig, self.source)
@@ -91,6 +96,28 @@ class Backbone:
             )
         refuse_recurrent(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(self.config), None), self.config)
         self.tokenizer = _from_hub(AutoTokenizer, self.source)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other threads from the model while one adapter is on it: learners take turns.
+
+        Raises
+        ------
+        InputError
+            When this thread is at work on the model already, in a callback.
+        """
+        me = threading.get_ident()
+        if self._user == me:
+            raise InputError(
+                "A callback called a learner whose base model is at work: the adapter would be "
+                "changed under it. Note what there is to do, and call the learner afterwards."
+            )
+        with self._lock:
+            self._user = me
+            try:
+                yield
+            finally:
+                self._user = None
 
     @property
     def device(self) -> torch.device:
@@ -177,16 +204,33 @@ class Backbone:
         """Tokens of prompts and answers that fit while answers are written."""
         return TokenBudget(CPU_WRITTEN if self.device.type == "cpu" else GPU_TOKENS)
 
+    @property
+    def is_from_hub(self) -> bool:
+        """Whether `source` is a hub id."""
+        return not _is_folder(self.source)
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the model's files lie: its folder, or the snapshot of a hub id."""
+        if _is_folder(self.source):
+            return Path(self.source)
+        return Path(cached_file(self.source, "config.json")).parent
+
+    @cached_property
+    def revision(self) -> str | None:
+        """The commit of a hub id that is used here; None for a folder."""
+        if _is_folder(self.source):
+            return None
+        return extract_commit_hash(str(self.folder / "config.json"), None)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of what the base model is: weights, configuration, tokenizer, quantisation."""
-        folder = Path(self.source)
         if not _is_folder(self.source):
             _ = self.model  # so that all files of the snapshot are there
-            folder = Path(cached_file(self.source, "config.json")).parent
         quantization = json.dumps(quantization_to_json(self.quantization), default=str)
         digest = hashlib.sha256(quantization.encode())
-        for file in sorted(folder.iterdir()):
+        for file in sorted(self.folder.iterdir()):
             if file.name in IDENTITY or file.suffix in (".safetensors", ".model"):
                 with file.open("rb") as handle:
                     content = hashlib.file_digest(handle, "sha256").hexdigest()
@@ -295,6 +339,36 @@ def _check_folder(folder: Path) -> None:
     raise InputError(
         f"The model folder {folder} has no weights (*.safetensors). Was the download complete?"
     )
+
+
+def full_precision(backbone: Backbone, dtype: str) -> Any:
+    """Load the base model once more, on the CPU, without quantisation.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    dtype : str
+        A type's name, or "auto" for the one in which it is stored.
+
+    Raises
+    ------
+    InputError
+        When the model's weights are stored quantised, so that there is no such model.
+    """
+    if getattr(backbone.config, "quantization_config", None) is not None:
+        raise InputError(
+            f"The weights of {backbone.source} are themselves quantised, so there is no "
+            "full-precision model to merge into. Train on the model that they were made from, or "
+            "serve the saved adapter on this one."
+        )
+    with _loading_bar(backbone.verbose):
+        return _from_hub(
+            AutoModelForCausalLM,
+            backbone.source,
+            revision=backbone.revision or "main",
+            dtype=dtype,
+            use_safetensors=True,
+        )
 
 
 def _from_hub(factory: Any, source: str, **arguments: Any) -> Any:

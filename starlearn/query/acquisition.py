@@ -156,6 +156,7 @@ class Plan:
     seed: int
     """Of ties, of random draws and of the sub-pool."""
     verbose: bool
+    callbacks: tuple[Any, ...] = ()
     workers: Workers | None = None
     """Who scores; None is this process."""
 
@@ -216,7 +217,10 @@ class Plan:
         """Return the base model's mean hidden state of each prompt, [c, D], by this process."""
         parts = []
         size = self.acquisition.chunk_size
-        with self.scorer.ready(), ItemBar("embedding", len(prompts), self.verbose) as bar:
+        with (
+            self.scorer.ready(),
+            ItemBar("embedding", len(prompts), self.verbose, self.callbacks) as bar,
+        ):
             for start in range(0, len(prompts), size):
                 with renumbered(rows[start : start + size]):
                     parts.append(self.scorer.embeddings(prompts[start : start + size], bar))
@@ -297,7 +301,10 @@ def score_pool(plan: Plan, scores: PoolScores, n_passes: int, places: NDArray[np
     """
     size = plan.acquisition.chunk_size
     kept = _checked_prompts(plan, scores.positions[places], n_passes)
-    with plan.scorer.ready(), ItemBar("query", len(places), plan.verbose) as bar:
+    with (
+        plan.scorer.ready(),
+        ItemBar("query", len(places), plan.verbose, plan.callbacks) as bar,
+    ):
         for start in range(0, len(places), size):
             part = places[start : start + size]
             positions = scores.positions[part]

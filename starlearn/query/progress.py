@@ -1,11 +1,13 @@
 """One bar for a whole query: items, time left, and tokens per second."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from tqdm.auto import tqdm
+
+from starlearn.callbacks import tell
 
 
 class ItemBar:
@@ -18,19 +20,25 @@ class ItemBar:
         m, the items that are to be scored.
     verbose : bool
         False shows nothing.
+    callbacks : sequence
+        Functions that are told too, shown or not.
     """
 
-    def __init__(self, title: str, total: int, verbose: bool) -> None:
+    def __init__(
+        self, title: str, total: int, verbose: bool, callbacks: Sequence[Any] = ()
+    ) -> None:
         self._bar: Any = tqdm(total=total, desc=title, unit="item", disable=not verbose)
         self._title = title
         self._counts = False
         self.seconds: dict[str, float] = {}
         """Time spent in each stage."""
+        self._callbacks, self._total, self._done = callbacks, total, 0
         self._finished = 0
         self._tokens = 0
         self._began = time.perf_counter()
 
     def __enter__(self) -> "ItemBar":
+        tell(self._callbacks, self._title, 0, self._total)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,9 +61,15 @@ class ItemBar:
         self._tokens += tokens
         rate = self._tokens / max(time.perf_counter() - self._began, 1e-9)
         self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
-        self._bar.update(items if self._counts else 0)
+        self._move(items if self._counts else 0)
 
     def finish(self, items: int) -> None:
         """Count a piece of the pool as done, those of its items too that needed no work."""
         self._finished += items
-        self._bar.update(self._finished - self._bar.n)
+        self._move(self._finished - self._done)
+
+    def _move(self, items: int) -> None:
+        self._bar.update(items)  # of 0 too: the tokens per second have changed
+        self._done += items
+        if items:
+            tell(self._callbacks, self._title, self._done, self._total)

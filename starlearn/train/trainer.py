@@ -13,8 +13,9 @@ from accelerate.utils.memory import clear_device_cache
 from sklearn.base import clone
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from starlearn.callbacks import for_trainings, tell
 from starlearn.errors import InputError, OutOfMemoryError, TrainingDivergedError, listed
 from starlearn.model.adapter import (
     Adapter,
@@ -66,6 +67,7 @@ def train_adapter(
     seed: int,
     start: Adapter | None = None,
     verbose: bool = False,
+    callbacks: Sequence[Any] = (),
 ) -> tuple[Adapter, TrainingRecord]:
     """Train an adapter and leave it active on the backbone.
 
@@ -76,6 +78,8 @@ def train_adapter(
         Decides the initial A, the order of the examples and the dropout.
     start : Adapter or None
         Continue from these weights; None starts fresh.
+    callbacks : sequence
+        Functions that are told the steps done, and instances of transformers.TrainerCallback.
 
     Raises
     ------
@@ -98,7 +102,8 @@ def train_adapter(
         check_same_form(lora, start)
     while True:
         try:
-            return _trained(backbone, lora, training, examples, seed, start, verbose)
+            with backbone.alone():
+                return _trained(backbone, lora, training, examples, seed, start, verbose, callbacks)
         except (RuntimeError, MemoryError) as error:
             if not ran_out(error):
                 raise
@@ -134,6 +139,7 @@ def _trained(
     seed: int,
     start: Adapter | None,
     verbose: bool,
+    callbacks: Sequence[Any],
 ) -> tuple[Adapter, TrainingRecord]:
     model = attach_fresh(backbone, lora, seed=derived_seed(seed, "adapter"))
     try:
@@ -151,6 +157,7 @@ def _trained(
                 args=_arguments(training, backbone, derived_seed(seed, "order"), scratch),
                 train_dataset=list(examples),
                 data_collator=_Collator(backbone.pad_id),
+                callbacks=[*for_trainings(callbacks), _Steps(callbacks)],
             )
             trainer.remove_callback(PrinterCallback)  # the bar is enough
             model.train()
@@ -220,6 +227,19 @@ class _Collator:
             labels[row, len(example.prompt) : len(tokens)] = torch.tensor(example.answer)
             mask[row, : len(tokens)] = 1
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+class _Steps(TrainerCallback):
+    """Tells functions how many optimiser steps are done."""
+
+    def __init__(self, callbacks: Sequence[Any]) -> None:
+        self.callbacks = callbacks
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        tell(self.callbacks, "training", 0, state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        tell(self.callbacks, "training", state.global_step, state.max_steps)
 
 
 class _AdapterTrainer(Trainer):

@@ -1,0 +1,225 @@
+"""The page of a learner: how to use it, what it was trained on in numbers, how it learnt."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from starlearn.inputs import DEFAULTS
+from starlearn.model.backbone import Backbone
+from starlearn.saving import Saved
+from starlearn.settings import Settings
+from starlearn.tasks import ChoiceTask
+
+LIBRARIES = (
+    "starlearn",
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "scikit-learn",
+)
+CURVE = {
+    "round": ("round", "{:d}"),
+    "n_labels": ("labels", "{:d}"),
+    "steps": ("steps", "{:d}"),
+    "train_loss": ("training loss", "{:.4f}"),
+    "accuracy": ("accuracy", "{:.4f}"),
+    "seconds": ("training, s", "{:.1f}"),
+}
+ASKED = {
+    "n_pool": ("pool", "{:d}"),
+    "n_instances": ("asked", "{:d}"),
+    "mean_mixed": ("mean uncertainty", "{:.4f}"),
+    "seconds": ("query, s", "{:.1f}"),
+}
+"""Figures of a round and of the query behind it: heading and format."""
+
+
+def model_card(
+    saved: Saved,
+    *,
+    base: str,
+    revision: str | None = None,
+    is_hub_id: bool = False,
+    license: str | None = None,
+    prompt: bool = False,
+    choices: bool = False,
+    merged: bool = False,
+) -> str:
+    """Return a model card in Markdown, with the hub's metadata in front.
+
+    It holds numbers and settings only: no item, no label, no choice, no prompt, unless asked.
+
+    Parameters
+    ----------
+    saved : Saved
+    base : str
+        Hub id of the base model, or a name for it.
+    revision : str, optional
+        The base model's commit.
+    is_hub_id : bool
+        Whether `base` may stand in the metadata, which takes hub ids alone.
+    license : str, optional
+        The hub's name for it, such as "apache-2.0"; it stands in the metadata.
+    prompt, choices : bool
+        Whether to show the task's texts: its template and system message, the names of its classes.
+    merged : bool
+        Whether it is for a merged model in place of an adapter.
+
+    Returns
+    -------
+    str
+    """
+    sections = [
+        _metadata(base if is_hub_id else None, license, merged),
+        _head(saved, base, revision, merged),
+        _use(base, merged),
+        _data(saved, prompt, choices),
+        _settings(saved),
+        _curve(saved.rounds),
+        _end(license, base),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def base_of(backbone: Backbone, hub_id: str | None = None) -> dict[str, Any]:
+    """Return how a card names the base model: by hub id, or by the last part of its folder.
+
+    The rest of a folder's path says things about a machine that are nobody's concern.
+    """
+    if hub_id is None and not backbone.is_from_hub:
+        return {"base": Path(backbone.source).resolve().name, "revision": None, "is_hub_id": False}
+    same = hub_id in (None, backbone.source)
+    revision = backbone.revision if same else None
+    return {"base": hub_id or backbone.source, "revision": revision, "is_hub_id": True}
+
+
+def _metadata(base: str | None, license: str | None, merged: bool) -> str:
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        base_model=base,
+        license=license,
+        library_name="transformers" if merged else "peft",
+        pipeline_tag="text-generation",
+        tags=["starlearn", "active-learning", "lora", "qlora"],
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _head(saved: Saved, base: str, revision: str | None, merged: bool) -> str:
+    kind = "A model with a LoRA adapter merged into it" if merged else "A LoRA adapter"
+    commit = f" (revision `{revision}`)" if revision else ""
+    return (
+        f"# {kind}, trained by active learning\n\n"
+        f"Base model: `{base}`{commit}. Trained with starlearn by STAR "
+        "([arXiv 2403.01165](https://arxiv.org/abs/2403.01165)): in each round the items about "
+        f"which the model was least certain were labelled. {len(saved.rounds)} rounds, "
+        f"{len(saved.items)} labels."
+    )
+
+
+def _use(base: str, merged: bool) -> str:
+    lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    if merged:
+        lines += ['model = AutoModelForCausalLM.from_pretrained("THIS_REPOSITORY")']
+        lines += ['tokenizer = AutoTokenizer.from_pretrained("THIS_REPOSITORY")']
+    else:
+        lines.insert(0, "from peft import PeftModel")
+        lines += [f'base = AutoModelForCausalLM.from_pretrained("{base}")']
+        lines += ['model = PeftModel.from_pretrained(base, "THIS_REPOSITORY")']
+        lines += [f'tokenizer = AutoTokenizer.from_pretrained("{base}")']
+    return "## Use\n\n```python\n" + "\n".join(lines) + "\n```"
+
+
+def _data(saved: Saved, prompt: bool, choices: bool) -> str:
+    task = saved.parameters["task"] or ChoiceTask()
+    lines = [f"{len(saved.items)} labelled items."]
+    if saved.classes is None:
+        lines.append("The answers are free text.")
+    else:
+        counts = sorted(Counter(map(str, saved.labels)).values(), reverse=True)
+        lines.append(
+            f"{len(saved.classes)} classes, {len(counts)} of them labelled; labels by class: "
+            f"{_shortened(counts)}."
+        )
+    lines.append(
+        "The texts of the items are not part of this page. The weights were trained on them, and "
+        "may give parts of them away."
+    )
+    text = "## Data\n\n" + " ".join(lines)
+    if prompt:
+        text += f"\n\nPrompt:\n\n{_quoted(task.prompt)}"
+        if task.system is not None:
+            text += f"\n\nSystem message:\n\n{_quoted(task.system)}"
+    if choices and saved.classes is not None:
+        text += f"\n\nClasses:\n\n{_quoted(chr(10).join(map(str, saved.classes)))}"
+    return text
+
+
+def _shortened(counts: Sequence[int], most: int = 20) -> str:
+    shown = ", ".join(map(str, counts[:most]))
+    return shown if len(counts) <= most else f"{shown}, and {len(counts) - most} more"
+
+
+def _quoted(text: str) -> str:
+    """Return a text as a block of code whatever it holds."""
+    return "\n".join("    " + line for line in text.splitlines())
+
+
+def _settings(saved: Saved) -> str:
+    rows = [("quantization", _plain(saved.parameters["quantization"]))]
+    for part in ("adapter", "acquisition", "training"):
+        group: Settings = saved.parameters[part] or DEFAULTS[part][0]()
+        rows += [(f"{part}: {name}", _plain(v)) for name, v in group.get_params(deep=False).items()]
+    rows += [("seed", str(saved.seed))]
+    return "## Settings\n\n" + _table(("setting", "value"), rows)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, str | int | float | bool | None):
+        return str(value)
+    if isinstance(value, Sequence):
+        return ", ".join(map(str, value))
+    found = value.to_dict() if hasattr(value, "to_dict") else value  # a BitsAndBytesConfig
+    if isinstance(found, Mapping):
+        return ", ".join(f"{k}={v}" for k, v in found.items() if isinstance(v, str | int | float))
+    return str(found)
+
+
+def _curve(rounds: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [_cell(record, name, form) for name, (_, form) in CURVE.items()]
+        + [_cell(record.get("query", {}), name, form) for name, (_, form) in ASKED.items()]
+        for record in rounds
+    ]
+    headings = [heading for heading, _ in (*CURVE.values(), *ASKED.values())]
+    filled = [i for i in range(len(headings)) if any(row[i] for row in rows)]
+    return "## Learning curve\n\n" + _table(
+        [headings[i] for i in filled], [[row[i] for i in filled] for row in rows]
+    )
+
+
+def _cell(record: Mapping[str, Any], name: str, form: str) -> str:
+    value = record.get(name)
+    return "" if value is None else form.format(value)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(
+        "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines
+    )
+
+
+def _end(license: str | None, base: str) -> str:
+    versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    said = (
+        f"This repository: {license}. The base model's own licence holds for it as well."
+        if license
+        else f"None is stated here; that of the base model, `{base}`, holds for what is made of it."
+    )
+    return f"## Licence\n\n{said}\n\n## Versions\n\n{versions}"

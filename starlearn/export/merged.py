@@ -1,0 +1,109 @@
+"""A learner as one model folder: the adapter merged into its base model in full precision."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from starlearn.errors import InputError, StorageError
+from starlearn.export.card import base_of, model_card
+from starlearn.model.backbone import Backbone
+from starlearn.model.merging import DTYPES, greedy, merged_model, size_of, write_model
+from starlearn.saving import Saved
+from starlearn.undo import complete_folder
+
+SPARE = 50_000_000
+"""Bytes asked for besides the weights: tokenizer, configuration, and the disk's own needs."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge wrote; ``print`` it."""
+
+    folder: Path
+    n_parameters: int
+    n_bytes: int
+    """Of all weight files."""
+    dtype: str
+    files: tuple[str, ...]
+    """The weight files."""
+    quantization: str
+    """What the adapter was trained on."""
+
+    def __str__(self) -> str:
+        files = "1 file" if len(self.files) == 1 else f"{len(self.files)} files"
+        text = (
+            f"{self.folder}: {self.n_parameters:,} parameters in {self.dtype}, "
+            f"{self.n_bytes / 1e6:,.1f} MB in {files}."
+        )
+        if self.quantization != "none":
+            text += (
+                f" The adapter was trained on the base model in {self.quantization}; this model "
+                "is not quantised, and its answers differ a little from the learner's."
+            )
+        return text
+
+
+def merge(
+    saved: Saved,
+    backbone: Backbone,
+    to: str | os.PathLike[str],
+    *,
+    dtype: str = "auto",
+    max_shard_size: str = "5GB",
+) -> Merged:
+    """Write a folder that ``AutoModelForCausalLM.from_pretrained`` opens without peft.
+
+    Parameters
+    ----------
+    saved : Saved
+    backbone : Backbone
+    to : path
+        A new or empty folder. It holds the model when all of it is written, or stays as it was.
+    dtype : {"auto", "float32", "bfloat16", "float16"}
+        Type of the weights; "auto" is the one in which the base model is stored.
+    max_shard_size : str
+        Largest weight file, such as "5GB".
+
+    Returns
+    -------
+    Merged
+
+    Raises
+    ------
+    InputError
+        When the folder is not empty, `dtype` is none of these, or the base model is itself stored
+        quantised.
+    ModelMismatchError
+        When the adapter was trained on another base model.
+    StorageError
+        When the disk has too little room; nothing is then written.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(map(repr, DTYPES))}; got {dtype!r:.40}.")
+    with complete_folder(to) as scratch:
+        model = merged_model(backbone, saved.adapter, dtype)
+        n_parameters, n_bytes, stored = size_of(model)
+        free = shutil.disk_usage(scratch).free
+        if free < n_bytes + SPARE:
+            raise StorageError(
+                f"The merged model takes {n_bytes / 1e6:,.1f} MB as {stored}, and {Path(to)} has "
+                f"{free / 1e6:,.1f} MB free. Nothing was written: choose another disk, or "
+                "dtype='bfloat16'."
+            )
+        longest = getattr(saved.parameters["task"], "max_new_tokens", None)
+        try:
+            write_model(model, backbone, scratch, greedy(backbone, longest), max_shard_size)
+        except (OSError, SafetensorError) as error:
+            raise StorageError(
+                f"The merged model could not be written ({error}). Nothing is left of it."
+            ) from error
+        card = model_card(saved, **base_of(backbone), merged=True)
+        (scratch / "README.md").write_text(card, encoding="utf-8")
+        files = sorted(file.name for file in scratch.glob("*.safetensors"))
+        written = sum((scratch / name).stat().st_size for name in files)
+    named = isinstance(backbone.quantization, str)
+    quantization = backbone.quantization if named else "a format of its own"
+    return Merged(Path(to), n_parameters, written, stored, tuple(files), quantization)

@@ -1,0 +1,102 @@
+"""Merging: an adapter added into the weights of its base model in full precision."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+from transformers.utils import logging as transformers_logging
+
+from starlearn.errors import InputError
+from starlearn.model.adapter import Adapter, check_base, load_state, with_lora
+from starlearn.model.backbone import IDENTITY, Backbone, full_precision
+from starlearn.randomness import isolated_generators
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+TOKENIZER_FILES = (*(name for name in IDENTITY if name != "config.json"), "vocab.txt")
+
+
+def merged_model(backbone: Backbone, adapter: Adapter, dtype: str) -> Any:
+    """Return the base model with W0 + (alpha / r) B A in place of each adapted W0.
+
+    The base model is loaded anew, on the CPU and not in 4 bits: a sum that is rounded to 4 bits
+    again would be another model.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    adapter : Adapter
+    dtype : {"auto", "float32", "bfloat16", "float16"}
+        Type of the weights; "auto" is the one in which the base model is stored.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+
+    Raises
+    ------
+    InputError
+        When the base model is stored quantised, or a sum is too large for the type.
+    ModelMismatchError
+        When the adapter was trained on another base model.
+    """
+    check_base(backbone, adapter)
+    with isolated_generators(0):
+        base = full_precision(backbone, dtype)
+        model = with_lora(base, adapter.settings(), backbone.source)
+    load_state(model, adapter.state)
+    try:
+        return model.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise InputError(
+            f"The merged weights are not finite as {dtype}. Use dtype='float32'."
+        ) from error
+
+
+def greedy(backbone: Backbone, max_new_tokens: int | None) -> GenerationConfig:
+    """Return settings with which `generate` writes what the learner's `predict` does."""
+    bos = backbone.tokenizer.bos_token_id
+    return GenerationConfig(
+        bos_token_id=bos,
+        eos_token_id=backbone.eos_id,
+        pad_token_id=backbone.pad_id,
+        do_sample=False,
+        **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}),
+    )
+
+
+def write_model(
+    model: Any, backbone: Backbone, folder: Path, generation: GenerationConfig, max_shard_size: str
+) -> None:
+    """Write a model with its tokenizer and generation settings, as transformers reads them."""
+    model.generation_config = generation
+    before = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+    finally:
+        if before:
+            transformers_logging.enable_progress_bar()
+    write_tokenizer(backbone, folder)
+
+
+def write_tokenizer(backbone: Backbone, folder: Path) -> None:
+    """Copy the base model's tokenizer as it is.
+
+    Not through `save_pretrained`, which leaves out the sentencepiece file that other programs
+    read.
+    """
+    for file in backbone.folder.iterdir():
+        if file.name in TOKENIZER_FILES or file.suffix == ".model":
+            (folder / file.name).write_bytes(file.read_bytes())
+
+
+def size_of(model: Any) -> tuple[int, int, str]:
+    """Return parameters, bytes, and the type of most of them; tied weights count once."""
+    parameters = list(model.parameters())
+    by_type: dict[torch.dtype, int] = {}
+    for parameter in parameters:
+        by_type[parameter.dtype] = by_type.get(parameter.dtype, 0) + parameter.numel()
+    most = max(by_type, key=lambda dtype: by_type[dtype])
+    n_bytes = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    return sum(by_type.values()), n_bytes, str(most).removeprefix("torch.")
