@@ -1,4 +1,4 @@
-"""What docs/ecosystem.md says runs, from top to bottom, and a script for modAL changes two lines."""
+"""docs/ecosystem.md runs from top to bottom, and a script for modAL changes two lines."""
 
 import difflib
 import re
