@@ -155,15 +155,23 @@ class Engine:
         return Scorer(self.backbone, adapter, parts.acquisition, self.store, seed, tree, room)
 
     def probabilities(
-        self, parts: Parts, adapter: Adapter, prompts: Prompts, tree: ChoiceTree, verbose: bool
+        self,
+        parts: Parts,
+        adapter: Adapter,
+        prompts: Prompts,
+        tree: ChoiceTree,
+        *,
+        n_passes: int,
+        seed: int,
+        verbose: bool,
     ) -> NDArray[np.float64]:
-        """Return the probability of each choice, without dropout, shape [m, C]."""
-        scorer = self.scorer(parts, adapter, tree, seed=0)
+        """Return the probability of each choice, the mean of K passes, shape [m, C]."""
+        scorer = self.scorer(parts, adapter, tree, seed)
         with (
             scorer.ready(),
             ItemBar("predicting", len(prompts), verbose, parts.callbacks) as bar,
         ):
-            return scorer.probabilities(tree, prompts, bar)
+            return scorer.probabilities(tree, prompts, bar, n_passes)
 
     def write(self, parts: Parts, adapter: Adapter, prompts: Prompts, verbose: bool) -> list[str]:
         """Let the model answer m prompts in free form, without dropout."""

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from numpy.typing import NDArray
@@ -70,13 +71,29 @@ def checked_parts(learner: Any) -> Parts:
         part.check()
         found[name] = part
     parts = Parts(**found, callbacks=checked_callbacks(learner.callbacks))
-    if parts.acquisition.n_passes > 1 and parts.adapter.dropout == 0:
-        raise InputError(
-            f"Acquisition(n_passes={parts.acquisition.n_passes}) needs dropout on the adapter, "
-            "and LoRA(dropout=0) has none: all passes would be the same. Set LoRA(dropout=0.1), "
-            "or Acquisition(n_passes=1)."
-        )
+    check_passes(parts, parts.acquisition.n_passes, "Acquisition(n_passes={})")
     return parts
+
+
+def check_passes(parts: Parts, n_passes: Any, said: str) -> None:
+    """Raise InputError unless K is a whole number from 1, and more than 1 only with dropout.
+
+    Parameters
+    ----------
+    parts : Parts
+    n_passes : int
+        K.
+    said : str
+        What the user wrote, with {} for the number.
+    """
+    said = said.format(n_passes)
+    if isinstance(n_passes, bool) or not isinstance(n_passes, Integral) or int(n_passes) < 1:
+        raise InputError(f"{said}: n_passes must be a whole number, at least 1.")
+    if int(n_passes) > 1 and parts.adapter.dropout == 0:
+        raise InputError(
+            f"{said} needs dropout on the adapter, and LoRA(dropout=0) has none: all passes would "
+            "be the same. Set LoRA(dropout=0.1), or n_passes=1."
+        )
 
 
 def checked_pool(X: Any, task: Task, name: str = "X") -> list[Item]:

@@ -19,6 +19,7 @@ from starlearn.export.face import ExportMixin
 from starlearn.inputs import (
     Parts,
     check_label_type,
+    check_passes,
     checked_labels,
     checked_parts,
     checked_pool,
@@ -328,20 +329,37 @@ class STARLearner(ExportMixin, EstimatorProtocol):
         return object_array([self._parts().task.parse(text) for text in self._written(X)])
 
     @available_if(has_choices)
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return the probability of each choice, without dropout.
+    def predict_proba(self, X: Any, *, n_passes: int = 1) -> NDArray[np.float64]:
+        """Return the probability of each choice.
 
         Parameters
         ----------
         X : m items in any container that `fit` takes
+        n_passes : int, default=1
+            K. With more than one, the mean over an ensemble of K dropout masks, those of a query
+            in this round; it takes K times as long (arXiv 1506.02142, equation 6).
 
         Returns
         -------
         ndarray of shape (m, C)
             Columns in the order of ``classes_``; rows sum to 1.
+
+        Raises
+        ------
+        InputError
+            When K is no whole number from 1, or there is no dropout to draw masks from.
         """
         parts, tree, prompts = self._to_predict(X)
-        return self._engine().probabilities(parts, self.adapter_, prompts, tree, self.verbose)
+        check_passes(parts, n_passes, "predict_proba(n_passes={})")
+        return self._engine().probabilities(
+            parts,
+            self.adapter_,
+            prompts,
+            tree,
+            n_passes=n_passes,
+            seed=self._seed("masks", self._round),
+            verbose=self.verbose,
+        )
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy; for a GenerationTask the share of parsed answers that are equal.

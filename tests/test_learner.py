@@ -67,6 +67,35 @@ def test_probabilities_belong_to_classes(make_learner: Factory, labelled: Labell
     assert learner.predict(labelled[0]).tolist() == best.tolist()
 
 
+def test_probabilities_of_an_ensemble_of_masks(make_learner: Factory, labelled: Labelled) -> None:
+    learner = make_learner(adapter=LoRA(r=4, alpha=8, dropout=0.4)).fit(*labelled)
+    plain, found = (learner.predict_proba(labelled[0], n_passes=k) for k in (1, 3))
+    assert np.array_equal(plain, learner.predict_proba(labelled[0]))
+    assert found.sum(axis=1) == pytest.approx(np.ones(8))
+    assert np.abs(found - plain).max() > 1e-4, "masks are at work"
+    assert np.array_equal(found, learner.predict_proba(labelled[0], n_passes=3))
+    # H[mean] = mean H + I: the masks are those by which a query of this round ranks.
+    scores = learner.set_params(acquisition__measure="mutual_information").uncertainty(labelled[0])
+    total = -(found * np.log(found)).sum(axis=1)
+    assert total == pytest.approx(scores.entropy + scores.mutual_information, abs=1e-6)
+
+
+@pytest.mark.parametrize("n_passes", [0, -1, 2.0, True, "3", None])
+def test_passes_of_an_ensemble_are_checked(
+    make_learner: Factory, labelled: Labelled, n_passes: Any
+) -> None:
+    learner = make_learner().fit(*labelled)
+    with pytest.raises(InputError, match="whole number, at least 1"):
+        learner.predict_proba(labelled[0], n_passes=n_passes)
+
+
+def test_an_ensemble_needs_dropout(make_learner: Factory, labelled: Labelled) -> None:
+    learner = make_learner(adapter=LoRA(r=4, dropout=0.0), acquisition=Acquisition(n_passes=1))
+    learner.fit(*labelled)
+    with pytest.raises(InputError, match=r"predict_proba\(n_passes=3\) needs dropout"):
+        learner.predict_proba(labelled[0], n_passes=3)
+
+
 def test_training_on_enough_steps_is_learnt(make_learner: Factory, labelled: Labelled) -> None:
     learner = make_learner(training=Training(max_steps=60, learning_rate=1e-2))
     assert learner.fit(*labelled).score(*labelled) == 1.0

@@ -128,11 +128,17 @@ class Scorer:
             return self._score_choices(self.tree, prompts, n_passes, bar)
         return self._score_answers(prompts, n_passes, bar)
 
-    def probabilities(self, tree: ChoiceTree, prompts: Tokens, bar: ItemBar) -> Rows:
-        """Return the probability of each of C choices without dropout, [c, C]; inside `ready`."""
-        with self._work("reading", bar) as work:
+    def probabilities(
+        self, tree: ChoiceTree, prompts: Tokens, bar: ItemBar, n_passes: int = 1
+    ) -> Rows:
+        """Return the probability of each of C choices, the mean of K passes, [c, C].
+
+        One pass is without dropout. Call it inside `ready`.
+        """
+        with self._work("reading", bar, n_passes) as work:
             numbers = mask_keys(row_keys(prompts))
-            return np.asarray(np.exp(choice_distribution(work, tree, prompts, numbers)[0]))
+            logs = choice_distribution(work, tree, prompts, numbers)  # [K, c, C]
+            return np.asarray(np.exp(logs).mean(axis=0))
 
     def embeddings(self, prompts: Tokens, bar: ItemBar) -> Rows:
         """Return the base model's mean hidden state of each prompt, [c, D]; inside `ready`."""
