@@ -33,13 +33,14 @@ from starlearn.query.acquisition import Plan, Uncertainty
 from starlearn.query.budget import Budget, budget_for
 from starlearn.query.estimate import Estimate, estimate
 from starlearn.randomness import derived_seed, drawn_seed
+from starlearn.reporting import ReportMixin
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask, Item
 from starlearn.typed import Asked, AskedToo, Batch, Items, Measured, PoolT, available_if
 from starlearn.undo import unchanged_on_error
 
 
-class STARLearner(ExportMixin, EstimatorProtocol):
+class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
     """Active learning with a 4-bit language model and a LoRA adapter.
 
     STAR (arXiv 2403.01165): items are ranked by an uncertainty that moves from the base model's
@@ -66,11 +67,14 @@ class STARLearner(ExportMixin, EstimatorProtocol):
         Folder in which scores are kept, so that the base model's are computed once for all rounds
         and an interrupted query goes on where it was, in another process too. None keeps them in
         memory, up to 256 MB.
-    verbose : bool, default=True
-        Show progress bars.
+    verbose : bool or int, default=True
+        0 or False: nothing is written. 1: progress bars. 2: the loss of a training as well.
     callbacks : sequence or None, default=None
         Functions that are given a :class:`starlearn.Progress` as a long step goes on, and
         instances of ``transformers.TrainerCallback``, which take part in every training.
+    report_to : str or sequence of {"tensorboard", "wandb", "mlflow", "trackio"}, default=()
+        Trackers that are told each round's figures: labels, loss, uncertainties, seconds, and what
+        :meth:`record` is given. No text goes there. By default nobody is told anything.
 
     Attributes
     ----------
@@ -102,8 +106,9 @@ class STARLearner(ExportMixin, EstimatorProtocol):
         training: Training | None = None,
         random_state: int | np.random.RandomState | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
-        verbose: bool = True,
+        verbose: int = True,
         callbacks: Sequence[Any] | None = None,
+        report_to: str | Sequence[str] = (),
     ) -> None:
         self.model = model
         self.task = task
@@ -115,6 +120,7 @@ class STARLearner(ExportMixin, EstimatorProtocol):
         self.cache_dir = cache_dir
         self.verbose = verbose
         self.callbacks = callbacks
+        self.report_to = report_to
 
     # Labelled data in, adapter out
 
@@ -247,6 +253,7 @@ class STARLearner(ExportMixin, EstimatorProtocol):
         record["seconds"] = time.perf_counter() - began
         if getattr(self, "rounds_", None):
             self.rounds_[-1]["query"] = record
+            self._report_query(parts, record)
         batch = take(X_pool if hasattr(X_pool, "__getitem__") else rows, indices)
         return (indices, batch, metrics) if return_metrics else (indices, batch)
 
@@ -409,6 +416,7 @@ class STARLearner(ExportMixin, EstimatorProtocol):
         return max(len(getattr(self, "rounds_", [])) - 1, 0)
 
     def _begin(self) -> None:
+        self._end_report()
         self.seed_ = drawn_seed(self.random_state)
         self.rounds_: list[dict[str, Any]] = []
 
@@ -459,6 +467,7 @@ class STARLearner(ExportMixin, EstimatorProtocol):
             classes = self._classes(parts, training=True)
             self._engine().check_classes(parts, classes.tolist())
         examples = self._engine().examples(parts, items, labels)
+        self._report(parts)  # what is wrong with a tracker shows before the training
         warm = parts.training.warm_start and len(self.rounds_) > 0
         t = len(self.rounds_)
         previous: Adapter | None = getattr(self, "adapter_", None)
@@ -480,6 +489,7 @@ class STARLearner(ExportMixin, EstimatorProtocol):
                 "seconds": time.perf_counter() - began,
             }
         )
+        self._report_training(parts)
         return self
 
     def _plan(self, parts: Parts, rows: Rows, *, scores: bool = True, engine: Any = None) -> Plan:

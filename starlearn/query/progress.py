@@ -24,9 +24,7 @@ class ItemBar:
         Functions that are told too, shown or not.
     """
 
-    def __init__(
-        self, title: str, total: int, verbose: bool, callbacks: Sequence[Any] = ()
-    ) -> None:
+    def __init__(self, title: str, total: int, verbose: int, callbacks: Sequence[Any] = ()) -> None:
         self._bar: Any = tqdm(total=total, desc=title, unit="item", disable=not verbose)
         self._title = title
         self._counts = False
