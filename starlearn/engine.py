@@ -44,7 +44,7 @@ class Engine:
         source: str | os.PathLike[str] | None,
         quantization: Any,
         cache_dir: str | os.PathLike[str] | None,
-        verbose: bool = True,
+        verbose: int = True,
         backbone: Backbone | None = None,
     ) -> None:
         self.backbone = backbone or Backbone(source, quantization, verbose)
@@ -116,7 +116,7 @@ class Engine:
         *,
         seed: int,
         start: Adapter | None,
-        verbose: bool,
+        verbose: int,
     ) -> tuple[Adapter, TrainingRecord]:
         """Train an adapter; see :func:`starlearn.train.trainer.train_adapter`."""
         return train_adapter(
@@ -150,7 +150,7 @@ class Engine:
         *,
         n_passes: int,
         seed: int,
-        verbose: bool,
+        verbose: int,
     ) -> NDArray[np.float64]:
         """Return the probability of each choice, the mean of K passes, shape [m, C]."""
         scorer = self.scorer(parts, adapter, tree, seed)
@@ -169,7 +169,7 @@ class Engine:
         folds: Iterable[tuple[NDArray[np.intp], NDArray[np.intp]]],
         *,
         seed: int,
-        verbose: bool,
+        verbose: int,
     ) -> NDArray[np.float64]:
         """Return the probability of each choice for N labelled items, shape [N, C].
 
@@ -186,7 +186,7 @@ class Engine:
             )
         return found
 
-    def write(self, parts: Parts, adapter: Adapter, prompts: Prompts, verbose: bool) -> list[str]:
+    def write(self, parts: Parts, adapter: Adapter, prompts: Prompts, verbose: int) -> list[str]:
         """Let the model answer m prompts in free form, without dropout."""
         scorer = self.scorer(parts, adapter, None, seed=0)
         with (
@@ -231,7 +231,7 @@ class Bases:
         quantization: Any,
         cache_dir: str | os.PathLike[str] | None,
         *,
-        verbose: bool,
+        verbose: int,
     ) -> Engine:
         """Return the engine for these parameters; a new one on a base model that is there."""
         for engine in self._engines:
