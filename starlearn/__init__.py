@@ -3,6 +3,7 @@
 Public names only. They are imported when first used, so that ``import starlearn`` is cheap.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,9 @@ _HOME = {
     "ChoiceTask": "starlearn.tasks",
     "GenerationTask": "starlearn.tasks",
 }
+
+
+logging.getLogger("starlearn").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -44,7 +44,7 @@ class Engine:
         source: str | os.PathLike[str] | None,
         quantization: Any,
         cache_dir: str | os.PathLike[str] | None,
-        verbose: bool = True,
+        verbose: int = True,
         backbone: Backbone | None = None,
     ) -> None:
         self.backbone = backbone or Backbone(source, quantization, verbose)
@@ -116,7 +116,7 @@ class Engine:
         *,
         seed: int,
         start: Adapter | None,
-        verbose: bool,
+        verbose: int,
     ) -> tuple[Adapter, TrainingRecord]:
         """Train an adapter; see :func:`starlearn.train.trainer.train_adapter`."""
         return train_adapter(
@@ -150,7 +150,7 @@ class Engine:
         *,
         n_passes: int,
         seed: int,
-        verbose: bool,
+        verbose: int,
     ) -> NDArray[np.float64]:
         """Return the probability of each choice, the mean of K passes, shape [m, C]."""
         scorer = self.scorer(parts, adapter, tree, seed)
@@ -160,7 +160,33 @@ class Engine:
         ):
             return scorer.probabilities(tree, prompts, bar, n_passes)
 
-    def write(self, parts: Parts, adapter: Adapter, prompts: Prompts, verbose: bool) -> list[str]:
+    def unseen_probabilities(
+        self,
+        parts: Parts,
+        items: Sequence[Item],
+        labels: NDArray[Any],
+        tree: ChoiceTree,
+        folds: Iterable[tuple[NDArray[np.intp], NDArray[np.intp]]],
+        *,
+        seed: int,
+        verbose: int,
+    ) -> NDArray[np.float64]:
+        """Return the probability of each choice for N labelled items, shape [N, C].
+
+        Each fold's come from an adapter that was trained on the other labels.
+        """
+        examples = self.examples(parts, items, labels)
+        prompts = self.prompts(parts, items, answer_room(parts, tree))
+        found = np.zeros((len(prompts), len(tree.paths)))
+        for train, judge in folds:
+            known, unseen = [examples[i] for i in train], [prompts[i] for i in judge]
+            adapter, _ = self.train(parts, known, seed=seed, start=None, verbose=verbose)
+            found[judge] = self.probabilities(
+                parts, adapter, unseen, tree, n_passes=1, seed=seed, verbose=verbose
+            )
+        return found
+
+    def write(self, parts: Parts, adapter: Adapter, prompts: Prompts, verbose: int) -> list[str]:
         """Let the model answer m prompts in free form, without dropout."""
         scorer = self.scorer(parts, adapter, None, seed=0)
         with (
@@ -205,7 +231,7 @@ class Bases:
         quantization: Any,
         cache_dir: str | os.PathLike[str] | None,
         *,
-        verbose: bool,
+        verbose: int,
     ) -> Engine:
         """Return the engine for these parameters; a new one on a base model that is there."""
         for engine in self._engines:

@@ -48,11 +48,11 @@ class Processes:
             own = compute()
         return self.exchanged([own])
 
-    def on_main(self, act: Callable[[], None]) -> None:
-        """Do something once, by the main process; the others go on when it is done."""
+    def on_main(self, act: Callable[[], Result]) -> Result:
+        """Do something once, by the main process; the others wait, and get what it returned."""
         with Meeting(self):
-            if self.main:
-                act()
+            own = [act()] if self.main else []
+        return self.exchanged(own)[0]
 
     def agree(self, facts: Callable[[], Sequence[Any]], remedy: str) -> None:
         """Raise ModelMismatchError unless all processes know the same facts."""

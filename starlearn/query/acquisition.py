@@ -123,11 +123,13 @@ class Ranked:
     """Places in `scores`, ascending."""
 
     def means(self) -> dict[str, float]:
-        """Mean uncertainties of the scored items, for the record of a round."""
+        """Mean uncertainties of the scored items, and the largest, for the record of a round."""
         found = {}
         for name in ("base", "full", "mixed"):
             values = getattr(self.uncertainty, name)
             found[f"mean_{name}"] = exact_sum(values[p] for p in pieces(len(values))) / len(values)
+        full = self.uncertainty.full
+        found["max_full"] = max(float(full[p].max()) for p in pieces(len(full)))
         return found
 
 
@@ -154,7 +156,7 @@ class Plan:
     """lambda(t), the base model's share; 1 before the first training."""
     seed: int
     """Of ties, of random draws and of the sub-pool."""
-    verbose: bool
+    verbose: int
     callbacks: tuple[Any, ...] = ()
     workers: Workers | None = None
     """Who scores; None is this process."""

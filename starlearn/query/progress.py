@@ -19,15 +19,13 @@ class ItemBar:
     title : str
     total : int
         m, the items that are to be scored.
-    verbose : bool
-        False shows nothing; of several processes of a program the first one shows.
+    verbose : int
+        0 shows nothing; of several processes of a program the first one shows.
     callbacks : sequence
         Functions that are told too, shown or not; by the first process.
     """
 
-    def __init__(
-        self, title: str, total: int, verbose: bool, callbacks: Sequence[Any] = ()
-    ) -> None:
+    def __init__(self, title: str, total: int, verbose: int, callbacks: Sequence[Any] = ()) -> None:
         shown = verbose and is_main()
         self._bar: Any = tqdm(total=total, desc=title, unit="item", disable=not shown)
         self._title = title

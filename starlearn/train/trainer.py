@@ -60,7 +60,7 @@ def train_adapter(
     *,
     seed: int,
     start: Adapter | None = None,
-    verbose: bool = False,
+    verbose: int = False,
     callbacks: Sequence[Any] = (),
 ) -> tuple[Adapter, TrainingRecord]:
     """Train an adapter and leave it active on the backbone.
@@ -152,7 +152,7 @@ def _trained(
     examples: Sequence[Example],
     seed: int,
     start: Adapter | None,
-    verbose: bool,
+    verbose: int,
     callbacks: Sequence[Any],
 ) -> tuple[Adapter, TrainingRecord]:
     main = meeting.processes.main
@@ -178,6 +178,8 @@ def _trained(
             )
             check_divisible(trainer, meeting.processes)
             trainer.remove_callback(PrinterCallback)  # the bar is enough
+            if verbose > 1:
+                trainer.add_callback(_Lines(bar, trainer.losses))
             model.train()
             with _checkpointing(model, training.gradient_checkpointing):
                 trainer.train()
@@ -239,6 +241,21 @@ class _Steps(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         tell(self.callbacks, "training", state.global_step, state.max_steps)
+
+
+class _Lines(TrainerCallback):
+    """Writes the loss of every step above the bar."""
+
+    def __init__(self, bar: Any, losses: list[float]) -> None:
+        self.bar, self.losses = bar, losses
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        rate = named["lr_scheduler"].get_last_lr()[0]
+        self.bar.write(
+            f"step {state.global_step} of {state.max_steps}: loss {self.losses[-1]:.4f}, "
+            f"learning rate {rate:.2e}",
+            file=self.bar.fp,
+        )
 
 
 class _AdapterTrainer(Trainer):
