@@ -30,9 +30,10 @@ from starlearn.inputs import (
 from starlearn.model.adapter import Adapter
 from starlearn.model.backbone import check_quantization
 from starlearn.protocol import EstimatorProtocol
-from starlearn.query.acquisition import Plan, Uncertainty
+from starlearn.query.acquisition import Plan
 from starlearn.query.budget import Budget, budget_for
 from starlearn.query.estimate import Estimate, estimate
+from starlearn.query.pool_scores import Uncertainty
 from starlearn.randomness import derived_seed, drawn_seed
 from starlearn.reporting import ReportMixin
 from starlearn.settings import Acquisition, LoRA, Training
@@ -209,8 +210,7 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
     ) -> tuple[Any, ...]:
         """Choose the items whose labels are worth most.
 
-        Before the first fit the base model's uncertainty alone decides, provided that the
-        task's answers are known.
+        Before the first fit the base model's uncertainty decides, if the task's answers are known.
 
         Parameters
         ----------
