@@ -123,6 +123,7 @@ def test_whatever_decides_a_score_makes_another_chunk(
         {"acquisition__mask_mode": "token"},
         {"acquisition__mc_layers": 1},
         {"acquisition__mc_scope": "answer"},
+        {"task__prompt": "{text} is Answer :"},
         {"task": TASKS["several tokens"]},
     ]
     for change in changes:
