@@ -1,10 +1,13 @@
-"""Callbacks: functions that are told how far a long step is, and transformers' own."""
+"""Callbacks: functions that are told how far a step is, transformers' own, and trackers' names."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
-from starlearn.errors import InputError
+from starlearn.errors import InputError, MissingDependencyError
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,43 @@ def checked_callbacks(callbacks: Any) -> tuple[Any, ...]:
                 f"transformers.TrainerCallback; got {callback!r:.60}."
             )
     return found
+
+
+def checked_trackers(report_to: Any) -> tuple[str, ...]:
+    """Return the names of the trackers that figures go to.
+
+    Raises
+    ------
+    InputError
+        When a name is none of `TRACKERS`. "all" is none: nobody is told by surprise.
+    MissingDependencyError
+        When a tracker's library is not installed.
+    """
+    if report_to is None or report_to == "none":
+        return ()
+    if isinstance(report_to, str):
+        report_to = (report_to,)
+    if not isinstance(report_to, Iterable):
+        raise InputError(f"report_to must be names of trackers, got {report_to!r:.60}.")
+    names = tuple(report_to)
+    for name in names:
+        if name not in TRACKERS:
+            raise InputError(
+                f"report_to may name {', '.join(map(repr, TRACKERS))}; got {name!r:.60}. "
+                "report_to=() tells nobody."
+            )
+        library = find_spec(name)
+        if library is None or library.origin is None:  # the latter: a mere folder of that name
+            raise missing_tracker(name, "it is not installed")
+    return names
+
+
+def missing_tracker(name: str, reason: str) -> MissingDependencyError:
+    """Return the error for a tracker that cannot be used."""
+    return MissingDependencyError(
+        f"report_to={name!r} cannot be served: {reason}. Type: pip install {name}; or leave "
+        f"{name!r} out."
+    )
 
 
 def for_trainings(callbacks: Iterable[Any]) -> list[Any]:

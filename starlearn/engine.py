@@ -10,13 +10,12 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from starlearn.data.tokens import encode_answers, encode_prompts
+from starlearn.data.tokens import Encoder, encode_answers, encode_prompts
 from starlearn.errors import InputError
 from starlearn.inputs import Parts
 from starlearn.model.adapter import Adapter
 from starlearn.model.backbone import Backbone, quantization_to_json
 from starlearn.model.choices import ChoiceTree, build_tree
-from starlearn.query.acquisition import Encode
 from starlearn.query.progress import ItemBar
 from starlearn.query.score_store import ScoreStore
 from starlearn.query.scoring import Scorer
@@ -45,7 +44,7 @@ class Engine:
         source: str | os.PathLike[str] | None,
         quantization: Any,
         cache_dir: str | os.PathLike[str] | None,
-        verbose: bool = True,
+        verbose: int = True,
         backbone: Backbone | None = None,
     ) -> None:
         self.backbone = backbone or Backbone(source, quantization, verbose)
@@ -117,7 +116,7 @@ class Engine:
         *,
         seed: int,
         start: Adapter | None,
-        verbose: bool,
+        verbose: int,
     ) -> tuple[Adapter, TrainingRecord]:
         """Train an adapter; see :func:`starlearn.train.trainer.train_adapter`."""
         return train_adapter(
@@ -131,22 +130,9 @@ class Engine:
             callbacks=parts.callbacks,
         )
 
-    def encode(self, parts: Parts, room: int) -> Encode:
+    def encode(self, parts: Parts, room: int) -> Encoder:
         """Return what turns items of a pool into prompts that leave room for the answer."""
-
-        def encoded(
-            items: Sequence[Item], positions: NDArray[np.intp], room: int = room
-        ) -> Prompts:
-            return encode_prompts(
-                self.backbone.tokenizer,
-                parts.task,
-                items,
-                context=self.backbone.context,
-                room=room,
-                rows=positions.tolist(),
-            )
-
-        return encoded
+        return Encoder(self.backbone.tokenizer, parts.task, self.backbone.context, room)
 
     def scorer(
         self, parts: Parts, adapter: Adapter | None, tree: ChoiceTree | None, seed: int
@@ -164,7 +150,7 @@ class Engine:
         *,
         n_passes: int,
         seed: int,
-        verbose: bool,
+        verbose: int,
     ) -> NDArray[np.float64]:
         """Return the probability of each choice, the mean of K passes, shape [m, C]."""
         scorer = self.scorer(parts, adapter, tree, seed)
@@ -183,7 +169,7 @@ class Engine:
         folds: Iterable[tuple[NDArray[np.intp], NDArray[np.intp]]],
         *,
         seed: int,
-        verbose: bool,
+        verbose: int,
     ) -> NDArray[np.float64]:
         """Return the probability of each choice for N labelled items, shape [N, C].
 
@@ -200,7 +186,7 @@ class Engine:
             )
         return found
 
-    def write(self, parts: Parts, adapter: Adapter, prompts: Prompts, verbose: bool) -> list[str]:
+    def write(self, parts: Parts, adapter: Adapter, prompts: Prompts, verbose: int) -> list[str]:
         """Let the model answer m prompts in free form, without dropout."""
         scorer = self.scorer(parts, adapter, None, seed=0)
         with (
@@ -245,7 +231,7 @@ class Bases:
         quantization: Any,
         cache_dir: str | os.PathLike[str] | None,
         *,
-        verbose: bool,
+        verbose: int,
     ) -> Engine:
         """Return the engine for these parameters; a new one on a base model that is there."""
         for engine in self._engines:

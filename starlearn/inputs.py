@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 from sklearn.utils._param_validation import InvalidParameterError, validate_parameter_constraints
 
-from starlearn.callbacks import checked_callbacks
+from starlearn.callbacks import checked_callbacks, checked_trackers
 from starlearn.data.pool import as_items, as_labels
 from starlearn.data.stream import Rows, as_rows
 from starlearn.errors import InputError, listed
@@ -36,6 +36,7 @@ class Parts:
     acquisition: Acquisition
     training: Training
     callbacks: tuple[Any, ...] = ()
+    report_to: tuple[str, ...] = ()
 
 
 def has_choices(learner: Any) -> bool:
@@ -70,7 +71,11 @@ def checked_parts(learner: Any) -> Parts:
             )
         part.check()
         found[name] = part
-    parts = Parts(**found, callbacks=checked_callbacks(learner.callbacks))
+    parts = Parts(
+        **found,
+        callbacks=checked_callbacks(learner.callbacks),
+        report_to=checked_trackers(learner.report_to),
+    )
     check_passes(parts, parts.acquisition.n_passes, "Acquisition(n_passes={})")
     return parts
 

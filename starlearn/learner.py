@@ -34,13 +34,14 @@ from starlearn.query.acquisition import Plan, Uncertainty
 from starlearn.query.budget import Budget, budget_for
 from starlearn.query.estimate import Estimate, estimate
 from starlearn.randomness import derived_seed, drawn_seed
+from starlearn.reporting import ReportMixin
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask, Item
 from starlearn.typed import Asked, AskedToo, Batch, Items, Measured, PoolT, available_if
 from starlearn.undo import unchanged_on_error
 
 
-class STARLearner(ExportMixin, EstimatorProtocol):
+class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
     """Active learning with a 4-bit language model and a LoRA adapter.
 
     STAR (arXiv 2403.01165): items are ranked by an uncertainty that moves from the base model's
@@ -67,11 +68,14 @@ class STARLearner(ExportMixin, EstimatorProtocol):
         Folder in which scores are kept, so that the base model's are computed once for all rounds
         and an interrupted query goes on where it was, in another process too. None keeps them in
         memory, up to 256 MB.
-    verbose : bool, default=True
-        Show progress bars.
+    verbose : bool or int, default=True
+        0 or False: nothing is written. 1: progress bars. 2: the loss of a training as well.
     callbacks : sequence or None, default=None
         Functions that are given a :class:`starlearn.Progress` as a long step goes on, and
         instances of ``transformers.TrainerCallback``, which take part in every training.
+    report_to : str or sequence of {"tensorboard", "wandb", "mlflow", "trackio"}, default=()
+        Trackers that are told each round's figures: labels, loss, uncertainties, seconds, and what
+        :meth:`record` is given. No text goes there. By default nobody is told anything.
 
     Attributes
     ----------
@@ -103,8 +107,9 @@ class STARLearner(ExportMixin, EstimatorProtocol):
         training: Training | None = None,
         random_state: int | np.random.RandomState | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
-        verbose: bool = True,
+        verbose: int = True,
         callbacks: Sequence[Any] | None = None,
+        report_to: str | Sequence[str] = (),
     ) -> None:
         self.model = model
         self.task = task
@@ -116,6 +121,7 @@ class STARLearner(ExportMixin, EstimatorProtocol):
         self.cache_dir = cache_dir
         self.verbose = verbose
         self.callbacks = callbacks
+        self.report_to = report_to
 
     # Labelled data in, adapter out
 
@@ -216,7 +222,7 @@ class STARLearner(ExportMixin, EstimatorProtocol):
         budget : Budget, optional
             What labels may cost. Items that cost more than what is left are passed over, and the
             batch is smaller than n when the money ends.
-        engine : None, "ray", Ray or "accelerate", default=None
+        engine : None, "ray", RayEngine or "accelerate", default=None
             Who scores: this process, workers of a Ray cluster, or all processes of this program
             (`accelerate launch`, each calls this method); with the same result.
 
@@ -248,6 +254,7 @@ class STARLearner(ExportMixin, EstimatorProtocol):
         record["seconds"] = time.perf_counter() - began
         if getattr(self, "rounds_", None):
             self.rounds_[-1]["query"] = record
+            self._report_query(parts, record)
         batch = take(X_pool if hasattr(X_pool, "__getitem__") else rows, indices)
         return (indices, batch, metrics) if return_metrics else (indices, batch)
 
@@ -390,17 +397,12 @@ class STARLearner(ExportMixin, EstimatorProtocol):
         parts, t = self._parts(), self._round
         items, labels = checked_labels(self.X_training, self.y_training, parts.task)
         tree = self._engine().tree(parts, self.classes_.tolist())
+        splits = folds(len(items), n_splits, self._seed("folds", t))
+        seed = self._seed("training", t)
         found = self._engine().unseen_probabilities(
-            parts,
-            items,
-            labels,
-            tree,
-            folds(len(items), n_splits, self._seed("folds", t)),
-            seed=self._seed("training", t),
-            verbose=self.verbose,
+            parts, items, labels, tree, splits, seed=seed, verbose=self.verbose
         )
-        places = {label: column for column, label in enumerate(self.classes_.tolist())}
-        columns = np.array([places[label] for label in labels.tolist()], dtype=np.intp)
+        columns = np.searchsorted(self.classes_, labels)
         self.rounds_[-1]["temperature"] = best_temperature(found, columns)
         return self
 
@@ -452,6 +454,7 @@ class STARLearner(ExportMixin, EstimatorProtocol):
         return max(len(getattr(self, "rounds_", [])) - 1, 0)
 
     def _begin(self) -> None:
+        self._end_report()
         self.seed_ = drawn_seed(self.random_state)
         self.rounds_: list[dict[str, Any]] = []
 
@@ -502,6 +505,7 @@ class STARLearner(ExportMixin, EstimatorProtocol):
             classes = self._classes(parts, training=True)
             self._engine().check_classes(parts, classes.tolist())
         examples = self._engine().examples(parts, items, labels)
+        self._report(parts)  # what is wrong with a tracker shows before the training
         warm = parts.training.warm_start and len(self.rounds_) > 0
         t = len(self.rounds_)
         previous: Adapter | None = getattr(self, "adapter_", None)
@@ -523,6 +527,7 @@ class STARLearner(ExportMixin, EstimatorProtocol):
                 "seconds": time.perf_counter() - began,
             }
         )
+        self._report_training(parts)
         return self
 
     def _plan(self, parts: Parts, rows: Rows, *, scores: bool = True, engine: Any = None) -> Plan:

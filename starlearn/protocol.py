@@ -27,7 +27,7 @@ class EstimatorProtocol(
     quantization: Any
     random_state: Any
     cache_dir: Any
-    verbose: bool
+    verbose: int
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters, those of a part too, as in ``set_params(adapter__r=8)``."""
@@ -61,6 +61,7 @@ class EstimatorProtocol(
         # The base model is loaded anew where the pickle is opened; the adapter goes along.
         state: dict[str, Any] = dict(super().__getstate__())
         state.pop("_loaded_engine", None)
+        state.pop("_trackers", None)
         return state
 
     @property

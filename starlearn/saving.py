@@ -19,6 +19,8 @@ from starlearn.tasks import ChoiceTask, GenerationTask
 from starlearn.undo import complete_folder
 
 FORMAT = 1
+STAYS = ("callbacks", "report_to")
+"""Parameters that no file brings along: code, and whom to tell."""
 SETTINGS, LABELS, MANIFEST = "starlearn.json", "labelled.jsonl", "MANIFEST.json"
 _CLASSES: dict[str, Any] = {
     kind.__name__: kind
@@ -116,7 +118,7 @@ def load(folder: str | os.PathLike[str]) -> Saved:
 
 def parameters_to_json(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Bring a learner's parameters to a form for JSON: a part is its class's name and settings."""
-    found = {name: value for name, value in parameters.items() if name != "callbacks"}  # code
+    found = {name: value for name, value in parameters.items() if name not in STAYS}
     for name in DEFAULTS:
         part = found[name]
         if part is not None:
@@ -140,6 +142,8 @@ def parameters_from_json(parameters: Mapping[str, Any], where: str) -> dict[str,
         When a part names another class: a file can name no code.
     """
     found = dict(parameters)
+    if brought := [name for name in STAYS if name in found]:
+        raise UntrustedFileError(f"{where} names {brought[0]}, which no saved learner does.")
     for name in DEFAULTS:
         if found[name] is None:
             continue

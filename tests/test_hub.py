@@ -88,7 +88,7 @@ def test_the_card_tells_counts_settings_and_the_curve(learner: STARLearner, tmp_
     losses = [f"{record['train_loss']:.4f}" for record in learner.rounds_]
     assert f"| 0 | 4 | 4 | {losses[0]} |" in card
     assert f"| 1 | 5 | 4 | {losses[1]} |" in card
-    assert f"{learner.rounds_[0]['query']['mean_mixed']:.4f}" in card
+    assert f"{learner.rounds_[0]['query']['mean_full']:.4f}" in card
     assert "transformers 5" in card
     config = json.loads((tmp_path / "dry" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "them/base"

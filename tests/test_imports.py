@@ -23,7 +23,7 @@ LAYERS = [
     ["starlearn.query", "starlearn.train"],
     ["starlearn.engine"],
     ["starlearn.saving"],
-    ["starlearn.export"],
+    ["starlearn.export", "starlearn.reporting"],
     ["starlearn.distributed", "starlearn.typed"],
     ["starlearn.protocol"],
     ["starlearn.learner"],

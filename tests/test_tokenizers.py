@@ -210,6 +210,38 @@ def test_fault_a_chat_is_tokenised_as_the_tokenizer_does(
         assert tokenizer.convert_ids_to_tokens(ids) == tokenizer.convert_ids_to_tokens(own)
 
 
+@pytest.mark.parametrize("name", ["Llama 2", "legacy", "Mistral"])
+def test_no_token_spans_a_special_token_and_the_text_behind_it(
+    name: str, folder_of: Callable[[str], Path]
+) -> None:
+    """Whatever a text begins with: each token of the vocabulary once."""
+    tokenizer = tokenizer_in(folder_of(name))
+    words = [tokenizer.decode([i]).strip() for i in range(3, len(tokenizer))]
+    words = sorted({word for word in words if word and "\ufffd" not in word})
+    found = encode_prompts(tokenizer, ChoiceTask("<s>{text}:"), words, context=99, room=1)
+    for word, ids in zip(words, found, strict=True):
+        assert ids == tokenizer(f"<s>{word}:", add_special_tokens=False).input_ids
+
+
+def test_the_character_put_before_a_text_does_not_become_part_of_it() -> None:
+    """Where "a" and "nd" are one token, another character shows what "nd" is."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import Metaspace
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<s>", "<unk>", "▁", "a", "n", "d", "\n", "▁a", "nd", "▁and"]
+    merges = [("▁", "a"), ("n", "d"), ("▁a", "nd")]
+    backend = Tokenizer(BPE(dict(zip(words, range(10), strict=True)), merges, unk_token="<unk>"))
+    backend.pre_tokenizer = Metaspace(prepend_scheme="first", split=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", unk_token="<unk>"
+    )
+    assert tokenizer("and").tokens() == ["▁and"]
+    found = encode_prompts(tokenizer, ChoiceTask("<s>{text}"), ["nd"], context=9, room=1)
+    assert tokenizer.convert_ids_to_tokens(found[0]) == ["<s>", "nd"]
+
+
 @pytest.mark.parametrize("name", list(CHATS))
 def test_a_chat_learns_asks_and_answers(
     name: str, folder_of: Callable[[str], Path], tmp_path: Path

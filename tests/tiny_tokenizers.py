@@ -132,7 +132,7 @@ def sentencepiece_model(folder: Path, kind: str) -> None:
         sentence_iterator=iter(SENTENCES),
         model_writer=written,
         model_type=kind,
-        vocab_size=330 if kind == "bpe" else 320,
+        vocab_size=420 if kind == "bpe" else 330,
         byte_fallback=True,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,

@@ -45,7 +45,7 @@ def choose(
         Columns id and content, m rows.
     found : Round
         In state scoring.
-    engine : None, "ray" or Ray
+    engine : None, "ray" or RayEngine
         Who scores.
     """
     acquisition = learner.acquisition or Acquisition()

@@ -32,7 +32,7 @@ CURVE = {
 ASKED = {
     "n_pool": ("pool", "{:d}"),
     "n_instances": ("asked", "{:d}"),
-    "mean_mixed": ("mean uncertainty", "{:.4f}"),
+    "mean_full": ("mean uncertainty", "{:.4f}"),
     "seconds": ("query, s", "{:.1f}"),
 }
 """Figures of a round and of the query behind it: heading and format."""

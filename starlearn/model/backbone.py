@@ -77,7 +77,7 @@ class Backbone:
         self,
         source: str | os.PathLike[str] | None,
         quantization: Any = "nf4",
-        verbose: bool = True,
+        verbose: int = True,
     ) -> None:
         check_quantization(quantization)
         take_own_gpu()
@@ -294,7 +294,7 @@ def _forbid_packing(model: torch.nn.Module) -> None:
 
 
 @contextmanager
-def _loading_bar(shown: bool) -> Iterator[None]:
+def _loading_bar(shown: int) -> Iterator[None]:
     """Let transformers show its bar for loaded weights, or not; its switch is a global one."""
     before = transformers_logging.is_progress_bar_enabled()
     if not shown:

@@ -1,6 +1,6 @@
 """The steps of a query in order: score the pool piece by piece, bring to one scale, mix."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from starlearn.data.stream import Rows, rows_of
+from starlearn.data.tokens import Encoder
 from starlearn.errors import NotFiniteError, listed
 from starlearn.model.memory import renumbered
 from starlearn.query.budget import Budget, within_budget
@@ -22,8 +23,6 @@ from starlearn.randomness import derived_seed
 from starlearn.settings import Acquisition
 from starlearn.tasks import Item, Task
 
-Encode = Callable[..., list[list[int]]]
-"""Turns items to prompts: items, their rows for complaints, and `room=` for another answer."""
 Column = NDArray[np.float64]
 
 
@@ -124,11 +123,13 @@ class Ranked:
     """Places in `scores`, ascending."""
 
     def means(self) -> dict[str, float]:
-        """Mean uncertainties of the scored items, for the record of a round."""
+        """Mean uncertainties of the scored items, and the largest, for the record of a round."""
         found = {}
         for name in ("base", "full", "mixed"):
             values = getattr(self.uncertainty, name)
             found[f"mean_{name}"] = exact_sum(values[p] for p in pieces(len(values))) / len(values)
+        full = self.uncertainty.full
+        found["max_full"] = max(float(full[p].max()) for p in pieces(len(full)))
         return found
 
 
@@ -150,12 +151,12 @@ class Plan:
 
     scorer: Scorer
     rows: Rows
-    encode: Encode
+    encode: Encoder
     weight: float
     """lambda(t), the base model's share; 1 before the first training."""
     seed: int
     """Of ties, of random draws and of the sub-pool."""
-    verbose: bool
+    verbose: int
     callbacks: tuple[Any, ...] = ()
     workers: Workers | None = None
     """Who scores; None is this process."""

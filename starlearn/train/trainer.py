@@ -60,7 +60,7 @@ def train_adapter(
     *,
     seed: int,
     start: Adapter | None = None,
-    verbose: bool = False,
+    verbose: int = False,
     callbacks: Sequence[Any] = (),
 ) -> tuple[Adapter, TrainingRecord]:
     """Train an adapter and leave it active on the backbone.
@@ -106,10 +106,8 @@ def train_adapter(
     agree(these, backbone, lora, training, examples, seed, start)
     while True:
         try:
-            with backbone.alone():
-                return _together(
-                    these, backbone, lora, training, examples, seed, start, verbose, callbacks
-                )
+            what = (backbone, lora, training, examples, seed, start, verbose, callbacks)
+            return _together(these, *what)
         except (RuntimeError, MemoryError) as error:
             if not ran_out(error):
                 raise
@@ -140,7 +138,7 @@ def with_smaller_batches(training: Training, largest: int) -> Training:
 
 def _together(these: Processes, *what: Any) -> tuple[Adapter, TrainingRecord]:
     """Train in all processes of the program, or in none of them, to the same adapter."""
-    with Meeting(these) as meeting:
+    with Meeting(these) as meeting, what[0].alone():
         adapter, record = _trained(meeting, *what)
     these.agree(lambda: [adapter.digest], "Use GPUs of one kind.")
     return adapter, record
@@ -154,9 +152,11 @@ def _trained(
     examples: Sequence[Example],
     seed: int,
     start: Adapter | None,
-    verbose: bool,
+    verbose: int,
     callbacks: Sequence[Any],
 ) -> tuple[Adapter, TrainingRecord]:
+    main = meeting.processes.main
+    told = callbacks if main else ()
     model = attach_fresh(backbone, lora, seed=derived_seed(seed, "adapter"))
     try:
         if start is not None:
@@ -164,9 +164,7 @@ def _trained(
         with (
             tempfile.TemporaryDirectory(prefix="starlearn-") as scratch,
             isolated_generators(derived_seed(seed, "training")),
-            tqdm(
-                desc="training", unit="step", disable=not (verbose and meeting.processes.main)
-            ) as bar,
+            tqdm(desc="training", unit="step", disable=not (verbose and main)) as bar,
         ):
             trainer = _AdapterTrainer(
                 training=training,
@@ -176,10 +174,12 @@ def _trained(
                 args=_arguments(training, backbone, seed, scratch, meeting.processes),
                 train_dataset=list(examples),
                 data_collator=Collator(backbone.pad_id, meeting.processes),
-                callbacks=[*for_trainings(callbacks), _Steps(callbacks)],
+                callbacks=[*for_trainings(callbacks), _Steps(told)],
             )
             check_divisible(trainer, meeting.processes)
             trainer.remove_callback(PrinterCallback)  # the bar is enough
+            if verbose > 1:
+                trainer.add_callback(_Lines(bar, trainer.losses))
             model.train()
             with _checkpointing(model, training.gradient_checkpointing):
                 trainer.train()
@@ -241,6 +241,21 @@ class _Steps(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         tell(self.callbacks, "training", state.global_step, state.max_steps)
+
+
+class _Lines(TrainerCallback):
+    """Writes the loss of every step above the bar."""
+
+    def __init__(self, bar: Any, losses: list[float]) -> None:
+        self.bar, self.losses = bar, losses
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        rate = named["lr_scheduler"].get_last_lr()[0]
+        self.bar.write(
+            f"step {state.global_step} of {state.max_steps}: loss {self.losses[-1]:.4f}, "
+            f"learning rate {rate:.2e}",
+            file=self.bar.fp,
+        )
 
 
 class _AdapterTrainer(Trainer):

@@ -1,0 +1,294 @@
+"""A learner's figures in trackers and on the terminal: who is told what, and nobody by default."""
+
+import json
+import logging
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from starlearn.callbacks import TRACKERS
+from starlearn.errors import InputError, MissingDependencyError, UntrustedFileError
+from starlearn.learner import STARLearner
+
+FIGURES = {"labels", "loss", "steps", "training_seconds", "mean_uncertainty", "max_uncertainty"}
+MORE = {"base_weight", "mean_base_uncertainty", "asked", "query_seconds"}
+
+
+def two_rounds(learner: STARLearner, labelled: tuple[list, list], pool: list[str]) -> STARLearner:
+    learner.fit(*labelled)
+    learner.query(pool, 2)
+    learner.teach(pool[:1], ["red"])
+    return learner.record(accuracy=0.75)
+
+
+def expected(learner: STARLearner) -> dict[tuple[str, int], float]:
+    """What a tracker is to be told, from the learner's own record."""
+    found = {}
+    for t, record in enumerate(learner.rounds_):
+        ours = {"labels": "n_labels", "loss": "train_loss", "steps": "steps"}
+        found |= {(theirs, t): float(record[name]) for theirs, name in ours.items()}
+        if "query" in record:
+            query = {"mean_uncertainty": "mean_full", "max_uncertainty": "max_full"}
+            found |= {(theirs, t): record["query"][name] for theirs, name in query.items()}
+    return found
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, dict]]:
+    """Stand in for all four integrations at transformers' own boundary."""
+    from starlearn import callbacks
+    from starlearn.train import tracking
+
+    told: list[tuple[str, int, dict]] = []
+
+    def integrations(name: str) -> list[Any]:
+        class Integration:
+            def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                told.append((f"{name} begins", state.global_step, args.to_dict()))
+
+            def on_log(self, args: Any, state: Any, control: Any, logs: Any, **_: Any) -> None:
+                told.append((name, state.global_step, logs))
+
+            def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                told.append((f"{name} ends", state.global_step, {}))
+
+        return [Integration]
+
+    monkeypatch.setattr(tracking, "get_reporting_integration_callbacks", integrations)
+    spec = types.SimpleNamespace(origin="somewhere")
+    monkeypatch.setattr(callbacks, "find_spec", lambda _: spec)
+    return told
+
+
+def test_each_round_is_told_to_each_tracker(
+    make_learner: Callable[..., STARLearner],
+    labelled: tuple[list, list],
+    pool: list[str],
+    recorded: list[tuple[str, int, dict]],
+) -> None:
+    learner = two_rounds(make_learner(report_to=TRACKERS), labelled, pool)
+    for name in TRACKERS:
+        told = [(t, logs) for who, t, logs in recorded if who == name]
+        assert [t for t, _ in told] == [0, 0, 1, 1]
+        values = {(key, t): value for t, logs in told for key, value in logs.items()}
+        assert expected(learner).items() <= values.items()
+        assert values["eval_accuracy", 1] == 0.75
+        assert {key for key, _ in values} == FIGURES | MORE | {"eval_accuracy"}
+        assert all(type(value) is float for value in values.values())
+    assert not any(who.endswith("ends") for who, _, _ in recorded)
+    learner.fit(*labelled)  # another run
+    assert [who for who, _, _ in recorded].count("wandb ends") == 1
+    assert [who for who, _, _ in recorded].count("wandb begins") == 2
+
+
+def test_trackers_are_told_settings_and_no_text(
+    make_learner: Callable[..., STARLearner],
+    labelled: tuple[list, list],
+    pool: list[str],
+    recorded: list[tuple[str, int, dict]],
+) -> None:
+    two_rounds(make_learner(report_to="mlflow"), labelled, pool)
+    settings = recorded[0][2]
+    assert settings["adapter/r"] == 4
+    assert settings["acquisition/n_passes"] == 3
+    assert settings["training/learning_rate"] == 5e-3
+    said = json.dumps([logs for _, _, logs in recorded])
+    assert not any(f" {text}" in said for text in [*labelled[0], *pool, "Answer", "blue"])
+
+
+def test_nobody_is_told_by_default(
+    make_learner: Callable[..., STARLearner],
+    labelled: tuple[list, list],
+    pool: list[str],
+    recorded: list[tuple[str, int, dict]],
+    tmp_path: Path,
+) -> None:
+    for report_to in ((), "none", None):
+        two_rounds(make_learner(report_to=report_to), labelled, pool)
+    learner = make_learner(report_to=["wandb"]).fit(*labelled)
+    told = len(recorded)
+    learner.save(tmp_path / "saved")
+    again = STARLearner.load(tmp_path / "saved")
+    assert tuple(again.report_to) == ()
+    again.teach(pool[:1], ["red"])
+    assert len(recorded) == told == 2
+    parameters = json.loads((tmp_path / "saved" / "starlearn.json").read_text())["parameters"]
+    from starlearn.saving import parameters_from_json
+
+    with pytest.raises(UntrustedFileError, match="report_to"):
+        parameters_from_json({**parameters, "report_to": ["wandb"]}, "a file")
+
+
+def test_a_tracker_that_fails_costs_no_training(
+    make_learner: Callable[..., STARLearner],
+    labelled: tuple[list, list],
+    recorded: list[tuple[str, int, dict]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from starlearn.train import tracking
+
+    (integration,) = tracking.get_reporting_integration_callbacks("wandb")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise ConnectionError("the server is away")
+
+    integration.on_log = fails
+    monkeypatch.setattr(tracking, "get_reporting_integration_callbacks", lambda _: [integration])
+    with pytest.warns(UserWarning, match="figures of round 0: the server is away"):
+        learner = make_learner(report_to="wandb").fit(*labelled)
+    assert learner.rounds_[0]["n_labels"] == len(labelled[0])
+
+
+def test_what_cannot_be_a_tracker_is_said_at_the_door(
+    make_learner: Callable[..., STARLearner],
+    labelled: tuple[list, list],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from starlearn import callbacks
+
+    for report_to in ("all", ["tensorboard", "comet"], 3):
+        with pytest.raises(InputError, match="report_to"):
+            make_learner(report_to=report_to).fit(*labelled)
+    monkeypatch.setattr(callbacks, "find_spec", lambda _: None)
+    with pytest.raises(MissingDependencyError, match="pip install trackio"):
+        make_learner(report_to="trackio").fit(*labelled)
+    folder = types.SimpleNamespace(origin=None)  # wandb/, which wandb itself makes
+    monkeypatch.setattr(callbacks, "find_spec", lambda _: folder)
+    with pytest.raises(MissingDependencyError, match="pip install wandb"):
+        make_learner(report_to="wandb").fit(*labelled)
+
+
+def test_figures_that_are_no_figures_are_refused(
+    make_learner: Callable[..., STARLearner], labelled: tuple[list, list]
+) -> None:
+    learner = make_learner().fit(*labelled)
+    for figures in ({"accuracy": float("nan")}, {"accuracy": "high"}, {"train_loss": 0.1}):
+        with pytest.raises(InputError, match=r"record|measured"):
+            learner.record(**figures)
+    assert learner.record(accuracy=0.5).record(accuracy=0.6).rounds_[-1]["accuracy"] == 0.6
+
+
+def test_tensorboard_really(
+    make_learner: Callable[..., STARLearner],
+    labelled: tuple[list, list],
+    pool: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    accumulators = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs tensorboard"
+    )
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "runs"))
+    learner = two_rounds(make_learner(report_to="tensorboard"), labelled, pool)
+    events = accumulators.EventAccumulator(str(tmp_path / "runs")).Reload()
+    values = {
+        (tag.removeprefix("train/"), event.step): event.value
+        for tag in events.Tags()["scalars"]
+        for event in events.Scalars(tag)
+    }
+    for key, value in expected(learner).items():
+        assert values[key] == pytest.approx(value, rel=1e-6)  # it keeps float32
+    assert values["eval/accuracy", 1] == 0.75
+    text = events.Tensors("args/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert json.loads(text)["adapter/r"] == 4
+
+
+def test_mlflow_really(
+    make_learner: Callable[..., STARLearner],
+    labelled: tuple[list, list],
+    pool: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Into files, where it is installed."""
+    mlflow = pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
+    learner = two_rounds(make_learner(report_to="mlflow"), labelled, pool)
+    learner._end_report()
+    client = mlflow.MlflowClient()
+    (run,) = client.search_runs(["0"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["adapter/r"] == "4"
+    for (name, t), value in expected(learner).items():
+        (found,) = [
+            m.value for m in client.get_metric_history(run.info.run_id, name) if m.step == t
+        ]
+        assert found == value
+    assert run.data.metrics["eval_accuracy"] == 0.75
+
+
+def test_wandb_really(
+    make_learner: Callable[..., STARLearner],
+    labelled: tuple[list, list],
+    pool: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Offline, where it is installed."""
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    learner = two_rounds(make_learner(report_to="wandb"), labelled, pool)
+    summary = dict(wandb.run.summary)
+    assert dict(wandb.run.config)["adapter/r"] == 4
+    learner._end_report()
+    assert wandb.run is None
+    assert summary["train/labels"] == len(labelled[0]) + 1
+    assert summary["train/loss"] == learner.rounds_[1]["train_loss"]
+    assert summary["eval/accuracy"] == 0.75
+    assert summary["train/global_step"] == 1
+    assert len(list(tmp_path.rglob("offline-run-*/*.wandb"))) == 1
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_silent_means_silent(
+    make_learner: Callable[..., STARLearner],
+    labelled: tuple[list, list],
+    pool: list[str],
+    quantization: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """From loading to merging; and no test may open a socket, so nobody was called either."""
+    logger = logging.getLogger("starlearn")
+    assert any(isinstance(handler, logging.NullHandler) for handler in logger.handlers)
+    capfd.readouterr()
+    learner = make_learner(verbose=0, quantization=quantization)
+    learner = two_rounds(learner, labelled, pool)
+    learner.predict(pool)
+    learner.transform(pool)
+    learner.save(tmp_path / "saved")
+    learner.merge(tmp_path / "merged")
+    learner.write_hub_folder(tmp_path / "hub")
+    STARLearner.load(tmp_path / "saved").predict(pool)
+    sys.stdout.flush()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_levels_of_talk(
+    make_learner: Callable[..., STARLearner],
+    labelled: tuple[list, list],
+    pool: list[str],
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    capfd.readouterr()
+    for verbose in (1, 2):
+        learner = make_learner(verbose=verbose).fit(*labelled)
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert "training" in err
+        assert ("step 4 of 4: loss" in err) == (verbose == 2)
+    with caplog.at_level(logging.INFO, logger="starlearn"):
+        learner.query(pool, 2)
+        learner.teach(pool[:1], ["red"])
+    assert [record.message.partition(",")[0] for record in caplog.records] == [
+        f"round 0: asked for 2 of {len(pool)} items",
+        f"round 1: trained on {len(labelled[0]) + 1} labels",
+    ]
