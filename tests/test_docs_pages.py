@@ -127,5 +127,6 @@ def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "html" / "generated" / "starlearn.STARLearner.html").read_text("utf-8")
-    assert "n_instances" in page
-    assert "set_score_request" not in page
+    methods = set(re.findall(r'id="starlearn\.STARLearner\.(\w+)"', page))
+    assert {"fit", "teach", "query", "uncertainty", "predict_proba", "score", "save"} <= methods
+    assert not methods & {"set_score_request", "set_output"}
