@@ -46,7 +46,7 @@ from starlearn import ChoiceTask, LoRA, STARLearner, Training
 from starlearn.embedded.location import model_folder
 from starlearn.embedded.pools import make_pool
 from starlearn.randomness import derived_seed
-from starlearn.train.trainer import Example
+from starlearn.train.batches import Example
 
 FIELDS = [
     *COMMON, "clock", "model", "parameters", "quantization", "dtype", "labels", "batch_size",

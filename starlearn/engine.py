@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -21,7 +21,8 @@ from starlearn.query.progress import ItemBar
 from starlearn.query.score_store import ScoreStore
 from starlearn.query.scoring import Scorer
 from starlearn.tasks import GenerationTask, Item
-from starlearn.train.trainer import Example, TrainingRecord, check_lengths, train_adapter
+from starlearn.train.batches import Example
+from starlearn.train.trainer import TrainingRecord, check_lengths, train_adapter
 
 Prompts = list[list[int]]
 
@@ -172,6 +173,32 @@ class Engine:
             ItemBar("predicting", len(prompts), verbose, parts.callbacks) as bar,
         ):
             return scorer.probabilities(tree, prompts, bar, n_passes)
+
+    def unseen_probabilities(
+        self,
+        parts: Parts,
+        items: Sequence[Item],
+        labels: NDArray[Any],
+        tree: ChoiceTree,
+        folds: Iterable[tuple[NDArray[np.intp], NDArray[np.intp]]],
+        *,
+        seed: int,
+        verbose: int,
+    ) -> NDArray[np.float64]:
+        """Return the probability of each choice for N labelled items, shape [N, C].
+
+        Each fold's come from an adapter that was trained on the other labels.
+        """
+        examples = self.examples(parts, items, labels)
+        prompts = self.prompts(parts, items, answer_room(parts, tree))
+        found = np.zeros((len(prompts), len(tree.paths)))
+        for train, judge in folds:
+            known, unseen = [examples[i] for i in train], [prompts[i] for i in judge]
+            adapter, _ = self.train(parts, known, seed=seed, start=None, verbose=verbose)
+            found[judge] = self.probabilities(
+                parts, adapter, unseen, tree, n_passes=1, seed=seed, verbose=verbose
+            )
+        return found
 
     def write(self, parts: Parts, adapter: Adapter, prompts: Prompts, verbose: int) -> list[str]:
         """Let the model answer m prompts in free form, without dropout."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 
+from starlearn.calibration import best_temperature, folds, tempered
 from starlearn.data.pool import as_count, as_items, object_array, take
 from starlearn.data.stream import Pool, Rows
 from starlearn.distributed.engine import workers_of
@@ -251,9 +252,7 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
             record["lambda"] = plan.weight
             record |= ranked.means()
         record["seconds"] = time.perf_counter() - began
-        if getattr(self, "rounds_", None):
-            self.rounds_[-1]["query"] = record
-            self._report_query(parts, record)
+        self._note_query(parts, record)
         batch = take(X_pool if hasattr(X_pool, "__getitem__") else rows, indices)
         return (indices, batch, metrics) if return_metrics else (indices, batch)
 
@@ -358,7 +357,7 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         """
         parts, tree, prompts = self._to_predict(X)
         check_passes(parts, n_passes, "predict_proba(n_passes={})")
-        return self._engine().probabilities(
+        found = self._engine().probabilities(
             parts,
             self.adapter_,
             prompts,
@@ -367,6 +366,48 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
             seed=self._seed("masks", self._round),
             verbose=self.verbose,
         )
+        return tempered(found, self.rounds_[-1].get("temperature", 1.0))
+
+    @available_if(has_choices)
+    def calibrate(self, *, n_splits: int = 5) -> Self:
+        """Find the temperature of `predict_proba` by cross-fitting on the labelled set.
+
+        For each part of the labelled set an adapter is trained on the others and judged on this
+        part; these adapters are not kept. The temperature that fits all of them holds until the
+        next training. It changes probabilities, not answers, and no query: what it is worth is in
+        the evidence notes. It is ``rounds_[-1]["temperature"]``.
+
+        Parameters
+        ----------
+        n_splits : int, default=5
+            From 2 to the number of labels. It takes about as many trainings.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InputError
+            When `n_splits` does not fit the labelled set, or the task has other choices by now.
+        """
+        self._require_fit()
+        parts, t = self._parts(), self._round
+        items, labels = checked_labels(self.X_training, self.y_training, parts.task)
+        tree = self._engine().tree(parts, self.classes_.tolist())
+        found = self._engine().unseen_probabilities(
+            parts,
+            items,
+            labels,
+            tree,
+            folds(len(items), n_splits, self._seed("folds", t)),
+            seed=self._seed("training", t),
+            verbose=self.verbose,
+        )
+        places = {label: column for column, label in enumerate(self.classes_.tolist())}
+        columns = np.array([places[label] for label in labels.tolist()], dtype=np.intp)
+        self.rounds_[-1]["temperature"] = best_temperature(found, columns)
+        return self
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy; for a GenerationTask the share of parsed answers that are equal.
@@ -480,16 +521,7 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         )
         if has_choices(self):
             self.classes_ = classes
-        self.rounds_.append(
-            {
-                "round": t,
-                "n_labels": len(self.X_training),
-                "steps": record.steps,
-                "train_loss": record.loss,
-                "seconds": time.perf_counter() - began,
-            }
-        )
-        self._report_training(parts)
+        self._note_training(parts, record, time.perf_counter() - began)
         return self
 
     def _plan(self, parts: Parts, rows: Rows, *, scores: bool = True, engine: Any = None) -> Plan:

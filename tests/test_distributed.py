@@ -17,7 +17,10 @@ import numpy as np
 import pytest
 from test_scoring import TASKS, assert_same
 from tiny_models import WORDS
+from typer.testing import CliRunner
 
+from starlearn import cli
+from starlearn.campaign.campaign import Campaign
 from starlearn.distributed.cluster import Ray
 from starlearn.distributed.worker import ATTEMPTS
 from starlearn.errors import WorkerError
@@ -151,6 +154,18 @@ def test_a_chunk_that_kills_its_workers_is_named_and_the_others_are_kept(
     assert kept.items() <= finished_in(tmp_path).items()
 
 
+def killed_with_chunks(driver: "subprocess.Popen[bytes]", folder: Path) -> dict[Path, int]:
+    """Kill a process that scores on Ray when two of its seven chunks are there."""
+    until = time.monotonic() + 200
+    while len(finished_in(folder)) < 2 and driver.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    driver.kill()
+    driver.wait()
+    kept = finished_in(folder)
+    assert 2 <= len(kept) < 7
+    return kept
+
+
 DRIVER = """
 import json, sys, warnings
 from starlearn.distributed.cluster import Ray
@@ -172,17 +187,42 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(
     (tmp_path / "driver.py").write_text(DRIVER)
     folder = tmp_path / "kept"
     files = [str(tmp_path / name) for name in ("driver.py", "learner", "kept", "pool.json")]
-    driver = subprocess.Popen([sys.executable, *files])
-    until = time.monotonic() + 200
-    while len(finished_in(folder)) < 2 and driver.poll() is None and time.monotonic() < until:
-        time.sleep(0.01)
-    driver.kill()
-    driver.wait()
-    kept = finished_in(folder)
-    assert 2 <= len(kept) < 7
+    kept = killed_with_chunks(subprocess.Popen([sys.executable, *files]), folder)
     found = slow.query(LONG, 9, return_metrics=True, engine=Ray(workers=1, folder=folder))
     same_batch(found, slow.query(LONG, 9, return_metrics=True))
     assert kept.items() <= finished_in(folder).items()
+
+
+def test_a_campaign_whose_driver_is_killed_goes_on_where_it_was(
+    cluster: Any, slow: STARLearner, tmp_path: Path
+) -> None:
+    fields = [{"text": text} for text in LONG]
+    folders = [tmp_path / name for name in ("alone", "campaign")]
+    for folder in folders:
+        Campaign.create(folder, fields, slow).close()
+    alone, folder = folders
+    with Campaign.open(alone) as campaign:
+        expected = campaign.query(9)
+    command = [
+        sys.executable,
+        "-c",
+        "from starlearn.cli import app; app()",
+        "query",
+        str(folder),
+        "-n",
+        "9",
+    ]
+    driver = subprocess.Popen([*command, "--engine", "ray", "--workers", "1"])
+    kept = killed_with_chunks(driver, folder)
+    with Campaign.open(folder) as campaign:
+        assert campaign.status().next == f"starlearn resume {folder}"
+        assert not campaign.batch()
+    result = CliRunner().invoke(cli.app, ["resume", str(folder)])
+    assert result.exit_code == 0, result.output
+    assert kept.items() <= finished_in(folder).items()
+    assert len(finished_in(folder)) == 7, "it went on with workers, not in the process of resume"
+    with Campaign.open(folder) as campaign:
+        assert campaign.batch() == expected
 
 
 def test_an_own_cluster_listens_on_this_machine_alone_and_ends(

@@ -14,7 +14,7 @@ FILES = sorted((ROOT / "starlearn").rglob("*.py"))
 # named itself is in that layer, not in its package's.
 LAYERS = [
     ["starlearn.errors", "starlearn.undo", "starlearn.callbacks"],
-    ["starlearn.planning"],
+    ["starlearn.planning", "starlearn.calibration"],
     ["starlearn.settings", "starlearn.randomness", "starlearn.embedded"],
     ["starlearn.tasks"],
     ["starlearn.data"],

@@ -20,8 +20,9 @@ from starlearn.model.adapter import attach_fresh
 from starlearn.model.backbone import Backbone
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.train import trainer as trainer_module
+from starlearn.train.batches import IGNORED, Collator, Example
 from starlearn.train.regularization import b_decay, learning_rates, parameter_groups
-from starlearn.train.trainer import IGNORED, Example, check_lengths, train_adapter
+from starlearn.train.trainer import check_lengths, train_adapter
 
 EOS = 2
 EXAMPLES = [Example([5, 6, 7], [8, EOS]), Example([9, 10], [11, 12, EOS])] * 4
@@ -35,7 +36,7 @@ def backbone(tiny_model: str) -> Backbone:
 
 
 def test_only_the_answer_and_its_end_carry_loss() -> None:
-    batch = trainer_module._Collator(pad_id=0)(EXAMPLES[:2])
+    batch = Collator(pad_id=0)(EXAMPLES[:2])
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, EOS], [9, 10, 11, 12, EOS]]
     kept = batch["labels"] != IGNORED
     assert kept.tolist() == [[False] * 3 + [True] * 2, [False] * 2 + [True] * 3]
@@ -234,7 +235,7 @@ def test_fault_26_memory_that_runs_out_makes_batches_smaller_not_steps(
 def test_an_odd_batch_is_cut_into_equal_parts() -> None:
     with pytest.warns(UserWarning, match="Memory ran out"):
         smaller = trainer_module.with_smaller_batches(
-            Training(batch_size=9, gradient_accumulation=5)
+            Training(batch_size=9, gradient_accumulation=5), 9
         )
     assert (smaller.batch_size, smaller.gradient_accumulation) == (3, 15)
 

@@ -252,10 +252,16 @@ class Campaign(Ground):
         return self.status()
 
     def resume(self) -> Status:
-        """Go on with what was interrupted, a query or a training; otherwise do nothing."""
+        """Go on with what was interrupted, a query or a training; otherwise do nothing.
+
+        A query goes on with the engine that it was begun with, whose finished chunks are read;
+        with another one, ``query(n, engine=...)``, it begins anew.
+        """
         found = rounds.current(self.store)
         if found is not None and found.state == "scoring":
-            self.query(found.n)
+            from starlearn.campaign.querying import engine_again
+
+            self.query(found.n, engine=engine_again(found))
         elif found is not None and found.state == "training":
             self.teach()
         return self.status()

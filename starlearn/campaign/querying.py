@@ -2,7 +2,9 @@
 
 import json
 import warnings
+from dataclasses import asdict
 from hashlib import sha256
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -10,6 +12,7 @@ from starlearn.campaign import rounds
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.ground import Ground
 from starlearn.campaign.rounds import Round
+from starlearn.distributed.cluster import Ray, engine_of
 from starlearn.errors import InputError
 
 
@@ -24,7 +27,10 @@ def query(campaign: Ground, n_instances: int, strict: bool, engine: Any = None) 
     ------
     InputError
         When a batch of another size is open, or the labels of one wait for their training.
+    MissingDependencyError
+        When the engine is not installed.
     """
+    engine = engine_of(engine) if engine == "ray" else engine
     last = rounds.current(campaign.store)
     if last is not None and last.state == "issued" and last.n == n_instances:
         return
@@ -38,7 +44,13 @@ def query(campaign: Ground, n_instances: int, strict: bool, engine: Any = None) 
             return
         last = rounds.begin(campaign.store, n_instances, _params(campaign))
         failpoint("query_marked")
-    _score_and_issue(campaign, _as_asked(campaign, last, n_instances), engine)
+    _score_and_issue(campaign, _as_asked(campaign, last, n_instances, engine), engine)
+
+
+def engine_again(last: Round) -> Any:
+    """Return the engine that an interrupted scoring began with: what it has finished is there."""
+    settings = last.record.get("engine")
+    return None if settings is None else Ray(**settings)
 
 
 def waiting_message(campaign: Ground, last: Round) -> str:
@@ -86,9 +98,13 @@ def _params(campaign: Ground) -> dict[str, Any]:
     }
 
 
-def _as_asked(campaign: Ground, last: Round, n_instances: int) -> Round:
+def _as_asked(campaign: Ground, last: Round, n_instances: int, engine: Any) -> Round:
     """Bring an interrupted round to what is asked for now; its scores stay good if they can."""
     left = campaign.n_items - len(campaign.done(before=last.seen))
+    record = {name: value for name, value in last.record.items() if name != "engine"}
+    if isinstance(engine, Ray):
+        folder = None if engine.folder is None else str(Path(engine.folder).absolute())
+        record["engine"] = {**asdict(engine), "folder": folder}
     with campaign.store.transaction():
         rounds.change(
             campaign.store,
@@ -96,6 +112,7 @@ def _as_asked(campaign: Ground, last: Round, n_instances: int) -> Round:
             state="scoring",
             n=min(n_instances, left),
             params=_params(campaign),
+            record=record,
             error=None,
         )
     found = rounds.current(campaign.store)

@@ -116,11 +116,21 @@ def next_command(folder: Path, last: Round | None, batch: int, left: int, n_labe
     if last is not None and last.state in ("scoring", "training"):
         return f"starlearn resume {campaign}"
     if last is not None and last.state == "failed":
-        verb = f"teach {campaign}" if batch else f"query {campaign} -n {last.n}"
+        verb = f"teach {campaign}" if batch else f"query {campaign} -n {last.n}{_engine(last)}"
         return f"starlearn {verb}"
     if left == 0:
         return f"starlearn report {campaign}"
     return f"starlearn query {campaign} -n {min(last.n if last and last.n else 50, left)}"
+
+
+def _engine(last: Round) -> str:
+    """Return the options of the engine that scoring began with: it has finished chunks."""
+    settings = last.record.get("engine")
+    if settings is None:
+        return ""
+    given = {name: settings[name] for name in ("workers", "gpus", "address") if settings[name]}
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    return " " + shlex.join(["--engine", "ray", *words])
 
 
 def history_of(store: Store, resolution: str) -> list[RoundRecord]:

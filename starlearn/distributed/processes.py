@@ -1,15 +1,17 @@
 """A query's scoring by several processes of one program, as `accelerate launch` starts them."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from starlearn.errors import ModelMismatchError
+from starlearn.model.launched import Processes, processes
 from starlearn.query.acquisition import Plan, PoolScores, score_pool
 from starlearn.query.scoring import Scores
+
+REMEDY = (
+    "Call fit or load in all of them with the same arguments; give STARLearner(random_state=...)."
+)
 
 
 @dataclass(frozen=True)
@@ -17,18 +19,16 @@ class ProcessWorkers:
     """The processes of this program, each with a GPU of its own where there are several.
 
     All of them run the same lines. Each scores its share of the chunks, all exchange their
-    numbers, and each goes on with the whole: every process has the batch of one process.
+    numbers, and each goes on with the whole: every process has the batch of one process. Where one
+    of them fails, all do.
     """
 
-    state: Any
-    """accelerate's PartialState: how many processes there are, and which one this is."""
+    processes: Processes
 
     @classmethod
     def here(cls) -> "ProcessWorkers":
         """Return the processes that this one was started with; one alone otherwise."""
-        from accelerate import PartialState
-
-        return cls(PartialState(cpu=not torch.cuda.is_available()))
+        return cls(processes())
 
     def score(
         self, plan: Plan, scores: PoolScores, n_passes: int, places: NDArray[np.intp]
@@ -39,13 +39,20 @@ class ProcessWorkers:
         ------
         ModelMismatchError
             When the processes would compute different numbers.
+        WorkerError
+            When another process has failed.
         """
-        self._agree([plan.scorer.identity(n_passes), plan.seed, plan.weight, len(places)])
+        self.processes.agree(
+            lambda: [plan.scorer.identity(n_passes), plan.seed, plan.weight, len(places)], REMEDY
+        )
         mine = self._share(places, plan.acquisition.chunk_size)
-        if len(mine):
-            score_pool(replace(plan, workers=None), scores, n_passes, mine)
-        own = (mine, scores.keys[mine], taken(scores, mine))
-        for theirs, keys, found in self._exchanged([own]):
+
+        def scored() -> tuple[NDArray[np.intp], NDArray[np.uint64], Scores]:
+            if len(mine):
+                score_pool(replace(plan, workers=None), scores, n_passes, mine)
+            return mine, scores.keys[mine], taken(scores, mine)
+
+        for theirs, keys, found in self.processes.together(scored):
             scores.keys[theirs] = keys
             scores.put(theirs, found)
 
@@ -53,33 +60,25 @@ class ProcessWorkers:
         self, plan: Plan, prompts: list[list[int]], rows: NDArray[np.intp]
     ) -> NDArray[np.float64]:
         """Return the base model's mean hidden state of each prompt, [c, D]; `rows` name them."""
-        self._agree([plan.scorer.embedding_space, len(prompts)])
-        size = plan.acquisition.chunk_size
-        mine = self._share(np.arange(len(prompts)), size)
-        own = [prompts[i] for i in mine]
-        found = [replace(plan, workers=None).embedded(own, rows[mine])] if own else []
-        return np.concatenate(self._exchanged(found))
+        self.processes.agree(lambda: [plan.scorer.embedding_space, len(prompts)], REMEDY)
+        mine = self._share(np.arange(len(prompts)), plan.acquisition.chunk_size)
+
+        def embedded() -> list[NDArray[np.float64]]:
+            own = [prompts[i] for i in mine]
+            return [replace(plan, workers=None).embedded(own, rows[mine])] if own else []
+
+        return np.concatenate(
+            [part for parts in self.processes.together(embedded) for part in parts]
+        )
 
     def _share(self, places: NDArray[np.intp], size: int) -> NDArray[np.intp]:
         """Return this process's share: whole chunks where there are enough of them."""
-        parts = max(-(-len(places) // size), min(self.state.num_processes, len(places)))
-        with self.state.split_between_processes(np.array_split(places, parts)) as mine:
+        if self.processes.count == 1:
+            return places
+        parts = max(-(-len(places) // size), min(self.processes.count, len(places)))
+        pieces = np.array_split(places, parts)
+        with self.processes.state.split_between_processes(pieces) as mine:
             return np.concatenate([places[:0], *mine])
-
-    def _exchanged(self, own: list[Any]) -> list[Any]:
-        """Return what all processes bring, in their order."""
-        from accelerate.utils import gather_object
-
-        return list(gather_object(own)) if self.state.num_processes > 1 else own
-
-    def _agree(self, facts: list[Any]) -> None:
-        given = self._exchanged([facts])
-        if any(other != given[0] for other in given):
-            raise ModelMismatchError(
-                f"The {self.state.num_processes} processes would compute different numbers: they "
-                "differ in adapter, seed, pool or versions. Train in one process, save, and load "
-                "in all of them; give STARLearner(random_state=...)."
-            )
 
 
 def taken(scores: PoolScores, places: NDArray[np.intp]) -> Scores:

@@ -1,15 +1,18 @@
 """ExportMixin: the methods by which a learner leaves its process, and comes back."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from starlearn import saving
 from starlearn.data.pool import as_labels
 from starlearn.export import hub, merged
 from starlearn.model.adapter import check_base
 from starlearn.model.backbone import Backbone
+from starlearn.model.launched import processes
+
+Result = TypeVar("Result")
 
 
 class ExportMixin:
@@ -20,8 +23,7 @@ class ExportMixin:
 
         ``peft.PeftModel.from_pretrained(base, folder)`` opens it as it is.
         """
-        backbone = self._exported()
-        saving.save(saving.content_of(self), folder, backbone)
+        self._once(lambda saved, backbone: saving.save(saved, folder, backbone))
 
     @classmethod
     def load(
@@ -77,9 +79,8 @@ class ExportMixin:
         StorageError
             When the disk has too little room. Nothing half is left, as after Ctrl-C.
         """
-        backbone = self._exported()
-        content = saving.content_of(self)
-        return merged.merge(content, backbone, to, dtype=dtype, max_shard_size=max_shard_size)
+        options: dict[str, Any] = {"dtype": dtype, "max_shard_size": max_shard_size}
+        return self._once(lambda saved, backbone: merged.merge(saved, backbone, to, **options))
 
     def write_hub_folder(
         self,
@@ -97,14 +98,13 @@ class ExportMixin:
         include, base_model, license
             As in :meth:`push_to_hub`.
         """
-        backbone = self._exported()
-        hub.write_hub_folder(
-            saving.content_of(self),
-            backbone,
-            Path(folder),
-            include=include,
-            base_model=base_model,
-            license=license,
+        contents: dict[str, Any] = {
+            "include": include,
+            "base_model": base_model,
+            "license": license,
+        }
+        self._once(
+            lambda saved, backbone: hub.write_hub_folder(saved, backbone, Path(folder), **contents)
         )
 
     def push_to_hub(
@@ -151,22 +151,24 @@ class ExportMixin:
         ServerError
             When the hub cannot be reached, or refuses.
         """
-        backbone = self._exported()
-        return hub.push(
-            saving.content_of(self),
-            backbone,
-            repo_id,
-            private=private,
-            token=token,
-            commit_message=commit_message,
-            include=include,
-            base_model=base_model,
-            license=license,
+        contents: dict[str, Any] = {
+            "include": include,
+            "base_model": base_model,
+            "license": license,
+        }
+        options: dict[str, Any] = {
+            "private": private,
+            "token": token,
+            "commit_message": commit_message,
+        }
+        return self._once(
+            lambda saved, backbone: hub.push(saved, backbone, repo_id, **options, **contents)
         )
 
-    def _exported(self: Any) -> Backbone:
-        """Return the base model, when there is an adapter that was trained on it."""
+    def _once(self: Any, act: Callable[[saving.Saved, Backbone], Result]) -> Result:
+        """Act on the trained learner; of several processes of a program the first one does."""
         self._require_fit()
         backbone: Backbone = self._engine().backbone
         check_base(backbone, self.adapter_)
-        return backbone
+        content = saving.content_of(self)
+        return processes().on_main(lambda: act(content, backbone))

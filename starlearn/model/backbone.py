@@ -28,6 +28,7 @@ from transformers.utils.hub import extract_commit_hash
 from starlearn.embedded.location import model_folder
 from starlearn.errors import InputError, UntrustedFileError
 from starlearn.model.head import Head, head_of
+from starlearn.model.launched import is_main, take_own_gpu
 from starlearn.model.layout import goes_by_positions, refuse_recurrent
 from starlearn.model.memory import CPU_TOKENS, CPU_WRITTEN, GPU_TOKENS, TokenBudget
 from starlearn.model.structure import attention_window
@@ -79,7 +80,8 @@ class Backbone:
         verbose: int = True,
     ) -> None:
         check_quantization(quantization)
-        self.verbose = verbose
+        take_own_gpu()
+        self.verbose = verbose and is_main()
         self.source = _checked_source(source)
         self.quantization = quantization
         self.active: object | None = None  # the Adapter whose weights the model holds now

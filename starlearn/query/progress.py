@@ -8,6 +8,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from starlearn.callbacks import tell
+from starlearn.model.launched import is_main
 
 
 class ItemBar:
@@ -19,13 +20,15 @@ class ItemBar:
     total : int
         m, the items that are to be scored.
     verbose : bool
-        False shows nothing.
+        False shows nothing; of several processes of a program the first one shows.
     callbacks : sequence
         Functions that are told too, shown or not.
     """
 
     def __init__(self, title: str, total: int, verbose: int, callbacks: Sequence[Any] = ()) -> None:
-        self._bar: Any = tqdm(total=total, desc=title, unit="item", disable=not verbose)
+        self._bar: Any = tqdm(
+            total=total, desc=title, unit="item", disable=not (verbose and is_main())
+        )
         self._title = title
         self._counts = False
         self.seconds: dict[str, float] = {}

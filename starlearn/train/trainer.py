@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,27 +27,20 @@ from starlearn.model.adapter import (
     load_state,
 )
 from starlearn.model.backbone import Backbone
+from starlearn.model.launched import Meeting, Processes, processes
 from starlearn.model.memory import ran_out
 from starlearn.randomness import derived_seed, isolated_generators
 from starlearn.settings import LoRA, Training
+from starlearn.train.batches import (
+    ALL_TOKENS,
+    Collator,
+    Example,
+    agree,
+    check_divisible,
+    layout,
+    whole_batches,
+)
 from starlearn.train.regularization import b_decay, parameter_groups, schedule_name
-
-IGNORED = -100
-"""Label of positions that carry no loss: the prompt and the padding."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One labelled item as tokens."""
-
-    prompt: list[int]
-    answer: list[int]
-    """Ends with the end of sequence."""
-
-    @property
-    def length(self) -> int:
-        """T, tokens of both."""
-        return len(self.prompt) + len(self.answer)
 
 
 @dataclass(frozen=True)
@@ -90,9 +84,17 @@ def train_adapter(
         adapter; earlier adapters are untouched.
     OutOfMemoryError
         When not even one item at a time can be trained on.
+    WorkerError
+        When another process of the program has failed.
 
     Notes
     -----
+    In a program that `accelerate launch` has started as P processes each of them computes its part
+    of every batch, and gradients are added up once a step: the examples of a step, their order and
+    the loss are those of one process, and so is the adapter, but for rounding, where there is no
+    dropout. With dropout each process draws its own, so that the adapter is another one of the
+    same kind.
+
     Where memory runs out, the training begins anew with smaller batches and as much more gradient
     accumulation, so that a step sees the same examples; with a warning, because the dropout of
     another batch is another one.
@@ -100,29 +102,34 @@ def train_adapter(
     if start is not None:
         check_base(backbone, start)
         check_same_form(lora, start)
+    these = processes()
+    agree(these, backbone, lora, training, examples, seed, start)
     while True:
         try:
             with backbone.alone():
-                return _trained(backbone, lora, training, examples, seed, start, verbose, callbacks)
+                return _together(
+                    these, backbone, lora, training, examples, seed, start, verbose, callbacks
+                )
         except (RuntimeError, MemoryError) as error:
             if not ran_out(error):
                 raise
             longest = max(range(len(examples)), key=lambda i: examples[i].length)
             length = examples[longest].length
         clear_device_cache(garbage_collection=True)
-        if training.batch_size == 1:
+        largest = -(-layout(training, these.count)[0] // these.count)
+        if largest == 1:
             raise OutOfMemoryError(longest, length, 1, while_training=True)
-        training = with_smaller_batches(training)
+        training = with_smaller_batches(training, largest)
 
 
-def with_smaller_batches(training: Training) -> Training:
-    """Return settings whose steps see as many examples in batches of half the size or less."""
+def with_smaller_batches(training: Training, largest: int) -> Training:
+    """Return settings whose steps see as many examples, at most half of `largest` at a time."""
     effective = training.batch_size * training.gradient_accumulation
-    sizes = [n for n in range(1, training.batch_size // 2 + 1) if effective % n == 0]
+    sizes = [n for n in range(1, largest // 2 + 1) if effective % n == 0]
     smaller: Training = clone(training)
     smaller.set_params(batch_size=sizes[-1], gradient_accumulation=effective // sizes[-1])
     warnings.warn(
-        f"Memory ran out while training with batch_size={training.batch_size}. The training "
+        f"Memory ran out while training on {largest} items at a time. The training "
         f"begins anew with Training(batch_size={smaller.batch_size}, gradient_accumulation="
         f"{smaller.gradient_accumulation}).",
         UserWarning,
@@ -131,7 +138,16 @@ def with_smaller_batches(training: Training) -> Training:
     return smaller
 
 
+def _together(these: Processes, *what: Any) -> tuple[Adapter, TrainingRecord]:
+    """Train in all processes of the program, or in none of them, to the same adapter."""
+    with Meeting(these) as meeting:
+        adapter, record = _trained(meeting, *what)
+    these.agree(lambda: [adapter.digest], "Use GPUs of one kind.")
+    return adapter, record
+
+
 def _trained(
+    meeting: Meeting,
     backbone: Backbone,
     lora: LoRA,
     training: Training,
@@ -148,19 +164,23 @@ def _trained(
         with (
             tempfile.TemporaryDirectory(prefix="starlearn-") as scratch,
             isolated_generators(derived_seed(seed, "training")),
-            tqdm(desc="training", unit="step", disable=not verbose) as bar,
+            tqdm(
+                desc="training", unit="step", disable=not (verbose and meeting.processes.main)
+            ) as bar,
         ):
             trainer = _AdapterTrainer(
                 training=training,
                 bar=bar,
+                meeting=meeting,
                 model=model,
-                args=_arguments(training, backbone, derived_seed(seed, "order"), scratch),
+                args=_arguments(training, backbone, seed, scratch, meeting.processes),
                 train_dataset=list(examples),
-                data_collator=_Collator(backbone.pad_id),
+                data_collator=Collator(backbone.pad_id, meeting.processes),
                 callbacks=[*for_trainings(callbacks), _Steps(callbacks)],
             )
+            check_divisible(trainer, meeting.processes)
             trainer.remove_callback(PrinterCallback)  # the bar is enough
-            if verbose > 1:
+            if verbose > 1 and meeting.processes.main:
                 trainer.add_callback(_Lines(bar, trainer.losses))
             model.train()
             with _checkpointing(model, training.gradient_checkpointing):
@@ -212,25 +232,6 @@ def _checkpointing(model: Any, wanted: bool) -> Iterator[None]:
         inner.activation_checkpointing_disable()
 
 
-class _Collator:
-    """Pads on the right; only the answer and the end of sequence carry loss."""
-
-    def __init__(self, pad_id: int) -> None:
-        self.pad_id = pad_id
-
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        length = max(e.length for e in examples)
-        ids = torch.full((len(examples), length), self.pad_id)
-        labels = torch.full((len(examples), length), IGNORED)
-        mask = torch.zeros((len(examples), length), dtype=torch.long)
-        for row, example in enumerate(examples):
-            tokens = [*example.prompt, *example.answer]
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            labels[row, len(example.prompt) : len(tokens)] = torch.tensor(example.answer)
-            mask[row, : len(tokens)] = 1
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-
 class _Steps(TrainerCallback):
     """Tells functions how many optimiser steps are done."""
 
@@ -262,11 +263,21 @@ class _Lines(TrainerCallback):
 class _AdapterTrainer(Trainer):
     """Trainer with the penalty on B, and with a stop at the first loss that is not finite."""
 
-    def __init__(self, training: Training, bar: Any, **arguments: Any) -> None:
+    def __init__(self, training: Training, bar: Any, meeting: Meeting, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.training = training
         self.bar = bar
+        self.meeting = meeting
         self.losses: list[float] = []
+        self.step_loss = 0.0
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        # No DistributedDataParallel: it waits in the backward pass, for ever if another process
+        # fails there, and every parameter must get a gradient. Gradients are few here.
+        self.accelerator.prepare_model = partial(
+            self.accelerator.prepare_model, evaluation_mode=True
+        )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         # Not create_optimizer_and_scheduler: transformers 5 no longer calls it.
@@ -282,9 +293,23 @@ class _AdapterTrainer(Trainer):
         on_b["weight_decay"] = b_decay(self.training, num_training_steps)
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def get_train_dataloader(self) -> Any:
+        return whole_batches(super().get_train_dataloader())
+
+    def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], int]:
+        batches, _ = super().get_batch_samples(*arguments)
+        return batches, sum(batch.pop(ALL_TOKENS) for batch in batches)
+
     def training_step(self, *arguments: Any, **named: Any) -> Tensor:
         loss: Tensor = super().training_step(*arguments, **named)
-        value = float(loss)
+        self.step_loss += float(loss)  # transformers has divided by the tokens of the whole step
+        if self.accelerator.sync_gradients:
+            self._end_step()
+        self.bar.update(1 / self.args.gradient_accumulation_steps)
+        return loss
+
+    def _end_step(self) -> None:
+        value, self.step_loss = self.meeting.total(self.step_loss), 0.0
         # Trainer itself goes on after NaN and reports a loss of 0.0 with NaN weights.
         if not math.isfinite(value) or (value == 0.0 and not self.losses):
             raise TrainingDivergedError(
@@ -293,27 +318,33 @@ class _AdapterTrainer(Trainer):
                 "learner is what it was before. Lower Training(learning_rate=...), or add "
                 "warmup_steps."
             )
-        if len(self.losses) == self.state.global_step:
-            self.losses.append(0.0)
-        self.losses[-1] += value  # transformers has divided by the tokens of the whole step
-        self.bar.update(1 / self.training.gradient_accumulation)
-        return loss
+        self.losses.append(value)
+        self.meeting.add_up([p for p in self.model.parameters() if p.requires_grad])
+
+    def store_flos(self) -> None:
+        """Count no operations: nobody asks, and processes would have to meet for it."""
 
 
-def _arguments(training: Training, backbone: Backbone, seed: int, folder: str) -> TrainingArguments:
+def _arguments(
+    training: Training, backbone: Backbone, seed: int, folder: str, processes: Processes
+) -> TrainingArguments:
     on_cpu = backbone.device.type == "cpu"
+    at_once, accumulation = layout(training, processes.count)
+    order = derived_seed(seed, "order")
     arguments = TrainingArguments(
         output_dir=folder,
         num_train_epochs=training.epochs,
         max_steps=-1 if training.max_steps is None else training.max_steps,
-        per_device_train_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation,
+        per_device_train_batch_size=at_once,  # of all processes: see whole_batches
+        gradient_accumulation_steps=accumulation,
         learning_rate=training.learning_rate,
         lr_scheduler_type=schedule_name(training),
         warmup_steps=training.warmup_steps,
         max_grad_norm=training.max_grad_norm,
-        seed=seed,
-        data_seed=seed,
+        # Dropout; equal masks would make the processes' noise add up instead of averaging out.
+        seed=derived_seed(order, processes.index) if processes.index else order,
+        data_seed=order,
+        average_tokens_across_devices=False,  # batches bring the number of all
         use_cpu=on_cpu,
         dataloader_pin_memory=not on_cpu,
         remove_unused_columns=False,
@@ -322,6 +353,7 @@ def _arguments(training: Training, backbone: Backbone, seed: int, folder: str) -
         report_to="none",
         disable_tqdm=True,
     )
+    arguments.mixed_precision = "no"  # a launcher's own setting would change the numbers
     return on_one_device(arguments)
 
 

@@ -1,10 +1,14 @@
 """A campaign whose scoring is done by workers: the batch and the scores of one process."""
 
+import sys
+
 import pytest
 from typer.testing import CliRunner
 
 from starlearn import cli
+from starlearn.campaign import scoring
 from starlearn.distributed.cluster import Ray
+from starlearn.errors import MissingDependencyError, WorkerError
 from starlearn.settings import Acquisition
 
 
@@ -45,3 +49,50 @@ def test_settings_of_an_engine_need_one(make_campaign, options) -> None:
     result = query(make_campaign(), *options)
     assert result.exit_code != 0
     assert "--engine ray" in result.output
+
+
+def interrupted(_: str) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_query_goes_on_with_its_engine(
+    make_campaign, in_place_of_ray, monkeypatch
+) -> None:
+    campaign = make_campaign(acquisition=Acquisition(n_passes=2, chunk_size=5))
+    engine = Ray(workers=3, folder=campaign.folder / "elsewhere")
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "failpoint", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            campaign.query(3, engine=engine)
+    assert campaign.status().next.startswith("starlearn resume")
+    finished = list(in_place_of_ray)
+    campaign.resume()
+    assert finished
+    assert in_place_of_ray == finished, "all chunks were there, in the engine's own folder"
+    assert len(campaign.batch()) == 3
+
+
+def test_a_query_that_failed_says_how_to_go_on_with_its_engine(
+    make_campaign, in_place_of_ray, monkeypatch
+) -> None:
+    def failing(*_):
+        raise WorkerError("a worker that is gone")
+
+    campaign = make_campaign()
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "choose", failing)
+        with pytest.raises(WorkerError):
+            campaign.query(3, engine=Ray(workers=3, gpus=0.5))
+        following = campaign.status().next
+        assert following.endswith("-n 3 --engine ray --workers 3 --gpus 0.5")
+        with pytest.raises(WorkerError):
+            campaign.query(3)
+        assert campaign.status().next.endswith("-n 3")
+
+
+def test_an_engine_that_is_not_installed_leaves_no_round_behind(make_campaign, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    campaign = make_campaign()
+    with pytest.raises(MissingDependencyError, match=r"starlearn\[ray\]"):
+        campaign.query(3, engine="ray")
+    assert campaign.status().state is None

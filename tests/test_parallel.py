@@ -1,0 +1,252 @@
+"""Several processes of one program train together, to the adapter that one process trains."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import parallel_program as program
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import build_model
+
+from starlearn.model import launched
+from starlearn.model.launched import Meeting, Processes
+from starlearn.settings import Training
+from starlearn.train.batches import ALL_TOKENS, IGNORED, Collator, Example, layout, share
+
+# Which examples a step sees, and who computes them
+
+
+@given(
+    batch_size=st.integers(1, 12),
+    accumulation=st.integers(1, 6),
+    n_processes=st.integers(1, 9),
+    n_examples=st.integers(1, 60),
+)
+def test_every_step_sees_the_examples_of_one_process_each_once(
+    batch_size: int, accumulation: int, n_processes: int, n_examples: int
+) -> None:
+    training = Training(batch_size=batch_size, gradient_accumulation=accumulation)
+
+    def steps(n: int) -> list[list[int]]:
+        """Examples of each step of an epoch, as transformers cuts them, dealt out and put back."""
+        at_once, often = layout(training, n)
+        assert -(-at_once // n) <= batch_size
+        order = [Example([row], [row]) for row in range(n_examples)]
+        batches = [order[i : i + at_once] for i in range(0, n_examples, at_once)]
+        found = []
+        for first in range(0, len(batches), often):
+            parts = [
+                share(batch, Processes(n, index))
+                for batch in batches[first : first + often]
+                for index in range(n)
+            ]
+            assert all(parts), "a process without a part would have no gradient to bring"
+            found.append(sorted(e.prompt[0] for part in parts for e in part if e.counts))
+        return found
+
+    assert steps(n_processes) == steps(1)
+
+
+examples = st.lists(
+    st.builds(
+        Example,
+        st.lists(st.integers(3, 9), max_size=4),
+        st.lists(st.integers(3, 9), min_size=1, max_size=3),
+    ),
+    min_size=1,
+    max_size=7,
+)
+
+
+@given(examples, st.integers(1, 5))
+def test_parts_of_a_batch_have_its_tokens_and_know_their_number(
+    batch: Sequence[Example], n: int
+) -> None:
+    parts = [Collator(0, Processes(n, index))(batch) for index in range(n)]
+    # transformers counts labels from the second position on: the first is predicted from nothing
+    counted = sum(int((part["labels"][:, 1:] != IGNORED).sum()) for part in parts)
+    assert {part[ALL_TOKENS] for part in parts} == {counted}
+
+
+def test_no_process_computes_more_at_a_time_than_the_user_said() -> None:
+    assert layout(Training(batch_size=8), 2) == (8, 1)
+    assert layout(Training(batch_size=1, gradient_accumulation=8), 2) == (2, 4)
+    assert layout(Training(batch_size=4, gradient_accumulation=2), 3) == (8, 1)
+    assert layout(Training(batch_size=5, gradient_accumulation=1), 2) == (5, 1)
+
+
+# What surrounds it
+
+
+def test_a_program_of_one_process_meets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launched, "PartialState", None)
+    monkeypatch.setattr(launched, "gather", None)
+    one = launched.processes()
+    assert one == Processes(1, 0)
+    assert one.main
+    assert one.together(lambda: 5) == [5]
+    with Meeting(one) as meeting:
+        assert meeting.total(2.5) == 2.5
+    with pytest.raises(ValueError, match="mine"), Meeting(one):
+        raise ValueError("mine")
+
+
+@pytest.mark.parametrize(
+    ("local", "count", "taken"), [("1", 4, [1]), ("0", 4, []), ("3", 2, []), (None, 4, [])]
+)
+def test_each_process_takes_a_gpu_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, local: str | None, count: int, taken: list[int]
+) -> None:
+    found: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "set_device", found.append)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local is not None:
+        monkeypatch.setenv("LOCAL_RANK", local)
+    launched.take_own_gpu()
+    assert found == taken
+
+
+# Two real processes
+
+
+def launch(folder: Path, what: str, timeout: int) -> "subprocess.CompletedProcess[str]":
+    options = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    options += ["--mixed_precision", "bf16"]  # as a user's own configuration may say
+    options += ["--dynamo_backend", "no", "--main_process_port", "0"]
+    return subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *options,
+         program.__file__, str(folder), what],
+        check=False, timeout=timeout, capture_output=True, text=True,
+        # --cpu would start one process, whatever the number says
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("parallel")
+    (place / "model").mkdir()
+    build_model(place / "model")
+    return place
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> list[dict[str, Any]]:
+    """What each of two processes says."""
+    done = launch(folder, "everything", timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = [json.loads((folder / f"{index}.json").read_text()) for index in range(2)]
+    assert [result["count"] for result in results] == [2, 2]
+    return results
+
+
+def close(one: dict[str, Any], other: dict[str, Any]) -> float:
+    return max(
+        float(np.abs(np.array(value) - np.array(other["state"][name])).max())
+        for name, value in one["state"].items()
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(program.SETTINGS))
+def test_two_processes_train_the_adapter_of_one(
+    found: list[dict[str, Any]], folder: Path, name: str
+) -> None:
+    here = program.two_rounds(folder, name)
+    first, second = (result[name] for result in found)
+    assert first == second, "all processes hold the same adapter, to the last bit"
+    assert first["steps"] == here["steps"]
+    assert first["losses"] == pytest.approx(here["losses"], rel=1e-5)
+    assert close(first, here) < 1e-4  # weights are of the size of 0.1
+    assert first["index"] == here["index"]
+    assert first["metrics"] == pytest.approx(here["metrics"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_dropout_differs_between_processes_and_the_adapter_does_not(
+    found: list[dict[str, Any]], folder: Path
+) -> None:
+    first, second = (dict(result["dropout"]) for result in found)
+    here = program.with_dropout(folder)
+    assert first.pop("noise") == here["noise"] != second.pop("noise")
+    assert first == second
+    assert first["steps"] == here["steps"]
+    assert first["losses"] == pytest.approx(here["losses"], rel=0.2)
+
+
+@pytest.mark.slow
+def test_no_process_waits_for_one_that_failed(found: list[dict[str, Any]]) -> None:
+    first, second = (result["failures"] for result in found)
+    assert second["training"] == "ValueError: a broken cable"
+    told = "WorkerError: Process 1 of 2 failed, and the others stop with it: ValueError: a broken"
+    assert first["training"].startswith(told)
+    assert first["left"] == second["left"] == "False"
+    assert first["the first"] == "ValueError: the first one too"
+    assert "Process 0 of 2 failed" in second["the first"]
+    for name in ("data", "seed"):
+        assert first[name] == second[name]
+        assert first[name].startswith("ModelMismatchError: The 2 processes would compute")
+        assert "random_state=" in first[name]
+    assert first["diverged"] == second["diverged"]
+    assert first["diverged"].startswith("TrainingDivergedError")
+    assert second["scoring"] == "OSError: a disk that fails"
+    assert first["scoring"].startswith("WorkerError: Process 1 of 2 failed")
+    assert first["saving"] == "OSError: a disk that fails"
+    assert "Process 0 of 2 failed" in second["saving"]
+
+
+@pytest.mark.slow
+def test_the_first_process_writes_and_all_wait_for_it(found: list[dict[str, Any]]) -> None:
+    first, second = (result["failures"] for result in found)
+    assert first["saved"] == second["saved"] == "['saved']"
+    assert first["digest"] == second["digest"] == "True"
+    assert first["saved again"].startswith("InputError")
+    assert "Process 0 of 2 failed" in second["saved again"]
+
+
+@pytest.mark.slow
+def test_memory_that_ends_in_one_process_makes_the_parts_of_all_smaller(
+    found: list[dict[str, Any]], folder: Path
+) -> None:
+    first, second = (result["memory"] for result in found)
+    assert first == second
+    assert len(first["warnings"]) == 1
+    assert "batch_size=1, gradient_accumulation=4" in first["warnings"][0]
+    here = program.facts(program.learner(folder).fit(program.ITEMS, program.LABELS))
+    assert close(first, here) < 1e-4
+
+
+@pytest.mark.slow
+def test_one_process_shows_progress(found: list[dict[str, Any]]) -> None:
+    first, second = (result["progress"] for result in found)
+    assert "training" in first
+    assert "query" in first
+    assert second == ""
+
+
+@pytest.mark.slow
+def test_what_any_process_has_scored_is_kept_for_all(
+    found: list[dict[str, Any]], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from starlearn.query.scoring import Scorer
+
+    monkeypatch.setattr(Scorer, "_base_work", None)  # the base model has nothing left to do
+    learner = program.learner(folder, dropout=0.2).set_params(cache_dir=folder / "cache")
+    learner.fit(program.ITEMS, program.LABELS).query(program.POOL, 2)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_program(folder: Path) -> None:
+    done = launch(folder, "die", timeout=200)  # not the day that processes wait for each other
+    assert done.returncode != 0
+    assert "Signal 9 (SIGKILL)" in done.stderr
