@@ -20,8 +20,9 @@ from starlearn.engine import answer_room
 from starlearn.query.progress import ItemBar
 
 FIELDS = [
-    *COMMON, "model", "trained_on", "merged_as", "seed", "n_labels", "n_test", "megabytes",
-    "accuracy_learner", "accuracy_merged", "same_answer", "mean_change", "largest_change",
+    *COMMON, "model", "trained_on", "merged_into", "merged_as", "seed", "n_labels", "n_test",
+    "megabytes", "accuracy_learner", "accuracy_merged", "same_answer", "mean_change",
+    "largest_change",
 ]  # fmt: skip
 """Changes are of the probability of a choice, over all choices and test items."""
 
@@ -50,15 +51,20 @@ def measure(pool: EmbeddedPool, quantization: str, seed: int, n_labels: int, out
     rows = np.random.default_rng(seed).choice(len(pool.items), n_labels, replace=False)
     learner.fit([pool.items[i] for i in rows], [pool.labels[i] for i in rows])
     own, gold = learner.predict_proba(pool.test_items), np.array(pool.test_labels)
-    for dtype in ("float32", "bfloat16"):
+    kinds = [("original", "float32"), ("original", "bfloat16")]
+    if quantization != "none":
+        kinds += [("dequantised", "float32"), ("dequantised", "bfloat16")]
+    for weights, dtype in kinds:
         with tempfile.TemporaryDirectory() as scratch:
-            found = learner.merge(Path(scratch) / "merged", dtype=dtype)
+            folder = Path(scratch) / "merged"
+            found = learner.merge(folder, dtype=dtype, dequantize=weights == "dequantised")
             other = base_probabilities(found.folder, learner, pool.test_items)
         answers, others = (learner.classes_[p.argmax(axis=1)] for p in (own, other))
         change = np.abs(own - other)
         row = common("cpu") | {
             "model": "embedded",
             "trained_on": quantization,
+            "merged_into": weights,
             "merged_as": dtype,
             "seed": seed,
             "n_labels": n_labels,
