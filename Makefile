@@ -60,11 +60,14 @@ lint: $(STAMP)
 bench: $(STAMP)
 	@for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
 
-# The examples in the docstrings run and print what they say. The two files left out import triton,
-# which is there on Linux only, and hold no examples.
+# The examples in the docstrings run and print what they say; then the pages are built, with every
+# warning an error, and the gallery is run: some minutes, later only what has changed. The two files
+# left out import triton, which is there on Linux only, and hold no examples.
 docs: $(STAMP)
 	$(BIN)/python -m pytest --doctest-modules starlearn kernels \
 		--ignore kernels/starlearn_kernels/triton_entropy.py --ignore kernels/starlearn_kernels/launch.py
+	MPLBACKEND=agg $(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
+	@echo "the pages are in docs/_build/html/index.html"
 
 # Archive and wheel into dist/, and the wheel tried in an environment of its own outside this folder.
 package: $(STAMP)

@@ -9,11 +9,14 @@ itself, with a pool of one item, and taken off.
 """
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -21,14 +24,18 @@ from bench_linear_entropy import kilobytes
 from bench_scaling import CHOICES, build_model, write_pool
 from measuring import COMMON, RESULTS, common, watched_memory, write_row
 
-from starlearn import Acquisition, ChoiceTask, LoRA, Pool, Ray, STARLearner, Training
+from starlearn import Acquisition, ChoiceTask, LoRA, Pool, RayEngine, STARLearner, Training
+from starlearn.distributed import cluster
+from starlearn.distributed.cluster import running
+from starlearn.distributed.engine import RayWorkers
+from starlearn.distributed.worker import ScoringWorker
+from starlearn.inputs import checked_rows
 from starlearn.planning import Job, measured_rate, plan
-from starlearn.query.acquisition import PoolScores, combine
-from starlearn.query.chunks import chunk_key
 from starlearn.query.columns import counted
 from starlearn.query.drawing import best_places
+from starlearn.query.pool_scores import PoolScores, combine
+from starlearn.query.progress import ItemBar
 from starlearn.query.score_store import ScoreStore
-from starlearn.query.selection import item_keys
 
 VOCABULARY = 500
 CONFIGURATIONS = [
@@ -41,7 +48,8 @@ FIELDS = [
     *COMMON, "part", "model", "m", "L", "K", "workers", "wall_s", "start_s", "items_per_s",
     "ratio_to_one_process", "overhead_us_per_item", "identical", "predicted_s", "error",
     "us_per_item", "us_per_token", "ms_per_chunk", "peak_anonymous_mb", "extra_anonymous_mb",
-    "disk_mb", "note",
+    "disk_mb", "prepare_s", "driver_s", "score_s", "cpu_s", "predicted_prepare_s",
+    "predicted_start_s", "predicted_score_s", "predicted_driver_s", "note",
 ]  # fmt: skip
 
 
@@ -76,6 +84,13 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def cpu_seconds(call: Callable[[], object]) -> float:
+    """Time one call by the process's own clock, which other work on the machine hardly moves."""
+    began = time.process_time()
+    call()
+    return time.process_time() - began
+
+
 def forget(learner: STARLearner) -> None:
     """Start from no scores."""
     learner._engine().store = ScoreStore()
@@ -95,11 +110,11 @@ def throughput(folder: Path, out: Path, workers: Sequence[int]) -> None:
     row = {"workers": 0, "wall_s": f"{alone:.2f}", "items_per_s": f"{m / alone:.1f}"}
     write_row(out, FIELDS, common("cpu") | facts | row | {"note": "one process"})
     for count in workers:
-        start = seconds(lambda n=count: learner.query(pool[:n], 1, engine=Ray(workers=n)))
+        start = seconds(lambda n=count: learner.query(pool[:n], 1, engine=RayEngine(workers=n)))
         place = folder / f"ray {count}"
-        engine = Ray(workers=count, folder=place)
+        engine = RayEngine(workers=count, folder=place)
 
-        def query(engine: Ray = engine) -> None:
+        def query(engine: RayEngine = engine) -> None:
             found["ray"] = learner.query(pool, 50, return_metrics=True, engine=engine)
 
         wall = seconds(query)
@@ -121,21 +136,53 @@ def throughput(folder: Path, out: Path, workers: Sequence[int]) -> None:
         write_row(out, FIELDS, common("cpu") | facts | row)
 
 
+def prepared(learner: STARLearner, pool: Pool, folder: Path) -> float:
+    """Return the driver's CPU seconds until chunks wait for workers, which are not started."""
+    parts = learner._parts()
+    began = time.process_time()
+    rows = checked_rows(pool, parts.task, "pool")
+    made = learner._plan(parts, rows, engine=RayEngine(folder=folder))
+    scores = PoolScores.empty(counted(len(rows)), keep_answers=False)
+    with patch.object(RayWorkers, "_finished", lambda *_: iter(())):
+        made.workers.score(made, scores, learner.acquisition.n_passes, counted(len(rows)))
+    return time.process_time() - began
+
+
+def prompting(learner: STARLearner, pool: Pool) -> float:
+    """Return the CPU seconds that prompts of a pool take."""
+    made = learner._plan(learner._parts(), pool)
+    began = time.process_time()
+    for start in range(0, len(pool), 2048):
+        made.prompts(np.arange(start, min(start + 2048, len(pool))))
+    return time.process_time() - began
+
+
 def driver(folder: Path, out: Path) -> None:
-    """Measure what the cost model says of the driver: items, tokens, merging."""
-    m, costs = 20_000, []
-    for length in (16, 128):
-        learner = fitted(folder, "one layer", length, 1)
-        made = learner._plan(learner._parts(), pool_of(folder, m, length))
+    """Measure what the cost model says of items and tokens: the driver's, prompts, merging."""
+    m, lengths = 20_000, (16, 128)
+    costs: dict[str, list[list[float]]] = {"driver": [[], []], "prompts": [[], []]}
+    for at, length in enumerate(lengths):
+        learner, pool = fitted(folder, "one layer", length, 1), pool_of(folder, m, length)
+        prepared(learner, pool[:10], folder / "first")
+        for turn in range(3):
+            place = folder / f"prepared {length} {turn}"
+            costs["driver"][at].append(prepared(learner, pool, place) / m)
+            costs["prompts"][at].append(prompting(learner, pool) / m)
+    notes = {"driver": "until chunks wait", "prompts": "texts to tokens, by workers"}
+    for name, found in costs.items():
+        short, long = (float(np.median(values)) for values in found)
+        token = (long - short) / (lengths[1] - lengths[0])
+        row = {
+            "part": name, "m": m, "us_per_token": f"{token * 1e6:.3f}",
+            "us_per_item": f"{(short - lengths[0] * token) * 1e6:.1f}",
+            "note": f"{notes[name]}; process time, medians of 3",
+        }  # fmt: skip
+        write_row(out, FIELDS, common("cpu") | row)
+    merging(out)
 
-        def prepare(made: Any = made) -> None:
-            for start in range(0, m, 2048):
-                prompts = made.prompts(np.arange(start, min(start + 2048, m)))
-                item_keys(prompts, 0)
-                chunk_key("space", prompts)
 
-        costs.append(min(seconds(prepare) for _ in range(3)) / m)
-    token = (costs[1] - costs[0]) / (128 - 16)
+def merging(out: Path) -> None:
+    """Measure ranking, mixing and choosing."""
     large = 500_000
     scores = PoolScores.empty(counted(large), keep_answers=False)
     rng = np.random.default_rng(0)
@@ -147,11 +194,8 @@ def driver(folder: Path, out: Path) -> None:
         found = combine(scores, Acquisition(), weight=0.5, trained=True)
         best_places(found.mixed, scores.keys, counted(large), 500)
 
-    facts = {"part": "driver", "m": m, "us_per_token": f"{token * 1e6:.3f}"}
-    row = {"us_per_item": f"{(costs[0] - 16 * token) * 1e6:.1f}", "note": "prompts and keys"}
-    write_row(out, FIELDS, common("cpu") | facts | row)
     row = {"part": "merge", "m": large, "note": "ranks, mix, best 500"}
-    row["us_per_item"] = f"{min(seconds(merge) for _ in range(3)) / large * 1e6:.2f}"
+    row["us_per_item"] = f"{min(cpu_seconds(merge) for _ in range(3)) / large * 1e6:.2f}"
     write_row(out, FIELDS, common("cpu") | row)
 
 
@@ -163,8 +207,8 @@ def chunks(folder: Path, out: Path) -> None:
     learner.query(pool[:8], 1)
     forget(learner)
     alone = seconds(lambda: learner.query(pool, 50))
-    start = seconds(lambda: learner.query(pool[:1], 1, engine=Ray(workers=1)))
-    wall = seconds(lambda: learner.query(pool, 50, engine=Ray(workers=1)))
+    start = seconds(lambda: learner.query(pool[:1], 1, engine=RayEngine(workers=1)))
+    wall = seconds(lambda: learner.query(pool, 50, engine=RayEngine(workers=1)))
     each = (wall - start - alone) / count
     row = {
         "part": "chunks", "m": size * count, "L": 8, "K": 1, "workers": 1,
@@ -200,6 +244,102 @@ def check_plan(folder: Path, out: Path, repeats: int) -> None:
         write_row(out, FIELDS, common("cpu") | row)
 
 
+class TimedWorker(ScoringWorker):
+    """A worker that writes down what CPU time it takes: to be ready, and for each chunk."""
+
+    def __init__(self, work: Any) -> None:
+        super().__init__(work)
+        with self.scorer.ready():  # loads the model, which the first chunk would do otherwise
+            self.note("start", time.process_time())
+
+    def __call__(self, batch: Any) -> Any:
+        """Score chunks."""
+        began = time.process_time()
+        result = super().__call__(batch)
+        self.note("chunk", time.process_time() - began)
+        return result
+
+    def note(self, what: str, spent: float) -> None:
+        """Add a line to this worker's file."""
+        with (self.folder.parent / f"{os.getpid()}.times").open("a") as file:
+            file.write(f"{what} {spent}\n")
+
+
+def times_in(folder: Path) -> list[dict[str, list[float]]]:
+    """Read what workers have written down, one dict each."""
+    found = []
+    for file in folder.glob("*.times"):
+        worker: dict[str, list[float]] = {"start": [], "chunk": []}
+        for line in file.read_text().splitlines():
+            what, spent = line.split()
+            worker[what].append(float(spent))
+        found.append(worker)
+    return found
+
+
+def cpu_rate(learner: STARLearner, pool: Pool) -> tuple[float, float]:
+    """Return tokens of one pass that a CPU second computes, and the mean length of a prompt."""
+    made = learner._plan(learner._parts(), pool)
+    prompts = made.prompts(np.unique(np.linspace(0, len(pool) - 1, 512).astype(np.intp)))
+    passes, rates = learner.acquisition.n_passes, []
+    scorer = replace(made.scorer, store=ScoreStore())
+    for turn in range(4):
+        scorer = replace(scorer, store=ScoreStore())
+        with scorer.ready(), ItemBar("rate", len(prompts), verbose=False) as bar:
+            spent = cpu_seconds(lambda s=scorer, b=bar: s.score(prompts, passes, b))
+        rates += [len(prompts) / spent] if turn else []  # the first warms up
+    length = float(np.mean([len(prompt) for prompt in prompts]))
+    return measured_rate(float(np.median(rates)), length, passes), length
+
+
+def check_terms(folder: Path, out: Path, workers: Sequence[int]) -> None:
+    """Compare the cost model's terms with a real query on Ray, in CPU time.
+
+    The longest way through a query: the driver prepares, a worker starts, the worker with most to
+    do scores, the driver takes in and merges. In CPU seconds of the processes that are on it, which
+    is what it takes where nobody waits for a core; on this machine clocks say little.
+    """
+    with running(RayEngine(workers=max(workers))) as ray:
+        ray.data.DataContext.get_current().wait_for_min_actors_s = 600
+        for at in CONFIGURATIONS:
+            m, length, passes, shape = int(at["m"]), int(at["L"]), int(at["K"]), str(at["shape"])
+            learner = fitted(folder, shape, length, passes, chunk=m // 12)
+            pool = pool_of(folder, m, length)
+            learner.query(pool[:8], 1)
+            for count in workers:
+                before, tokens = cpu_rate(learner, pool)
+                place = folder / f"terms {shape} {length} {count}"
+                took = prepared(learner, pool, place / "apart")
+                forget(learner)
+                with patch.object(cluster, "ScoringWorker", TimedWorker):
+                    began = time.perf_counter()
+                    engine = RayEngine(workers=count, folder=place)
+                    spent = cpu_seconds(
+                        lambda a=learner, p=pool, e=engine: a.query(p, 50, engine=e)
+                    )
+                    wall = time.perf_counter() - began
+                rate = (before + cpu_rate(learner, pool)[0]) / 2  # around it, in the same weather
+                found = times_in(place)
+                start = float(np.median([worker["start"][0] for worker in found]))
+                score = max(sum(worker["chunk"]) for worker in found)
+                job = Job(m, tokens, passes, 1e6, chunk=m // 12)
+                told = plan(job, rate, count)
+                measured, predicted = spent + start + score, told.seconds
+                row = {
+                    "part": "terms", "model": f"random, {shape}", "m": m, "L": length, "K": passes,
+                    "workers": count, "wall_s": f"{wall:.1f}", "start_s": f"{start:.2f}",
+                    "prepare_s": f"{took:.3f}", "driver_s": f"{spent:.2f}",
+                    "score_s": f"{score:.2f}", "cpu_s": f"{measured:.2f}",
+                    "predicted_s": f"{predicted:.2f}", "predicted_prepare_s": f"{told.prepare:.3f}",
+                    "predicted_start_s": f"{told.start:.2f}",
+                    "predicted_score_s": f"{told.score:.2f}",
+                    "predicted_driver_s": f"{told.prepare + told.driver + told.merge:.2f}",
+                    "error": f"{predicted / measured - 1:+.1%}",
+                    "note": f"longest way, CPU s; chunks {[len(w['chunk']) for w in found]}",
+                }  # fmt: skip
+                write_row(out, FIELDS, common("cpu") | row)
+
+
 def large(folder: Path, out: Path, m: int) -> None:
     """Stream a large pool of short items through two workers, and watch the driver's memory."""
     length = 8
@@ -209,7 +349,7 @@ def large(folder: Path, out: Path, m: int) -> None:
     forget(learner)
     place = folder / "ray"
     with watched_memory(0.05) as memory:
-        wall = seconds(lambda: learner.query(pool, 500, engine=Ray(workers=2, folder=place)))
+        wall = seconds(lambda: learner.query(pool, 500, engine=RayEngine(workers=2, folder=place)))
     disk = sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) / 1e6
     row = {
         "part": "large", "model": "random, one layer", "m": m, "L": length, "K": 1, "workers": 2,
@@ -225,8 +365,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--part", nargs="+", choices=["throughput", "driver", "chunks", "plan", "large"],
-        default=["throughput", "driver", "chunks", "plan"],
+        "--part", nargs="+", choices=["throughput", "driver", "chunks", "plan", "terms", "large"],
+        default=["throughput", "driver", "chunks", "plan", "terms"],
     )  # fmt: skip
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--repeats", type=int, default=3, help="of the plan's check")
@@ -241,6 +381,7 @@ def main(arguments: list[str] | None = None) -> None:
             "driver": lambda: driver(folder, args.out),
             "chunks": lambda: chunks(folder, args.out),
             "plan": lambda: check_plan(folder, args.out, args.repeats),
+            "terms": lambda: check_terms(folder, args.out, args.workers),
             "large": lambda: large(folder, args.out, args.m),
         }
         for part in args.part:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from starlearn.callbacks import Progress
     from starlearn.campaign.campaign import Campaign
     from starlearn.data.stream import Pool
-    from starlearn.distributed.cluster import Ray
+    from starlearn.distributed.cluster import RayEngine
     from starlearn.distributed.files import score_pool
     from starlearn.learner import STARLearner
     from starlearn.query.budget import Budget
@@ -28,7 +28,7 @@ __all__ = [
     "LoRA",
     "Pool",
     "Progress",
-    "Ray",
+    "RayEngine",
     "STARLearner",
     "Training",
     "score_pool",
@@ -43,7 +43,7 @@ _HOME = {
     "Progress": "starlearn.callbacks",
     "Budget": "starlearn.query.budget",
     "Campaign": "starlearn.campaign.campaign",
-    "Ray": "starlearn.distributed.cluster",
+    "RayEngine": "starlearn.distributed.cluster",
     "score_pool": "starlearn.distributed.files",
     "ChoiceTask": "starlearn.tasks",
     "GenerationTask": "starlearn.tasks",

@@ -10,13 +10,12 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from starlearn.data.tokens import encode_answers, encode_prompts
+from starlearn.data.tokens import Encoder, encode_answers, encode_prompts
 from starlearn.errors import InputError
 from starlearn.inputs import Parts
 from starlearn.model.adapter import Adapter
 from starlearn.model.backbone import Backbone, quantization_to_json
 from starlearn.model.choices import ChoiceTree, build_tree
-from starlearn.query.acquisition import Encode
 from starlearn.query.progress import ItemBar
 from starlearn.query.score_store import ScoreStore
 from starlearn.query.scoring import Scorer
@@ -131,22 +130,9 @@ class Engine:
             callbacks=parts.callbacks,
         )
 
-    def encode(self, parts: Parts, room: int) -> Encode:
+    def encode(self, parts: Parts, room: int) -> Encoder:
         """Return what turns items of a pool into prompts that leave room for the answer."""
-
-        def encoded(
-            items: Sequence[Item], positions: NDArray[np.intp], room: int = room
-        ) -> Prompts:
-            return encode_prompts(
-                self.backbone.tokenizer,
-                parts.task,
-                items,
-                context=self.backbone.context,
-                room=room,
-                rows=positions.tolist(),
-            )
-
-        return encoded
+        return Encoder(self.backbone.tokenizer, parts.task, self.backbone.context, room)
 
     def scorer(
         self, parts: Parts, adapter: Adapter | None, tree: ChoiceTree | None, seed: int

@@ -30,9 +30,10 @@ from starlearn.inputs import (
 from starlearn.model.adapter import Adapter
 from starlearn.model.backbone import check_quantization
 from starlearn.protocol import EstimatorProtocol
-from starlearn.query.acquisition import Plan, Uncertainty
+from starlearn.query.acquisition import Plan
 from starlearn.query.budget import Budget, budget_for
 from starlearn.query.estimate import Estimate, estimate
+from starlearn.query.pool_scores import Uncertainty
 from starlearn.randomness import derived_seed, drawn_seed
 from starlearn.reporting import ReportMixin
 from starlearn.settings import Acquisition, LoRA, Training
@@ -209,8 +210,7 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
     ) -> tuple[Any, ...]:
         """Choose the items whose labels are worth most.
 
-        Before the first fit the base model's uncertainty alone decides, provided that the
-        task's answers are known.
+        Before the first fit the base model's uncertainty decides, if the task's answers are known.
 
         Parameters
         ----------
@@ -222,7 +222,7 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         budget : Budget, optional
             What labels may cost. Items that cost more than what is left are passed over, and the
             batch is smaller than n when the money ends.
-        engine : None, "ray", Ray or "accelerate", default=None
+        engine : None, "ray", RayEngine or "accelerate", default=None
             Who scores: this process, workers of a Ray cluster, or all processes of this program
             (`accelerate launch`, each calls this method); with the same result.
 
@@ -395,17 +395,12 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         parts, t = self._parts(), self._round
         items, labels = checked_labels(self.X_training, self.y_training, parts.task)
         tree = self._engine().tree(parts, self.classes_.tolist())
+        splits = folds(len(items), n_splits, self._seed("folds", t))
+        seed = self._seed("training", t)
         found = self._engine().unseen_probabilities(
-            parts,
-            items,
-            labels,
-            tree,
-            folds(len(items), n_splits, self._seed("folds", t)),
-            seed=self._seed("training", t),
-            verbose=self.verbose,
+            parts, items, labels, tree, splits, seed=seed, verbose=self.verbose
         )
-        places = {label: column for column, label in enumerate(self.classes_.tolist())}
-        columns = np.array([places[label] for label in labels.tolist()], dtype=np.intp)
+        columns = np.searchsorted(self.classes_, labels)
         self.rounds_[-1]["temperature"] = best_temperature(found, columns)
         return self
 

@@ -39,19 +39,25 @@ LOADED = 1e9
 """Bytes a second at which a worker reads a model from storage. Assumed."""
 STORED = 500e6
 """Bytes a second that storage takes, all workers together. Assumed."""
-START = 17.0
-"""Seconds until a cluster and its workers have imported what they need. Measured on a CPU."""
-DRIVER = 60e-6
-"""Seconds of the driver for an item: prompt, key, its place in a chunk. Measured on a CPU."""
-TOKEN = 1.1e-6
-"""Seconds of the driver for a token of a prompt. Measured on a CPU."""
+START = 9.0
+"""Seconds of CPU until workers have imported what they need and the driver has handed work out.
+Measured on a CPU; where more processes start than there are cores, each waits for its turn."""
+DRIVER, DRIVER_TOKEN = 6e-6, 0.04e-6
+"""Seconds of the driver for an item, and for a token of it: to read and check it, to name its
+chunk, and to leave it there. Measured on a CPU."""
+PROMPT, TOKEN = 55e-6, 0.65e-6
+"""Seconds of a worker to make an item a prompt, and for a token of it. Measured on a CPU."""
 CHUNK = 8e-3
 """Seconds for a chunk besides its items: Ray's task and its files. Measured on a CPU, with the
 worker's part in it: an upper bound for the driver."""
-MERGE = 1.4e-6
+MERGE = 1.0e-6
 """Seconds to rank, mix and choose, for an item. Measured on a CPU."""
-SCORE_BYTES = 64
-"""Bytes of an item's scores in a chunk's file, and in the driver's columns, which lie in files."""
+TEXT_BYTES = 2
+"""Bytes of a token of an item's text in a chunk that waits. Measured: 1.7 to 2.6 a word."""
+SCORE_BYTES = 95
+"""Bytes of an item's scores in the files of its chunk, four choices. Measured."""
+COLUMN_BYTES = 64
+"""Bytes of an item's scores in the driver's columns, which lie in files."""
 WAITING_BYTES = 600
 """Bytes of the driver's memory for a chunk that waits."""
 
@@ -175,15 +181,16 @@ def plan(
         raise InputError(f"A plan needs workers and a rate above 0, got {workers} and {rate}.")
     chunks = math.ceil(job.items / job.chunk)
     passes = job.passes + 1 if trained else 1
-    work = job.items * job.tokens * passes / rate
+    item = PROMPT + job.tokens * (TOKEN + passes / rate)
+    work, prepare = job.items * item, job.items * (DRIVER + job.tokens * DRIVER_TOKEN)
     if not distributed:
-        return CostPlan(0, 0, work, 0, 0, job.items * MERGE, work, 1, price)
+        return CostPlan(prepare, 0, work, 0, 0, job.items * MERGE, work, 1, price)
     in_turn = math.ceil(chunks / workers) * min(job.chunk, job.items)
-    written = job.items * (8 * job.tokens + 2 * SCORE_BYTES)
+    written = job.items * (TEXT_BYTES * job.tokens + SCORE_BYTES)
     return CostPlan(
-        prepare=job.items * (DRIVER + job.tokens * TOKEN),
+        prepare=prepare,
         start=START + job.parameters * 0.55 / LOADED,
-        score=min(in_turn, job.items) * job.tokens * passes / rate,
+        score=min(in_turn, job.items) * item,
         driver=chunks * CHUNK,
         storage=written / STORED,
         merge=job.items * MERGE,
@@ -226,12 +233,14 @@ def assumptions(job: Job, device: Device | None, rate: float, price: float | Non
             f"(data sheet) at 2 x {job.parameters:,.0f} operations a token; not measured on a GPU"
         ),
         f"an item takes {job.passes} passes and one of the base model, {job.tokens:g} tokens each",
-        f"the driver takes {DRIVER * 1e6:.0f} us an item, {TOKEN * 1e6:.2f} us a token and "
+        f"the driver takes {DRIVER * 1e6:.0f} us an item, {DRIVER_TOKEN * 1e6:.2f} us a token and "
         f"{CHUNK * 1e3:.0f} ms a chunk of {job.chunk}; merging {MERGE * 1e6:.1f} us an item: "
+        "measured on a CPU",
+        f"workers make prompts in {PROMPT * 1e6:.0f} us an item and {TOKEN * 1e6:.2f} us a token: "
         "measured on a CPU",
         f"workers start in {START:.0f} s (measured on a CPU) and read 0.55 bytes a weight at "
         f"{LOADED / 1e9:.0f} GB/s; storage takes {STORED / 1e6:.0f} MB/s: ASSUMED",
-        f"the driver holds {SCORE_BYTES * job.items / 1e9:,.1f} GB of columns in temporary files "
+        f"the driver holds {COLUMN_BYTES * job.items / 1e9:,.1f} GB of columns in temporary files "
         f"and {WAITING_BYTES * math.ceil(job.items / job.chunk) / 1e6:,.0f} MB of waiting chunks "
         "in memory",
     ]

@@ -149,12 +149,13 @@ def _fill_one(item: Item, fields: list[str]) -> dict[str, str]:
 
 def _as_text(value: Any, name: str) -> str:
     if isinstance(value, str):
-        for position, character in enumerate(value):
-            if "\ud800" <= character <= "\udfff":
-                raise InputError(
-                    f"field {name!r} is not valid Unicode (lone surrogate at character "
-                    f"{position}); read the file as UTF-8"
-                )
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"field {name!r} is not valid Unicode (lone surrogate at character "
+                f"{error.start}); read the file as UTF-8"
+            ) from None
         return value
     finite_number = isinstance(value, int | float) and math.isfinite(value)
     if finite_number and not isinstance(value, bool):

@@ -8,13 +8,20 @@ from studies import SETTINGS, first_run, tiny_study
 
 from starlearn.errors import InputError
 from starlearn.evaluate import runs
-from starlearn.evaluate.arms import ARMS, arm_named, longest_first, shuffled_base
+from starlearn.evaluate.arms import (
+    ARMS,
+    agreeing_scores,
+    arm_named,
+    by_rank,
+    longest_first,
+    shuffled_base,
+)
 from starlearn.evaluate.judging import gold_losses, judge
 from starlearn.evaluate.lines import append_line, read_lines
 from starlearn.evaluate.runs import Observed, made_part, play, without_times
 from starlearn.evaluate.simulate import content_id, simulate
 from starlearn.evaluate.study_file import Settings
-from starlearn.query.acquisition import Uncertainty
+from starlearn.query.pool_scores import Uncertainty
 from starlearn.settings import Acquisition
 from starlearn.tasks import GenerationTask
 from starlearn.train import trainer
@@ -265,3 +272,26 @@ def test_texts_are_judged_by_their_tokens(make_learner, labelled):
     np.testing.assert_allclose(written / 2, found.loss[found.correct], rtol=1e-4, atol=1e-6)
     wrong = gold_losses(learner, items, ["moon" for _ in items])
     assert (wrong > found.loss).all()
+
+
+def test_a_draw_by_rank_gives_each_item_a_chance_of_one_over_its_rank():
+    values, rng = np.array([0.3, 0.9, 0.1, 0.5]), np.random.default_rng(0)
+    first = np.bincount([by_rank(values, 1, rng)[0] for _ in range(20000)], minlength=4)
+    chances = 1 / np.array([3, 1, 4, 2])
+    assert first / 20000 == pytest.approx(chances / chances.sum(), abs=0.02)
+    assert sorted(by_rank(values, 4, rng).tolist()) == [0, 1, 2, 3], "no item twice"
+
+
+@pytest.mark.parametrize(("base", "weight"), [([1, 2, 3], 0.9), ([3, 2, 1], 0.0), ([5, 5, 5], 0)])
+def test_a_base_that_does_not_agree_has_no_weight(base, weight):
+    class Learner:
+        acquisition, rounds_ = Acquisition(), [{}]
+
+        def uncertainty(self, items):
+            full = np.array([0.1, 0.2, 0.4])
+            rest = dict.fromkeys(Uncertainty.__dataclass_fields__, full)
+            return Uncertainty(**{**rest, "base": np.array(base, float), "full": full})
+
+    values, facts = agreeing_scores(Learner(), ["a", "b", "c"])
+    assert facts["lambda"] == pytest.approx(weight)
+    assert np.argsort(values).tolist() == [0, 1, 2]

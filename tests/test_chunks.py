@@ -16,13 +16,13 @@ from test_scoring import TASKS, assert_same, forget
 
 from starlearn.data.stream import Pool
 from starlearn.distributed import engine
-from starlearn.distributed.cluster import Ray
+from starlearn.distributed.cluster import RayEngine
 from starlearn.distributed.files import SCORES, score_pool
 from starlearn.distributed.worker import ATTEMPTS
 from starlearn.errors import InputError, MissingDependencyError, OutOfMemoryError, WorkerError
 from starlearn.learner import STARLearner
 from starlearn.model.memory import TokenBudget
-from starlearn.query.chunks import chunk_file, chunk_key, read_chunk, write_chunk
+from starlearn.query.chunks import chunk_file, chunk_key, items_key, read_chunk, write_chunk
 from starlearn.query.scoring import Scorer
 from starlearn.query.selection import RunningTop, top_n
 from starlearn.settings import Acquisition
@@ -82,7 +82,7 @@ def test_a_batch_from_chunks_is_that_of_one_process(
 ) -> None:
     fitted.set_params(acquisition=Acquisition(**{"n_passes": 2, "chunk_size": 5, **options}))
     expected = fitted.query(pool, 4, return_metrics=True)
-    found = fitted.query(pool, 4, return_metrics=True, engine=Ray(folder=tmp_path))
+    found = fitted.query(pool, 4, return_metrics=True, engine=RayEngine(folder=tmp_path))
     assert [list(a) for a in found[:2]] == [list(a) for a in expected[:2]]
     assert np.array_equal(found[2], expected[2], equal_nan=True)
     assert done or options.get("strategy") == "random"
@@ -103,7 +103,7 @@ def test_before_the_first_training_too(
 def test_finished_chunks_are_read_and_nothing_else(
     fitted: STARLearner, pool: list[str], done: list[str], tmp_path: Path
 ) -> None:
-    ray = Ray(folder=tmp_path)
+    ray = RayEngine(folder=tmp_path)
     expected = fitted.query(pool, 4, return_metrics=True, engine=ray)
     assert len(done) == len(chunks_in(tmp_path)) == 5
     done.clear()
@@ -116,7 +116,7 @@ def test_finished_chunks_are_read_and_nothing_else(
 def test_whatever_decides_a_score_makes_another_chunk(
     fitted: STARLearner, pool: list[str], done: list[str], labelled: Any, tmp_path: Path
 ) -> None:
-    ray = Ray(folder=tmp_path)
+    ray = RayEngine(folder=tmp_path)
     fitted.query(pool[:5], 1, engine=ray)
     changes: list[dict[str, Any]] = [
         {"acquisition__n_passes": 3},
@@ -150,7 +150,7 @@ def test_base_rows_of_a_chunk_serve_in_every_round(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ray = Ray(folder=tmp_path)
+    ray = RayEngine(folder=tmp_path)
     fitted.query(pool, 2, engine=ray)
     base = base_in(tmp_path)
     assert len(base) == 5
@@ -173,7 +173,7 @@ def flip(file: Path, where: int) -> None:
 def test_a_damaged_chunk_is_scored_again(
     fitted: STARLearner, pool: list[str], done: list[str], damage: str, tmp_path: Path
 ) -> None:
-    ray = Ray(folder=tmp_path)
+    ray = RayEngine(folder=tmp_path)
     expected = fitted.query(pool, 4, return_metrics=True, engine=ray)
     one, other = sorted(chunks_in(tmp_path))[:2]
     if damage == "flipped":
@@ -230,20 +230,27 @@ def test_an_item_that_does_not_fit_is_named_by_its_row(
             raise OutOfMemoryError(2, 9, 2)
         original(self, *arguments, **options)
 
+    original_finished, waiting = engine.finished, []
+
+    def finished(
+        ray: Any, settings: RayEngine, work: Any, keys: list[str]
+    ) -> Iterator[dict[str, Any]]:
+        waiting.extend(keys)
+        return original_finished(ray, settings, work, keys)
+
     expected = fitted.query(pool, 4, return_metrics=True)
     with monkeypatch.context() as patch:
+        patch.setattr(engine, "finished", finished)
         patch.setattr(TokenBudget, "run", run)
         with pytest.raises(OutOfMemoryError) as raised:
-            fitted.query(pool, 4, engine=Ray(folder=tmp_path))
-    plan = fitted._plan(fitted._parts(), pool)
+            fitted.query(pool, 4, engine=RayEngine(folder=tmp_path))
     cuts = [np.arange(start, min(start + 5, len(pool))) for start in range(0, len(pool), 5)]
-    keys = [chunk_key(plan.scorer.identity(2), plan.prompts(rows)) for rows in cuts]
-    at = keys.index(done[-1])
+    at = waiting.index(done[-1])
     assert at > 0, "the first chunk's rows are counted from 0 anyway"
     assert raised.value.index == cuts[at][2]
     kept = chunks_in(tmp_path)
     assert kept
-    same(fitted.query(pool, 4, return_metrics=True, engine=Ray(folder=tmp_path)), expected)
+    same(fitted.query(pool, 4, return_metrics=True, engine=RayEngine(folder=tmp_path)), expected)
     assert kept.items() <= chunks_in(tmp_path).items()
 
 
@@ -252,7 +259,9 @@ def test_a_chunk_that_takes_workers_down_is_given_up_and_named(
 ) -> None:
     original = engine.finished
 
-    def finished(ray: Any, settings: Ray, work: Any, keys: list[str]) -> Iterator[dict[str, Any]]:
+    def finished(
+        ray: Any, settings: RayEngine, work: Any, keys: list[str]
+    ) -> Iterator[dict[str, Any]]:
         (Path(work.todo) / f"{keys[1]}.begun").write_text("77\n" * ATTEMPTS)
         return original(ray, settings, work, keys)
 
@@ -266,7 +275,9 @@ def test_workers_that_would_compute_other_numbers_are_refused(
 ) -> None:
     original = engine.finished
 
-    def finished(ray: Any, settings: Ray, work: Any, keys: list[str]) -> Iterator[dict[str, Any]]:
+    def finished(
+        ray: Any, settings: RayEngine, work: Any, keys: list[str]
+    ) -> Iterator[dict[str, Any]]:
         with monkeypatch.context() as patch:
             patch.setattr("starlearn.model.backbone.version", lambda name: "another")
             yield from original(ray, settings, work, keys)
@@ -274,6 +285,75 @@ def test_workers_that_would_compute_other_numbers_are_refused(
     monkeypatch.setattr(engine, "finished", finished)
     with pytest.raises(WorkerError, match="numbers would not be those"):
         fitted.query(pool, 4, engine="ray")
+
+
+def test_an_item_that_is_too_long_is_named_by_its_row_and_finished_chunks_are_kept(
+    fitted: STARLearner, pool: list[str], done: list[str], tmp_path: Path
+) -> None:
+    long = [*pool[:12], "sky " * 80, *pool[12:]]
+    with pytest.raises(InputError, match=r"row 12: .*Finished chunks are kept") as raised:
+        fitted.query(long, 4, engine=RayEngine(folder=tmp_path))
+    assert "tokens" in str(raised.value)
+    kept = chunks_in(tmp_path)
+    assert len(kept) == len(done) - 1
+    fitted.query([*pool[:12], pool[0], *pool[12:]], 4, engine=RayEngine(folder=tmp_path))
+    assert kept.items() <= chunks_in(tmp_path).items()
+
+
+def test_chunks_of_gpu_workers_are_named_by_what_computes_there(
+    fitted: STARLearner, pool: list[str], done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def there(*what: Any) -> str:
+        asked.append(what)
+        return "a GPU, bfloat16"
+
+    monkeypatch.setattr(engine, "numerics_there", there)
+    monkeypatch.setattr("starlearn.model.backbone.Backbone.numerics", "a GPU, bfloat16")
+    fitted.query(pool, 4, engine=RayEngine(gpus=1))
+    assert len(asked) == 1
+    monkeypatch.setattr("starlearn.model.backbone.Backbone.numerics", "another GPU")
+    with pytest.raises(WorkerError, match="it has another GPU"):
+        fitted.query(pool, 4, engine=RayEngine(gpus=1))
+    asked.clear()
+    fitted.query(pool, 4, engine=RayEngine())
+    assert not asked
+
+
+def test_this_process_makes_no_prompts_of_a_pool(
+    fitted: STARLearner, pool: list[str], done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = fitted.query(pool, 4, return_metrics=True)
+    monkeypatch.setattr("starlearn.query.acquisition.Plan.prompts", None)
+    same(fitted.query(pool, 4, return_metrics=True, engine="ray"), expected)
+    assert done
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("ab"), st.text(max_size=3)), max_size=4))
+def test_keys_of_items_tell_fields_texts_and_orders_apart(items: list[dict[str, str]]) -> None:
+    def key(found: list[dict[str, str]], space: str = "s") -> str:
+        return items_key(space, found)
+
+    assert key(items) == key([dict(item) for item in items])
+    assert key(items) != key(items, "another")
+    for at, item in enumerate(items):
+        assert key([*items[:at], *items[at + 1 :]]) != key(items)
+        for name, text in item.items():
+            for other in ({name: text + "x"}, {name + "c": text}):
+                changed = {**{n: t for n, t in item.items() if n != name}, **other}
+                assert key([*items[:at], changed, *items[at + 1 :]]) != key(items)
+
+
+def test_texts_of_a_piece_count_for_its_digest(tmp_path: Path) -> None:
+    write_chunk(tmp_path / "a", "key", {"text": pa.array(["ab", "c"])})
+    whole = (tmp_path / "a").read_bytes()
+    assert read_chunk(tmp_path / "a", "key", 2) is not None
+    write_chunk(tmp_path / "b", "key", {"text": pa.array(["a", "bc"])})
+    facts = [pq.ParquetFile(tmp_path / name).schema_arrow.metadata for name in "ab"]
+    assert facts[0] != facts[1]
+    write_chunk(tmp_path / "a", "key", {"text": pa.array(["ab", "c"])})
+    assert (tmp_path / "a").read_bytes() == whole
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -289,7 +369,7 @@ def test_a_corrupt_file_of_a_pool_is_named(kind: str, tmp_path: Path) -> None:
         Pool(files, cache_dir=tmp_path / "cache")
 
 
-@pytest.mark.parametrize("engine_given", ["spark", 3, Ray])
+@pytest.mark.parametrize("engine_given", ["spark", 3, RayEngine])
 def test_unknown_engines_are_refused(fitted: STARLearner, engine_given: Any) -> None:
     with pytest.raises(InputError, match="engine="):
         fitted.query(["the sky"], 1, engine=engine_given)
@@ -298,7 +378,7 @@ def test_unknown_engines_are_refused(fitted: STARLearner, engine_given: Any) -> 
 @pytest.mark.parametrize("wrong", [{"workers": 0}, {"workers": 1.5}, {"gpus": -1}, {"cpus": "2"}])
 def test_settings_of_a_cluster_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="must be"):
-        Ray(**wrong)
+        RayEngine(**wrong)
 
 
 def test_without_ray_the_error_says_what_to_install(

@@ -21,8 +21,10 @@ from typer.testing import CliRunner
 
 from starlearn import cli
 from starlearn.campaign.campaign import Campaign
-from starlearn.distributed.cluster import Ray
-from starlearn.distributed.worker import ATTEMPTS
+from starlearn.distributed import cluster as cluster_module
+from starlearn.distributed import engine
+from starlearn.distributed.cluster import RayEngine
+from starlearn.distributed.worker import ATTEMPTS, ScoringWorker
 from starlearn.errors import WorkerError
 from starlearn.learner import STARLearner
 from starlearn.settings import Acquisition
@@ -33,7 +35,7 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.enable_socket,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -47,7 +49,7 @@ def cluster() -> Iterator[Any]:
     pytest.importorskip("ray", reason="ray is not installed")
     from starlearn.distributed.cluster import running
 
-    with running(Ray(workers=2)) as ray:
+    with running(RayEngine(workers=2)) as ray:
         yield ray
 
 
@@ -69,7 +71,7 @@ def test_scores_and_batch_are_those_of_one_process(
     cluster: Any, make_learner: Factory, labelled: Any, pool: list[str], task: str, tmp_path: Path
 ) -> None:
     learner = trained(make_learner, labelled, task)
-    ray = Ray(workers=2, folder=tmp_path)
+    ray = RayEngine(workers=2, folder=tmp_path)
     assert_same(learner.uncertainty(pool, engine=ray), learner.uncertainty(pool))
     expected = learner.query(pool, 6, return_metrics=True)
     same_batch(learner.query(pool, 6, return_metrics=True, engine=ray), expected)
@@ -80,7 +82,7 @@ def test_a_diverse_batch_is_that_of_one_process(
 ) -> None:
     options = {"diversity": "kmeans++", "candidates": 3, "screen": 8}
     learner = trained(make_learner, labelled, **options)
-    ray = Ray(workers=1, folder=tmp_path)
+    ray = RayEngine(workers=1, folder=tmp_path)
     expected = learner.query(pool, 4, return_metrics=True)
     same_batch(learner.query(pool, 4, return_metrics=True, engine=ray), expected)
 
@@ -131,7 +133,9 @@ def test_a_worker_that_is_killed_is_replaced(
     cluster: Any, slow: STARLearner, tmp_path: Path
 ) -> None:
     with killing(tmp_path, most=1) as killed:
-        found = slow.query(LONG, 9, return_metrics=True, engine=Ray(workers=2, folder=tmp_path))
+        found = slow.query(
+            LONG, 9, return_metrics=True, engine=RayEngine(workers=2, folder=tmp_path)
+        )
     assert len(killed) == 1
     same_batch(found, slow.query(LONG, 9, return_metrics=True))
 
@@ -139,7 +143,7 @@ def test_a_worker_that_is_killed_is_replaced(
 def test_a_chunk_that_kills_its_workers_is_named_and_the_others_are_kept(
     cluster: Any, slow: STARLearner, tmp_path: Path
 ) -> None:
-    ray = Ray(workers=1, folder=tmp_path)
+    ray = RayEngine(workers=1, folder=tmp_path)
     pool = LONG[:400]
     with (
         killing(tmp_path, most=ATTEMPTS, after=1) as killed,
@@ -168,14 +172,14 @@ def killed_with_chunks(driver: "subprocess.Popen[bytes]", folder: Path) -> dict[
 
 DRIVER = """
 import json, sys, warnings
-from starlearn.distributed.cluster import Ray
+from starlearn.distributed.cluster import RayEngine
 from starlearn.learner import STARLearner
 
 if __name__ == "__main__":
     learner = STARLearner.load(sys.argv[1])
     learner.set_params(verbose=False)
     pool = json.loads(open(sys.argv[3]).read())
-    learner.query(pool, 9, engine=Ray(workers=1, folder=sys.argv[2]))
+    learner.query(pool, 9, engine=RayEngine(workers=1, folder=sys.argv[2]))
 """
 
 
@@ -188,7 +192,7 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(
     folder = tmp_path / "kept"
     files = [str(tmp_path / name) for name in ("driver.py", "learner", "kept", "pool.json")]
     kept = killed_with_chunks(subprocess.Popen([sys.executable, *files]), folder)
-    found = slow.query(LONG, 9, return_metrics=True, engine=Ray(workers=1, folder=folder))
+    found = slow.query(LONG, 9, return_metrics=True, engine=RayEngine(workers=1, folder=folder))
     same_batch(found, slow.query(LONG, 9, return_metrics=True))
     assert kept.items() <= finished_in(folder).items()
 
@@ -225,13 +229,56 @@ def test_a_campaign_whose_driver_is_killed_goes_on_where_it_was(
         assert campaign.batch() == expected
 
 
+def test_workers_take_gpus_where_the_driver_has_none(
+    make_learner: Factory,
+    labelled: Any,
+    pool: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+    ray.shutdown()  # the file's own; only the last test comes after it
+
+    class Seen(ScoringWorker):  # here, so that it is pickled by value: workers have no tests
+        """A worker that writes down which GPUs are its own."""
+
+        def __init__(self, work: Any) -> None:
+            super().__init__(work)
+            own = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
+            (self.folder.parent / f"{os.getpid()}.gpus").write_text(own)
+
+    learner = trained(make_learner, labelled)
+    expected = learner.query(pool, 5, return_metrics=True)
+    with pytest.raises(WorkerError, match="has 1 CPUs and 0 GPUs in all"):
+        learner.query(pool, 5, engine=RayEngine(workers=1, gpus=1))
+    options = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "log_to_driver": False}
+    ray.init(num_cpus=2, num_gpus=2, object_store_memory=10**8, **options)  # declared, not there
+    try:
+        monkeypatch.setattr(cluster_module, "ScoringWorker", Seen)
+        settings = RayEngine(workers=2, gpus=1, folder=tmp_path)
+        asked: list[str] = []
+        original = cluster_module.numerics_there
+        monkeypatch.setattr(
+            engine, "numerics_there", lambda *a: asked.append(original(*a)) or asked[-1]
+        )
+        found = learner.query(pool, 5, return_metrics=True, engine=settings)
+        same_batch(found, expected)
+        # What computes is what torch sees there, and it sees no GPU: RayEngine only counts them.
+        assert asked == [learner._engine().backbone.numerics]
+        assert {file.read_text() for file in tmp_path.glob("*.gpus")} == {"0", "1"}
+        with pytest.warns(UserWarning, match="gpus=3.* waits until it has more"):
+            cluster_module._look_for_room(ray, RayEngine(gpus=3))
+    finally:
+        ray.shutdown()
+
+
 def test_an_own_cluster_listens_on_this_machine_alone_and_ends(
     make_learner: Factory, labelled: Any, pool: list[str]
 ) -> None:
     ray = pytest.importorskip("ray", reason="ray is not installed")
     ray.shutdown()  # the file's own; this is its last test
     learner = trained(make_learner, labelled)
-    found = learner.query(pool[:5], 2, return_metrics=True, engine=Ray(workers=1))
+    found = learner.query(pool[:5], 2, return_metrics=True, engine=RayEngine(workers=1))
     same_batch(found, learner.query(pool[:5], 2, return_metrics=True))
     assert not ray.is_initialized()
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"

@@ -14,7 +14,7 @@ FILES = sorted((ROOT / "starlearn").rglob("*.py"))
 # named itself is in that layer, not in its package's.
 LAYERS = [
     ["starlearn.errors", "starlearn.undo", "starlearn.callbacks"],
-    ["starlearn.planning", "starlearn.calibration"],
+    ["starlearn.planning", "starlearn.fitting", "starlearn.calibration"],
     ["starlearn.settings", "starlearn.randomness", "starlearn.embedded"],
     ["starlearn.tasks"],
     ["starlearn.data"],
@@ -27,7 +27,7 @@ LAYERS = [
     ["starlearn.distributed", "starlearn.typed"],
     ["starlearn.protocol"],
     ["starlearn.learner"],
-    ["starlearn.modal"],
+    ["starlearn.modal", "starlearn.activeml"],
     ["starlearn.campaign"],
     ["starlearn.evaluate"],
     ["starlearn.machine"],
@@ -56,6 +56,7 @@ DOORS = {
     "peft": ["starlearn.model", "starlearn.train"],
     "bitsandbytes": ["starlearn.model", "starlearn.train"],
     "modAL": ["starlearn.modal"],
+    "skactiveml": ["starlearn.activeml"],
     "sqlite3": ["starlearn.campaign.store", "starlearn.query.score_store"],
     "huggingface_hub": ["starlearn.export"],
     "ray": ["starlearn.distributed.cluster"],

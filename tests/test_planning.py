@@ -45,9 +45,41 @@ def test_a_plan_for_one_process_is_what_a_measured_rate_says(job: Job, rate: flo
     per_second = rate / (job.tokens * (job.passes + 1))
     assert math.isclose(measured_rate(per_second, job.tokens, job.passes), rate)
     found = plan(job, rate, distributed=False)
-    assert math.isclose(found.score, job.items / per_second)
+    prompts = job.items * (planning.PROMPT + job.tokens * planning.TOKEN)
+    assert math.isclose(found.score, job.items / per_second + prompts)
     untrained = plan(job, rate, distributed=False, trained=False)
-    assert math.isclose(untrained.score * (job.passes + 1), found.score)
+    assert math.isclose((untrained.score - prompts) * (job.passes + 1), found.score - prompts,
+                        rel_tol=1e-6, abs_tol=1e-6 * found.score)  # fmt: skip
+
+
+@given(jobs, st.floats(1, 1e7), st.integers(1, 1000))
+def test_terms_add_up_and_each_is_what_its_figures_say(job: Job, rate: float, workers: int) -> None:
+    found = plan(job, rate, workers)
+    chunks = -(-job.items // job.chunk)
+    assert found.driver == pytest.approx(chunks * planning.CHUNK)
+    assert found.merge == pytest.approx(job.items * planning.MERGE)
+    assert found.prepare == pytest.approx(
+        job.items * (planning.DRIVER + job.tokens * planning.DRIVER_TOKEN)
+    )
+    during = max(found.score, found.driver, found.storage)
+    assert found.seconds == found.prepare + found.start + during + found.merge
+    # The worker with most chunks: no fewer than an even share, and at most a chunk more.
+    each = found.work / job.items
+    assert found.work / workers <= found.score * (1 + 1e-9)
+    assert found.score <= (found.work / workers + job.chunk * each) * (1 + 1e-9)
+
+
+@given(jobs, st.floats(1, 1e7), st.integers(1, 100), st.integers(2, 9))
+def test_terms_of_the_driver_and_of_storage_grow_with_the_pool_and_not_with_workers(
+    job: Job, rate: float, workers: int, times: int
+) -> None:
+    more = Job(**{**vars(job), "items": job.items * times})
+    one, larger = plan(job, rate, workers), plan(more, rate, workers)
+    for name in ("prepare", "storage", "merge"):
+        assert getattr(larger, name) == pytest.approx(times * getattr(one, name))
+        assert getattr(plan(job, rate, workers + 1), name) == getattr(one, name)
+    assert larger.start == one.start
+    assert larger.driver <= times * one.driver * (1 + 1e-9)
 
 
 def test_money_is_that_of_all_workers_for_the_whole_time() -> None:

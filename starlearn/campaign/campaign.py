@@ -142,7 +142,7 @@ class Campaign(Ground):
             n; where fewer items are left, the batch is smaller, with a warning.
         strict : bool
             Raise instead.
-        engine : None, "ray" or Ray
+        engine : None, "ray" or RayEngine
             Who scores, as in :meth:`starlearn.STARLearner.query`.
 
         Returns

@@ -201,9 +201,9 @@ def query(
     with opened(folder, model) as campaign:
         given: Any = None
         if engine is not None:
-            from starlearn.distributed.cluster import Ray
+            from starlearn.distributed.cluster import RayEngine
 
-            given = Ray(workers=workers, gpus=gpus, address=address)
+            given = RayEngine(workers=workers, gpus=gpus, address=address)
         elif address is not None or gpus:
             raise InputError("--address and --gpus are for another engine: add --engine ray")
         batch = campaign.query(n_instances, strict=strict, engine=given)

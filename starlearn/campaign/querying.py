@@ -12,7 +12,7 @@ from starlearn.campaign import rounds
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.ground import Ground
 from starlearn.campaign.rounds import Round
-from starlearn.distributed.cluster import Ray, engine_of
+from starlearn.distributed.cluster import RayEngine, engine_of
 from starlearn.errors import InputError
 
 
@@ -50,7 +50,7 @@ def query(campaign: Ground, n_instances: int, strict: bool, engine: Any = None) 
 def engine_again(last: Round) -> Any:
     """Return the engine that an interrupted scoring began with: what it has finished is there."""
     settings = last.record.get("engine")
-    return None if settings is None else Ray(**settings)
+    return None if settings is None else RayEngine(**settings)
 
 
 def waiting_message(campaign: Ground, last: Round) -> str:
@@ -102,7 +102,7 @@ def _as_asked(campaign: Ground, last: Round, n_instances: int, engine: Any) -> R
     """Bring an interrupted round to what is asked for now; its scores stay good if they can."""
     left = campaign.n_items - len(campaign.done(before=last.seen))
     record = {name: value for name, value in last.record.items() if name != "engine"}
-    if isinstance(engine, Ray):
+    if isinstance(engine, RayEngine):
         folder = None if engine.folder is None else str(Path(engine.folder).absolute())
         record["engine"] = {**asdict(engine), "folder": folder}
     with campaign.store.transaction():

@@ -14,7 +14,7 @@ from starlearn.campaign.rounds import Issued, Round
 from starlearn.campaign.snapshot import write_table
 from starlearn.errors import InputError
 from starlearn.learner import STARLearner
-from starlearn.query.acquisition import Uncertainty
+from starlearn.query.pool_scores import Uncertainty
 from starlearn.settings import Acquisition
 
 COLUMNS = (
@@ -45,7 +45,7 @@ def choose(
         Columns id and content, m rows.
     found : Round
         In state scoring.
-    engine : None, "ray" or Ray
+    engine : None, "ray" or RayEngine
         Who scores.
     """
     acquisition = learner.acquisition or Acquisition()

@@ -89,6 +89,37 @@ def encode_prompts(
     return prompts
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """What turns items of a pool into prompts that leave room for the answer."""
+
+    tokenizer: Any
+    task: Task
+    context: int
+    """Longest sequence in tokens that the model was made for."""
+    room: int
+    """Tokens of the answer."""
+
+    def __call__(
+        self, items: Sequence[Item], rows: NDArray[np.intp], room: int | None = None
+    ) -> list[list[int]]:
+        """Return the prompts of items; `rows` say what to call them, `room` is for another answer.
+
+        Raises
+        ------
+        InputError
+            As :func:`encode_prompts`.
+        """
+        return encode_prompts(
+            self.tokenizer,
+            self.task,
+            items,
+            context=self.context,
+            room=self.room if room is None else room,
+            rows=rows.tolist(),
+        )
+
+
 def encode_answers(tokenizer: Any, task: Task, answers: Sequence[str]) -> list[list[int]]:
     """Turn answers into the tokens that follow the prompt, without the end of sequence.
 

@@ -1,1 +1,1 @@
-"""Scoring beyond one process, on engines that exist: Ray Data, and accelerate's processes."""
+"""Scoring beyond one process, on engines that exist: RayEngine Data, and accelerate's processes."""

@@ -4,25 +4,27 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from starlearn.distributed.worker import ScoringWorker, Work
+from starlearn.distributed.worker import ScoringWorker, Work, numerics_of
 from starlearn.errors import InputError, MissingDependencyError, WorkerError
 
 
 @dataclass(frozen=True)
-class Ray:
-    """How a pool is scored by Ray; ``engine="ray"`` stands for ``engine=Ray()``.
+class RayEngine:
+    """How a pool is scored by Ray; ``engine="ray"`` stands for ``engine=RayEngine()``.
 
     Parameters
     ----------
     workers : int, default=2
         Processes that load the model, each for itself.
     cpus, gpus : float, default=1 and 0
-        What each takes of a machine.
+        What each takes of a machine. Without a GPU of its own a worker sees none. The process that
+        asks needs none in either case.
     address : str, optional
         Of a cluster that runs, or "auto". Without it, one is started on this machine, on the
         loopback interface and without dashboard and usage statistics, and ended afterwards.
@@ -50,12 +52,14 @@ class Ray:
         for name, least in {"workers": 1, "cpus": 0, "gpus": 0, "object_store_mb": 80}.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
-                raise InputError(f"Ray({name}=...) must be at least {least}, got {value!r}.")
+                raise InputError(f"RayEngine({name}=...) must be at least {least}, got {value!r}.")
         if self.workers != int(self.workers):
-            raise InputError(f"Ray(workers=...) must be a whole number, got {self.workers!r}.")
+            raise InputError(
+                f"RayEngine(workers=...) must be a whole number, got {self.workers!r}."
+            )
 
 
-def engine_of(engine: Any) -> Ray:
+def engine_of(engine: Any) -> RayEngine:
     """Return the settings of an engine.
 
     Raises
@@ -66,11 +70,11 @@ def engine_of(engine: Any) -> Ray:
         When Ray is not installed.
     """
     if engine == "ray":
-        engine = Ray()
-    if not isinstance(engine, Ray):
+        engine = RayEngine()
+    if not isinstance(engine, RayEngine):
         raise InputError(
-            f"engine={engine!r:.60} is not known. Use 'ray', Ray(workers=4), 'accelerate', or "
-            "None to score in this process."
+            f"engine={engine!r:.60} is not known. Use 'ray', RayEngine(workers=4), 'accelerate', "
+            "or None to score in this process."
         )
     _ray()
     return engine
@@ -89,10 +93,11 @@ def _ray() -> Any:
 
 
 @contextmanager
-def running(settings: Ray) -> Iterator[Any]:
+def running(settings: RayEngine) -> Iterator[Any]:
     """Give the `ray` module, connected; a cluster that was started for it ends with it."""
     ray = _ray()
     if ray.is_initialized():
+        _look_for_room(ray, settings)
         yield ray
         return
     quiet = {"logging_level": "error", "log_to_driver": False}
@@ -105,6 +110,7 @@ def running(settings: Ray) -> Iterator[Any]:
                 "--head), or leave the address out."
             ) from error
         try:
+            _look_for_room(ray, settings)
             yield ray
         finally:
             ray.shutdown()
@@ -120,13 +126,42 @@ def running(settings: Ray) -> Iterator[Any]:
             _temp_dir=scratch,
             **quiet,
         )
+        if lack := _lack(ray, settings):
+            raise WorkerError(f"{lack} Ask for less, or give the address of another cluster.")
         yield ray
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def finished(ray: Any, settings: Ray, work: Work, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _lack(ray: Any, settings: RayEngine) -> str:
+    """Say what a cluster cannot give a worker, which then waits for ever; nothing if it can."""
+    there = ray.cluster_resources()
+    asked = {"CPU": settings.cpus, "GPU": settings.gpus}
+    if all(there.get(name, 0) >= number for name, number in asked.items()):
+        return ""
+    words = " and ".join(f"{there.get(name, 0):g} {name}s" for name in asked)
+    return (
+        f"RayEngine(cpus={settings.cpus:g}, gpus={settings.gpus:g}) is what each worker takes, and "
+        f"the cluster has {words} in all."
+    )
+
+
+def _look_for_room(ray: Any, settings: RayEngine) -> None:
+    if lack := _lack(ray, settings):
+        warnings.warn(f"{lack} The query waits until it has more.", UserWarning, stacklevel=4)
+
+
+def numerics_there(settings: RayEngine, source: str, quantization: Any) -> str:
+    """Ask a worker what it computes with."""
+    with running(settings) as ray:
+        remote = ray.remote(num_cpus=settings.cpus, num_gpus=settings.gpus)(numerics_of)
+        return str(ray.get(remote.remote(source, quantization)))
+
+
+def finished(
+    ray: Any, settings: RayEngine, work: Work, keys: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     """Let workers score chunks; yield each as it is finished, in any order.
 
     Ray Data keeps the workers busy and starts those anew that die; what they were at is given to
@@ -145,7 +180,7 @@ def finished(ray: Any, settings: Ray, work: Work, keys: Sequence[str]) -> Iterat
     names = ray.data.from_arrow(pa.table({"key": list(keys)}), override_num_blocks=len(keys))
     scored = names.map_batches(
         ScoringWorker,
-        batch_size=None,
+        batch_size=1,  # Ray wants a number where workers have GPUs
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(int(settings.workers), len(keys))),
         num_cpus=settings.cpus,

@@ -12,17 +12,20 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from starlearn import saving
-from starlearn.distributed.cluster import Ray, engine_of, finished, running
+from starlearn.data.stream import rows_of
+from starlearn.distributed.cluster import RayEngine, engine_of, finished, numerics_there, running
 from starlearn.distributed.processes import ProcessWorkers
-from starlearn.distributed.worker import EMBEDDING, Work, scores_of
-from starlearn.errors import OutOfMemoryError, WorkerError
-from starlearn.query.acquisition import Plan, PoolScores, Workers
-from starlearn.query.chunks import chunk_file, chunk_key, read_chunk, write_chunk
+from starlearn.distributed.worker import EMBEDDING, POSITION, PROMPT, TIE, Work, scores_of
+from starlearn.errors import InputError, OutOfMemoryError, WorkerError
+from starlearn.query.acquisition import Plan, Workers
+from starlearn.query.chunks import chunk_file, chunk_key, items_key, read_chunk, write_chunk
+from starlearn.query.pool_scores import PoolScores
 from starlearn.query.progress import ItemBar
-from starlearn.query.selection import item_keys
+from starlearn.query.scoring import Scorer
 
 SPACES = 8
 """Adapters whose chunks stay in a folder; the base model's stay for ever."""
@@ -47,7 +50,10 @@ class Piece:
     """Its place among the chunks of this query."""
     positions: NDArray[np.intp]
     """Rows of the pool, [c]."""
-    prompts: list[list[int]]
+    columns: dict[str, Any]
+    """What a worker makes prompts of, or the prompts."""
+    key: str
+    """What identifies it."""
 
 
 Take = Callable[[int, pa.Table], None]
@@ -60,12 +66,14 @@ class RayWorkers:
 
     Parameters
     ----------
-    settings : Ray
+    settings : RayEngine
     learner : STARLearner
     """
 
-    settings: Ray
+    settings: RayEngine
     learner: Any = field(repr=False)
+    _asked: list[str] = field(default_factory=list, repr=False)
+    """What workers have said that they compute with."""
 
     def score(
         self, plan: Plan, scores: PoolScores, n_passes: int, places: NDArray[np.intp]
@@ -87,15 +95,18 @@ class RayWorkers:
         def pieces() -> Iterator[Piece]:
             for number in range(-(-len(places) // size)):
                 positions = scores.positions[part(number)]
-                prompts = plan.prompts(positions)
-                plan.scorer.check(prompts, positions, n_passes)
-                scores.keys[part(number)] = item_keys(prompts, plan.seed)
-                yield Piece(number, positions, prompts)
+                items = work.task.fill(rows_of(plan.rows, positions), positions.tolist())
+                columns = {name: pa.array([item[name] for item in items]) for name in items[0]}
+                yield Piece(number, positions, columns, items_key(space, items))
 
         def take(number: int, table: pa.Table) -> None:
             scores.put(part(number), scores_of(table))
+            scores.keys[part(number)] = table[TIE].to_numpy()
 
-        work = self._work(plan, n_passes, plan.scorer.identity(n_passes))
+        work = self._work(plan, n_passes, self._scorer(plan).identity(n_passes))
+        task = work.task
+        template = (task.prompt, task.joint, task.chat, task.system, work.room)
+        space = repr((work.space, work.tie_seed, *template))
         with ItemBar("query on ray", len(places), plan.verbose, plan.callbacks) as bar:
             self._through(plan, work, pieces(), take, bar)
 
@@ -103,20 +114,30 @@ class RayWorkers:
         self, plan: Plan, prompts: list[list[int]], rows: NDArray[np.intp]
     ) -> NDArray[np.float64]:
         """Return the base model's mean hidden state of each prompt, [c, D]; `rows` name them."""
-        size = plan.acquisition.chunk_size
+        size, space = plan.acquisition.chunk_size, self._scorer(plan).embedding_space
         found: dict[int, NDArray[np.float64]] = {}
 
         def take(number: int, table: pa.Table) -> None:
             found[number] = np.stack(table[EMBEDDING].to_numpy(zero_copy_only=False))
 
         pieces = (
-            Piece(number, rows[start : start + size], prompts[start : start + size])
+            _of_prompts(number, rows[start : start + size], prompts[start : start + size], space)
             for number, start in enumerate(range(0, len(prompts), size))
         )
-        work = replace(self._work(plan, 0, plan.scorer.embedding_space), learner=None)
+        work = replace(self._work(plan, 0, space), learner=None)
         with ItemBar("embedding on ray", len(prompts), plan.verbose, plan.callbacks) as bar:
             self._through(plan, work, pieces, take, bar)
         return np.concatenate([found[number] for number in sorted(found)])
+
+    def _scorer(self, plan: Plan) -> Scorer:
+        """Return what names the workers' numbers: they may have GPUs that this process lacks."""
+        if not self.settings.gpus or torch.cuda.is_available():
+            return plan.scorer
+        backbone = plan.scorer.backbone
+        if not self._asked:
+            there = numerics_there(self.settings, backbone.source, backbone.quantization)
+            self._asked.append(there)
+        return replace(plan.scorer, numerics=self._asked[0])
 
     def _work(self, plan: Plan, n_passes: int, space: str) -> Work:
         scorer = plan.scorer
@@ -129,6 +150,9 @@ class RayWorkers:
             tree=scorer.tree,
             max_new_tokens=scorer.max_new_tokens,
             n_passes=n_passes,
+            task=plan.encode.task,
+            room=plan.encode.room,
+            tie_seed=plan.seed,
             space=space,
             folder="",
             todo="",
@@ -140,8 +164,7 @@ class RayWorkers:
         with self._folders() as (folder, todo):
             waiting: dict[str, _Waiting] = {}
             for piece in pieces:
-                key = chunk_key(work.space, piece.prompts)
-                c = len(piece.prompts)
+                key, c = piece.key, len(piece.positions)
                 kept = read_chunk(chunk_file(folder, work.space, key), key, c)
                 if kept is not None:
                     take(piece.number, kept)
@@ -151,7 +174,7 @@ class RayWorkers:
                 else:
                     ends = int(piece.positions[0]), int(piece.positions[-1])
                     waiting[key] = _Waiting([piece.number], c, ends)
-                    columns = {"position": piece.positions, "prompt": _tokens(piece.prompts)}
+                    columns = {POSITION: piece.positions, **piece.columns}
                     write_chunk(todo / f"{key}.parquet", key, columns)
             if not waiting:
                 return
@@ -163,7 +186,7 @@ class RayWorkers:
                 if table is None:
                     raise WorkerError(
                         f"{waiting[key]}: a worker says that it is scored, and its file is not in "
-                        f"{folder}. Give a folder that all machines share: Ray(folder=...)."
+                        f"{folder}. Give a folder that all machines share: RayEngine(folder=...)."
                     )
                 for number in waiting[key].numbers:
                     take(number, table)
@@ -176,6 +199,8 @@ class RayWorkers:
                 for result in finished(ray, self.settings, work, list(waiting)):
                     if result["numbers"]:
                         raise OutOfMemoryError(*result["numbers"])
+                    if result["kind"]:
+                        raise InputError(f"{result['error']} Finished chunks are kept.")
                     if result["error"]:
                         raise WorkerError(
                             f"{waiting[result['key']]} could not be scored: {result['error']}. "
@@ -220,8 +245,11 @@ class _Waiting:
         return f"The chunk of {self.length} items from row {self.ends[0]} to row {self.ends[1]}"
 
 
-def _tokens(prompts: list[list[int]]) -> pa.Array:
-    return pa.array(prompts, pa.list_(pa.int64()))
+def _of_prompts(
+    number: int, positions: NDArray[np.intp], prompts: list[list[int]], space: str
+) -> Piece:
+    columns = {PROMPT: pa.array(prompts, pa.list_(pa.int64()))}
+    return Piece(number, positions, columns, chunk_key(space, prompts))
 
 
 def _prune(folder: Path) -> None:

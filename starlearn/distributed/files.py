@@ -45,7 +45,7 @@ def score_pool(
     source : path, list of paths, or Pool
     out : path
         A ``.parquet`` or ``.jsonl`` file; it appears when it is complete.
-    engine : "ray", Ray or None
+    engine : "ray", RayEngine or None
         As in :meth:`starlearn.STARLearner.query`.
     id_field : str, optional
         The field that identifies an item; without it, its row (0 .. m - 1) over all files.

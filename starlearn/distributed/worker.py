@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from starlearn import saving
-from starlearn.errors import ModelMismatchError, OutOfMemoryError, StarlearnError
+from starlearn.data.tokens import Encoder
+from starlearn.errors import InputError, ModelMismatchError, OutOfMemoryError, StarlearnError
 from starlearn.model.backbone import Backbone
 from starlearn.model.choices import ChoiceTree
 from starlearn.model.memory import renumbered
@@ -20,12 +21,20 @@ from starlearn.query.chunks import chunk_file, chunk_key, read_chunk, write_chun
 from starlearn.query.progress import ItemBar
 from starlearn.query.score_store import ScoreStore, row_keys
 from starlearn.query.scoring import Scorer, Scores
+from starlearn.query.selection import item_keys
 from starlearn.settings import Acquisition
+from starlearn.tasks import Task
 
 ATTEMPTS = 3
 """How often a chunk may take its worker down before it is given up."""
 NUMBERS = ("base_entropy", "base_log", "entropy", "log", "information")
-EMBEDDING = "embedding"
+EMBEDDING, TIE, POSITION, PROMPT = "embedding", " tie", " position", " prompt"
+"""Columns; a field of a template is a name, and has no space."""
+
+
+def numerics_of(source: str, quantization: Any) -> str:
+    """Say what computes here; loads no weights."""
+    return Backbone(source, quantization, verbose=False).numerics
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,11 @@ class Work:
     max_new_tokens: int
     n_passes: int
     """K; 0 asks for hidden states instead of scores."""
+    task: Task
+    room: int
+    """Tokens that a prompt leaves free for the answer."""
+    tie_seed: int
+    """Of the numbers that break ties."""
     space: str
     """Name of all that decides a number, the item aside."""
     folder: str
@@ -108,7 +122,7 @@ class ScoringWorker:
         Returns
         -------
         pyarrow.Table
-            Columns key, error (empty where the chunk is finished), numbers (of an
+            Columns key, error (empty where the chunk is finished), its kind, and numbers (of an
             OutOfMemoryError).
         """
         keys = batch["key"].to_pylist()
@@ -117,9 +131,21 @@ class ScoringWorker:
             {
                 "key": keys,
                 "error": [result["error"] for result in results],
+                "kind": [result["kind"] for result in results],
                 "numbers": pa.array([r["numbers"] for r in results], pa.list_(pa.int64())),
             }
         )
+
+    def prompts(self, table: pa.Table) -> list[list[int]]:
+        """Return the prompts of a chunk that waits: from its items, if it has no prompts yet."""
+        if PROMPT in table.column_names:
+            return table[PROMPT].to_pylist()
+        positions = table[POSITION].to_numpy()
+        backbone = self.scorer.backbone
+        encoder = Encoder(backbone.tokenizer, self.work.task, backbone.context, self.work.room)
+        prompts = encoder(table.drop_columns(POSITION).to_pylist(), positions)
+        self.scorer.check(prompts, positions, self.work.n_passes)
+        return prompts
 
     def _done(self, key: str) -> dict[str, Any]:
         waiting, begun = self.todo / f"{key}.parquet", self.todo / f"{key}.begun"
@@ -132,6 +158,7 @@ class ScoringWorker:
                     "error": f"it has taken down its worker {attempts} times (see Ray's logs; "
                     "memory that runs out does so). Give workers more memory, or remove its items",
                     "numbers": [],
+                    "kind": "",
                 }
             with begun.open("a") as marks:  # who is at it, for each attempt
                 marks.write(f"{os.getpid()}\n")
@@ -140,16 +167,16 @@ class ScoringWorker:
             except StarlearnError as error:
                 return told(error)
         begun.unlink(missing_ok=True)
-        return {"error": "", "numbers": []}
+        return {"error": "", "numbers": [], "kind": ""}
 
     def computed(self, table: pa.Table) -> Mapping[str, Any]:
         """Compute a chunk: a column for each kind of number."""
-        prompts = table["prompt"].to_pylist()
+        prompts = self.prompts(table)
         scorer = replace(self.scorer, store=ScoreStore())
         with (
             scorer.ready(),
             ItemBar("chunk", len(prompts), verbose=False) as bar,
-            renumbered(table["position"].to_numpy()),
+            renumbered(table[POSITION].to_numpy()),
         ):
             if not self.work.n_passes:
                 points = scorer.embeddings(prompts, bar)
@@ -158,7 +185,8 @@ class ScoringWorker:
             if scorer.tree is not None:
                 base = _BaseKept(self.folder, scorer, prompts)
             with base:
-                return columns_of(scorer.score(prompts, self.work.n_passes, bar))
+                found = scorer.score(prompts, self.work.n_passes, bar)
+            return {**columns_of(found), TIE: item_keys(prompts, self.work.tie_seed)}
 
 
 class _BaseKept:
@@ -188,7 +216,8 @@ def told(error: StarlearnError) -> dict[str, Any]:
     numbers = []
     if isinstance(error, OutOfMemoryError):
         numbers = [error.index, error.length, error.n_passes]
-    return {"error": str(error), "numbers": numbers}
+    kind = "input" if isinstance(error, InputError) else ""
+    return {"error": str(error), "numbers": numbers, "kind": kind}
 
 
 def columns_of(found: Scores) -> dict[str, Any]:

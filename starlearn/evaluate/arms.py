@@ -58,6 +58,53 @@ def shuffled_base(
     return top_n(values, n, drawn_keys(len(items), rng)), facts
 
 
+def agreeing_scores(learner: Any, items: Sequence[Any]) -> tuple[NDArray[np.float64], Facts]:
+    """Mix with lambda(t) times the rank correlation of base and full uncertainty, 0 at least."""
+    from starlearn.evaluate.statistics import spearman
+    from starlearn.query.mixing import mixed
+
+    part = learner.acquisition
+    found = learner.uncertainty(items)
+    correlation = spearman(found.base, found.full) or 0.0
+    weight = part.base_weight(len(learner.rounds_) - 1) * max(correlation, 0.0)
+    values = mixed(found.base, found.full, weight, part.normalise)
+    return values, {"lambda": weight}
+
+
+def agreeing(
+    learner: Any, items: Sequence[Any], n: int, rng: np.random.Generator, gold: Any
+) -> Picked:
+    """Give the base model a share only where it ranks as the adapter does."""
+    from starlearn.query.selection import top_n
+
+    values, facts = agreeing_scores(learner, items)
+    return top_n(values, n, drawn_keys(len(items), rng)), facts
+
+
+def by_rank(values: NDArray[np.float64], n: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Draw n items without repeats, each with a chance proportional to 1 / rank.
+
+    The soft-rank draw of arXiv 2106.12059, equation 6, by Gumbel noise.
+    """
+    ranks = 1 + np.argsort(np.argsort(-values, kind="stable"), kind="stable")
+    return np.argsort(np.log(ranks) - rng.gumbel(size=len(values)), kind="stable")[:n]
+
+
+def drawn_softly(
+    learner: Any, items: Sequence[Any], n: int, rng: np.random.Generator, gold: Any
+) -> Picked:
+    """Draw by the rank of STAR's uncertainty in place of the best."""
+    return by_rank(learner.uncertainty(items).mixed, n, rng), {}
+
+
+def agreeing_softly(
+    learner: Any, items: Sequence[Any], n: int, rng: np.random.Generator, gold: Any
+) -> Picked:
+    """Draw by the rank of a mix that heeds how far base and full agree."""
+    values, facts = agreeing_scores(learner, items)
+    return by_rank(values, n, rng), facts
+
+
 def longest_first(
     learner: Any, items: Sequence[Any], n: int, rng: np.random.Generator, gold: Any
 ) -> Picked:
@@ -121,6 +168,14 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
             {"schedule": PUBLISHED_SCHEDULE[::-1]},
         ),
         "base_shuffled": Arm("STAR with shuffled base scores: a placebo", pick=shuffled_base),
+        "agreement": Arm(
+            "a candidate: lambda(t) times the rank correlation of base and full uncertainty",
+            pick=agreeing,
+        ),
+        "soft": Arm(
+            "a candidate: STAR's batch drawn by rank in place of its best", pick=drawn_softly
+        ),
+        "agreement_soft": Arm("a candidate: both", pick=agreeing_softly),
         "no_decay": Arm("STAR without decay on B", training=NO_DECAY),
         "strong_decay": Arm("STAR with B shrunk to 37 % a training", training={"b_shrinkage": 1.0}),
         "no_dropout": Arm("STAR without Monte-Carlo dropout: one pass", {"n_passes": 1}),

@@ -21,7 +21,8 @@ class ExportMixin:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write adapter, settings and labelled set to a new folder; see :mod:`starlearn.saving`.
 
-        ``peft.PeftModel.from_pretrained(base, folder)`` opens it as it is.
+        ``peft.PeftModel.from_pretrained(base, folder)`` opens it as it is. Of several processes of
+        a program the first one writes, and the others wait for it.
         """
         self._once(lambda saved, backbone: saving.save(saved, folder, backbone))
 

@@ -1,5 +1,6 @@
 """Pieces of a pool that are scored apart: what identifies one, and the file that keeps it."""
 
+import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,20 @@ def chunk_key(space: str, prompts: Sequence[Sequence[int]]) -> str:
     for key in row_keys(prompts):
         digest.update(key)
     return digest.hexdigest()
+
+
+def items_key(space: str, items: Sequence[Mapping[str, str]]) -> str:
+    """Identify a piece by its items, in their order, before they are prompts.
+
+    Parameters
+    ----------
+    space : str
+        What decides a row besides its item, the task too.
+    items : sequence of c mappings
+        The fields of the prompt, as :meth:`starlearn.tasks.Task.fill` gives them.
+    """
+    content = json.dumps([space, *items]).encode()
+    return blake2b(content, digest_size=16).hexdigest()
 
 
 def chunk_file(folder: Path, space: str, key: str) -> Path:
@@ -99,6 +114,10 @@ def _fact(key: str, table: pa.Table) -> bytes:
         if pa.types.is_list(column.type):
             digest.update(pc.list_value_length(column).to_numpy(zero_copy_only=False).tobytes())
             column = column.flatten()
+        if pa.types.is_string(column.type):  # an array of objects has addresses, not texts
+            digest.update(pc.binary_length(column).to_numpy(zero_copy_only=False).tobytes())
+            digest.update("".join(column.to_pylist()).encode())
+            continue
         digest.update(f"{name} {column.type}".encode())
         digest.update(column.to_numpy(zero_copy_only=False).tobytes())
     return digest.hexdigest().encode()

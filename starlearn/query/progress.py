@@ -19,21 +19,21 @@ class ItemBar:
     title : str
     total : int
         m, the items that are to be scored.
-    verbose : bool
-        False shows nothing; of several processes of a program the first one shows.
+    verbose : int
+        0 shows nothing; of several processes of a program the first one shows.
     callbacks : sequence
-        Functions that are told too, shown or not.
+        Functions that are told too, shown or not; by the first process.
     """
 
     def __init__(self, title: str, total: int, verbose: int, callbacks: Sequence[Any] = ()) -> None:
-        self._bar: Any = tqdm(
-            total=total, desc=title, unit="item", disable=not (verbose and is_main())
-        )
+        shown = verbose and is_main()
+        self._bar: Any = tqdm(total=total, desc=title, unit="item", disable=not shown)
         self._title = title
         self._counts = False
         self.seconds: dict[str, float] = {}
         """Time spent in each stage."""
-        self._callbacks, self._total, self._done = callbacks, total, 0
+        self._callbacks: Sequence[Any] = callbacks if is_main() else ()
+        self._total, self._done = total, 0
         self._finished = 0
         self._tokens = 0
         self._began = time.perf_counter()

@@ -59,6 +59,8 @@ class Scorer:
     """The choices; None where answers are free-form."""
     max_new_tokens: int
     """Of a free-form answer."""
+    numerics: str | None = None
+    """What computes in this process's place, if that has another kind of device."""
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -315,7 +317,8 @@ class Scorer:
 
     def _space(self, name: str) -> str:
         """A short name for everything but the item that decides a row."""
-        digest = blake2b(f"{self.backbone.numerics} {name}".encode(), digest_size=16).hexdigest()
+        numerics = self.numerics or self.backbone.numerics
+        digest = blake2b(f"{numerics} {name}".encode(), digest_size=16).hexdigest()
         return f"{digest}*" if "*" in self._model and self._model in name else digest
 
 

@@ -106,10 +106,8 @@ def train_adapter(
     agree(these, backbone, lora, training, examples, seed, start)
     while True:
         try:
-            with backbone.alone():
-                return _together(
-                    these, backbone, lora, training, examples, seed, start, verbose, callbacks
-                )
+            what = (backbone, lora, training, examples, seed, start, verbose, callbacks)
+            return _together(these, *what)
         except (RuntimeError, MemoryError) as error:
             if not ran_out(error):
                 raise
@@ -140,7 +138,7 @@ def with_smaller_batches(training: Training, largest: int) -> Training:
 
 def _together(these: Processes, *what: Any) -> tuple[Adapter, TrainingRecord]:
     """Train in all processes of the program, or in none of them, to the same adapter."""
-    with Meeting(these) as meeting:
+    with Meeting(these) as meeting, what[0].alone():
         adapter, record = _trained(meeting, *what)
     these.agree(lambda: [adapter.digest], "Use GPUs of one kind.")
     return adapter, record
@@ -157,6 +155,8 @@ def _trained(
     verbose: int,
     callbacks: Sequence[Any],
 ) -> tuple[Adapter, TrainingRecord]:
+    main = meeting.processes.main
+    told = callbacks if main else ()
     model = attach_fresh(backbone, lora, seed=derived_seed(seed, "adapter"))
     try:
         if start is not None:
@@ -164,9 +164,7 @@ def _trained(
         with (
             tempfile.TemporaryDirectory(prefix="starlearn-") as scratch,
             isolated_generators(derived_seed(seed, "training")),
-            tqdm(
-                desc="training", unit="step", disable=not (verbose and meeting.processes.main)
-            ) as bar,
+            tqdm(desc="training", unit="step", disable=not (verbose and main)) as bar,
         ):
             trainer = _AdapterTrainer(
                 training=training,
@@ -176,7 +174,7 @@ def _trained(
                 args=_arguments(training, backbone, seed, scratch, meeting.processes),
                 train_dataset=list(examples),
                 data_collator=Collator(backbone.pad_id, meeting.processes),
-                callbacks=[*for_trainings(callbacks), _Steps(callbacks)],
+                callbacks=[*for_trainings(callbacks), _Steps(told)],
             )
             check_divisible(trainer, meeting.processes)
             trainer.remove_callback(PrinterCallback)  # the bar is enough

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from starlearn import cli
 from starlearn.campaign import scoring
-from starlearn.distributed.cluster import Ray
+from starlearn.distributed.cluster import RayEngine
 from starlearn.errors import MissingDependencyError, WorkerError
 from starlearn.settings import Acquisition
 
@@ -27,7 +27,7 @@ def test_workers_give_the_batch_and_the_scores_of_one_process(
         expected = alone.query(3)
         in_place_of_ray.clear()
         if where == "python":
-            shared.query(3, engine=Ray(workers=3))
+            shared.query(3, engine=RayEngine(workers=3))
             loaded = "model" in vars(shared.learner()._engine().backbone)
             assert loaded == (turn > 0), "this process needs no weights until it trains"
         else:
@@ -59,7 +59,7 @@ def test_an_interrupted_query_goes_on_with_its_engine(
     make_campaign, in_place_of_ray, monkeypatch
 ) -> None:
     campaign = make_campaign(acquisition=Acquisition(n_passes=2, chunk_size=5))
-    engine = Ray(workers=3, folder=campaign.folder / "elsewhere")
+    engine = RayEngine(workers=3, folder=campaign.folder / "elsewhere")
     with monkeypatch.context() as patch:
         patch.setattr(scoring, "failpoint", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -82,7 +82,7 @@ def test_a_query_that_failed_says_how_to_go_on_with_its_engine(
     with monkeypatch.context() as patch:
         patch.setattr(scoring, "choose", failing)
         with pytest.raises(WorkerError):
-            campaign.query(3, engine=Ray(workers=3, gpus=0.5))
+            campaign.query(3, engine=RayEngine(workers=3, gpus=0.5))
         following = campaign.status().next
         assert following.endswith("-n 3 --engine ray --workers 3 --gpus 0.5")
         with pytest.raises(WorkerError):
