@@ -562,6 +562,7 @@ BAD_TYPES: dict[str, Any] = {
     "cache_dir": 3,
     "verbose": "yes",
     "callbacks": [3],
+    "report_to": "everybody",
 }
 
 

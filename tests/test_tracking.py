@@ -99,10 +99,10 @@ def test_after_a_fit_that_failed_the_next_figures_go_to_an_open_run(
     with pytest.raises(RuntimeError, match="enough"):
         learner.fit(*labelled)
     learner.set_params(callbacks=None).record(accuracy=0.5)
-    order = [who for who, _, _ in recorded]
-    last = len(order) - 1 - order[::-1].index("wandb")
-    assert "wandb ends" in order
-    assert order[:last][::-1].index("wandb begins") < order[:last][::-1].index("wandb ends")
+    runs = [who for who, _, _ in recorded]
+    assert runs.count("wandb ends") == 1
+    assert runs.count("wandb begins") == 3  # of the fit, of the one that failed, and a new one
+    assert runs[-2:] == ["wandb begins", "wandb"]
 
 
 def test_trackers_are_told_settings_and_no_text(
