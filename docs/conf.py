@@ -48,7 +48,10 @@ autodoc_default_options = {
     "members": True,
     "member-order": "bysource",
     # scikit-learn adds these to every estimator, and its docstrings link to its own pages.
-    "exclude-members": ",".join(f"set_{name}_request" for name in [*ROUTING, "score"]),
+    "exclude-members": ",".join(
+        [f"set_{name}_request" for name in [*ROUTING, "score"]]
+        + ["get_metadata_routing", "set_output"]
+    ),
 }
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False

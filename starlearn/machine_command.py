@@ -42,7 +42,7 @@ def _table(checks: Any) -> Any:
         group = check.group
         table.add_row(
             MARKS[check.state],
-            plain(check.name),
+            plain(f"starlearn[{check.name}]" if check.group == "extras" else check.name),
             plain(check.found),
             plain(check.fix) if check.state == "note" else "",
         )

@@ -52,7 +52,14 @@ def test_all_is_told_as_json_and_nothing_is_left(folder: Path) -> None:
 def test_the_table_is_for_people(folder: Path) -> None:
     done = doctor()
     assert done.exit_code == 0
-    for name in ("torch", "4-bit weights", "prompt format", "free disk", "sqlite", "labelstudio"):
+    for name in (
+        "torch",
+        "4-bit weights",
+        "prompt format",
+        "free disk",
+        "sqlite",
+        "starlearn[web]",
+    ):
         assert name in done.stdout
     assert done.stdout.endswith("All that is needed is there.\n")
 
@@ -177,7 +184,7 @@ def test_a_chat_template_is_told_by_its_hash(tiny_model: str, tmp_path: Path) ->
     shutil.copytree(tiny_model, tmp_path / "chat")
     settings = tmp_path / "chat" / "tokenizer_config.json"
     hashes = []
-    for template in ("{{ messages[0].content }}", "{{ messages[0]['content'] }}"):
+    for template in ("a {{ messages[0].content }}", "b {{ messages[0].content }}"):
         content = json.loads(settings.read_text(encoding="utf-8"))
         settings.write_text(json.dumps({**content, "chat_template": template}), encoding="utf-8")
         checks = {c.name: c for c in machine._prompts(str(tmp_path / "chat"))}

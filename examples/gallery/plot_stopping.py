@@ -9,6 +9,7 @@ same, the pool is used up. When does each say stop, and would that have been rig
 # %%
 # A labelling effort is simulated round by round. The test set gives the accuracy; a stop set of
 # unlabelled items gives the agreement of successive models, which needs no labels at all.
+# Seven rounds are few, so windows and the level of agreement are below the defaults (5, 3, 0.99).
 
 import matplotlib.pyplot as plt
 
@@ -32,7 +33,7 @@ learner = STARLearner(
 accuracy, kappas, said, before = [], [], [], None
 rules = {
     "flat_learning_curve": {"next_labels": N_BATCH, "window": 4},
-    "stabilised_predictions": {"window": 2, "level": 0.95},
+    "stabilised_predictions": {"window": 2, "level": 0.9},
     "exhausted_pool": {"next_labels": N_BATCH},
 }
 for _ in range(N_ROUNDS):
