@@ -1,7 +1,8 @@
 """Temperature: one number that brings the probabilities of choices in line with their errors."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -73,23 +74,39 @@ def best_temperature(probabilities: Probabilities, columns: NDArray[np.intp]) ->
     return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
 
 
-def folds(n_labels: int, n_splits: Any, seed: int) -> Iterator[tuple[Any, Any]]:
+def folds(
+    items: Sequence[Mapping[str, str]], n_splits: Any, seed: int
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Yield the labels to train on and those to judge, once for each split.
+
+    An item that was labelled twice is never in both.
+
+    Parameters
+    ----------
+    items : sequence of N mappings
+        The fields of each prompt.
+    n_splits : int
+    seed : int
 
     Raises
     ------
     InputError
-        When `n_splits` is no whole number from 2 to the number of labels.
+        When `n_splits` is no whole number from 2 to the number of distinct items.
     """
     from sklearn.model_selection import KFold
     from sklearn.utils.validation import check_scalar
 
+    numbers: dict[Any, int] = {}
+    group = np.array([numbers.setdefault(tuple(item.items()), len(numbers)) for item in items])
     try:
-        check_scalar(n_splits, "n_splits", int, min_val=2, max_val=n_labels)
+        check_scalar(n_splits, "n_splits", Integral, min_val=2, max_val=len(numbers))
     except (TypeError, ValueError) as error:
-        raise InputError(f"{error} There are {n_labels} labels.") from None
+        told = f"There are {len(items)} labels, of {len(numbers)} distinct items."
+        raise InputError(f"{error} {told}") from None
     # Not by class: a class with one label is common, and nothing to warn about.
-    yield from KFold(n_splits, shuffle=True, random_state=seed).split(np.zeros(n_labels))
+    split = KFold(int(n_splits), shuffle=True, random_state=seed).split(np.zeros(len(numbers)))
+    for train, judge in split:
+        yield np.flatnonzero(np.isin(group, train)), np.flatnonzero(np.isin(group, judge))
 
 
 def _logs(probabilities: Probabilities) -> Probabilities:

@@ -1,6 +1,6 @@
 """Callbacks: functions that are told how far a step is, transformers' own, and trackers' names."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -31,7 +31,8 @@ def checked_callbacks(callbacks: Any) -> tuple[Any, ...]:
     """
     if callbacks is None:
         return ()
-    if not isinstance(callbacks, Iterable):
+    # No iterator: it would be empty when the learner asks for the second time.
+    if not isinstance(callbacks, Iterable) or isinstance(callbacks, Iterator):
         raise InputError(
             f"callbacks must be a list, got {type(callbacks).__name__}. Write callbacks=[...]."
         )
@@ -64,7 +65,7 @@ def checked_trackers(report_to: Any) -> tuple[str, ...]:
         return ()
     if isinstance(report_to, str):
         report_to = (report_to,)
-    if not isinstance(report_to, Iterable):
+    if not isinstance(report_to, Iterable) or isinstance(report_to, Iterator):
         raise InputError(f"report_to must be names of trackers, got {report_to!r:.60}.")
     names = tuple(report_to)
     for name in names:

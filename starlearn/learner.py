@@ -372,15 +372,15 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
     def calibrate(self, *, n_splits: int = 5) -> Self:
         """Find the temperature of `predict_proba` by cross-fitting on the labelled set.
 
-        For each part of the labelled set an adapter is trained on the others and judged on this
-        part; these adapters are not kept. The temperature that fits all of them holds until the
-        next training. It changes probabilities, not answers, and no query: what it is worth is in
-        the evidence notes. It is ``rounds_[-1]["temperature"]``.
+        For each part of the labelled set a fresh adapter is trained on the others and judged on
+        this part; these adapters are not kept. Items of the same text are in the same part. The
+        temperature that fits all of them, ``rounds_[-1]["temperature"]``, holds until the next
+        training. It changes probabilities, not answers, and no query.
 
         Parameters
         ----------
         n_splits : int, default=5
-            From 2 to the number of labels. It takes about as many trainings.
+            From 2 to the number of distinct items. It takes about as many trainings.
 
         Returns
         -------
@@ -395,7 +395,7 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         parts, t = self._parts(), self._round
         items, labels = checked_labels(self.X_training, self.y_training, parts.task)
         tree = self._engine().tree(parts, self.classes_.tolist())
-        splits = folds(len(items), n_splits, self._seed("folds", t))
+        splits = folds(parts.task.fill(items), n_splits, self._seed("folds", t))
         seed = self._seed("training", t)
         found = self._engine().unseen_probabilities(
             parts, items, labels, tree, splits, seed=seed, verbose=self.verbose

@@ -61,13 +61,22 @@ def examine(folder: Path, model: str | None = None) -> list[Check]:
     """
     return [
         *_libraries(),
-        *_device(),
-        *_four_bits(),
-        *_prompts(model),
-        *_embedded(),
+        *_tried("device", "gpu", _device()),
+        *_tried("device", "4-bit weights", _four_bits()),
+        *_tried("model", "prompt format", _prompts(model)),
+        *_tried("model", "embedded model", _embedded()),
         *_storage(folder),
         *_extras(),
     ]
+
+
+def _tried(group: str, name: str, looks: Iterator[Check]) -> Iterator[Check]:
+    """Go on where a library cannot be imported: that is what somebody wants to be told."""
+    try:
+        yield from looks
+    except ImportError as error:
+        told = f"cannot be tried: {str(error).partition(chr(10))[0]:.200}"
+        yield Check(group, name, "error", told, "Install the libraries that are missing or old.")
 
 
 def as_json(checks: Sequence[Check]) -> dict[str, object]:
@@ -202,7 +211,7 @@ def _embedded() -> Iterator[Check]:
     )
     try:
         found = learner.uncertainty([ASKED])
-    except (StarlearnError, ImportError, OSError, RuntimeError) as error:
+    except (StarlearnError, OSError, RuntimeError) as error:
         told = f"does not answer: {str(error).partition(chr(10))[0]:.200}"
         yield Check(
             "model", "embedded model", "error", told, "pip install --force-reinstall starlearn"

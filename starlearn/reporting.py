@@ -27,6 +27,8 @@ OF_A_QUERY = {
 }
 """Figures of `rounds_` and what trackers call them. Not "train_loss": the integrations take that
 for one number of a whole run."""
+OURS = ("query", "temperature", "recorded")
+"""What may join a round's record later; `predict_proba` goes by the temperature."""
 
 
 class ReportMixin:
@@ -47,7 +49,7 @@ class ReportMixin:
         Raises
         ------
         InputError
-            When a figure is not a finite number, or has the name of one that is there already.
+            When a figure is not a finite number, or has a name that the record itself uses.
         """
         learner: Any = self
         learner._require_fit()
@@ -55,14 +57,14 @@ class ReportMixin:
         for name, value in figures.items():
             try:
                 is_finite = math.isfinite(value)
-            except TypeError:
+            except (TypeError, OverflowError):
                 is_finite = False
             if not is_finite:
                 raise InputError(f"record({name}=...) takes a finite number; got {value!r:.60}.")
-            if name in last and name not in last.get("recorded", []):
+            if name in OURS or (name in last and name not in last.get("recorded", [])):
                 raise InputError(
-                    f"The round's {name} is what was measured: {last[name]!r:.60}. Record your "
-                    "figure under another name."
+                    f"The round's {name} is what was measured or set: {last.get(name)!r:.60}. "
+                    "Record your figure under another name."
                 )
         last.update({name: float(value) for name, value in figures.items()})
         last["recorded"] = sorted({*last.get("recorded", []), *figures})
@@ -73,7 +75,7 @@ class ReportMixin:
         """Tell the trackers figures of the last round; without figures, begin the run."""
         if not parts.report_to:
             return
-        if not hasattr(self, "_trackers"):
+        if not hasattr(self, "_trackers") or self._trackers.closed:
             self._trackers = Trackers(parts.report_to, _described(self, parts))
         if figures is not None:
             self._trackers.log(self._round, figures)
@@ -87,7 +89,7 @@ class ReportMixin:
             "train_loss": record.loss,
             "seconds": seconds,
         }
-        self.rounds_.append(found)
+        self.rounds_ = [*self.rounds_, found]  # a new list: an error puts the old one back
         logger.info(
             "round %(round)d: trained on %(n_labels)d labels, %(steps)d steps, loss "
             "%(train_loss).4f, %(seconds).1f s",

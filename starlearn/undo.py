@@ -42,6 +42,8 @@ def complete_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
         When there is something of that name already.
     """
     target = Path(folder).expanduser()
+    if target.name in ("", ".."):
+        raise InputError(f"{str(folder)!r:.100} is no name of a new folder. Nothing was written.")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise InputError(
             f"The folder {target} exists already. Choose a new one: nothing was written."

@@ -36,6 +36,9 @@ class FakeHub:
             return 200, {"url": f"{self.url}/me/mine", "name": "me/mine", "id": "me/mine"}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
+        if "/tree/" in path:
+            facts = {"type": "file", "oid": "c" * 40}
+            return 200, [{**facts, "path": n, "size": len(b)} for n, b in self.files.items()]
         if method == "GET":
             private = self.visibility == "private"
             sha = "a" * 40
@@ -55,6 +58,8 @@ class FakeHub:
                 if line["key"] == "file":
                     value = line["value"]
                     self.files[value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "deletedFile":
+                    del self.files[line["value"]["path"]]
             commit = {"commitUrl": f"{self.url}/me/mine/commit/{'b' * 40}", "commitOid": "b" * 40}
             return 200, {**commit, "hookOutput": ""}
         return 404, {"error": f"{method} {path} is not known here"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
@@ -67,11 +67,51 @@ def test_every_label_is_judged_once_by_an_adapter_that_never_saw_it(
 ) -> None:
     n_splits = data.draw(st.integers(2, n_labels))
     judged: list[int] = []
-    for train, judge in folds(n_labels, n_splits, seed=3):
+    items = [{"text": str(i)} for i in range(n_labels)]
+    for train, judge in folds(items, n_splits, seed=3):
         assert not set(train) & set(judge)
         assert len(train) + len(judge) == n_labels
         judged += judge.tolist()
     assert sorted(judged) == list(range(n_labels))
+
+
+@given(numbers=st.lists(st.integers(0, 5), min_size=2, max_size=30), data=st.data())
+def test_an_item_that_is_labelled_twice_is_never_judged_by_one_that_saw_it(
+    numbers: list[int], data: st.DataObject
+) -> None:
+    assume(len(set(numbers)) > 1)
+    n_splits = data.draw(st.integers(2, len(set(numbers))))
+    judged: list[int] = []
+    for train, judge in folds([{"text": str(n)} for n in numbers], n_splits, seed=3):
+        assert not {numbers[i] for i in train} & {numbers[i] for i in judge}
+        judged += judge.tolist()
+    assert sorted(judged) == list(range(len(numbers)))
+
+
+def test_the_adapters_of_the_folds_see_the_other_labels_alone(
+    make_learner: Factory, labelled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = make_learner().fit(*labelled)
+    seen: list[set[tuple[int, ...]]] = []
+    judged: list[set[tuple[int, ...]]] = []
+    engine = learner._engine()
+    train, probabilities = engine.train, engine.probabilities
+
+    def spied_train(parts: Any, examples: Any, **how: Any) -> Any:
+        seen.append({tuple(example.prompt) for example in examples})
+        return train(parts, examples, **how)
+
+    def spied_probabilities(parts: Any, adapter: Any, prompts: Any, *tree: Any, **how: Any) -> Any:
+        judged.append(set(map(tuple, prompts)))
+        return probabilities(parts, adapter, prompts, *tree, **how)
+
+    monkeypatch.setattr(engine, "train", spied_train)
+    monkeypatch.setattr(engine, "probabilities", spied_probabilities)
+    learner.calibrate(n_splits=np.int64(3))
+    assert len(seen) == len(judged) == 3
+    for known, unseen in zip(seen, judged, strict=True):
+        assert not known & unseen
+        assert len(known | unseen) == 8
 
 
 def test_calibrating_a_learner(make_learner: Factory, labelled: Any, tmp_path: Path) -> None:

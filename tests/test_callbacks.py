@@ -132,6 +132,7 @@ def test_a_callback_cannot_change_the_adapter_under_a_training(
         ([Notes], r"callbacks\[0\] is the class Notes\. Give an instance"),
         (print, "callbacks must be a list"),
         (3, "callbacks must be a list"),
+        (iter([print]), "callbacks must be a list"),  # empty when it is asked again
     ],
 )
 def test_bad_callbacks(

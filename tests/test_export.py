@@ -180,7 +180,19 @@ def test_a_folder_with_something_in_it_is_refused(learner: STARLearner, tmp_path
     for call in (learner.merge, learner.save, learner.write_hub_folder):
         with pytest.raises(InputError, match="exists already"):
             call(tmp_path / "empty")
+        for name in ("", ".", ".."):
+            with pytest.raises(InputError, match="no name of a new folder"):
+                call(name)
     assert {file.name: file.read_bytes() for file in (tmp_path / "empty").iterdir()} == before
+
+
+@pytest.mark.parametrize("size", ["lots", "5", "-1GB", None])
+def test_a_size_that_is_none_is_refused_at_the_door(
+    learner: STARLearner, tmp_path: Path, size: Any
+) -> None:
+    with pytest.raises(InputError, match=r"max_shard_size.*'5GB'"):
+        learner.merge(tmp_path / "merged", max_shard_size=size)
+    assert not (tmp_path / "merged").exists()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])

@@ -60,6 +60,19 @@ def test_no_text_of_pool_or_labels_is_uploaded(
     assert hub.tokens == {"Bearer hf_secret"}
 
 
+def test_an_upload_without_labels_leaves_none_of_an_earlier_one(
+    learner: STARLearner, hub: FakeHub
+) -> None:
+    learner.push_to_hub("me/mine", include=["labelled"])
+    assert {"labelled.jsonl", "starlearn.json", "MANIFEST.json"} <= set(hub.files)
+    hub.files["notes.txt"] = b"somebody's own"
+    learner.push_to_hub("me/mine", include=["labelled"])
+    assert "labelled.jsonl" in hub.files
+    learner.push_to_hub("me/mine")
+    adapter = {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert set(hub.files) == {*adapter, "notes.txt"}
+
+
 def test_the_folder_is_what_goes_up_and_peft_opens_it(
     learner: STARLearner, hub: FakeHub, tmp_path: Path
 ) -> None:

@@ -73,7 +73,7 @@ def test_probabilities_of_an_ensemble_of_masks(make_learner: Factory, labelled: 
     assert np.array_equal(plain, learner.predict_proba(labelled[0]))
     assert found.sum(axis=1) == pytest.approx(np.ones(8))
     assert np.abs(found - plain).max() > 1e-4, "masks are at work"
-    assert np.array_equal(found, learner.predict_proba(labelled[0], n_passes=3))
+    assert np.array_equal(found, learner.predict_proba(labelled[0], n_passes=np.int64(3)))
     # H[mean] = mean H + I: the masks are those by which a query of this round ranks.
     scores = learner.set_params(acquisition__measure="mutual_information").uncertainty(labelled[0])
     total = -(found * np.log(found)).sum(axis=1)

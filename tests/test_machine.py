@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,6 +87,22 @@ def test_a_library_that_is_missing_or_old_is_an_error(
     assert (check.state, check.fix) == ("error", "pip install 'peft>=0.19'")
     assert (number or "not installed") in check.found
     assert machine.failed([check])
+
+
+@pytest.mark.parametrize("library", ["peft", "transformers"])
+def test_a_library_that_cannot_be_imported_leaves_the_table(tmp_path: Path, library: str) -> None:
+    program = (
+        f"import sys; sys.modules[{library!r}] = None; from starlearn.cli import app; "
+        "app(['doctor', '--json'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4, done.stderr[-2000:]
+    checks = {c["name"]: c for c in json.loads(done.stdout)["checks"] if c["group"] != "extras"}
+    assert checks["embedded model"]["state"] == "error"
+    assert library in checks["embedded model"]["found"]
+    assert checks["sqlite"]["state"] == "ok"
 
 
 def test_an_absent_extra_is_told_with_its_command(
@@ -176,6 +194,12 @@ def test_a_chat_template_is_told_by_its_hash(tiny_model: str, tmp_path: Path) ->
     assert all(text.startswith("sha256 ") for text in hashes)
     formats = {next(iter(machine._prompts(m))).found for m in (None, tiny_model)}
     assert len(formats) == 2
+
+
+def test_a_model_beside_a_campaign_is_not_passed_over(folder: Path) -> None:
+    done = doctor(folder, "--model", "anything")
+    assert done.exit_code == 2
+    assert "--model" in done.stderr
 
 
 def test_a_model_that_is_not_there_is_bad_input(folder: Path) -> None:

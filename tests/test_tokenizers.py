@@ -1,8 +1,10 @@
 """Kinds of tokenizers from a text to probabilities, against what they make of running text."""
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from tiny_tokenizers import (
     unigram_with_pieces,
 )
 
-from starlearn.data.tokens import bos_ids, encode_answers, encode_prompts
+from starlearn.data.tokens import _tokenise, bos_ids, encode_answers, encode_prompts
 from starlearn.errors import InputError
 from starlearn.learner import STARLearner
 from starlearn.model.adapter import activate
@@ -329,3 +331,25 @@ def test_the_tokenizer_goes_into_a_merged_model_as_it_is(
     assert json.loads((tmp_path / "merged" / "tokenizer_config.json").read_text())["legacy"]
     text = "<s>the sky</s> is"
     assert tokenizer_in(tmp_path / "merged")(text) == tokenizer_in(folder)(text)
+
+
+def test_trap_a_call_in_another_thread_sets_the_tokenizer_anew() -> None:
+    # transformers keeps split_special_tokens in the tokenizer from its call until the next one.
+    inside: list[str] = []
+    threads: list[threading.Thread] = []
+
+    class Shared:
+        unk_token_id, all_special_ids = 0, ()
+
+        def __call__(self, texts: Any, **how: bool) -> Any:
+            inside.append("in")
+            if not threads:
+                threads.append(threading.Thread(target=bos_ids, args=(self,)))
+                threads[0].start()
+                threads[0].join(timeout=0.2)
+                assert inside == ["in"]
+            return SimpleNamespace(input_ids=[[1]])
+
+    assert _tokenise(Shared(), ["a"]) == [[1]]
+    threads[0].join()
+    assert len(inside) == 3

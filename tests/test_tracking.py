@@ -85,6 +85,26 @@ def test_each_round_is_told_to_each_tracker(
     assert [who for who, _, _ in recorded].count("wandb begins") == 2
 
 
+def test_after_a_fit_that_failed_the_next_figures_go_to_an_open_run(
+    make_learner: Callable[..., STARLearner],
+    labelled: tuple[list, list],
+    recorded: list[tuple[str, int, dict]],
+) -> None:
+    learner = make_learner(report_to="wandb").fit(*labelled)
+
+    def fails(progress: Any) -> None:
+        raise RuntimeError("enough")
+
+    learner.set_params(callbacks=[fails])
+    with pytest.raises(RuntimeError, match="enough"):
+        learner.fit(*labelled)
+    learner.set_params(callbacks=None).record(accuracy=0.5)
+    runs = [who for who, _, _ in recorded]
+    assert runs.count("wandb ends") == 1
+    assert runs.count("wandb begins") == 3  # of the fit, of the one that failed, and a new one
+    assert runs[-2:] == ["wandb begins", "wandb"]
+
+
 def test_trackers_are_told_settings_and_no_text(
     make_learner: Callable[..., STARLearner],
     labelled: tuple[list, list],
@@ -150,7 +170,7 @@ def test_what_cannot_be_a_tracker_is_said_at_the_door(
 ) -> None:
     from starlearn import callbacks
 
-    for report_to in ("all", ["tensorboard", "comet"], 3):
+    for report_to in ("all", ["tensorboard", "comet"], 3, iter(["wandb"])):
         with pytest.raises(InputError, match="report_to"):
             make_learner(report_to=report_to).fit(*labelled)
     monkeypatch.setattr(callbacks, "find_spec", lambda _: None)
@@ -166,10 +186,32 @@ def test_figures_that_are_no_figures_are_refused(
     make_learner: Callable[..., STARLearner], labelled: tuple[list, list]
 ) -> None:
     learner = make_learner().fit(*labelled)
-    for figures in ({"accuracy": float("nan")}, {"accuracy": "high"}, {"train_loss": 0.1}):
-        with pytest.raises(InputError, match=r"record|measured"):
+    wrong = [{"accuracy": value} for value in (float("nan"), "high", 10**400)]
+    # Names that the record itself uses, also before it does.
+    wrong += [{name: 0.1} for name in ("train_loss", "query", "temperature", "recorded")]
+    before = learner.predict_proba(labelled[0]).tolist(), dict(learner.rounds_[-1])
+    for figures in wrong:
+        with pytest.raises(InputError, match=r"record\(|measured or set"):
             learner.record(**figures)
+    assert before == (learner.predict_proba(labelled[0]).tolist(), learner.rounds_[-1])
     assert learner.record(accuracy=0.5).record(accuracy=0.6).rounds_[-1]["accuracy"] == 0.6
+
+
+def test_ctrl_c_while_figures_are_told_undoes_the_round(
+    make_learner: Callable[..., STARLearner],
+    labelled: tuple[list, list],
+    recorded: list[tuple[str, int, dict]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learner = make_learner(report_to="wandb").fit(*labelled)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(learner._trackers, "log", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        learner.teach(["night sky"], ["blue"])
+    assert (len(learner.X_training), len(learner.rounds_)) == (8, 1)
 
 
 def test_tensorboard_really(

@@ -70,6 +70,9 @@ def doctor(
             if not show_machine(Path.cwd(), model, as_json):
                 raise typer.Exit(DAMAGED)
         return
+    if model is not None:
+        with told(folder):
+            raise InputError("--model is for the machine's table: leave the folder out.")
     if restore or source is not None:
         with told(folder):
             _restore(folder, restore, source)

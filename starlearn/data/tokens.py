@@ -1,6 +1,7 @@
 """From prompts and answers to token ids, and from token ids to length-bucketed batches."""
 
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,9 @@ same bits, in every batch."""
 
 ANCHORS = ("a", "\n", ".", "1")
 """Characters to put before a text that does not stand at the beginning."""
+
+_LOCK = threading.Lock()
+"""Clones in threads share a tokenizer, and transformers sets it anew to the way of each call."""
 
 
 def encode_prompts(
@@ -140,19 +144,24 @@ def encode_answers(tokenizer: Any, task: Task, answers: Sequence[str]) -> list[l
 
 def bos_ids(tokenizer: Any) -> list[int]:
     """Return the special tokens that the tokenizer itself puts before a text."""
-    plain = tokenizer("a", add_special_tokens=False).input_ids
-    full = tokenizer("a", add_special_tokens=True).input_ids
+    plain = _ids(tokenizer, "a", add_special_tokens=False)
+    full = _ids(tokenizer, "a", add_special_tokens=True)
     for start in range(len(full) - len(plain) + 1):
         if full[start : start + len(plain)] == plain:
             return list(full[:start])
     return []
 
 
+def _ids(tokenizer: Any, texts: Any, **how: bool) -> Any:
+    with _LOCK:
+        return tokenizer(texts, **how).input_ids
+
+
 def _tokenise(
     tokenizer: Any, texts: list[str], rows: Sequence[int] | None = None
 ) -> list[list[int]]:
     # split_special_tokens: "<|im_end|>" in a user's text is text, not the end of a turn.
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True).input_ids
+    encoded = _ids(tokenizer, texts, add_special_tokens=False, split_special_tokens=True)
     # A vocabulary of whole words holds its special tokens as words, and cannot split them.
     unknown = tokenizer.unk_token_id
     special = set(tokenizer.all_special_ids) - {unknown}
@@ -180,7 +189,7 @@ def _tokenise_behind_special(
     begins.
     """
     special = tokenizer.all_special_tokens[0]
-    behind = tokenizer(special + "a", add_special_tokens=False).input_ids
+    behind = _ids(tokenizer, special + "a", add_special_tokens=False)
     if behind[1:] == _tokenise(tokenizer, ["a"])[0]:
         return _tokenise(tokenizer, texts, rows)
     return _tokenise_behind(tokenizer, ANCHORS, texts, rows)

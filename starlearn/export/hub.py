@@ -111,6 +111,8 @@ def push(
             commit = api.upload_folder(
                 repo_id=repo_id,
                 folder_path=folder,
+                # of an earlier upload with include=["labelled"]: of other weights, and now unasked
+                delete_patterns=[saving.SETTINGS, saving.LABELS, saving.MANIFEST],
                 commit_message=commit_message or f"{len(saved.items)} labels",
             )
         except HFValidationError as error:

@@ -1,6 +1,7 @@
 """A learner as one model folder: the adapter merged into its base model in full precision."""
 
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +82,8 @@ def merge(
     Raises
     ------
     InputError
-        When the folder is not empty, `dtype` is none of these, or the base model is itself stored
-        quantised.
+        When the folder is not empty, `dtype` or `max_shard_size` is none, or the base model is
+        itself stored quantised.
     ModelMismatchError
         When the adapter was trained on another base model.
     StorageError
@@ -90,6 +91,10 @@ def merge(
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(map(repr, DTYPES))}; got {dtype!r:.40}.")
+    if not re.fullmatch(r"\d+(\.\d+)? ?[KMGT]B", str(max_shard_size)):
+        raise InputError(
+            f"max_shard_size must be like '5GB' or '500MB'; got {max_shard_size!r:.40}."
+        )
     with complete_folder(to) as scratch:
         model = merged_model(backbone, saved.adapter, dtype, dequantize)
         n_parameters, n_bytes, stored = size_of(model)

@@ -251,7 +251,7 @@ class Scorer:
                 )
             dropout = mc_dropout(
                 backbone.peft_model,
-                n_passes,
+                int(n_passes),  # NumPy's whole numbers too
                 self.seed,
                 mask_mode=acquisition.mask_mode,
                 layers=acquisition.mc_layers,

@@ -33,6 +33,8 @@ class Trackers:
         self._arguments.settings = dict(settings)
         self._control = TrainerControl()
         self._callbacks = []
+        self.closed = False
+        """Whether the run has ended, as after a `fit` that ended it and failed."""
         for name in names:
             (integration,) = get_reporting_integration_callbacks(name)
             try:
@@ -61,6 +63,7 @@ class Trackers:
 
     def close(self) -> None:
         """End the run; the next one is another."""
+        self.closed = True
         for callback in self._callbacks:
             callback.on_train_end(self._arguments, self._state(0), self._control, model=None)
             # The integration leaves its run open, for more of the same training.
