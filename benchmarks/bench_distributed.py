@@ -31,9 +31,9 @@ from starlearn.distributed.engine import RayWorkers
 from starlearn.distributed.worker import ScoringWorker
 from starlearn.inputs import checked_rows
 from starlearn.planning import Job, measured_rate, plan
-from starlearn.query.acquisition import PoolScores, combine
 from starlearn.query.columns import counted
 from starlearn.query.drawing import best_places
+from starlearn.query.pool_scores import PoolScores, combine
 from starlearn.query.progress import ItemBar
 from starlearn.query.score_store import ScoreStore
 

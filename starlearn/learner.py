@@ -30,9 +30,10 @@ from starlearn.inputs import (
 from starlearn.model.adapter import Adapter
 from starlearn.model.backbone import check_quantization
 from starlearn.protocol import EstimatorProtocol
-from starlearn.query.acquisition import Plan, Uncertainty
+from starlearn.query.acquisition import Plan
 from starlearn.query.budget import Budget, budget_for
 from starlearn.query.estimate import Estimate, estimate
+from starlearn.query.pool_scores import Uncertainty
 from starlearn.randomness import derived_seed, drawn_seed
 from starlearn.reporting import ReportMixin
 from starlearn.settings import Acquisition, LoRA, Training
@@ -209,8 +210,7 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
     ) -> tuple[Any, ...]:
         """Choose the items whose labels are worth most.
 
-        Before the first fit the base model's uncertainty alone decides, provided that the
-        task's answers are known.
+        Before the first fit the base model's uncertainty decides, if the task's answers are known.
 
         Parameters
         ----------
@@ -252,9 +252,7 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
             record["lambda"] = plan.weight
             record |= ranked.means()
         record["seconds"] = time.perf_counter() - began
-        if getattr(self, "rounds_", None):
-            self.rounds_[-1]["query"] = record
-            self._report_query(parts, record)
+        self._note_query(parts, record)
         batch = take(X_pool if hasattr(X_pool, "__getitem__") else rows, indices)
         return (indices, batch, metrics) if return_metrics else (indices, batch)
 
@@ -518,16 +516,7 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         )
         if has_choices(self):
             self.classes_ = classes
-        self.rounds_.append(
-            {
-                "round": t,
-                "n_labels": len(self.X_training),
-                "steps": record.steps,
-                "train_loss": record.loss,
-                "seconds": time.perf_counter() - began,
-            }
-        )
-        self._report_training(parts)
+        self._note_training(parts, record, time.perf_counter() - began)
         return self
 
     def _plan(self, parts: Parts, rows: Rows, *, scores: bool = True, engine: Any = None) -> Plan:

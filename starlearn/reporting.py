@@ -7,10 +7,16 @@ from typing import Any, Self
 from starlearn.errors import InputError
 from starlearn.inputs import DEFAULTS, Parts
 from starlearn.train.tracking import Trackers
+from starlearn.train.trainer import TrainingRecord
 
 logger = logging.getLogger(__name__)
 
-OF_A_TRAINING = {"n_labels": "labels", "steps": "steps", "train_loss": "loss"}
+OF_A_TRAINING = {
+    "n_labels": "labels",
+    "steps": "steps",
+    "train_loss": "loss",
+    "seconds": "training_seconds",
+}
 OF_A_QUERY = {
     "lambda": "base_weight",
     "mean_base": "mean_base_uncertainty",
@@ -72,26 +78,38 @@ class ReportMixin:
         if figures is not None:
             self._trackers.log(self._round, figures)
 
-    def _report_training(self: Any, parts: Parts) -> None:
-        last = self.rounds_[-1]
+    def _note_training(self: Any, parts: Parts, record: TrainingRecord, seconds: float) -> None:
+        """Begin a round's record."""
+        found = {
+            "round": len(self.rounds_),
+            "n_labels": len(self.X_training),
+            "steps": record.steps,
+            "train_loss": record.loss,
+            "seconds": seconds,
+        }
+        self.rounds_.append(found)
         logger.info(
             "round %(round)d: trained on %(n_labels)d labels, %(steps)d steps, loss "
             "%(train_loss).4f, %(seconds).1f s",
-            last,
+            found,
         )
-        figures = {theirs: float(last[ours]) for ours, theirs in OF_A_TRAINING.items()}
-        self._report(parts, {**figures, "training_seconds": last["seconds"]})
+        figures = {theirs: float(found[ours]) for ours, theirs in OF_A_TRAINING.items()}
+        self._report(parts, figures)
 
-    def _report_query(self: Any, parts: Parts, record: dict[str, Any]) -> None:
+    def _note_query(self: Any, parts: Parts, found: dict[str, Any]) -> None:
+        """Put a query into the record of the round before it, if there is one."""
         logger.info(
             "round %d: asked for %d of %d items, %.1f s",
             self._round,
-            record["n_instances"],
-            record["n_pool"],
-            record["seconds"],
+            found["n_instances"],
+            found["n_pool"],
+            found["seconds"],
         )
-        known = {ours: theirs for ours, theirs in OF_A_QUERY.items() if ours in record}
-        self._report(parts, {theirs: float(record[ours]) for ours, theirs in known.items()})
+        if not getattr(self, "rounds_", None):
+            return
+        self.rounds_[-1]["query"] = found
+        known = {ours: theirs for ours, theirs in OF_A_QUERY.items() if ours in found}
+        self._report(parts, {theirs: float(found[ours]) for ours, theirs in known.items()})
 
     def _end_report(self: Any) -> None:
         if hasattr(self, "_trackers"):

@@ -21,7 +21,7 @@ from starlearn.evaluate.lines import append_line, read_lines
 from starlearn.evaluate.runs import Observed, made_part, play, without_times
 from starlearn.evaluate.simulate import content_id, simulate
 from starlearn.evaluate.study_file import Settings
-from starlearn.query.acquisition import Uncertainty
+from starlearn.query.pool_scores import Uncertainty
 from starlearn.settings import Acquisition
 from starlearn.tasks import GenerationTask
 from starlearn.train import trainer

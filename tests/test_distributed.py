@@ -229,15 +229,6 @@ def test_a_campaign_whose_driver_is_killed_goes_on_where_it_was(
         assert campaign.batch() == expected
 
 
-class Seen(ScoringWorker):
-    """A worker that writes down which GPUs are its own."""
-
-    def __init__(self, work: Any) -> None:
-        super().__init__(work)
-        own = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
-        (self.folder.parent / f"{os.getpid()}.gpus").write_text(own)
-
-
 def test_workers_take_gpus_where_the_driver_has_none(
     make_learner: Factory,
     labelled: Any,
@@ -247,6 +238,15 @@ def test_workers_take_gpus_where_the_driver_has_none(
 ) -> None:
     ray = pytest.importorskip("ray", reason="ray is not installed")
     ray.shutdown()  # the file's own; only the last test comes after it
+
+    class Seen(ScoringWorker):  # here, so that it is pickled by value: workers have no tests
+        """A worker that writes down which GPUs are its own."""
+
+        def __init__(self, work: Any) -> None:
+            super().__init__(work)
+            own = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
+            (self.folder.parent / f"{os.getpid()}.gpus").write_text(own)
+
     learner = trained(make_learner, labelled)
     expected = learner.query(pool, 5, return_metrics=True)
     with pytest.raises(WorkerError, match="has 1 CPUs and 0 GPUs in all"):

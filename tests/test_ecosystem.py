@@ -1,4 +1,4 @@
-"""docs/ecosystem.md runs from top to bottom, and a script for modAL changes two lines."""
+"""What docs/ecosystem.md says runs; a script for modAL changes two lines."""
 
 import difflib
 import re
@@ -46,6 +46,12 @@ def test_the_snippets_for_modal_run() -> None:
     names = run([b for b in blocks("python", section("modAL")) if MODAL not in b])
     assert len(names["committee"].learner_list[0].X_training) == 25
     assert len(names["index"]) == 5
+
+
+def test_the_snippets_for_scikit_activeml_run() -> None:
+    pytest.importorskip("skactiveml", reason="scikit-activeml is not installed (an extra)")
+    names = run(blocks("python", section("scikit-activeml")))
+    assert len(names["classifier"].estimator_.X_training) == 25
 
 
 # A user's script for plain modAL

@@ -117,6 +117,26 @@ def test_merged_logits_are_those_of_base_and_adapter_in_full_precision(
     assert not any(str(tmp_path) in text for text in texts)
 
 
+@pytest.mark.parametrize("quantization", ["nf4", "fp4"])
+def test_merged_into_dequantised_weights_the_logits_are_the_learners_own(
+    make_learner: Callable[..., STARLearner],
+    labelled: tuple[list, list],
+    tmp_path: Path,
+    quantization: str,
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    learner = make_learner(quantization=quantization).fit(*labelled)
+    expected = own_logits(learner)
+    found = learner.merge(tmp_path / "merged", dequantize=True)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert (logits(opened) - expected).abs().max() < 1e-5
+    learner.merge(tmp_path / "original")
+    other = AutoModelForCausalLM.from_pretrained(tmp_path / "original")
+    assert (logits(other) - expected).abs().max() > 0.01
+    assert "differ" not in str(found)
+
+
 def test_merged_generation_writes_what_the_learner_answers(
     make_learner: Callable[..., STARLearner], tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import build_model
 
+from starlearn.learner import STARLearner
 from starlearn.model import launched
 from starlearn.model.launched import Meeting, Processes
 from starlearn.settings import Training
@@ -119,14 +120,16 @@ def test_each_process_takes_a_gpu_of_its_own(
 # Two real processes
 
 
-def launch(folder: Path, what: str, timeout: int) -> "subprocess.CompletedProcess[str]":
+def launch(
+    script: str, *arguments: str, timeout: int, **how: Any
+) -> "subprocess.CompletedProcess[str]":
     options = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     options += ["--mixed_precision", "bf16"]  # as a user's own configuration may say
     options += ["--dynamo_backend", "no", "--main_process_port", "0"]
     return subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", *options,
-         program.__file__, str(folder), what],
-        check=False, timeout=timeout, capture_output=True, text=True,
+         script, *arguments],
+        check=False, **how, timeout=timeout, capture_output=True, text=True,
         # --cpu would start one process, whatever the number says
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
@@ -143,7 +146,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(folder: Path) -> list[dict[str, Any]]:
     """What each of two processes says."""
-    done = launch(folder, "everything", timeout=280)
+    done = launch(program.__file__, str(folder), "everything", timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     results = [json.loads((folder / f"{index}.json").read_text()) for index in range(2)]
     assert [result["count"] for result in results] == [2, 2]
@@ -247,6 +250,24 @@ def test_what_any_process_has_scored_is_kept_for_all(
 
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_program(folder: Path) -> None:
-    done = launch(folder, "die", timeout=200)  # not the day that processes wait for each other
+    done = launch(
+        program.__file__, str(folder), "die", timeout=200
+    )  # not the day that processes wait for each other
     assert done.returncode != 0
     assert "Signal 9 (SIGKILL)" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_example_in_the_docs_runs_in_two_processes_as_in_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "distributed.md").read_text(encoding="utf-8")
+    (tmp_path / "train.py").write_text(text.split("```python\n# train.py\n")[1].split("```")[0])
+    places = [tmp_path / name for name in ("one", "two")]
+    for place in places:
+        place.mkdir()
+    subprocess.run([sys.executable, tmp_path / "train.py"], cwd=places[0], check=True, timeout=200)
+    done = launch(str(tmp_path / "train.py"), timeout=200, cwd=places[1])
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (STARLearner.load(place / "round-1") for place in places)
+    assert [record["steps"] for record in two.rounds_] == [6, 6]
+    assert [record["steps"] for record in one.rounds_] == [6, 6]
+    assert len(two.X_training) == len(one.X_training) == 13

@@ -1,4 +1,4 @@
-"""What users of modAL had before starlearn: a transformer as a classifier of scikit-learn's."""
+"""What users of modAL have before starlearn: a transformer as a classifier of texts."""
 
 from typing import Any, Self
 

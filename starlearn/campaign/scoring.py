@@ -14,7 +14,7 @@ from starlearn.campaign.rounds import Issued, Round
 from starlearn.campaign.snapshot import write_table
 from starlearn.errors import InputError
 from starlearn.learner import STARLearner
-from starlearn.query.acquisition import Uncertainty
+from starlearn.query.pool_scores import Uncertainty
 from starlearn.settings import Acquisition
 
 COLUMNS = (

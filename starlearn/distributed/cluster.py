@@ -180,7 +180,7 @@ def finished(
     names = ray.data.from_arrow(pa.table({"key": list(keys)}), override_num_blocks=len(keys))
     scored = names.map_batches(
         ScoringWorker,
-        batch_size=None,
+        batch_size=1,  # Ray wants a number where workers have GPUs
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(int(settings.workers), len(keys))),
         num_cpus=settings.cpus,

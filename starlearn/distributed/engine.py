@@ -21,8 +21,9 @@ from starlearn.distributed.cluster import RayEngine, engine_of, finished, numeri
 from starlearn.distributed.processes import ProcessWorkers
 from starlearn.distributed.worker import EMBEDDING, POSITION, PROMPT, TIE, Work, scores_of
 from starlearn.errors import InputError, OutOfMemoryError, WorkerError
-from starlearn.query.acquisition import Plan, PoolScores, Workers
+from starlearn.query.acquisition import Plan, Workers
 from starlearn.query.chunks import chunk_file, chunk_key, items_key, read_chunk, write_chunk
+from starlearn.query.pool_scores import PoolScores
 from starlearn.query.progress import ItemBar
 from starlearn.query.scoring import Scorer
 

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starlearn.model.launched import Processes, processes
-from starlearn.query.acquisition import Plan, PoolScores, score_pool
+from starlearn.query.acquisition import Plan, score_pool
+from starlearn.query.pool_scores import PoolScores
 from starlearn.query.scoring import Scores
 
 REMEDY = (

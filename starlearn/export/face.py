@@ -52,12 +52,17 @@ class ExportMixin:
         return learner
 
     def merge(
-        self, to: str | os.PathLike[str], *, dtype: str = "auto", max_shard_size: str = "5GB"
+        self,
+        to: str | os.PathLike[str],
+        *,
+        dtype: str = "auto",
+        dequantize: bool = False,
+        max_shard_size: str = "5GB",
     ) -> merged.Merged:
         """Write the base model with the adapter merged into it; see :mod:`starlearn.export.merged`.
 
-        The base model is loaded once more, into the CPU's memory and in full precision: the
-        adapter was trained on the quantised one, so the answers differ a little.
+        The base model is loaded once more, into the CPU's memory and in full precision. The
+        adapter was trained on the quantised one, so some answers differ from the learner's.
 
         Parameters
         ----------
@@ -65,6 +70,9 @@ class ExportMixin:
             A new or empty folder. ``AutoModelForCausalLM.from_pretrained(to)`` opens it.
         dtype : {"auto", "float32", "bfloat16", "float16"}
             Type of the weights; "auto" is the one in which the base model is stored.
+        dequantize : bool, default=False
+            Merge into what 4 bits have left of the base model's weights in place of the original
+            ones: the answers are then the learner's own, but for the rounding of `dtype`.
         max_shard_size : str
             Largest weight file.
 
@@ -80,7 +88,11 @@ class ExportMixin:
         StorageError
             When the disk has too little room. Nothing half is left, as after Ctrl-C.
         """
-        options: dict[str, Any] = {"dtype": dtype, "max_shard_size": max_shard_size}
+        options: dict[str, Any] = {
+            "dtype": dtype,
+            "dequantize": dequantize,
+            "max_shard_size": max_shard_size,
+        }
         return self._once(lambda saved, backbone: merged.merge(saved, backbone, to, **options))
 
     def write_hub_folder(

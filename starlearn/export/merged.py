@@ -31,6 +31,8 @@ class Merged:
     """The weight files."""
     quantization: str
     """What the adapter was trained on."""
+    dequantize: bool
+    """Whether the base model's weights are what that has left of them."""
 
     def __str__(self) -> str:
         files = "1 file" if len(self.files) == 1 else f"{len(self.files)} files"
@@ -38,10 +40,11 @@ class Merged:
             f"{self.folder}: {self.n_parameters:,} parameters in {self.dtype}, "
             f"{self.n_bytes / 1e6:,.1f} MB in {files}."
         )
-        if self.quantization != "none":
+        if self.quantization != "none" and not self.dequantize:
             text += (
-                f" The adapter was trained on the base model in {self.quantization}; this model "
-                "is not quantised, and its answers differ a little from the learner's."
+                f" The adapter was trained on the base model in {self.quantization}; this is "
+                "merged into the original weights, and some answers differ from the learner's: "
+                "measure before you rely on it, or merge with dequantize=True."
             )
         return text
 
@@ -52,6 +55,7 @@ def merge(
     to: str | os.PathLike[str],
     *,
     dtype: str = "auto",
+    dequantize: bool = False,
     max_shard_size: str = "5GB",
 ) -> Merged:
     """Write a folder that ``AutoModelForCausalLM.from_pretrained`` opens without peft.
@@ -64,6 +68,9 @@ def merge(
         A new or empty folder. It holds the model when all of it is written, or stays as it was.
     dtype : {"auto", "float32", "bfloat16", "float16"}
         Type of the weights; "auto" is the one in which the base model is stored.
+    dequantize : bool
+        Merge into what 4 bits have left of the base model's weights, which are what the adapter
+        was trained on, in place of the original ones. The answers are then the learner's own.
     max_shard_size : str
         Largest weight file, such as "5GB".
 
@@ -84,7 +91,7 @@ def merge(
     if dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(map(repr, DTYPES))}; got {dtype!r:.40}.")
     with complete_folder(to) as scratch:
-        model = merged_model(backbone, saved.adapter, dtype)
+        model = merged_model(backbone, saved.adapter, dtype, dequantize)
         n_parameters, n_bytes, stored = size_of(model)
         free = shutil.disk_usage(scratch).free
         if free < n_bytes + SPARE:
@@ -106,4 +113,4 @@ def merge(
         written = sum((scratch / name).stat().st_size for name in files)
     named = isinstance(backbone.quantization, str)
     quantization = backbone.quantization if named else "a format of its own"
-    return Merged(Path(to), n_parameters, written, stored, tuple(files), quantization)
+    return Merged(Path(to), n_parameters, written, stored, tuple(files), quantization, dequantize)

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
 from transformers import GenerationConfig
 from transformers.utils import logging as transformers_logging
 
@@ -16,7 +18,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 TOKENIZER_FILES = (*(name for name in IDENTITY if name != "config.json"), "vocab.txt")
 
 
-def merged_model(backbone: Backbone, adapter: Adapter, dtype: str) -> Any:
+def merged_model(backbone: Backbone, adapter: Adapter, dtype: str, dequantize: bool) -> Any:
     """Return the base model with W0 + (alpha / r) B A in place of each adapted W0.
 
     The base model is loaded anew, on the CPU and not in 4 bits: a sum that is rounded to 4 bits
@@ -28,6 +30,8 @@ def merged_model(backbone: Backbone, adapter: Adapter, dtype: str) -> Any:
     adapter : Adapter
     dtype : {"auto", "float32", "bfloat16", "float16"}
         Type of the weights; "auto" is the one in which the base model is stored.
+    dequantize : bool
+        Whether W0 is what 4 bits have left of it, in place of the original.
 
     Returns
     -------
@@ -43,6 +47,8 @@ def merged_model(backbone: Backbone, adapter: Adapter, dtype: str) -> Any:
     check_base(backbone, adapter)
     with isolated_generators(0):
         base = full_precision(backbone, dtype)
+        if dequantize:
+            _put_dequantized(base, backbone.model)
         model = with_lora(base, adapter.settings(), backbone.source)
     load_state(model, adapter.state)
     try:
@@ -51,6 +57,18 @@ def merged_model(backbone: Backbone, adapter: Adapter, dtype: str) -> Any:
         raise InputError(
             f"The merged weights are not finite as {dtype}. Use dtype='float32'."
         ) from error
+
+
+@torch.no_grad()
+def _put_dequantized(model: Any, quantized: Any) -> None:
+    """Give a model the values of another's 4-bit weights, in the type of its own."""
+    for name, module in quantized.named_modules():
+        # With an adapter on it, the 4-bit layer is within peft's.
+        name = name.removesuffix(".base_layer")
+        if isinstance(module, Linear4bit):
+            weight = module.weight
+            values = dequantize_4bit(weight.data, weight.quant_state)
+            model.get_submodule(name).weight.copy_(values)
 
 
 def greedy(backbone: Backbone, max_new_tokens: int | None) -> GenerationConfig:

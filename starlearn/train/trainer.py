@@ -178,7 +178,7 @@ def _trained(
             )
             check_divisible(trainer, meeting.processes)
             trainer.remove_callback(PrinterCallback)  # the bar is enough
-            if verbose > 1:
+            if verbose > 1 and meeting.processes.main:
                 trainer.add_callback(_Lines(bar, trainer.losses))
             model.train()
             with _checkpointing(model, training.gradient_checkpointing):

@@ -1,0 +1,97 @@
+"""How much answers change when an adapter that was trained on nf4 is merged in full precision.
+
+    python benchmarks/bench_merge.py --seeds 5
+
+The embedded model learns in nf4 on a pool of its own, and answers the test items; so do the merged
+models, in float32 and with their weights stored in bfloat16 (computed in float32 both times). The
+control was trained without quantisation, where merging changes nothing but rounding.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from measuring import COMMON, RESULTS, common, write_row
+
+from starlearn import ChoiceTask, LoRA, STARLearner, Training
+from starlearn.embedded.pools import EmbeddedPool, make_pool
+from starlearn.engine import answer_room
+from starlearn.query.progress import ItemBar
+
+FIELDS = [
+    *COMMON, "model", "trained_on", "merged_into", "merged_as", "seed", "n_labels", "n_test",
+    "megabytes", "accuracy_learner", "accuracy_merged", "same_answer", "mean_change",
+    "largest_change",
+]  # fmt: skip
+"""Changes are of the probability of a choice, over all choices and test items."""
+
+
+def base_probabilities(folder: Path, learner: STARLearner, items: list) -> np.ndarray:
+    """Return the probabilities of the learner's choices by a model without an adapter, [m, C]."""
+    merged = STARLearner(str(folder), task=learner.task, quantization="none", verbose=False)
+    parts, engine = merged._parts(), merged._engine()
+    tree = engine.tree(parts, learner.classes_.tolist())
+    prompts = engine.prompts(parts, items, room=answer_room(parts, tree))
+    scorer = engine.scorer(parts, None, tree, seed=0)
+    with scorer.ready(), ItemBar("merged", len(prompts), verbose=False) as bar:
+        return scorer.probabilities(tree, prompts, bar)
+
+
+def measure(pool: EmbeddedPool, quantization: str, seed: int, n_labels: int, out: Path) -> None:
+    """Train one learner, merge it in two types, and write a row for each."""
+    learner = STARLearner(
+        task=ChoiceTask(pool.prompt, choices=pool.choices),
+        quantization=quantization,
+        adapter=LoRA(r=16, alpha=32),
+        training=Training(max_steps=150, learning_rate=3e-3),
+        random_state=seed,
+        verbose=False,
+    )
+    rows = np.random.default_rng(seed).choice(len(pool.items), n_labels, replace=False)
+    learner.fit([pool.items[i] for i in rows], [pool.labels[i] for i in rows])
+    own, gold = learner.predict_proba(pool.test_items), np.array(pool.test_labels)
+    kinds = [("original", "float32"), ("original", "bfloat16")]
+    if quantization != "none":
+        kinds += [("dequantised", "float32"), ("dequantised", "bfloat16")]
+    for weights, dtype in kinds:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "merged"
+            found = learner.merge(folder, dtype=dtype, dequantize=weights == "dequantised")
+            other = base_probabilities(found.folder, learner, pool.test_items)
+        answers, others = (learner.classes_[p.argmax(axis=1)] for p in (own, other))
+        change = np.abs(own - other)
+        row = common("cpu") | {
+            "model": "embedded",
+            "trained_on": quantization,
+            "merged_into": weights,
+            "merged_as": dtype,
+            "seed": seed,
+            "n_labels": n_labels,
+            "n_test": len(gold),
+            "megabytes": f"{found.n_bytes / 1e6:.1f}",
+            "accuracy_learner": f"{np.mean(answers == gold):.3f}",
+            "accuracy_merged": f"{np.mean(others == gold):.3f}",
+            "same_answer": f"{np.mean(answers == others):.3f}",
+            "mean_change": f"{change.mean():.2e}",
+            "largest_change": f"{change.max():.2e}",
+        }
+        write_row(out, FIELDS, row)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--n-labels", type=int, default=100)
+    parser.add_argument("--n-test", type=int, default=300)
+    parser.add_argument("--out", type=Path, default=RESULTS / "merge.csv")
+    args = parser.parse_args(arguments)
+    for seed in range(args.seeds):
+        pool = make_pool("skewed", n_items=500, n_test=args.n_test, random_state=seed)
+        for quantization in ("nf4", "none"):
+            measure(pool, quantization, seed, args.n_labels, args.out)
+
+
+if __name__ == "__main__":
+    main()
