@@ -4,6 +4,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from threading import RLock
 from typing import Any
 from weakref import WeakSet
 
@@ -221,6 +222,7 @@ class Bases:
     def __init__(self) -> None:
         self._engines: WeakSet[Engine] = WeakSet()
         self._latest: Engine | None = None
+        self._lock = RLock()  # two threads must not load the same base model
 
     def __reduce__(self) -> Any:
         return Bases, ()  # a pickle carries no base model; those who share it share the next one
@@ -234,23 +236,26 @@ class Bases:
         verbose: int,
     ) -> Engine:
         """Return the engine for these parameters; a new one on a base model that is there."""
-        for engine in self._engines:
-            if engine.serves(source, quantization, cache_dir):
-                self._latest = engine
-                return engine
-        backbone = self._backbone(_base_name(source, quantization))
-        self._latest = Engine(source, quantization, cache_dir, verbose, backbone)
-        self._engines.add(self._latest)
-        return self._latest
+        with self._lock:
+            for engine in self._engines:
+                if engine.serves(source, quantization, cache_dir):
+                    self._latest = engine
+                    return engine
+            backbone = self._backbone(_base_name(source, quantization))
+            self._latest = Engine(source, quantization, cache_dir, verbose, backbone)
+            self._engines.add(self._latest)
+            return self._latest
 
     def adopted(self, engine: Engine) -> Engine:
         """Take in the engine of another learner, or return the equal one that is there."""
-        for known in self._engines:
-            if known is engine or (known.base, known.cache_dir) == (engine.base, engine.cache_dir):
-                return known
-        engine.backbone = self._backbone(engine.base) or engine.backbone
-        self._engines.add(engine)
-        return engine
+        name = (engine.base, engine.cache_dir)
+        with self._lock:
+            for known in self._engines:
+                if known is engine or (known.base, known.cache_dir) == name:
+                    return known
+            engine.backbone = self._backbone(engine.base) or engine.backbone
+            self._engines.add(engine)
+            return engine
 
     def _backbone(self, base: tuple[str | None, str]) -> Backbone | None:
         return next((known.backbone for known in self._engines if known.base == base), None)

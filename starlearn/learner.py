@@ -38,7 +38,16 @@ from starlearn.randomness import derived_seed, drawn_seed
 from starlearn.reporting import ReportMixin
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask, Item
-from starlearn.typed import Asked, AskedToo, Batch, Items, Measured, PoolT, available_if
+from starlearn.typed import (
+    Asked,
+    AskedPerhaps,
+    AskedToo,
+    Batch,
+    Items,
+    Measured,
+    PoolT,
+    available_if,
+)
 from starlearn.undo import unchanged_on_error
 
 
@@ -199,6 +208,10 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
     def query(
         self, X_pool: PoolT, n_instances: int = 1, **how: Unpack[AskedToo]
     ) -> Measured[PoolT]: ...
+    @overload
+    def query(
+        self, X_pool: Any, n_instances: int = 1, **how: Unpack[AskedPerhaps]
+    ) -> tuple[Any, ...]: ...
     def query(
         self,
         X_pool: Any,
@@ -366,16 +379,17 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
             seed=self._seed("masks", self._round),
             verbose=self.verbose,
         )
-        return tempered(found, self.rounds_[-1].get("temperature", 1.0))
+        return tempered(found, self.rounds_[-1].get("temperature", 1.0)) if n_passes == 1 else found
 
     @available_if(has_choices)
     def calibrate(self, *, n_splits: int = 5) -> Self:
         """Find the temperature of `predict_proba` by cross-fitting on the labelled set.
 
         For each part of the labelled set a fresh adapter is trained on the others and judged on
-        this part; these adapters are not kept. Items of the same text are in the same part. The
-        temperature that fits all of them, ``rounds_[-1]["temperature"]``, holds until the next
-        training. It changes probabilities, not answers, and no query.
+        this part; they are not kept (with ``warm_start`` they are of another kind than the
+        learner's). Items of the same text are in one part. The temperature that fits all of them,
+        ``rounds_[-1]["temperature"]``, holds until the next training, for one pass. It changes no
+        answer and no query; a strategy that asks `predict_proba` may rank otherwise.
 
         Parameters
         ----------
@@ -391,17 +405,14 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         InputError
             When `n_splits` does not fit the labelled set, or the task has other choices by now.
         """
-        self._require_fit()
-        parts, t = self._parts(), self._round
+        parts, tree, _ = self._to_predict(self.X_training)
         items, labels = checked_labels(self.X_training, self.y_training, parts.task)
-        tree = self._engine().tree(parts, self.classes_.tolist())
+        t = self._round
         splits = folds(parts.task.fill(items), n_splits, self._seed("folds", t))
-        seed = self._seed("training", t)
-        found = self._engine().unseen_probabilities(
-            parts, items, labels, tree, splits, seed=seed, verbose=self.verbose
-        )
-        columns = np.searchsorted(self.classes_, labels)
-        self.rounds_[-1]["temperature"] = best_temperature(found, columns)
+        how: dict[str, Any] = {"seed": self._seed("training", t), "verbose": self.verbose}
+        found = self._engine().unseen_probabilities(parts, items, labels, tree, splits, **how)
+        right = np.searchsorted(self.classes_, labels)
+        self.rounds_[-1]["temperature"] = best_temperature(found, right)
         return self
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:

@@ -38,6 +38,14 @@ class AskedToo(TypedDict, total=False):
     engine: Any
 
 
+class AskedPerhaps(TypedDict, total=False):
+    """The same where only the run can tell which of the two it is."""
+
+    return_metrics: Required[bool]
+    budget: Budget | None
+    engine: Any
+
+
 def available_if(check: Callable[[Any], bool]) -> Callable[[Method], Method]:
     """Give a method to the objects that pass a check; as scikit-learn's, and the type stays."""
     return cast("Callable[[Method], Method]", untyped_available_if(check))

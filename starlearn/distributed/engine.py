@@ -218,7 +218,9 @@ class RayWorkers:
 
     def _saved(self, plan: Plan, todo: Path) -> Path:
         folder = todo / "learner"
-        saving.save(saving.content_of(self.learner), folder, plan.scorer.backbone)
+        # Workers need the adapter; labelled texts have no business on shared storage.
+        content = replace(saving.content_of(self.learner), items=[], labels=[])
+        saving.save(content, folder, plan.scorer.backbone)
         return folder
 
     @contextmanager

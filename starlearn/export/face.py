@@ -179,7 +179,7 @@ class ExportMixin:
         )
 
     def _once(self: Any, act: Callable[[saving.Saved, Backbone], Result]) -> Result:
-        """Act on the trained learner; of several processes of a program the first one does."""
+        """Act on the trained learner; of several processes, which all call it, the first does."""
         self._require_fit()
         backbone: Backbone = self._engine().backbone
         check_base(backbone, self.adapter_)

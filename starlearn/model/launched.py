@@ -1,5 +1,6 @@
 """The processes that `accelerate launch` has started a program as: how many, and how they meet."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -49,7 +50,10 @@ class Processes:
         return self.exchanged([own])
 
     def on_main(self, act: Callable[[], Result]) -> Result:
-        """Do something once, by the main process; the others wait, and get what it returned."""
+        """Do something once, by the main process; the others wait, and get what it returned.
+
+        All processes call it: one that is alone waits for the others.
+        """
         with Meeting(self):
             own = [act()] if self.main else []
         return self.exchanged(own)[0]
@@ -130,28 +134,38 @@ class Meeting:
         failed = states.nonzero().flatten().tolist()
         if failed:
             told = gather_object([f"{type(error).__name__}: {error}"])
-            if error is None:
-                first = failed[0]
+            beyond_cure = (states == FAILED).nonzero().flatten().tolist()
+            # Whose memory ran out would begin anew, and wait for one that has given up.
+            if error is None or (how == RAN_OUT and beyond_cure):
+                first = (beyond_cure or failed)[0]
                 message = (
                     f"Process {first} of {self.processes.count} failed, and the others stop with "
                     f"it: {told[first]:.2000}"
                 )
-                raise (MemoryError if states[first] == RAN_OUT else WorkerError)(message)
+                raise (WorkerError if beyond_cure else MemoryError)(message)
         self._over = error is not None
         return float(values.sum())
 
 
 def processes() -> Processes:
     """Return the processes that this one was started with; one alone otherwise."""
-    if get_int_from_env(COUNTS, 1) <= 1:
+    if not are_several():
         return Processes()
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     return Processes(state.num_processes, state.process_index, state)
 
 
+def are_several() -> bool:
+    """Tell whether this process was started as one of several that know how to meet.
+
+    Without an address, as under a plain `mpirun`, they are jobs of their own.
+    """
+    return "MASTER_ADDR" in os.environ and get_int_from_env(COUNTS, 1) > 1
+
+
 def is_main() -> bool:
     """Tell whether this is the process that shows progress; starts no communication."""
-    return get_int_from_env(COUNTS, 1) <= 1 or get_int_from_env(["RANK", "PMI_RANK"], 0) == 0
+    return not are_several() or get_int_from_env(["RANK", "PMI_RANK"], 0) == 0
 
 
 def take_own_gpu() -> None:
