@@ -1,5 +1,6 @@
 """The 4-bit model, its adapter and its dropout, on tiny models built here."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -349,3 +350,37 @@ def test_head_and_hidden_states_give_the_models_own_logits(tmp_path: Path, tied:
     got = head.logits(hidden[0], torch.arange(head.weight.shape[0]))
     assert torch.allclose(got, expected, atol=1e-5)
     assert np.ptp(expected.numpy()) > 0.1
+
+
+@pytest.mark.parametrize("after", [0, 3, None])
+def test_trap_an_interrupted_adapter_leaves_nothing_on_the_model(
+    backbone: Backbone, after: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """peft would put the next adapter on what is left of the first, with a warning only."""
+    from peft.tuners.lora import LoraModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    with torch.no_grad():
+        plain = backbone.model(PROMPTS).logits
+    replace, calls = LoraModel._create_and_replace, itertools.count()
+
+    def replaced(*arguments: Any, **named: Any) -> None:
+        if next(calls) == after:
+            raise KeyboardInterrupt
+        replace(*arguments, **named)
+
+    def behind(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LoraModel, "_create_and_replace", replaced)
+        if after is None:  # all layers are there, and something behind them is interrupted
+            patch.setattr(LoraModel, "_cast_adapter_dtype", behind)
+        with pytest.raises(KeyboardInterrupt):
+            attach_fresh(backbone, LoRA(r=2), seed=0)
+    assert next(calls) == (14 if after is None else after + 1)
+    assert not [m for m in backbone.model.modules() if isinstance(m, BaseTunerLayer)]
+    with torch.no_grad():
+        assert torch.equal(backbone.model(PROMPTS).logits, plain)
+    attach_fresh(backbone, LoRA(r=2), seed=0)  # a second adapter on the first would warn
+    detach(backbone)

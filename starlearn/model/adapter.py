@@ -80,8 +80,13 @@ def attach_fresh(backbone: Backbone, lora: LoRA, seed: int) -> Any:
         Also kept as ``backbone.peft_model``; an earlier adapter is taken off first.
     """
     detach(backbone)
-    with isolated_generators(seed):
-        backbone.peft_model = with_lora(backbone.model, lora, backbone.source)
+    try:
+        with isolated_generators(seed):
+            backbone.peft_model = with_lora(backbone.model, lora, backbone.source)
+    except BaseException:
+        # Ctrl-C too: a second adapter must never be put on what is left of the first.
+        _strip(backbone.model)
+        raise
     ends = {
         "output head": backbone.model.get_output_embeddings(),
         "token embeddings": backbone.model.get_input_embeddings(),
@@ -111,6 +116,15 @@ def with_lora(model: Any, lora: LoRA, source: str) -> Any:
                 f"{source}: {str(error).rstrip('.')}. Name linear layers that it has, "
                 "such as those of its attention: LoRA(target_modules=['q_proj', 'v_proj'])."
             ) from error
+
+
+def _strip(model: Any) -> None:
+    """Take off what peft had put on a model when it was interrupted."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+    vars(model).pop("peft_config", None)
 
 
 def detach(backbone: Backbone) -> None:
