@@ -15,7 +15,8 @@ class Progress:
     """How far a long step is."""
 
     stage: str
-    """What is being done: "training", "query", "predicting", "answering", "embedding"."""
+    """What is being done: "training", "query", "predicting", "answering", "embedding"; by workers
+    "query on ray", "embedding on ray"."""
     done: int
     total: int
     """Optimiser steps of a training, items of everything else."""

@@ -44,7 +44,8 @@ def complete_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(folder).expanduser()
     if target.name in ("", ".."):
         raise InputError(f"{str(folder)!r:.100} is no name of a new folder. Nothing was written.")
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+    is_empty = target.is_dir() and not target.is_symlink() and not any(target.iterdir())
+    if (target.exists() or target.is_symlink()) and not is_empty:
         raise InputError(
             f"The folder {target} exists already. Choose a new one: nothing was written."
         )

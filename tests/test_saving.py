@@ -1,5 +1,6 @@
 """A learner on disk: opened by peft as it is, refused when it is not what was saved."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -128,3 +129,24 @@ def test_folder_of_a_newer_version_is_refused(saved: tuple[STARLearner, Path]) -
     manifest.write_text(json.dumps({**content, "format": 99}))
     with pytest.raises(InputError, match="newer starlearn"):
         STARLearner.load(saved[1])
+
+
+def test_a_parameter_that_is_not_known_yet_is_named(saved: tuple[STARLearner, Path]) -> None:
+    settings, manifest = saved[1] / "starlearn.json", saved[1] / "MANIFEST.json"
+    content: dict[str, Any] = json.loads(settings.read_text())
+    content["parameters"]["colour"] = "blue"
+    settings.write_text(json.dumps(content))
+    sums: dict[str, Any] = json.loads(manifest.read_text())
+    sums["files"][settings.name] = hashlib.sha256(settings.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(sums))
+    with pytest.raises(InputError, match="does not know: colour"):
+        STARLearner.load(saved[1])
+
+
+def test_a_link_to_an_empty_folder_is_not_written_to(
+    saved: tuple[STARLearner, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    with pytest.raises(InputError, match="exists already"):
+        saved[0].save(tmp_path / "link")

@@ -7,6 +7,7 @@ from typing import Any, Self, TypeVar
 
 from starlearn import saving
 from starlearn.data.pool import as_labels
+from starlearn.errors import InputError, listed
 from starlearn.export import hub, merged
 from starlearn.model.adapter import check_base
 from starlearn.model.backbone import Backbone
@@ -34,12 +35,20 @@ class ExportMixin:
 
         Raises
         ------
+        InputError
+            When the folder is not there, or was written by a newer starlearn.
         UntrustedFileError
             When a file is not the one that was saved, or its weights are not finite.
         ModelMismatchError
             When the base model is not the one that the adapter was trained on.
         """
         saved = saving.load(folder)
+        known: Any = cls()
+        if unknown := sorted(set(saved.parameters) - set(known.get_params(deep=False))):
+            raise InputError(
+                f"{folder} has parameters that this starlearn does not know: {listed(unknown)}. "
+                "It was written by a newer one: update starlearn."
+            )
         learner: Any = cls(**saved.parameters)
         if model is not None:
             learner.model = model
