@@ -43,7 +43,9 @@ def stats_of_logits(logits: Tensor, target: Tensor | None) -> EntropyStats:
     entropy = -_times_log(p, logp).sum(-1)  # [K, N]
     mean_p = p.mean(0)  # [N, V]
     predictive = -_times_log(mean_p, mean_p.log()).sum(-1)  # [N]
-    information = _times_log(p, logp - mean_p.log()).sum(-1).mean(0)  # [N]
+    # The mean of K is a K-th of the largest at least; below the smallest number it rounds to 0.
+    log_mean = torch.maximum(mean_p.log(), logp.amax(0) - math.log(len(logits)))  # [N, V]
+    information = _times_log(p, logp - log_mean).sum(-1).mean(0)  # [N]
 
     pair = logits.topk(min(2, logits.shape[-1])).values  # [K, N, 2]
     alone = pair.shape[-1] == 1  # V = 1
