@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score
 
 from starlearn.calibration import best_temperature, folds, tempered
 from starlearn.data.pool import as_count, as_items, object_array, take
-from starlearn.data.stream import Pool, Rows
+from starlearn.data.stream import Pool, Rows, rows_of
 from starlearn.distributed.engine import workers_of
 from starlearn.engine import Prompts, answer_room
 from starlearn.export.face import ExportMixin
@@ -265,7 +265,7 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
             record["lambda"] = plan.weight
             record |= ranked.means()
         record["seconds"] = time.perf_counter() - began
-        self._note_query(parts, record)
+        self._note_query(parts, record, budget, rows_of(rows, indices))
         batch = take(X_pool if hasattr(X_pool, "__getitem__") else rows, indices)
         return (indices, batch, metrics) if return_metrics else (indices, batch)
 

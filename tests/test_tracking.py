@@ -13,6 +13,7 @@ import pytest
 from starlearn.callbacks import TRACKERS
 from starlearn.errors import InputError, MissingDependencyError, UntrustedFileError
 from starlearn.learner import STARLearner
+from starlearn.query.budget import Budget
 
 FIGURES = {"labels", "loss", "steps", "training_seconds", "mean_uncertainty", "max_uncertainty"}
 MORE = {"base_weight", "mean_base_uncertainty", "asked", "query_seconds"}
@@ -83,6 +84,20 @@ def test_each_round_is_told_to_each_tracker(
     learner.fit(*labelled)  # another run
     assert [who for who, _, _ in recorded].count("wandb ends") == 1
     assert [who for who, _, _ in recorded].count("wandb begins") == 2
+
+
+def test_what_a_batch_costs_is_told(
+    make_learner: Callable[..., STARLearner],
+    labelled: tuple[list, list],
+    pool: list[str],
+    recorded: list[tuple[str, int, dict]],
+) -> None:
+    learner = make_learner(report_to="wandb").fit(*labelled)
+    priced = [{"text": text, "price": 1.5 + 0.25 * i} for i, text in enumerate(pool)]
+    _, batch = learner.query(priced, 4, budget=Budget(20.0, cost="price"))
+    bill = sum(item["price"] for item in batch)
+    assert learner.rounds_[-1]["query"]["cost"] == pytest.approx(bill)
+    assert recorded[-1][2]["cost"] == pytest.approx(bill)
 
 
 def test_after_a_fit_that_failed_the_next_figures_go_to_an_open_run(
