@@ -131,7 +131,7 @@ def throughput(folder: Path, out: Path, workers: Sequence[int]) -> None:
         row = {
             "workers": count, "wall_s": f"{wall:.2f}", "start_s": f"{start:.2f}",
             "items_per_s": f"{m / used:.1f}", "ratio_to_one_process": f"{alone / used:.2f}",
-            "identical": same, "note": "start taken off; 2 cores, shared with other work",
+            "identical": same, "note": "start taken off; 2 cores",
         }  # fmt: skip
         write_row(out, FIELDS, common("cpu") | facts | row)
 
