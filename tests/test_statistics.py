@@ -255,7 +255,7 @@ def test_every_answer_is_in_its_bin(answers):
     bins = reliability(confidence, correct)
     assert sum(bins["count"]) == len(answers)
     assert sum(bins["correct"]) == sum(correct)
-    assert sum(bins["confidence"]) == pytest.approx(sum(confidence))
+    assert sum(bins["confidence"]) == pytest.approx(sum(confidence), abs=1e-8)  # 9 decimals a bin
     for place, (count, total) in enumerate(zip(bins["count"], bins["confidence"], strict=True)):
         if count:
             assert place / 15 - 1e-6 <= total / count <= (place + 1) / 15 + 1e-6
