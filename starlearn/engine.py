@@ -164,8 +164,8 @@ class Engine:
     def unseen_probabilities(
         self,
         parts: Parts,
-        items: Sequence[Item],
-        labels: NDArray[Any],
+        examples: Sequence[Example],
+        prompts: Prompts,
         tree: ChoiceTree,
         folds: Iterable[tuple[NDArray[np.intp], NDArray[np.intp]]],
         *,
@@ -176,8 +176,6 @@ class Engine:
 
         Each fold's come from an adapter that was trained on the other labels.
         """
-        examples = self.examples(parts, items, labels)
-        prompts = self.prompts(parts, items, answer_room(parts, tree))
         found = np.zeros((len(prompts), len(tree.paths)))
         for train, judge in folds:
             known, unseen = [examples[i] for i in train], [prompts[i] for i in judge]

@@ -1,5 +1,6 @@
 """STARLearner: the estimator. A thin face: every method validates, calls one stage, records."""
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -265,7 +266,9 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
             record["lambda"] = plan.weight
             record |= ranked.means()
         record["seconds"] = time.perf_counter() - began
-        self._note_query(parts, record, budget, rows_of(rows, indices))
+        if budget is not None:
+            record["cost"] = math.fsum(budget.costs(rows_of(rows, indices)))
+        self._note_query(parts, record)
         batch = take(X_pool if hasattr(X_pool, "__getitem__") else rows, indices)
         return (indices, batch, metrics) if return_metrics else (indices, batch)
 
@@ -370,14 +373,9 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         """
         parts, tree, prompts = self._to_predict(X)
         check_passes(parts, n_passes, "predict_proba(n_passes={})")
+        seed = self._seed("masks", self._round)
         found = self._engine().probabilities(
-            parts,
-            self.adapter_,
-            prompts,
-            tree,
-            n_passes=n_passes,
-            seed=self._seed("masks", self._round),
-            verbose=self.verbose,
+            parts, self.adapter_, prompts, tree, n_passes=n_passes, seed=seed, verbose=self.verbose
         )
         return tempered(found, self.rounds_[-1].get("temperature", 1.0)) if n_passes == 1 else found
 
@@ -405,12 +403,12 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         InputError
             When `n_splits` does not fit the labelled set, or the task has other choices by now.
         """
-        parts, tree, _ = self._to_predict(self.X_training)
+        parts, tree, prompts = self._to_predict(self.X_training)
         items, labels = checked_labels(self.X_training, self.y_training, parts.task)
-        t = self._round
+        examples, t = self._engine().examples(parts, items, labels), self._round
         splits = folds(parts.task.fill(items), n_splits, self._seed("folds", t))
         how: dict[str, Any] = {"seed": self._seed("training", t), "verbose": self.verbose}
-        found = self._engine().unseen_probabilities(parts, items, labels, tree, splits, **how)
+        found = self._engine().unseen_probabilities(parts, examples, prompts, tree, splits, **how)
         right = np.searchsorted(self.classes_, labels)
         self.rounds_[-1]["temperature"] = best_temperature(found, right)
         return self

@@ -2,13 +2,10 @@
 
 import logging
 import math
-from collections.abc import Sequence
 from typing import Any, Self
 
 from starlearn.errors import InputError
 from starlearn.inputs import DEFAULTS, Parts
-from starlearn.query.budget import Budget
-from starlearn.tasks import Item
 from starlearn.train.tracking import Trackers
 from starlearn.train.trainer import TrainingRecord
 
@@ -102,16 +99,8 @@ class ReportMixin:
         figures = {theirs: float(found[ours]) for ours, theirs in OF_A_TRAINING.items()}
         self._report(parts, figures)
 
-    def _note_query(
-        self: Any,
-        parts: Parts,
-        found: dict[str, Any],
-        budget: Budget | None,
-        chosen: Sequence[Item],
-    ) -> None:
+    def _note_query(self: Any, parts: Parts, found: dict[str, Any]) -> None:
         """Put a query into the record of the round before it, if there is one."""
-        if budget is not None:
-            found["cost"] = math.fsum(budget.costs(chosen))
         logger.info(
             "round %d: asked for %d of %d items, %.1f s",
             self._round,

@@ -164,7 +164,7 @@ class Backbone:
     @cached_property
     def model(self) -> Any:
         """The base model, quantised and frozen, in evaluation mode."""
-        with _loading_bar(self.verbose):
+        with weights_bar(self.verbose):
             model = _from_hub(
                 AutoModelForCausalLM,
                 self.source,
@@ -294,8 +294,8 @@ def _forbid_packing(model: torch.nn.Module) -> None:
 
 
 @contextmanager
-def _loading_bar(shown: int) -> Iterator[None]:
-    """Let transformers show its bar for loaded weights, or not; its switch is a global one."""
+def weights_bar(shown: int) -> Iterator[None]:
+    """Let transformers show its bar of weights read or written, or not; a global switch of its."""
     before = transformers_logging.is_progress_bar_enabled()
     if not shown:
         transformers_logging.disable_progress_bar()
@@ -363,7 +363,7 @@ def full_precision(backbone: Backbone, dtype: str) -> Any:
             "full-precision model to merge into. Train on the model that they were made from, or "
             "serve the saved adapter on this one."
         )
-    with _loading_bar(backbone.verbose):
+    with weights_bar(backbone.verbose):
         return _from_hub(
             AutoModelForCausalLM,
             backbone.source,

@@ -7,11 +7,10 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from transformers import GenerationConfig
-from transformers.utils import logging as transformers_logging
 
 from starlearn.errors import InputError
 from starlearn.model.adapter import Adapter, check_base, load_state, with_lora
-from starlearn.model.backbone import IDENTITY, Backbone, full_precision
+from starlearn.model.backbone import IDENTITY, Backbone, full_precision, weights_bar
 from starlearn.randomness import isolated_generators
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -88,13 +87,8 @@ def write_model(
 ) -> None:
     """Write a model with its tokenizer and generation settings, as transformers reads them."""
     model.generation_config = generation
-    before = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
+    with weights_bar(shown=False):
         model.save_pretrained(folder, max_shard_size=max_shard_size)
-    finally:
-        if before:
-            transformers_logging.enable_progress_bar()
     write_tokenizer(backbone, folder)
 
 
