@@ -13,15 +13,14 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
-import csv
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import RESULTS, write_anew
 from numpy.typing import NDArray
 
-RESULTS = Path(__file__).parent / "results" / "calibration.csv"
+ROWS = RESULTS / "calibration.csv"
 POOLS = ("skewed", "homogeneous", "noisy")
 PASSES = (3, 10)
 SHRINKAGES = (0.5, 1.0, 2.0)
@@ -86,18 +85,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=1000)
     options = parser.parse_args()
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", encoding="utf-8", newline="") as file:
-        writer = None
-        for seed in range(options.first, options.first + options.seeds):
-            for pool in POOLS:
-                for row in rows(pool, seed):
-                    if writer is None:
-                        writer = csv.DictWriter(file, row, lineterminator="\n")
-                        writer.writeheader()
-                    writer.writerow(row)
-                    file.flush()
-                    print(*row.values())
+    seeds = range(options.first, options.first + options.seeds)
+    write_anew(ROWS, (row for seed in seeds for pool in POOLS for row in rows(pool, seed)))
 
 
 if __name__ == "__main__":

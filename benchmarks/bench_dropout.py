@@ -12,15 +12,14 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
-import csv
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import RESULTS, write_anew
 from scipy.stats import spearmanr
 
-RESULTS = Path(__file__).parent / "results" / "dropout.csv"
+ROWS = RESULTS / "dropout.csv"
 POOLS = ("skewed", "noisy", "steps")
 RATES = (0.1, 0.3, 0.5)
 PASSES = (3, 10)
@@ -89,19 +88,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=1000)
     options = parser.parse_args()
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", encoding="utf-8", newline="") as file:
-        writer = None
-        for seed in range(options.first, options.first + options.seeds):
-            for pool in POOLS:
-                for rate in RATES:
-                    for row in rows(pool, rate, seed):
-                        writer = writer or csv.DictWriter(file, row, lineterminator="\n")
-                        if file.tell() == 0:
-                            writer.writeheader()
-                        writer.writerow(row)
-                        file.flush()
-                        print(*row.values())
+    seeds = range(options.first, options.first + options.seeds)
+    cases = ((pool, rate, seed) for seed in seeds for pool in POOLS for rate in RATES)
+    write_anew(ROWS, (row for case in cases for row in rows(*case)))
 
 
 if __name__ == "__main__":

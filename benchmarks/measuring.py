@@ -7,7 +7,7 @@ import platform
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +130,20 @@ def common(device: str) -> dict[str, object]:
         **{name: version(name) for name in PACKAGES},
         "threads": torch.get_num_threads(),
     }
+
+
+def write_anew(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows to a CSV file in place of what it held, each as it comes, and print them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = None
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for row in rows:
+            if writer is None:
+                writer = csv.DictWriter(file, row, lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(row)
+            file.flush()
+            print(*row.values())
 
 
 def write_row(path: Path, fields: Sequence[str], row: Mapping[str, object]) -> None:

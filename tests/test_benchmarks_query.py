@@ -1,35 +1,20 @@
 """The baselines of the query benchmark: real dropout, our scores with our masks, one smoke run."""
 
 import csv
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-NAMES = (
-    "baselines", "measuring", "query_cases", "bench_query", "bench_linear_entropy", "bench_budget",
-    "profile_query",
-)  # fmt: skip
+from benchmark_modules import imported_benchmark
 
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[ModuleType]:
-    """Import the benchmark as the command line does, with its folder on the path."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import bench_query
-
-        yield bench_query
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-        for name in NAMES:
-            sys.modules.pop(name, None)
+    with imported_benchmark("bench_query") as module:
+        yield module
 
 
 def make_case(bench: ModuleType, learner: Any, items: list[str], labels: list[str]) -> Any:

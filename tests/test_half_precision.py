@@ -1,6 +1,5 @@
 """Scores in bfloat16: how far the way the work is cut may move them (docs/performance.md)."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmark_modules import imported_benchmark
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -23,8 +23,6 @@ from starlearn.tasks import ChoiceTask, GenerationTask
 
 TOLERANCE, ON_AVERAGE = 0.2, 0.01
 """Nats of an item's entropy, and of a pool's mean movement. Rounding is 2^-8 of a number."""
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-NAMES = ("baselines", "measuring", "query_cases", "bench_linear_entropy", "bench_half_precision")
 
 slowly = settings(
     max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -38,15 +36,8 @@ def _in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import bench_half_precision
-
-        yield bench_half_precision
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-        for name in NAMES:
-            sys.modules.pop(name, None)
+    with imported_benchmark("bench_half_precision") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
