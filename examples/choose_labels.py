@@ -6,7 +6,7 @@ choice therefore spends four labels in five on it. What does STAR ask for instea
     python examples/choose_labels.py
 
 One round with one seed shows how a query works, not that it saves labels: for that see
-``benchmarks/bench_learning_curve.py``, which pairs many seeds.
+``starlearn study``, which pairs many seeds, and ``docs/evidence.md``.
 """
 
 from collections import Counter

@@ -105,6 +105,17 @@ def agreeing_softly(
     return by_rank(values, n, rng), facts
 
 
+def agreeing_and_spread(
+    learner: Any, items: Sequence[Any], n: int, rng: np.random.Generator, gold: Any
+) -> Picked:
+    """Draw as k-means++ does, weighted by a mix that heeds how far base and full agree."""
+    from starlearn.query.diversity import kmeans_plus_plus
+
+    values, facts = agreeing_scores(learner, items)
+    keys = drawn_keys(len(items), rng)
+    return kmeans_plus_plus(values, learner.transform(items), n, rng, keys=keys), facts
+
+
 def longest_first(
     learner: Any, items: Sequence[Any], n: int, rng: np.random.Generator, gold: Any
 ) -> Picked:
@@ -176,6 +187,9 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
             "a candidate: STAR's batch drawn by rank in place of its best", pick=drawn_softly
         ),
         "agreement_soft": Arm("a candidate: both", pick=agreeing_softly),
+        "agreement_kmeans": Arm(
+            "a candidate: that mix, and diversity: k-means++", pick=agreeing_and_spread
+        ),
         "no_decay": Arm("STAR without decay on B", training=NO_DECAY),
         "strong_decay": Arm("STAR with B shrunk to 37 % a training", training={"b_shrinkage": 1.0}),
         "no_dropout": Arm("STAR without Monte-Carlo dropout: one pass", {"n_passes": 1}),
@@ -191,6 +205,14 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         ),
         "star_kmeans": Arm(
             "STAR's uncertainty and diversity: k-means++", {"diversity": "kmeans++"}
+        ),
+        "lambda_0_kmeans": Arm(
+            "uncertainty of the adapter alone and diversity: k-means++",
+            {"schedule": 0.0, "diversity": "kmeans++"},
+        ),
+        "lambda_0_kmeans_4": Arm(
+            "the same among the 4 n most uncertain alone",
+            {"schedule": 0.0, "diversity": "kmeans++", "candidates": 4},
         ),
         "gold_loss_leaks_labels": Arm(
             "LEAKS LABELS: largest loss of the right answer; a control, not a method",
