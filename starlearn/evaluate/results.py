@@ -15,8 +15,9 @@ from starlearn.evaluate.statistics import Contrast, contrast, holm
 
 Record = dict[str, Any]
 
-REFERENCE = "random"
-PRIMARY = (("star_entropy", "random"), ("star_entropy", "plain_entropy"))
+REFERENCE, RIVAL = "random", "plain_entropy"
+"""What every arm is compared with: choosing nothing, and the least that chooses."""
+PRIMARY = (("star_entropy", REFERENCE), ("star_entropy", RIVAL))
 """The contrasts that were named before the first run; corrected together over all tasks."""
 
 

@@ -7,12 +7,13 @@ import numpy as np
 
 from starlearn.evaluate.results import (
     REFERENCE,
+    RIVAL,
     TaskResults,
     accuracies,
     balanced_seeds,
     primary_contrasts,
 )
-from starlearn.evaluate.statistics import ripl, speed_up
+from starlearn.evaluate.statistics import Contrast, ripl, speed_up
 
 
 def row(task: TaskResults, arm: str) -> dict[str, Any]:
@@ -71,16 +72,17 @@ def _primary(results: Sequence[TaskResults]) -> str:
 
 
 def _arms(task: TaskResults) -> str:
-    against = {one.arm: one for one in task.contrasts()}
+    rivals = [other for other in (REFERENCE, RIVAL) if other in task.runs]
+    against = [{one.arm: one for one in task.contrasts(other)} for other in rivals]
     lines = []
     for arm in task.arms:
-        found, one = row(task, arm), against.get(arm)
+        found = row(task, arm)
         lines.append(
             [
                 arm,
                 found["seeds"],
                 f"{found['aulc']:.4f}",
-                f"{one.mean:+.4f} ({one.low:+.4f} to {one.high:+.4f})" if one else "",
+                *(_difference(differences.get(arm)) for differences in against),
                 f"{found['final']:.3f}",
                 _number(found["ripl"], "+.2f"),
                 _number(found["speed_up"], ".2f"),
@@ -89,8 +91,13 @@ def _arms(task: TaskResults) -> str:
                 _number(found["confidence_on_errors"], ".3f"),
             ]
         )
-    heads = ["arm", "seeds", "AULC", f"minus {REFERENCE} (95 %)", "final", "RIPL", "speed-up"]
+    minus = [f"minus {other} (95 %)" for other in rivals]
+    heads = ["arm", "seeds", "AULC", *minus, "final", "RIPL", "speed-up"]
     return _table([*heads, "test NLL", "ECE", "confidence on errors"], lines)
+
+
+def _difference(one: Contrast | None) -> str:
+    return f"{one.mean:+.4f} ({one.low:+.4f} to {one.high:+.4f})" if one else ""
 
 
 def _number(value: float | None, form: str) -> str:
