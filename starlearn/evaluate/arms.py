@@ -105,15 +105,26 @@ def agreeing_softly(
     return by_rank(values, n, rng), facts
 
 
+def unlike_each_other(
+    learner: Any,
+    items: Sequence[Any],
+    values: NDArray[np.float64],
+    n: int,
+    rng: np.random.Generator,
+) -> NDArray[np.intp]:
+    """Draw n items as k-means++ draws centres, on base hidden states, weighted by values."""
+    from starlearn.query.diversity import kmeans_plus_plus
+
+    keys = drawn_keys(len(items), rng)
+    return kmeans_plus_plus(values, learner.transform(items), n, rng, keys=keys)
+
+
 def agreeing_and_spread(
     learner: Any, items: Sequence[Any], n: int, rng: np.random.Generator, gold: Any
 ) -> Picked:
     """Draw as k-means++ does, weighted by a mix that heeds how far base and full agree."""
-    from starlearn.query.diversity import kmeans_plus_plus
-
     values, facts = agreeing_scores(learner, items)
-    keys = drawn_keys(len(items), rng)
-    return kmeans_plus_plus(values, learner.transform(items), n, rng, keys=keys), facts
+    return unlike_each_other(learner, items, values, n, rng), facts
 
 
 def longest_first(
@@ -130,11 +141,7 @@ def spread_out(
     learner: Any, items: Sequence[Any], n: int, rng: np.random.Generator, gold: Any
 ) -> Picked:
     """Draw as k-means++ draws centres, on base hidden states, without any uncertainty."""
-    from starlearn.query.diversity import kmeans_plus_plus
-
-    points = learner.transform(items)
-    keys = drawn_keys(len(items), rng)
-    return kmeans_plus_plus(np.ones(len(items)), points, n, rng, keys=keys), {}
+    return unlike_each_other(learner, items, np.ones(len(items)), n, rng), {}
 
 
 def gold_loss_first(
@@ -188,7 +195,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         ),
         "agreement_soft": Arm("a candidate: both", pick=agreeing_softly),
         "agreement_kmeans": Arm(
-            "a candidate: that mix, and diversity: k-means++", pick=agreeing_and_spread
+            "a candidate: the mix of agreement, and diversity: k-means++", pick=agreeing_and_spread
         ),
         "no_decay": Arm("STAR without decay on B", training=NO_DECAY),
         "strong_decay": Arm("STAR with B shrunk to 37 % a training", training={"b_shrinkage": 1.0}),
@@ -211,7 +218,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
             {"schedule": 0.0, "diversity": "kmeans++"},
         ),
         "lambda_0_kmeans_4": Arm(
-            "the same among the 4 n most uncertain alone",
+            "k-means++ among the 4 n items of which the adapter alone is least certain",
             {"schedule": 0.0, "diversity": "kmeans++", "candidates": 4},
         ),
         "gold_loss_leaks_labels": Arm(
