@@ -20,7 +20,7 @@ from starlearn.evaluate.displays import (
 from starlearn.evaluate.lines import append_line
 from starlearn.evaluate.results import grouped, primary_contrasts, read_results
 from starlearn.evaluate.statistics import holm, mean_interval
-from starlearn.evaluate.study_report import render_study, write_study_report
+from starlearn.evaluate.study_report import main_arms, render_study, write_study_report
 from starlearn.evaluate.study_tables import row
 
 GAIN = {"random": 0.0, "plain_entropy": 0.05, "star_entropy": 0.1}
@@ -121,13 +121,30 @@ def test_one_seed_has_no_band():
 def test_forest_shows_every_contrast_with_its_interval(results):
     display = AulcForest.from_results([results]).plot()
     names = [text.get_text() for text in display.ax_.get_yticklabels()]
-    assert names == [
-        "skewed: plain_entropy - random (4)",
-        "skewed: star_entropy - random (4)",
-    ]
+    assert names == ["plain_entropy (4)", "star_entropy (4)"]
+    assert display.ax_.get_title() == "skewed"
+    assert display.ax_.get_xlabel() == "AULC minus random, paired seeds"
     star = results.contrasts()[1]
     intervals = [line.get_xdata() for line in display.ax_.lines if len(line.get_xdata()) == 2]
     assert any(np.allclose(ends, [star.low, star.high]) for ends in intervals)
+
+
+def test_forest_of_several_tasks_and_rivals_names_both():
+    one, two = grouped([*lines_of(), *lines_of("steps", seeds=3)])
+    mixed = [*one.contrasts(), *two.contrasts("plain_entropy")]
+    display = AulcForest(mixed).plot()
+    names = [text.get_text() for text in display.ax_.get_yticklabels()]
+    assert names[0] == "skewed: plain_entropy - random (4)"
+    assert names[-1] == "steps: star_entropy - plain_entropy (3)"
+    assert display.ax_.get_title() == ""
+
+
+def test_an_arm_with_few_seeds_is_not_drawn_beside_those_with_many():
+    lines = lines_of(seeds=6)
+    few = [made_line("skewed", "bald", seed, [0.2, 0.3, 0.4]) for seed in range(3)]
+    more = [made_line("skewed", "lambda_0", seed, [0.2, 0.3, 0.4]) for seed in range(5)]
+    shown = main_arms(grouped([*lines, *few, *more])[0])
+    assert shown == ["random", "plain_entropy", "star_entropy", "lambda_0"]
 
 
 def test_reliability_and_confidence_on_errors(results):
@@ -201,7 +218,8 @@ def test_the_page_needs_no_network_and_escapes_names(tmp_path):
     for image in re.findall(r'src="data:image/png;base64,([^"]+)"', page):
         assert base64.b64decode(image).startswith(b"\x89PNG")
     assert "24 finished runs" in page
-    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("study.png", "study_forest.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     tables = (tmp_path / "study.md").read_text()
     assert "| skewed | star_entropy - random | 4 | +0.0750 | +0.0750 to +0.0750 |" in tables
     assert "## skewed, 4 seeds that all arms have" in tables

@@ -71,6 +71,8 @@ class LearningCurves(Display):
 class AulcForest(Display):
     """Differences of AULC with 95 % intervals, one row a contrast, and the margin set beforehand.
 
+    What all rows have in common, the task and the arm they are compared with, is said once.
+
     Parameters
     ----------
     contrasts : sequence of Contrast
@@ -95,9 +97,20 @@ class AulcForest(Display):
                 ax.plot(difference, row, "|", color="grey", alpha=0.5)
         ax.axvline(0, color="black", linewidth=0.8)
         ax.axvspan(-MARGIN, 0, color="grey", alpha=0.2)
-        names = [f"{c.task}: {c.arm} - {c.against} ({len(c.seeds)})" for c in self.contrasts]
+        tasks = {one.task for one in self.contrasts}
+        against = {one.against for one in self.contrasts}
+        names = [
+            (f"{one.task}: " if len(tasks) > 1 else "")
+            + one.arm
+            + (f" - {one.against}" if len(against) > 1 else "")
+            + f" ({len(one.seeds)})"
+            for one in self.contrasts
+        ]
         ax.set_yticks(rows, [as_plot_text(name) for name in names], fontsize="small")
-        ax.set_xlabel("difference of AULC over paired seeds")
+        other = against.pop() if len(against) == 1 else "another arm"
+        ax.set_xlabel(as_plot_text(f"AULC minus {other}, paired seeds"))
+        if len(tasks) == 1:
+            ax.set_title(as_plot_text(tasks.pop()))
         return self
 
 

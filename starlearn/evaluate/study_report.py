@@ -21,13 +21,14 @@ from starlearn.evaluate.results import REFERENCE, TaskResults, primary_contrasts
 from starlearn.evaluate.statistics import LEAST_SEEDS, MARGIN
 from starlearn.evaluate.study_tables import markdown, row
 
-PAGE_FILE, TABLES_FILE, CURVES_FILE = "study.html", "study.md", "study.png"
+PAGE_FILE, TABLES_FILE = "study.html", "study.md"
+CURVES_FILE, FOREST_FILE = "study.png", "study_forest.png"
 MOST_CURVES = 4
 """Arms in a figure of curves: more lines cannot be told apart."""
 
 
 def write_study_report(folder: Path) -> Path:
-    """Write ``study.html``, ``study.md`` and ``study.png`` beside the lines of one or more studies.
+    """Write a page, its tables and its main figures beside the lines of one or more studies.
 
     Parameters
     ----------
@@ -36,7 +37,8 @@ def write_study_report(folder: Path) -> Path:
     Returns
     -------
     path
-        The page; the others hold its tables as Markdown, and the learning curves of all tasks.
+        ``study.html``, the page. ``study.md`` holds its tables as Markdown, ``study.png`` the
+        learning curves of all tasks, and ``study_forest.png`` all arms against random choice.
 
     Raises
     ------
@@ -46,6 +48,7 @@ def write_study_report(folder: Path) -> Path:
     results = read_results(folder)
     replace_file(folder / TABLES_FILE, markdown(results).encode())
     replace_file(folder / CURVES_FILE, draw_curves(results))
+    replace_file(folder / FOREST_FILE, draw_forests(results))
     replace_file(folder / PAGE_FILE, render_study(results).encode())
     return folder / PAGE_FILE
 
@@ -103,9 +106,14 @@ def section(task: TaskResults) -> dict[str, Any]:
 
 
 def main_arms(task: TaskResults) -> list[str]:
-    """Return the few arms whose curves are drawn: the first ones of the table of arms."""
+    """Return the few arms whose curves are drawn: the first ones of the table of arms.
+
+    Beside arms with more seeds an arm with few would fill the figure with its wide interval.
+    """
     first = [arm for arm in ("random", "plain_entropy", "star_entropy") if arm in task.arms]
-    return [*first, *(arm for arm in task.arms if arm not in first)][:MOST_CURVES]
+    most = max(map(len, task.runs.values()))
+    others = [a for a in task.arms if a not in first and len(task.runs[a]) >= most - 1]
+    return [*first, *others][:MOST_CURVES]
 
 
 def machines(runs: Sequence[dict[str, Any]]) -> dict[str, int]:
@@ -127,6 +135,20 @@ def draw_curves(results: Sequence[TaskResults]) -> bytes:
         axes = figure.add_subplot(n_rows, min(2, len(results)), place)
         LearningCurves.from_results(task, main_arms(task)).plot(axes)
         axes.set_title(as_plot_text(task.name))
+    return png(figure, dpi=100)
+
+
+def draw_forests(results: Sequence[TaskResults]) -> bytes:
+    """Draw all arms of all tasks against random choice, a panel a task; return a PNG."""
+    figure = new_figure()
+    compared = [task for task in results if task.contrasts()]
+    n_rows = max((len(compared) + 1) // 2, 1)
+    most = max((len(task.contrasts()) for task in compared), default=1)
+    figure.set_size_inches(10.0, n_rows * (1.2 + 0.24 * most))
+    shared = None
+    for place, task in enumerate(compared, 1):
+        shared = figure.add_subplot(n_rows, min(2, len(compared)), place, sharex=shared)
+        AulcForest.from_results([task]).plot(shared)
     return png(figure, dpi=100)
 
 
