@@ -190,6 +190,12 @@ class Acquisition(Settings):
                 "The 'distinct' parameter of Acquisition must be 'exact', 'none' or a cosine. Got "
                 f"{self.distinct!r} instead."
             )
+        if self.measure == "mutual_information" and self.n_passes == 1 and self.strategy == "star":
+            raise InputError(
+                "Acquisition(measure='mutual_information', n_passes=1): with one pass the mutual "
+                "information of answer and dropout mask is 0 for every item. Set n_passes=3, or "
+                "measure='entropy'."
+            )
         try:
             weights = self.weights()
         except (TypeError, ValueError):
