@@ -182,7 +182,7 @@ def test_every_arm_makes_parts_that_can_be_used():
         acquisition = made_part("acquisition", settings, arm)
         acquisition.check()
         made_part("training", settings, arm).check()
-        assert acquisition.n_passes == (4 if "n_passes" not in arm.acquisition else 1), name
+        assert acquisition.n_passes == arm.acquisition.get("n_passes", 4), name
         assert arm.leaks_labels == ("leaks_labels" in name)
     weights = [
         made_part("acquisition", settings, arm_named("lambda_reversed")).base_weight(t)

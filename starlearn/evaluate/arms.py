@@ -204,6 +204,19 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
             "mutual information of answer and dropout mask alone (BALD)",
             {"measure": "mutual_information", "schedule": 0.0},
         ),
+        "bald_8": Arm(
+            "a candidate: BALD with K = 8 passes",
+            {"measure": "mutual_information", "schedule": 0.0, "n_passes": 8},
+        ),
+        "bald_kmeans_4": Arm(
+            "a candidate: k-means++ among the 4 n items that BALD puts first",
+            {
+                "measure": "mutual_information",
+                "schedule": 0.0,
+                "diversity": "kmeans++",
+                "candidates": 4,
+            },
+        ),
         "longest": Arm("the longest items first", {"strategy": "random"}, pick=longest_first),
         "kmeans": Arm(
             "diversity alone: k-means++ on base hidden states",
