@@ -41,6 +41,7 @@ from starlearn import Acquisition
 from starlearn.engine import Prompts
 from starlearn.query.progress import ItemBar
 from starlearn.query.scoring import Scorer
+from starlearn.settings import PUBLISHED
 
 BUDGETS = {
     "passes": [512, 1024, 2048, 4096, 8192, 16384],
@@ -57,7 +58,7 @@ FIELDS = [
 def contenders_of(case: Case, stage: str, n_passes: int, budgets: list[int]) -> dict[str, Any]:
     """Return one contender a budget; each holds its results against the first one's."""
     learner, engine = case.learner, case.engine
-    learner.set_params(acquisition=Acquisition(n_passes=n_passes))
+    learner.set_params(acquisition=Acquisition(**PUBLISHED, n_passes=n_passes))
     scorer, prompts = scorer_of(case)
     kept = base_scores(case.base)
     engine.store = kept

@@ -36,6 +36,7 @@ from starlearn.query.drawing import best_places
 from starlearn.query.pool_scores import PoolScores, combine
 from starlearn.query.progress import ItemBar
 from starlearn.query.score_store import ScoreStore
+from starlearn.settings import PUBLISHED
 
 VOCABULARY = 500
 CONFIGURATIONS = [
@@ -62,7 +63,7 @@ def fitted(folder: Path, shape: str, length: int, passes: int, chunk: int = 2048
         model,
         task=ChoiceTask("{text}", choices=CHOICES),
         adapter=LoRA(r=4),
-        acquisition=Acquisition(n_passes=passes, chunk_size=chunk),
+        acquisition=Acquisition(**PUBLISHED, n_passes=passes, chunk_size=chunk),
         training=Training(max_steps=1),
         random_state=0,
         verbose=False,
@@ -191,7 +192,7 @@ def merging(out: Path) -> None:
     scores.lengths[:] = 1
 
     def merge() -> None:
-        found = combine(scores, Acquisition(), weight=0.5, trained=True)
+        found = combine(scores, Acquisition(**PUBLISHED), weight=0.5, trained=True)
         best_places(found.mixed, scores.keys, counted(large), 500)
 
     row = {"part": "merge", "m": large, "note": "ranks, mix, best 500"}

@@ -54,6 +54,7 @@ from query_cases import (
 from scipy.stats import spearmanr
 
 from starlearn import Acquisition
+from starlearn.settings import PUBLISHED
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -113,7 +114,9 @@ def check_equal(
         work = replace(work_of(case, passes, members), mask_seed=seed)
         theirs = baseline(work)
         for measure in ("entropy", "predictive_entropy"):
-            learner.set_params(acquisition=Acquisition(measure=measure, n_passes=passes))
+            learner.set_params(
+                acquisition=Acquisition(**{**PUBLISHED, "measure": measure}, n_passes=passes)
+            )
             case.set_store(later=False)
             ours = learner.uncertainty([case.pool[i] for i in members])
             if work.choices is None:
@@ -186,7 +189,7 @@ def timed_settings(case: Case, arguments: dict[str, Any], n: int, later: bool) -
 
     def prepare() -> None:
         # Times are of scoring: in a small run all of the pool may be labelled already.
-        settings = {"distinct": "none", **arguments}
+        settings = {**PUBLISHED, "distinct": "none", **arguments}
         case.learner.set_params(acquisition=Acquisition(**settings))
         case.set_store(later)
 
@@ -254,7 +257,7 @@ def ranked(
     """Return the full model's uncertainty of the pool, and the items that a query chooses."""
     learner = case.learner
     learner.seed_ = seed
-    learner.set_params(acquisition=Acquisition(**{"distinct": "none", **arguments}))
+    learner.set_params(acquisition=Acquisition(**{**PUBLISHED, "distinct": "none", **arguments}))
     scores = learner.uncertainty(case.pool).full
     return scores, learner.query(case.pool, n_instances=batch_size(case, n))[0].tolist()
 

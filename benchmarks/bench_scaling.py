@@ -98,6 +98,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     from starlearn import Acquisition, ChoiceTask, GenerationTask, LoRA, Pool, STARLearner, Training
     from starlearn.query.score_store import ScoreStore
+    from starlearn.settings import PUBLISHED
 
     torch.set_num_threads(args.threads)
     size = {name: getattr(args, name) for name in "mLKV"}
@@ -115,7 +116,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             folder / "model",
             task=task,
             adapter=LoRA(r=4),
-            acquisition=Acquisition(n_passes=size["K"]),
+            acquisition=Acquisition(**PUBLISHED, n_passes=size["K"]),
             training=Training(max_steps=1),
             random_state=0,
             cache_dir=folder / "scores",

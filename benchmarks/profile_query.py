@@ -19,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from starlearn import Acquisition
 from starlearn.query.score_store import ScoreStore
+from starlearn.settings import PUBLISHED
 
 FIELDS = [
     *COMMON, "model", "parameters", "quantization", "dtype", "task", "items", "tokens_mean",
@@ -73,7 +74,9 @@ def stages(case: Case) -> list[tuple[str, float, int]]:
 def bench(args: argparse.Namespace, case: Case) -> None:
     """Write one row a stage and one an operation."""
     # In a small run all of the pool may be labelled already.
-    case.learner.set_params(acquisition=Acquisition(n_passes=args.passes, distinct="none"))
+    case.learner.set_params(
+        acquisition=Acquisition(**PUBLISHED, n_passes=args.passes, distinct="none")
+    )
     case.engine.store = base_scores(case.base)
     case.learner.query(case.pool, n_instances=1)  # libraries load what they need
     parts = [("stage", *row) for row in stages(case)]

@@ -76,7 +76,16 @@ class Plan:
     max_steps: int | None
     n_passes: int
     measure: str
+    schedule: str | float
     sub_pool: int | None
+
+
+def as_schedule(text: str) -> str | float:
+    """Read a schedule from the command line; settings refuse what is neither word nor number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def make_learner(plan: Plan, task: Any, strategy: str) -> Any:
@@ -89,7 +98,12 @@ def make_learner(plan: Plan, task: Any, strategy: str) -> Any:
         task=task,
         quantization=plan.quantization,
         adapter=LoRA(r=plan.r, alpha=plan.alpha, dropout=plan.dropout),
-        acquisition=Acquisition(strategy=strategy, measure=plan.measure, n_passes=plan.n_passes),
+        acquisition=Acquisition(
+            strategy=strategy,
+            measure=plan.measure,
+            n_passes=plan.n_passes,
+            schedule=plan.schedule,
+        ),
         training=Training(
             epochs=plan.epochs, max_steps=plan.max_steps, learning_rate=plan.learning_rate
         ),
@@ -274,7 +288,8 @@ def demo(
             epochs=1,
             max_steps=150,
             n_passes=3,
-            measure="entropy",
+            measure="mutual_information",
+            schedule=0.0,
             sub_pool=None,
         )
         data = Data(made.items, made.labels, made.test_items, made.test_labels, task)
@@ -308,7 +323,10 @@ def run(
     epochs: Annotated[int, option("Passes over the labels.", least=1)] = 3,
     max_steps: Annotated[int | None, option("Fixed steps instead of epochs.", least=1)] = None,
     n_passes: Annotated[int, option("Monte-Carlo dropout passes.", least=1)] = 3,
-    measure: Annotated[Measure, option("What uncertainty is.")] = Measure.entropy,
+    measure: Annotated[Measure, option("What uncertainty is.")] = Measure.mutual_information,
+    schedule: Annotated[
+        str, option("Share of the base model: published, or a number from 0 to 1.")
+    ] = "0",
     sub_pool: Annotated[int | None, option("Score so many random items a round.", least=1)] = None,
     n_test: Annotated[int | None, option("Score so many random test rows.", least=1)] = None,
     max_chars: Annotated[int | None, option("Leave longer rows out.", least=1)] = None,
@@ -352,6 +370,7 @@ def run(
             max_steps=max_steps,
             n_passes=n_passes,
             measure=measure.value,
+            schedule=as_schedule(schedule),
             sub_pool=sub_pool,
         )
         source = {"train": train, "test": test} if dataset is None else {"data set": dataset.value}

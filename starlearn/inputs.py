@@ -97,7 +97,7 @@ def check_passes(parts: Parts, n_passes: Any, said: str) -> None:
     if int(n_passes) > 1 and parts.adapter.dropout == 0:
         raise InputError(
             f"{said} needs dropout on the adapter, and LoRA(dropout=0) has none: all passes would "
-            "be the same. Set LoRA(dropout=0.1), or n_passes=1."
+            "be the same. Set LoRA(dropout=0.1), or n_passes=1 and measure='entropy'."
         )
 
 

@@ -90,7 +90,7 @@ def test_no_dropout_is_an_error(bench, tasks, make_learner, pool):
     learner = make_learner(
         task=tasks["one token"],
         adapter=LoRA(r=4, dropout=0.0),
-        acquisition=Acquisition(n_passes=1),
+        acquisition=Acquisition(measure="entropy", n_passes=1),
     )
     case = make_case(bench, learner, pool[:8], ["red", "blue"] * 4)
     for run in (bench.naive, bench.strong):

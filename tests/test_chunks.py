@@ -73,7 +73,8 @@ def base_in(folder: Path) -> dict[Path, int]:
         {"diversity": "kmeans++", "candidates": 2},
         {"distinct": 0.99},
         {"strategy": "random"},
-        {"n_passes": 1},
+        {"n_passes": 1, "measure": "entropy"},
+        {"measure": "entropy", "schedule": "published"},
         {"mask_mode": "token"},
     ],
 )

@@ -114,7 +114,7 @@ def test_version_and_bare_command():
     assert "demo" in call().output
 
 
-def test_defaults_are_the_published_setting(files, monkeypatch):
+def test_defaults_are_those_of_the_learner(files, monkeypatch):
     run([*files])
     plan = TinyLearner.made[0].plan
     for part in (LoRA(), Training(), Acquisition()):
@@ -335,6 +335,7 @@ def test_end_to_end_on_the_embedded_model(real_learner, tmp_path):
         write_rows(tmp_path / f"{name}.jsonl", rows)
     files = ["--train", tmp_path / "train.jsonl", "--test", tmp_path / "test.jsonl"]
     small = "--rounds 2 --n-instances 8 --sub-pool 30 --max-steps 3 --r 4 --strategy both"
+    published = "--measure entropy --schedule published"
     result = call(
         "run",
         *files,
@@ -345,6 +346,7 @@ def test_end_to_end_on_the_embedded_model(real_learner, tmp_path):
         "--out",
         tmp_path / "out",
         *small.split(),
+        *published.split(),
     )
     assert result.exit_code == 0, result.output
     rounds = rounds_of(tmp_path / "out")

@@ -11,7 +11,7 @@ from starlearn import Budget
 from starlearn.errors import InputError, OutOfMemoryError
 from starlearn.learner import STARLearner
 from starlearn.query import drawing
-from starlearn.settings import Acquisition
+from starlearn.settings import PUBLISHED, Acquisition
 from starlearn.tasks import ChoiceTask, GenerationTask
 
 Factory = Callable[..., STARLearner]
@@ -23,7 +23,7 @@ def learner(make_learner: Factory, labelled: Any) -> STARLearner:
 
 
 def ask(learner: STARLearner, pool: list, n: int, **options: Any) -> list[int]:
-    learner.set_params(acquisition=Acquisition(n_passes=3, **options))
+    learner.set_params(acquisition=Acquisition(**{**PUBLISHED, "n_passes": 3, **options}))
     return learner.query(pool, n)[0].tolist()  # type: ignore[no-any-return]
 
 
@@ -126,7 +126,7 @@ def test_trap_money_that_ends_early_does_not_make_the_whole_pool_candidates(
         return original(values, keys, places, n)
 
     monkeypatch.setattr(drawing, "best_places", top)
-    learner.set_params(acquisition=Acquisition(n_passes=3, diversity=diversity, candidates=2))
+    learner.set_params(acquisition=Acquisition(**PUBLISHED, diversity=diversity, candidates=2))
     chosen = learner.query(items, 8, budget=Budget(3, cost=cost))[0].tolist()
     assert len(chosen) == 3
     assert set(chosen) <= set(best)
@@ -210,7 +210,7 @@ def test_screening_spends_the_passes_on_the_best_candidates(
     calls.clear()
     ask(learner, pool, 4, screen=3, measure="mutual_information")
     assert calls == [(len(pool), 1), (12, 3)]
-    learner.set_params(acquisition=Acquisition(n_passes=1, screen=3))
+    learner.set_params(acquisition=Acquisition(measure="entropy", n_passes=1, screen=3))
     calls.clear()
     learner.query(pool, 4)
     assert calls == [(len(pool), 1)]
@@ -229,7 +229,7 @@ def test_a_sub_pool_is_drawn_by_the_seed_not_by_the_order(learner: STARLearner, 
 
 def test_approximations_rank_alike(learner: STARLearner, pool: list) -> None:
     def full(**options: Any) -> np.ndarray:
-        learner.set_params(acquisition=Acquisition(n_passes=8, **options))
+        learner.set_params(acquisition=Acquisition(**PUBLISHED, n_passes=8, **options))
         return learner.uncertainty(pool).full
 
     whole = full()

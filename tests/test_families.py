@@ -137,7 +137,7 @@ def test_a_family_learns_asks_and_answers(
 
 def fused_entropies(learner: STARLearner) -> list[float]:
     """Mean entropies of the model's own answers, as a query computes them without dropout."""
-    learner.set_params(acquisition=Acquisition(n_passes=1))
+    learner.set_params(acquisition=Acquisition(measure="entropy", n_passes=1))
     return list(learner.uncertainty(POOL).entropy)
 
 

@@ -18,7 +18,7 @@ from tiny_models import build_model
 from starlearn.embedded.pools import make_pool
 from starlearn.learner import STARLearner
 from starlearn.model.backbone import Backbone
-from starlearn.settings import Acquisition, LoRA, Training
+from starlearn.settings import PUBLISHED, Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask
 
 TOLERANCE, ON_AVERAGE = 0.2, 0.01
@@ -94,7 +94,7 @@ def test_scores_in_bfloat16_move_by_less_than_the_tolerance(
 ) -> None:
     assert learner._engine().backbone.model.dtype == torch.bfloat16
     mode = data.draw(st.sampled_from(["shared", "token"]))
-    learner.set_params(acquisition=Acquisition(n_passes=3, mask_mode=mode))
+    learner.set_params(acquisition=Acquisition(**PUBLISHED, n_passes=3, mask_mode=mode))
     forget(learner)
     expected = learner.uncertainty(pool)
     assert expected.full.std() > 2 * ON_AVERAGE
@@ -143,8 +143,9 @@ def test_the_embedded_model_keeps_the_tolerance_with_every_number_rounded_anew(
 
 def test_a_run_writes_its_rows(bench: ModuleType, tmp_path: Path) -> None:
     out = tmp_path / "half_precision.csv"
-    arguments = ["--tasks", "skewed", "--items", "50", "--steps", "1", "--passes", "1"]
+    arguments = ["--tasks", "skewed", "--items", "50", "--steps", "1", "--passes", "2"]
     bench.main([*arguments, "--out", str(out)])
-    plain, rounded = out.read_text(encoding="utf-8").splitlines()[1:]
+    plain, rounded, *default = out.read_text(encoding="utf-8").splitlines()[1:]
     assert ",bfloat16,skewed," in plain
-    assert ",anew," in rounded
+    assert ",2,entropy,anew," in rounded
+    assert [",2,mutual_information," in line for line in default] == [True, True]

@@ -24,7 +24,7 @@ from starlearn.errors import (
     TrainingDivergedError,
 )
 from starlearn.learner import STARLearner
-from starlearn.settings import Acquisition, LoRA, Training
+from starlearn.settings import PUBLISHED, Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask, Task
 from starlearn.train import trainer as trainer_module
 
@@ -44,7 +44,7 @@ def same_adapter(first: STARLearner, second: STARLearner) -> bool:
 
 
 def test_rounds_of_query_and_teach(make_learner: Factory, labelled: Labelled, pool: list) -> None:
-    learner = make_learner().fit(*labelled)
+    learner = make_learner(acquisition=Acquisition(**PUBLISHED)).fit(*labelled)
     for t in range(2):
         indices, batch = learner.query(pool, n_instances=3)
         assert batch == [pool[i] for i in indices]
@@ -90,7 +90,9 @@ def test_passes_of_an_ensemble_are_checked(
 
 
 def test_an_ensemble_needs_dropout(make_learner: Factory, labelled: Labelled) -> None:
-    learner = make_learner(adapter=LoRA(r=4, dropout=0.0), acquisition=Acquisition(n_passes=1))
+    learner = make_learner(
+        adapter=LoRA(r=4, dropout=0.0), acquisition=Acquisition(measure="entropy", n_passes=1)
+    )
     learner.fit(*labelled)
     with pytest.raises(InputError, match=r"predict_proba\(n_passes=3\) needs dropout"):
         learner.predict_proba(labelled[0], n_passes=3)

@@ -727,7 +727,8 @@ def test_star_inside_a_learner_chooses_what_star_chooses(tiny_model: str) -> Non
 
 
 def test_star_inside_a_learner_counts_its_rounds(tiny_model: str) -> None:
-    learner = ActiveLearner(star(tiny_model), star_sampling, TEXTS[2:6], LABELS[2:6])
+    published = star(tiny_model, schedule="published")
+    learner = ActiveLearner(published, star_sampling, TEXTS[2:6], LABELS[2:6])
     pool = [*UNSURE, TEXTS[0], TEXTS[7]]
     for _ in range(2):
         batch = learner.query(pool, n_instances=2)[1]

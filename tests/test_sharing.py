@@ -208,7 +208,7 @@ def test_trap_two_quantisations_that_python_calls_equal(
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind)
 
     assert config("nf4") == config("fp4")
-    own = Acquisition(n_passes=1)
+    own = Acquisition(measure="entropy", n_passes=1)
     learner = make_learner(quantization=config("nf4"), acquisition=own)
     first = learner.uncertainty(pool).base
     learner.set_params(quantization=config("fp4"))

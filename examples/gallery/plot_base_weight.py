@@ -24,6 +24,7 @@ known = dict(zip((item["question"] for item in data.items), data.labels, strict=
 learner = STARLearner(
     task=ChoiceTask(data.prompt, choices=data.choices),
     adapter=LoRA(r=16, alpha=32),
+    acquisition=Acquisition(measure="entropy", schedule="published"),
     training=Training(max_steps=STEPS, learning_rate=3e-3),
     random_state=3,
     verbose=False,
@@ -42,7 +43,7 @@ for t in range(N_ROUNDS):
             (found.full, found.mixed),
         )
     ]
-    weight = Acquisition().base_weight(t)
+    weight = learner.acquisition.base_weight(t)
     rounds.append((weight, *correlations))
     print(
         f"round {t}: weight {weight:.1f}, rank correlation of base and full {correlations[0]:+.2f}"
@@ -58,7 +59,7 @@ for t in range(N_ROUNDS):
 # taught.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.5), layout="constrained")
-left.step(range(10), [Acquisition().base_weight(t) for t in range(10)], where="post")
+left.step(range(10), [learner.acquisition.base_weight(t) for t in range(10)], where="post")
 left.set(xlabel="round", ylabel="weight of the base model", ylim=(0, 1), title="published schedule")
 for column, name in enumerate(("base and full", "base and mixed", "full and mixed"), start=1):
     right.plot([row[column] for row in rounds], marker="o", label=name)

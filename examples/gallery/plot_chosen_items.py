@@ -4,7 +4,7 @@ Which items does uncertainty choose?
 
 Four in five items of this pool ask for a skill that the base model has already. Random choice
 spends four labels in five on it. What do the base model's uncertainty, the fine-tuned model's,
-and STAR's mixture of both spend them on?
+the mixture of both as published, and the default spend them on?
 """
 
 # %%
@@ -16,7 +16,7 @@ from collections import Counter
 import matplotlib.pyplot as plt
 import numpy as np
 
-from starlearn import ChoiceTask, LoRA, STARLearner, Training
+from starlearn import Acquisition, ChoiceTask, LoRA, STARLearner, Training
 from starlearn.embedded.pools import make_pool
 
 N_ITEMS, N_LABELS, N_BATCH, STEPS = 500, 40, 40, 100
@@ -34,20 +34,22 @@ pool, skills = data.items[N_LABELS:], data.skills[N_LABELS:]
 
 # %%
 # ``schedule`` is the weight of the base model's uncertainty: 1 asks it alone, 0 the fine-tuned
-# model alone, and "published" is STAR's 0.9 in this round. A query is the same whatever was asked
-# before, so the four can be compared.
+# model alone, and "published" is STAR's 0.9 in this round. The default asks the fine-tuned model
+# for the mutual information of answer and dropout mask. A query is the same whatever was asked
+# before, so the five can be compared.
 
 arms = {
-    "random": {"acquisition__strategy": "random"},
-    "base model": {"acquisition__strategy": "star", "acquisition__schedule": 1.0},
-    "fine-tuned": {"acquisition__strategy": "star", "acquisition__schedule": 0.0},
-    "STAR, round 1": {"acquisition__strategy": "star", "acquisition__schedule": "published"},
+    "random": Acquisition(strategy="random"),
+    "entropy, base model": Acquisition(measure="entropy", schedule=1.0),
+    "entropy, fine-tuned": Acquisition(measure="entropy", schedule=0.0),
+    "STAR as published": Acquisition(measure="entropy", schedule="published"),
+    "the default": Acquisition(),
 }
 chosen = {}
-for name, settings in arms.items():
-    index, _ = learner.set_params(**settings).query(pool, n_instances=N_BATCH)
+for name, acquisition in arms.items():
+    index, _ = learner.set_params(acquisition=acquisition).query(pool, n_instances=N_BATCH)
     chosen[name] = Counter(skills[i] for i in index)
-    print(f"{name:>14}: {dict(chosen[name].most_common())}")
+    print(f"{name:>20}: {dict(chosen[name].most_common())}")
 
 # %%
 

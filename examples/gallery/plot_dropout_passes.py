@@ -23,7 +23,7 @@ data = make_pool("noisy", n_items=N_ITEMS, n_test=50, random_state=4)
 learner = STARLearner(
     task=ChoiceTask(data.prompt, choices=data.choices),
     adapter=LoRA(r=16, alpha=32, dropout=0.1),
-    acquisition=Acquisition(schedule=0.0),  # the fine-tuned model alone
+    acquisition=Acquisition(measure="entropy"),
     training=Training(max_steps=STEPS, learning_rate=3e-3),
     random_state=4,
     verbose=False,

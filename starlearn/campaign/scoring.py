@@ -110,6 +110,11 @@ def _weight(learner: STARLearner, acquisition: Acquisition) -> float:
     return acquisition.base_weight(max(len(learner.rounds_) - 1, 0))
 
 
+def _of_base(acquisition: Acquisition) -> str:
+    """The measure that an untrained model is ranked by: it has no dropout masks."""
+    return "entropy" if acquisition.measure == "mutual_information" else acquisition.measure
+
+
 def _reason(
     learner: STARLearner,
     acquisition: Acquisition,
@@ -122,14 +127,16 @@ def _reason(
     """Say in a line why an item was chosen."""
     if np.isnan(metrics[place]):
         return f"drawn at random: place {place + 1} of {m}"
-    how = acquisition.measure
+    trained = hasattr(learner, "adapter_")
+    how = (acquisition.measure if trained else _of_base(acquisition)).replace("_", " ")
     if acquisition.diversity != "none":
         how = f"{how} and {acquisition.diversity}"
     reason = f"{how}: place {place + 1} of {m} (score {metrics[place]:.4g}"
     if scores is None:
         return f"{reason})"
-    reason += f"; base model {scores.base[row]:.4g}"
-    if hasattr(learner, "adapter_"):
-        weight = _weight(learner, acquisition)
-        reason += f" with weight {weight:g}, fine-tuned {scores.full[row]:.4g}"
-    return f"{reason}); the model says {scores.answers[row]!r:.80}"
+    weight = _weight(learner, acquisition)
+    parts = [f"base model {scores.base[row]:.4g}"] if weight > 0 else []
+    if trained:
+        parts = [f"{part} with weight {weight:g}" for part in parts]
+        parts.append(f"fine-tuned {scores.full[row]:.4g}")
+    return f"{reason}; {', '.join(parts)}); the model says {scores.answers[row]!r:.80}"

@@ -4,7 +4,7 @@ import json
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -21,12 +21,15 @@ from starlearn.evaluate.statistics import spearman
 from starlearn.evaluate.study_file import PARTS, Settings, Study, Task
 from starlearn.evaluate.tasks import TaskData, data_digest, load_task
 from starlearn.learner import STARLearner
+from starlearn.settings import PUBLISHED
 from starlearn.tasks import GenerationTask
+
+Record = dict[str, Any]
 
 PROTOCOL = 1
 """Raised when a run of the same settings would give other figures."""
-
-Record = dict[str, Any]
+AS_PUBLISHED: Mapping[str, Mapping[str, Any]] = {"acquisition": PUBLISHED}
+"""What arms are changes to, whatever the product's defaults are: so lines stay comparable."""
 
 TIMES = ("seconds", "cpu_seconds", "seconds_query", "seconds_teach", "seconds_score")
 """What differs when a run is repeated."""
@@ -106,7 +109,8 @@ def hashed(value: Any) -> str:
 
 def made_part(name: str, settings: Settings, arm: Arm) -> Any:
     """Make one part of the learner: the study's settings, changed by the arm."""
-    return PARTS[name](**{**getattr(settings, name), **getattr(arm, name, {})})
+    fixed = AS_PUBLISHED.get(name, {})
+    return PARTS[name](**{**fixed, **getattr(settings, name), **getattr(arm, name, {})})
 
 
 def runs_of(study: Study) -> Iterator[Run]:

@@ -240,7 +240,7 @@ def mc_dropout(
             raise InputError(
                 f"{n_passes} Monte-Carlo passes need dropout on the adapter, and it has none "
                 "(LoRA(dropout=0) when it was trained). Train with LoRA(dropout=0.1), or ask for "
-                "Acquisition(n_passes=1)."
+                "Acquisition(n_passes=1, measure='entropy')."
             )
         yield passes
     finally:

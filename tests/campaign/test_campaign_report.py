@@ -96,7 +96,7 @@ def test_file(quick):
 
 
 def test_confidence_is_the_probability_of_the_answer(make_learner, labelled, pool):
-    learner = make_learner(acquisition=Acquisition(n_passes=1)).fit(*labelled)
+    learner = make_learner(acquisition=Acquisition(measure="entropy", n_passes=1)).fit(*labelled)
     found = learner.uncertainty(pool)
     np.testing.assert_allclose(found.confidence, learner.predict_proba(pool).max(axis=1), rtol=1e-9)
     assert (found.answers == learner.predict(pool)).all()

@@ -129,7 +129,7 @@ class _Answerer:
     def _asked(self, model: Model) -> pa.Table:
         learner = self._learner(model)
         # One pass without dropout: the model as `predict` uses it. The cache belongs to queries.
-        learner.set_params(acquisition=Acquisition(n_passes=1), cache_dir=None)
+        learner.set_params(acquisition=Acquisition(n_passes=1, measure="entropy"), cache_dir=None)
         if self.engine is not None:
             learner._loaded_engine = self.engine
         found = learner.uncertainty(self.test.items)
