@@ -14,6 +14,7 @@ from starlearn.campaign.rounds import Issued, Round
 from starlearn.campaign.snapshot import write_table
 from starlearn.errors import InputError
 from starlearn.learner import STARLearner
+from starlearn.query.acquisition import screening
 from starlearn.query.pool_scores import Uncertainty
 from starlearn.settings import Acquisition
 
@@ -110,11 +111,6 @@ def _weight(learner: STARLearner, acquisition: Acquisition) -> float:
     return acquisition.base_weight(max(len(learner.rounds_) - 1, 0))
 
 
-def _of_base(acquisition: Acquisition) -> str:
-    """The measure that an untrained model is ranked by: it has no dropout masks."""
-    return "entropy" if acquisition.measure == "mutual_information" else acquisition.measure
-
-
 def _reason(
     learner: STARLearner,
     acquisition: Acquisition,
@@ -128,7 +124,8 @@ def _reason(
     if np.isnan(metrics[place]):
         return f"drawn at random: place {place + 1} of {m}"
     trained = hasattr(learner, "adapter_")
-    how = (acquisition.measure if trained else _of_base(acquisition)).replace("_", " ")
+    asked = acquisition if trained else screening(acquisition)  # the base model has no masks
+    how = asked.measure.replace("_", " ")
     if acquisition.diversity != "none":
         how = f"{how} and {acquisition.diversity}"
     reason = f"{how}: place {place + 1} of {m} (score {metrics[place]:.4g}"
