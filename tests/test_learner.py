@@ -58,6 +58,17 @@ def test_rounds_of_query_and_teach(make_learner: Factory, labelled: Labelled, po
     assert 0 <= learner.score(*labelled) <= 1
 
 
+def test_masks_that_change_nothing_are_told_of(
+    make_learner: Factory, labelled: Labelled, pool: list
+) -> None:
+    learner = make_learner(training=Training(learning_rate=1e-7, max_steps=1)).fit(*labelled)
+    with pytest.warns(UserWarning, match=r"masks hardly change an answer: .* of \d+ items is"):
+        learner.query(pool, n_instances=3)
+    # Where nobody asks for them, and where they do, there is nothing to tell.
+    learner.set_params(acquisition__measure="entropy").query(pool, n_instances=3)
+    make_learner().fit(*labelled).query(pool, n_instances=3)
+
+
 def test_probabilities_belong_to_classes(make_learner: Factory, labelled: Labelled) -> None:
     learner = make_learner().fit(*labelled)
     probabilities = learner.predict_proba(labelled[0])

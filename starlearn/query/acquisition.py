@@ -1,5 +1,6 @@
 """The steps of a query in order: score the pool piece by piece, bring to one scale, mix."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -26,6 +27,9 @@ from starlearn.tasks import Item, Task
 KEPT_PROMPTS = 20_000
 """Items whose prompts are kept in memory between their check and their scoring."""
 
+ROUNDING = 1e-7
+"""Nats of mutual information that single precision makes of nothing: logits carry 7 digits."""
+
 
 @dataclass(frozen=True)
 class Ranked:
@@ -42,8 +46,7 @@ class Ranked:
         for name in ("base", "full", "mixed"):
             values = getattr(self.uncertainty, name)
             found[f"mean_{name}"] = exact_sum(values[p] for p in pieces(len(values))) / len(values)
-        full = self.uncertainty.full
-        found["max_full"] = max(float(full[p].max()) for p in pieces(len(full)))
+        found["max_full"] = largest(self.uncertainty.full)
         return found
 
 
@@ -170,7 +173,20 @@ class Plan:
         return self.scorer.adapter is not None
 
     def _combined(self, scores: PoolScores) -> Uncertainty:
-        return combine(scores, self.acquisition, weight=self.weight, trained=self.trained)
+        part = self.acquisition
+        found = combine(scores, part, weight=self.weight, trained=self.trained)
+        if part.measure == "mutual_information" and self.trained:
+            top = largest(found.full)
+            if top < ROUNDING:
+                warnings.warn(
+                    "The dropout masks hardly change an answer: the largest mutual information of "
+                    f"{len(found.full)} items is {top:.1e} nats, which is rounding, and the batch "
+                    "as good as random. The adapter has hardly learned: train it longer or with a "
+                    "higher learning rate, or set measure='entropy'.",
+                    UserWarning,
+                    stacklevel=4,
+                )
+        return found
 
     def _positions(self, n: int) -> NDArray[np.intp]:
         """Rows of the pool to score: all, or a sub-pool of at least n."""
@@ -187,6 +203,11 @@ class Plan:
             score_pool(self, scores, n_passes, places)
         else:
             self.workers.score(self, scores, n_passes, places)
+
+
+def largest(values: Column) -> float:
+    """Return the largest of a column, which may lie in a file, piece by piece."""
+    return max(float(values[part].max()) for part in pieces(len(values)))
 
 
 def screening(acquisition: Acquisition) -> Acquisition:
