@@ -89,11 +89,12 @@ def as_schedule(text: str) -> str | float:
 
 
 def make_learner(plan: Plan, task: Any, strategy: str) -> Any:
-    """Make the learner of one arm; all arms share model, seed and settings."""
+    """Make the learner of one arm and check it; all arms share model, seed and settings."""
+    from starlearn.inputs import checked_parts
     from starlearn.learner import STARLearner
     from starlearn.settings import Acquisition, LoRA, Training
 
-    return STARLearner(
+    learner = STARLearner(
         plan.model,
         task=task,
         quantization=plan.quantization,
@@ -110,9 +111,13 @@ def make_learner(plan: Plan, task: Any, strategy: str) -> Any:
         random_state=plan.seed,
         verbose=False,
     )
+    checked_parts(learner)
+    return learner
 
 
-def play(plan: Plan, data: Data, out: Path, more_settings: Mapping[str, Any]) -> None:
+def play(
+    plan: Plan, data: Data, out: Path, more_settings: Mapping[str, Any], *, overwrite: bool
+) -> None:
     """Run all arms with progress bars, write the report, and print the table by round."""
     from starlearn.evaluate.report import write_report
     from starlearn.evaluate.simulate import simulate
@@ -121,9 +126,12 @@ def play(plan: Plan, data: Data, out: Path, more_settings: Mapping[str, Any]) ->
     records: Records = {}
     with make_progress(console) as progress:
         for arm in ["star", "random"] if plan.strategy == "both" else [plan.strategy]:
+            learner = make_learner(plan, data.task, arm)
+            if not records:  # settings are found good before a folder is made or emptied
+                prepare_folder(out, overwrite=overwrite)
             steps = 3 * plan.rounds + (2 if plan.initial else 0)
             records[arm] = simulate(
-                make_learner(plan, data.task, arm),
+                learner,
                 data.items,
                 data.labels,
                 data.test_items,
@@ -268,7 +276,6 @@ def demo(
         from starlearn.embedded.pools import make_pool
         from starlearn.tasks import ChoiceTask, GenerationTask
 
-        prepare_folder(out, overwrite=True)
         made = make_pool(pool.value, DEMO_ITEMS, DEMO_TEST, random_state=seed)
         task: Any = ChoiceTask(made.prompt, made.choices)
         if made.choices is None:
@@ -294,7 +301,7 @@ def demo(
         )
         data = Data(made.items, made.labels, made.test_items, made.test_labels, task)
         sizes = {"pool items": DEMO_ITEMS, "test items": DEMO_TEST}
-        play(plan, data, out, {"pool": pool.value, **sizes})
+        play(plan, data, out, {"pool": pool.value, **sizes}, overwrite=True)
 
 
 @app.command()
@@ -353,7 +360,6 @@ def run(
                 train, test, text_field, label_field, prompt, max_new_tokens, answer_pattern
             )
         found = cut_down(found, max_chars, n_test, seed)
-        prepare_folder(out, overwrite=overwrite)
         plan = Plan(
             model=model,
             strategy=strategy.value,
@@ -375,7 +381,8 @@ def run(
         )
         source = {"train": train, "test": test} if dataset is None else {"data set": dataset.value}
         sizes = {"pool items": len(found.items), "test items": len(found.test_items)}
-        play(plan, found, out, {**source, "prompt": found.task.prompt, **sizes})
+        settings = {**source, "prompt": found.task.prompt, **sizes}
+        play(plan, found, out, settings, overwrite=overwrite)
 
 
 app.add_typer(commands.app)

@@ -204,6 +204,12 @@ def test_data_set_from_a_folder(tmp_path):
     assert run([*data, "--max-new-tokens", 3]).exit_code == 2
 
 
+def test_settings_are_refused_before_a_folder_is_touched(real_learner, files, tmp_path):
+    for wrong in (["--schedule", "2"], ["--n-passes", 1], ["--dropout", 0]):
+        assert run(files, *wrong).exit_code == 2
+        assert not (tmp_path / "out").exists()
+
+
 def test_an_earlier_run_is_not_overwritten_by_chance(files, tmp_path):
     assert run(files).exit_code == 0
     before = (tmp_path / "out" / "rounds.jsonl").read_text()
@@ -219,7 +225,7 @@ def test_a_folder_that_cannot_be_written(files, tmp_path):
     result = run(files)
     assert result.exit_code == 2
     assert "give another folder with --out" in result.stderr
-    assert not TinyLearner.made
+    assert not TinyLearner.made[0].y
 
 
 @pytest.mark.parametrize(
