@@ -17,7 +17,9 @@ Record = dict[str, Any]
 
 REFERENCE, RIVAL = "random", "plain_entropy"
 """What every arm is compared with: choosing nothing, and the least that chooses."""
-PRIMARY = (("star_entropy", REFERENCE), ("star_entropy", RIVAL))
+PUBLISHED = "star_entropy"
+"""STAR as the paper has it: its parts are judged by the arms that leave one out."""
+PRIMARY = ((PUBLISHED, REFERENCE), (PUBLISHED, RIVAL))
 """The contrasts that were named before the first run; corrected together over all tasks."""
 
 
