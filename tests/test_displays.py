@@ -80,6 +80,18 @@ def test_contrasts_by_hand(results):
     assert found["star_entropy"].p == 2 / 16
 
 
+def test_p_is_exact_though_lines_hold_rounded_areas():
+    """Areas are multiples of 1 / 1200 here; as rounded in the lines their sums have no ties."""
+    lines = []
+    for seed, more in enumerate([-2, -2, -2, 1, 1]):
+        lines.append(made_line("t", "random", seed, [0.1, 0.2, 90 / 300]))
+        lines.append(made_line("t", "star_entropy", seed, [0.1, 0.2, (90 + more) / 300]))
+    for line in lines:
+        line["aulc"] = round(line["aulc"], 6)
+    (found,) = grouped(lines)[0].contrasts()
+    assert found.p == pytest.approx(14 / 32)
+
+
 def test_primary_contrasts_are_corrected_over_all_tasks():
     rng = np.random.default_rng(0)
     lines = [

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from starlearn.errors import InputError
 from starlearn.evaluate.arms import ARMS
 from starlearn.evaluate.lines import read_lines
+from starlearn.evaluate.report import aulc
 from starlearn.evaluate.statistics import Contrast, contrast, holm
 
 Record = dict[str, Any]
@@ -35,9 +36,9 @@ class TaskResults:
 
     @property
     def areas(self) -> dict[str, dict[int, float]]:
-        """AULC by arm and seed."""
+        """AULC by arm and seed, not rounded: sums that are equal on paper must be so here."""
         return {
-            arm: {seed: run["aulc"] for seed, run in by_seed.items()}
+            arm: {seed: aulc(run["rounds"]) for seed, run in by_seed.items()}
             for arm, by_seed in self.runs.items()
         }
 
