@@ -184,7 +184,8 @@ def test_a_mixture_of_experts_says_which_layers_to_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"all-linear.*target_modules=\['q_proj', 'v_proj'\]"):
         learner(folder).fit(["the sky is"], ["blue"])
     attention = LoRA(r=2, dropout=0.3, target_modules=["q_proj", "v_proj"])
-    fitted = learner(folder).set_params(adapter=attention).fit(["the sky is"], ["blue"])
+    fitted = learner(folder).set_params(adapter=attention, acquisition__measure="entropy")
+    fitted.fit(["the sky is"], ["blue"])
     assert len(fitted.query(["the sea is", "grass is"], 1)[0]) == 1
 
 

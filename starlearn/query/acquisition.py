@@ -180,9 +180,9 @@ class Plan:
             if top < ROUNDING:
                 warnings.warn(
                     "The dropout masks hardly change an answer: the largest mutual information of "
-                    f"{len(found.full)} items is {top:.1e} nats, which is rounding, and the batch "
-                    "as good as random. The adapter has hardly learned: train it longer or with a "
-                    "higher learning rate, or set measure='entropy'.",
+                    f"{len(found.full)} items is {top:.1e} nats, which is rounding, so that the "
+                    "adapter ranks as good as at random. It has hardly learned: train it longer or "
+                    "with a higher learning rate, or set measure='entropy'.",
                     UserWarning,
                     stacklevel=4,
                 )
