@@ -18,9 +18,9 @@ from starlearn.evaluate.displays import (
 )
 from starlearn.evaluate.report import as_plot_text, new_figure, replace_file
 from starlearn.evaluate.results import (
-    PUBLISHED,
     REFERENCE,
     RIVAL,
+    STAR,
     TaskResults,
     primary_contrasts,
     read_results,
@@ -117,7 +117,7 @@ def main_arms(task: TaskResults) -> list[str]:
 
     Beside arms with more seeds an arm with few would fill the figure with its wide interval.
     """
-    first = [arm for arm in (REFERENCE, RIVAL, PUBLISHED) if arm in task.arms]
+    first = [arm for arm in (REFERENCE, RIVAL, STAR) if arm in task.arms]
     most = max(map(len, task.runs.values()))
     others = [a for a in task.arms if a not in first and len(task.runs[a]) >= most - 1]
     return [*first, *others][:MOST_CURVES]

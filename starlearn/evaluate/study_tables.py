@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from starlearn.evaluate.results import (
-    PUBLISHED,
     REFERENCE,
     RIVAL,
+    STAR,
     TaskResults,
     accuracies,
     balanced_seeds,
@@ -73,7 +73,7 @@ def _primary(results: Sequence[TaskResults]) -> str:
 
 
 def _arms(task: TaskResults) -> str:
-    rivals = [other for other in (REFERENCE, RIVAL, PUBLISHED) if other in task.runs]
+    rivals = [other for other in (REFERENCE, RIVAL, STAR) if other in task.runs]
     against = [{one.arm: one for one in task.contrasts(other)} for other in rivals]
     lines = []
     for arm in task.arms:
