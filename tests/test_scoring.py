@@ -441,6 +441,15 @@ def test_a_file_that_is_damaged_while_it_is_open_is_set_aside(tmp_path: Path) ->
     assert found.ravel().tolist() == [float(i) for i in range(3000)]
 
 
+def test_an_error_that_is_no_damage_gives_no_rows_up(tmp_path: Path) -> None:
+    store, keys = ScoreStore(tmp_path), [b"1", b"2"]
+    store.get("space", keys, numbered(keys))
+    store._database.close()  # type: ignore[union-attr]
+    with pytest.raises(sqlite3.ProgrammingError):
+        store.known("space", keys)
+    assert set(ScoreStore(tmp_path).known("space", keys)) == set(keys)
+
+
 def test_old_adapters_leave_the_folder_the_base_model_stays(tmp_path: Path) -> None:
     store, keys = ScoreStore(tmp_path), [b"1", b"2"]
     for name in ["base", *(f"adapter {i}*" for i in range(20)), "base"]:

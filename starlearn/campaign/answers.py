@@ -5,6 +5,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from starlearn.campaign.events import Event
@@ -27,7 +28,7 @@ def choices_of(recipe: str) -> list[str] | None:
     return None if found is None else [str(choice) for choice in found]
 
 
-def checked_answer(answer: Any, choices: list[str] | None) -> str:
+def checked_answer(answer: Any, choices: list[str] | None, folder: str | Path = "FOLDER") -> str:
     """Return an answer as it is stored.
 
     Parameters
@@ -35,6 +36,8 @@ def checked_answer(answer: Any, choices: list[str] | None) -> str:
     answer : str
         One of the choices, outer spaces aside; for free-form answers any text, byte for byte.
     choices : list of str or None
+    folder : path
+        The campaign's, for what to type next.
 
     Raises
     ------
@@ -56,10 +59,12 @@ def checked_answer(answer: Any, choices: list[str] | None) -> str:
         return answer
     if answer.strip() in choices:
         return answer.strip()
+    new = answer.strip()
+    typed = ["starlearn", "add-choice", str(folder), new if len(new) <= 60 else "CHOICE"]
     raise InputError(
         f"{answer!r:.60} is not among the choices {choices[:8]!r}"
         f"{' and more' if len(choices) > 8 else ''}.{_hint(answer, choices)} To add it: "
-        f"starlearn add-choice FOLDER {shlex.quote(answer.strip())[:40]}, campaign.add_choice(...)."
+        f"{shlex.join(typed)}, campaign.add_choice(...)."
     )
 
 

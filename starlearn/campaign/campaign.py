@@ -197,7 +197,7 @@ class Campaign(Ground):
         StorageError
             When the disk is full or fails; the answer is then not stored.
         """
-        text = checked_answer(answer, self.choices)
+        text = checked_answer(answer, self.choices, self.folder)
         return self._say("label", item, annotator, answer=text, uuid=uuid, ms=ms)
 
     def skip(

@@ -151,7 +151,7 @@ class Intake:
                 return
             if isinstance(label, str):
                 label = self.relabel.get(label, label)
-            answer = checked_answer(label, self.choices)
+            answer = checked_answer(label, self.choices, self.campaign.folder)
         annotator = checked_name(row.get(ANNOTATOR) or self.annotator)
         if word.uuid is None and answer is not None and self._twice(item, annotator, answer, place):
             return

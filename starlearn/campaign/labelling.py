@@ -5,6 +5,7 @@ import time
 from contextlib import nullcontext
 from difflib import get_close_matches
 from typing import Any
+from uuid import uuid4
 
 from starlearn.campaign.annotation import (
     MOST_KEYS,
@@ -18,7 +19,7 @@ from starlearn.campaign.annotation import (
 from starlearn.campaign.answers import checked_name
 from starlearn.campaign.campaign import BatchItem, Campaign
 from starlearn.campaign.keyboard import Keyboard
-from starlearn.errors import InputError
+from starlearn.errors import CampaignLockedError, InputError, StorageError
 from starlearn.terminal import plain
 
 COMMANDS = {"u": "undo", "s": "skip", "f": "flag", "q": "quit", "?": "help"}
@@ -153,10 +154,24 @@ class Session:
         if said.kind == "flag" and said.text is None and self.keyboard:
             said = Said("flag", self.keyboard.line("  note (Enter for none): "))
         spent = ms if self.interactive and said.kind == "label" else None
-        store(self.campaign, item, said, self.annotator, ms=spent)
+        uuid = uuid4().hex  # stored once, however often it is tried
+        while True:
+            try:
+                store(self.campaign, item, said, self.annotator, ms=spent, uuid=uuid)
+                break
+            except (CampaignLockedError, StorageError) as error:
+                if not self.interactive or not self._again(error):
+                    raise
         done = {"label": str(said.text), "skip": "skipped", "flag": "flagged"}[said.kind]
         self.saved += 1
         self._print(f"  {done} (saved)")
+
+    def _again(self, error: Exception) -> bool:
+        """Ask whether to try again: another process is done at last, or the disk has room."""
+        self._print(f"  Not saved yet: {error}")
+        prompt = "  What you said is kept. Enter tries again, Ctrl-D gives it up: "
+        line = self.keyboard.line(prompt) if self.keyboard else self._line(prompt)
+        return line is not None
 
     def _undo(self) -> BatchItem | None:
         """Take the last word of this batch back, and return its item to show it again."""

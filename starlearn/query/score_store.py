@@ -193,7 +193,9 @@ class ScoreStore:
                 f"The cache {self._file} cannot be used: {error}. Free the disk, wait for the "
                 "process that holds it, or give another STARLearner(cache_dir=...)."
             ) from error
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
             if self._database is not None:
                 self._database.close()
             _set_aside(self._file)
@@ -215,7 +217,9 @@ def _opened(file: Path) -> sqlite3.Connection:
             f"cache_dir={str(file.parent)!r} cannot be used: {error}. Give a folder that can be "
             "written, or None to keep scores in memory."
         ) from error
-    except sqlite3.DatabaseError:
+    except sqlite3.DatabaseError as error:
+        if not _is_damage(error):
+            raise
         _set_aside(file)
         return _connected(file)
 
@@ -233,6 +237,12 @@ def _connected(file: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Tell a damaged file from any other error: only for the former are rows given up."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says where it was found
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _set_aside(file: Path) -> None:

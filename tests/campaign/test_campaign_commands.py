@@ -254,7 +254,7 @@ def test_fault_53_an_answer_that_is_new_is_added_by_a_command(folder, files):
     batch = files / "batch.csv"
     done("export", folder, batch)
     fill(batch, lambda row: "a night")
-    assert "starlearn add-choice FOLDER 'a night'" in refused("import", folder, batch)
+    assert f"starlearn add-choice {folder} 'a night'" in refused("import", folder, batch)
     assert "4 choices now" in done("add-choice", folder, "a night")
     assert refused("add-choice", folder, "a night")
     assert "2 labels saved" in done("import", folder, batch)

@@ -359,6 +359,43 @@ def test_lines_in_the_terminal_where_keys_are_too_few(make_campaign):
     assert words(campaign) == [("label", "red b")]
 
 
+def test_a_key_is_kept_while_another_process_works(batch):
+    terminal = Terminal(batch.folder)
+    terminal.until("q quit")
+    with batch.holding("teach"):
+        terminal.type("2")
+        terminal.until("Enter tries again")
+        assert f"held by pid {os.getpid()}" in terminal.shown
+        terminal.type("\r")  # too early
+        terminal.until("Enter tries again", times=2)
+    terminal.type("\r")
+    terminal.until("green (saved)")
+    terminal.until("q quit", times=2)
+    terminal.type("q")
+    assert terminal.end() == 0
+    assert words(batch) == [("label", "green")]
+
+
+def test_a_long_answer_is_kept_while_another_process_works(make_campaign):
+    campaign = make_campaign(task=GenerationTask("{text} Answer :", max_new_tokens=4))
+    campaign.query(2)
+    terminal = Terminal(campaign.folder)
+    terminal.until("> ")
+    with campaign.holding("teach"):
+        terminal.type("one line\\\rand another\r")
+        terminal.until("Enter tries again")
+    terminal.type("\r")
+    terminal.until("(saved)")
+    terminal.until("[2 of 2]")
+    with campaign.holding("teach"):
+        terminal.type("given up\r")
+        terminal.until("Enter tries again", times=2)
+        terminal.type("\x04")
+        assert terminal.end() == 3
+    assert "Traceback" not in terminal.shown
+    assert words(campaign) == [("label", "one line\nand another")]
+
+
 def test_nothing_typed_ahead_answers_an_item_that_was_not_shown(batch):
     terminal = Terminal(batch.folder)
     terminal.type("1")  # long before the first item is shown
