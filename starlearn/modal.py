@@ -35,6 +35,7 @@ from starlearn.data.rows import (
 from starlearn.errors import InputError, listed
 from starlearn.learner import STARLearner
 from starlearn.protocol import share_bases
+from starlearn.undo import unchanged_on_error
 
 __all__ = ["ActiveLearner", "Committee", "STARLearner", "star_sampling"]
 
@@ -335,12 +336,12 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
 
     @contextmanager
     def _kept_on_error(self) -> Iterator[None]:
-        known = self.X_training, self.y_training
-        try:
+        with ExitStack() as undo:
+            # Ctrl-C too: teaching again must not add the same rows twice.
+            undo.enter_context(unchanged_on_error(self))
+            if isinstance(self.estimator, STARLearner):
+                undo.enter_context(unchanged_on_error(self.estimator))
             yield
-        except BaseException:  # Ctrl-C too: teaching again must not add the same rows twice
-            self.X_training, self.y_training = known
-            raise
 
 
 class Committee(_Loop, modAL.models.Committee):
@@ -413,7 +414,9 @@ class Committee(_Loop, modAL.models.Committee):
         self._share_bases()  # learners may have joined
         with ExitStack() as undo:
             for row, one in enumerate(self):
-                if isinstance(one, ActiveLearner):
+                if isinstance(one, STARLearner):
+                    undo.enter_context(unchanged_on_error(one))
+                elif isinstance(one, ActiveLearner):
                     undo.enter_context(one._kept_on_error())
                 elif isinstance(one, modAL.models.ActiveLearner):
                     raise InputError(

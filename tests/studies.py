@@ -88,7 +88,7 @@ def made_line(task: str, arm: str, seed: int, accuracy: list[float], **changes) 
         "arm": arm,
         "seed": seed,
         "protocol": f"p-{task}",
-        "settings": {},
+        "settings": {"changes": {"acquisition": {}, "training": {}}},
         "parameters": {},
         "aulc": area / (len(accuracy) - 1),
         "rounds": rounds,

@@ -449,3 +449,5 @@ def test_a_file_of_scores_names_each_item(
         score_pool(fitted, found_pool, tmp_path / "other.jsonl", id_field="label")
     with pytest.raises(InputError, match="must end in"):
         score_pool(fitted, found_pool, tmp_path / "other.csv")
+    with pytest.raises(InputError, match="no folder that can be written"):
+        score_pool(fitted, None, tmp_path / "nowhere" / "other.jsonl")  # before the pool is read

@@ -72,6 +72,28 @@ def test_other_settings_are_another_task():
     assert [len(task.runs["random"]) for task in found] == [4, 2]
 
 
+def test_lines_of_other_defaults_are_another_task():
+    """What an arm sets itself may differ; all else is a default that a later version changed."""
+    mine = {"acquisition": {"measure": "entropy"}, "training": {}}
+
+    def line(arm, seed, area, measure, rate, changes=None):
+        parameters = {"acquisition": {"measure": measure}, "training": {"learning_rate": rate}}
+        settings = {"changes": changes or {"acquisition": {}, "training": {}}}
+        made = made_line("skewed", arm, seed, [area] * 3)
+        return {**made, "parameters": parameters, "settings": settings}
+
+    old = [line("random", s, 0.1, "mi", 1) for s in (0, 1)]
+    star = [line("star_entropy", s, 0.2, "entropy", 1, mine) for s in (0, 1)]
+    new = [line("random", s, 0.9, "mi", 2) for s in (0, 1, 2)]
+    first, second = grouped([*old, *star, *new])
+    assert (first.name, second.name) == ("skewed (p-sk, defaults 1)", "skewed (p-sk, defaults 2)")
+    assert {arm: sorted(runs) for arm, runs in first.runs.items()} == {
+        "random": [0, 1],
+        "star_entropy": [0, 1],
+    }
+    assert second.areas == {"random": {0: 0.9, 1: 0.9, 2: 0.9}}
+
+
 def test_contrasts_by_hand(results):
     found = {one.arm: one for one in results.contrasts()}
     assert list(found) == ["plain_entropy", "star_entropy"]

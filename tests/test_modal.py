@@ -822,6 +822,29 @@ def test_interrupted_star_training_adds_no_rows(
     assert len(learner.X_training) == 8
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_interrupted_committee_of_star_learners_is_as_it_was(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch, wrapped: bool
+) -> None:
+    members = [star(tiny_model), star(tiny_model).set_params(random_state=1)]
+    committee = Committee([ActiveLearner(one) for one in members] if wrapped else members)
+    committee.fit(TEXTS, LABELS)
+    adapters = [one.adapter_ for one in members]
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(members[1], "_train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        committee.teach(["red blue"], ["yes"])
+    assert [one.adapter_ for one in members] == adapters
+    assert [len(one.rounds_) for one in members] == [1, 1]
+    assert [len(one.X_training) for one in committee] == [8, 8]
+    monkeypatch.undo()
+    committee.teach(["red blue"], ["yes"])
+    assert [len(one.X_training) for one in members] == [9, 9]
+
+
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [

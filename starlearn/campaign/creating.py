@@ -55,7 +55,13 @@ def create(
         _require_empty(place.folder)
         sha256 = snapshot.write_snapshot(place.pool, found)
         failpoint("create_snapshot_written")
-        facts = {**source, "snapshot": sha256, "n_rows": len(items), "n_items": len(found)}
+        facts = {
+            **source,
+            "snapshot": sha256,
+            "n_rows": len(items),
+            "n_items": len(found),
+            "n_known": len(found.keys() & set(first)),
+        }
         meta = {
             "campaign": uuid4().hex,
             "created": now(),

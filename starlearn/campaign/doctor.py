@@ -98,12 +98,18 @@ def _surroundings(campaign: Ground) -> Iterator[Finding]:
             )
 
 
+def _why_left(path: Path) -> str:
+    if (path / publish.MANIFEST).is_file():
+        return "is complete and no round's, as after a kill or a restored backup"
+    return "was never published"
+
+
 def _leftovers(campaign: Ground, fix: bool) -> list[Finding]:
     published = {r.adapter for r in rounds.rounds(campaign.store) if r.adapter is not None}
-    left = publish.orphans(campaign.place, published)
+    left = [(path, _why_left(path)) for path in publish.orphans(campaign.place, published)]
     if fix:
-        for path in left:
+        for path, _ in left:
             publish.remove(path)
     remedy = "" if fix else f"starlearn doctor {campaign.folder} --fix"
     verb = "was removed" if fix else "can be removed"
-    return [Finding("note", f"{path} was never published; it {verb}.", remedy) for path in left]
+    return [Finding("note", f"{path} {what}; it {verb}.", remedy) for path, what in left]

@@ -48,6 +48,8 @@ def explained(error: OSError, doing: str) -> str:
             f"No right to write ({doing}: {error.strerror}). Make the campaign's folder writable: "
             "chmod -R u+rwX FOLDER."
         )
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+        return f"There is no such place ({doing}: {error.strerror}). Check the path."
     reason = error.strerror or str(error)
     return (
         f"The disk failed ({doing}: {reason}). Look at it (dmesg), then type the command again in "

@@ -8,7 +8,17 @@ from pathlib import Path
 from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.cells import read_cells, write_cells
 from starlearn.campaign.durable import write_file
-from starlearn.campaign.intake import CAMPAIGN, ID, LABEL, WHY, Imported, Intake, Row, column_of
+from starlearn.campaign.intake import (
+    ANNOTATOR,
+    CAMPAIGN,
+    ID,
+    LABEL,
+    WHY,
+    Imported,
+    Intake,
+    Row,
+    column_of,
+)
 from starlearn.campaign.labelstudio.files import export_tasks, import_export
 from starlearn.data.files import json_rows
 from starlearn.errors import InputError, listed
@@ -20,7 +30,7 @@ def export_batch(
     round_id: int | None = None,
     annotator: str | None = None,
 ) -> int:
-    """Write a batch with a row an item: id, its fields, label, why it was chosen, campaign.
+    """Write a batch with a row an item: id, its fields, label, who gave it, why chosen, campaign.
 
     Parameters
     ----------
@@ -56,8 +66,11 @@ def export_batch(
     rows: list[Row] = []
     for item in batch:
         label = labels.get(item.id) if annotator is None else item.answers.get(annotator)
+        # So that an import does not take it for the answer of who filled in the other rows.
+        given = [name for name, answer in item.answers.items() if answer == label]
+        who = None if label is None else annotator or given[-1]
         values = {column_of(name): item.fields.get(name, "") for name in names}
-        own = {LABEL: label, WHY: item.reason, CAMPAIGN: campaign.id}
+        own = {LABEL: label, ANNOTATOR: who, WHY: item.reason, CAMPAIGN: campaign.id}
         rows.append({ID: item.id, **values, **own})
     kind = _kind(path)
     if kind == ".csv":

@@ -68,7 +68,8 @@ def export_command(
             say(f"Next, with its JSON export: {typed('import', folder, 'export.json')}")
             return
         say(f"{count} items are in {file}. Fill in the column label, then type:")
-        say(f"Next: {typed('import', folder, file)}")
+        who = [] if annotator is None else ["-a", annotator]
+        say(f"Next: {typed('import', folder, file, *who)}")
 
 
 @app.command("import")

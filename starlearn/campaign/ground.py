@@ -11,7 +11,7 @@ from starlearn.campaign import events, rounds
 from starlearn.campaign.answers import choices_of, resolved
 from starlearn.campaign.durable import make_folder
 from starlearn.campaign.lock import WAIT, Lock
-from starlearn.campaign.place import Place
+from starlearn.campaign.place import Place, backup_name
 from starlearn.campaign.rounds import Round
 from starlearn.campaign.store import Store
 from starlearn.errors import InputError, StorageError, UntrustedFileError
@@ -101,8 +101,11 @@ class Ground:
 
     @property
     def pool_facts(self) -> dict[str, Any]:
-        """What the pool was: source, size and sha256 of a file; snapshot, n_rows, n_items."""
-        return dict(json.loads(self.meta["pool"]))
+        """What the pool was: source, size and sha256 of a file; snapshot, n_rows, n_items, n_known.
+
+        The last are items that the learner had been trained on before: they are never issued.
+        """
+        return {"n_known": 0, **json.loads(self.meta["pool"])}
 
     @property
     def task(self) -> dict[str, Any]:
@@ -141,10 +144,20 @@ class Ground:
         return resolved(words, self.options["resolution"])
 
     def done(self, before: int | None) -> set[str]:
-        """Return the items that somebody has spoken about, up to an event; first labels too."""
+        """Return the items that somebody has spoken about, up to an event; first labels too.
+
+        First labels may be of items that are not in the pool.
+        """
+        return self._said(before) | set(json.loads(self.meta["first"]))
+
+    def n_left(self, before: int | None) -> int:
+        """Return how many items of the pool may still be issued, after what was said so far."""
+        return self.n_items - int(self.pool_facts["n_known"]) - len(self._said(before))
+
+    def _said(self, before: int | None) -> set[str]:
         log = events.events(self.store)
         words = events.standing(e for e in log if before is None or e.seq <= before)
-        return {event.item for event in words} | set(json.loads(self.meta["first"]))
+        return {event.item for event in words}
 
     def published(self) -> Round | None:
         """Return the newest round whose adapter is published."""
@@ -249,9 +262,10 @@ class Ground:
             return target
         with self.holding("backup"):
             make_folder(self.place.backups)
-            made = self.place.backups / f"labels-{events.last_seq(self.store):09d}.db"
+            made = self.place.backups / backup_name(events.last_seq(self.store))
             self.store.backup(made)
-            for old in sorted(self.place.backups.glob("labels-*.db"))[:-BACKUPS_KEPT]:
+            others = sorted(set(self.place.backups.glob("labels-*.db")) - {made})
+            for old in others[: 1 - BACKUPS_KEPT]:
                 old.unlink()
         return made
 

@@ -111,16 +111,26 @@ class Intake:
 
     def stored(self) -> Imported:
         """Store all that is new, in one transaction, in the order in which it was read."""
-        words = events.standing(events.events(self.campaign.store))
-        standing = {(e.item, e.annotator): e.answer for e in words if e.kind == "label"}
-        new = [
-            entry
-            for entry in self._words
-            if entry.uuid or standing.get((entry.item, entry.annotator)) != entry.answer
-        ]
+        log = events.events(self.campaign.store)
+        said = {(e.item, e.annotator, e.answer) for e in log if e.kind == "label"}
+        new: list[Entry] = []
+        old: list[Entry] = []
+        for entry in self._words:
+            is_old = (entry.item, entry.annotator, entry.answer) in said and not entry.uuid
+            (old if is_old else new).append(entry)
         if new:
             self.campaign.say(new, command="import")
         notes = []
+        words = events.standing(log)
+        standing = {(e.item, e.annotator): e.answer for e in words if e.kind == "label"}
+        n_changed = sum(
+            standing.get((entry.item, entry.annotator)) != entry.answer for entry in old
+        )
+        if n_changed:
+            notes.append(
+                f"{n_changed} rows say what was changed or taken back since, and that stands. To "
+                "go back to what they say: starlearn label, campaign.label(item, answer)."
+            )
         if self.n_edited:
             notes.append(
                 f"In {self.n_edited} rows the text differs from the one that was issued; their "

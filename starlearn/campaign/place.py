@@ -10,6 +10,11 @@ NAME = re.compile(r"[a-z0-9_-]{1,64}")
 """What a name in the store may be: no dots, no slashes, no way out of the folder."""
 
 
+def backup_name(n_events: int) -> str:
+    """Return the name of a backup of so many events: by name, the newest comes last."""
+    return f"labels-{n_events:09d}.db"
+
+
 class Place:
     """Paths inside a campaign's folder.
 

@@ -38,8 +38,7 @@ def query(campaign: Ground, n_instances: int, strict: bool, engine: Any = None) 
     if last is not None and _waits(campaign, last) and not nothing:
         raise InputError(waiting_message(campaign, last))
     if last is None or last.state == "published" or nothing:
-        done = campaign.done(before=None)
-        n_instances = _clipped(campaign, n_instances, done, strict)
+        n_instances = _clipped(n_instances, campaign.n_left(before=None), strict)
         if n_instances == 0:
             return
         last = rounds.begin(campaign.store, n_instances, _params(campaign))
@@ -74,8 +73,7 @@ def _waits(campaign: Ground, last: Round) -> bool:
     return last.state in ("issued", "labelled", "training")
 
 
-def _clipped(campaign: Ground, n_instances: int, done: set[str], strict: bool) -> int:
-    left = campaign.n_items - len(done)
+def _clipped(n_instances: int, left: int, strict: bool) -> int:
     if n_instances <= left:
         return n_instances
     message = f"n_instances={n_instances} is more than the {left} items that are left in the pool"
@@ -100,7 +98,6 @@ def _params(campaign: Ground) -> dict[str, Any]:
 
 def _as_asked(campaign: Ground, last: Round, n_instances: int, engine: Any) -> Round:
     """Bring an interrupted round to what is asked for now; its scores stay good if they can."""
-    left = campaign.n_items - len(campaign.done(before=last.seen))
     record = {name: value for name, value in last.record.items() if name != "engine"}
     if isinstance(engine, RayEngine):
         folder = None if engine.folder is None else str(Path(engine.folder).absolute())
@@ -110,7 +107,7 @@ def _as_asked(campaign: Ground, last: Round, n_instances: int, engine: Any) -> R
             campaign.store,
             last.id,
             state="scoring",
-            n=min(n_instances, left),
+            n=min(n_instances, campaign.n_left(before=last.seen)),
             params=_params(campaign),
             record=record,
             error=None,

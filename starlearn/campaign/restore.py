@@ -1,13 +1,15 @@
 """Back to a backup of the labels: the damaged files are put aside, never deleted."""
 
+import json
 import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from starlearn.campaign.durable import make_folder, storage, sync
+from starlearn.campaign import events
+from starlearn.campaign.durable import file_sha256, make_folder, storage, sync
 from starlearn.campaign.lock import Lock
-from starlearn.campaign.place import Place
+from starlearn.campaign.place import Place, backup_name
 from starlearn.campaign.store import Store
 from starlearn.errors import InputError, StarlearnError
 
@@ -29,9 +31,14 @@ def restore(folder: str | os.PathLike[str], backup: str | os.PathLike[str] | Non
     Raises
     ------
     InputError
-        When there is no backup.
+        When there is no backup, or the one that was given is another campaign's.
     CampaignCorruptError
         When none of them is sound.
+
+    Notes
+    -----
+    Later backups are put aside with the damaged files: what they hold is given up, and they must
+    not pass for the newest copies of what is said from now on.
     """
     place = Place(Path(folder).expanduser().absolute())
     if backup is not None:
@@ -41,7 +48,12 @@ def restore(folder: str | os.PathLike[str], backup: str | os.PathLike[str] | Non
     if not candidates:
         raise InputError(f"There is no backup in {place.backups}. Give one: restore(folder, file).")
     with Lock(place.lock).held("restore"):
-        chosen = _newest_sound(candidates)
+        chosen, n_events, pool = _newest_sound(candidates)
+        if backup is not None and not (place.pool.is_file() and file_sha256(place.pool) == pool):
+            raise InputError(
+                f"{chosen} was made for another pool than {place.pool}: it is another campaign's, "
+                "or that file was changed, and is to be put back first. Nothing was restored."
+            )
         aside = place.folder / f"damaged-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S%f')}"
         make_folder(aside)
         with storage(f"restoring {place.labels}"):
@@ -55,17 +67,24 @@ def restore(folder: str | os.PathLike[str], backup: str | os.PathLike[str] | Non
             sync(place.folder)
             os.rename(place.unfinished, place.labels)
             os.chmod(place.labels, 0o600)
+            for later in place.backups.glob("labels-*.db"):
+                if later.name > backup_name(n_events):
+                    os.rename(later, aside / later.name)
             sync(place.folder)
     return chosen
 
 
-def _newest_sound(candidates: list[Path]) -> Path:
+def _newest_sound(candidates: list[Path]) -> tuple[Path, int, str]:
+    """Return the first sound one, its number of events, and the SHA-256 of its pool."""
     for number, path in enumerate(candidates, start=1):
         try:
-            Store.open(path, read_only=True).close()
+            store = Store.open(path, read_only=True)
+            try:
+                pool = json.loads(store.meta()["pool"])["snapshot"]
+                return path, events.last_seq(store), str(pool)
+            finally:
+                store.close()
         except (StarlearnError, OSError):
             if number == len(candidates):
                 raise
-        else:
-            return path
     raise InputError("There is no backup.")

@@ -84,6 +84,7 @@ def status_of(
     published = [found for found in rounds.rounds(store) if found.state == "published"]
     held_by = holder(place.lock)
     labelled = resolved(words, options["resolution"])
+    left = facts["n_items"] - facts["n_known"] - len(said)
     return Status(
         folder=str(place.folder),
         campaign=campaign,
@@ -100,9 +101,7 @@ def status_of(
         adapter=published[-1].adapter if published else None,
         error=last.error if last else None,
         holder=str(held_by) if held_by else None,
-        next=next_command(
-            place.folder, last, len(batch), facts["n_items"] - len(said), len(labelled)
-        ),
+        next=next_command(place.folder, last, len(batch), left, len(labelled)),
     )
 
 

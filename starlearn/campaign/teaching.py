@@ -1,5 +1,6 @@
 """A training of a campaign, step by step: back up, mark, train, publish, name, export."""
 
+import itertools
 import json
 import shlex
 from hashlib import sha256
@@ -51,12 +52,13 @@ def teach(campaign: Ground) -> None:
         return
     labels = labelled(campaign)
     _require_room(campaign)
+    attempt = _next_attempt(campaign, found)
     with campaign.store.transaction():
         rounds.change(
             campaign.store,
             found.id,
             state="training",
-            attempt=found.attempt + 1,
+            attempt=attempt,
             taught=seen,
             error=None,
         )
@@ -72,7 +74,7 @@ def teach(campaign: Ground) -> None:
             "train_loss": learner.rounds_[-1].get("train_loss"),
             "steps": learner.rounds_[-1].get("steps"),
         }
-        name = adapter_name(found.id, found.attempt + 1)
+        name = adapter_name(found.id, attempt)
         facts = {**_facts(campaign, found, seen), "record": record}
         sealed = publish_learner(campaign.place, learner, name, facts)
     except StarlearnError as error:
@@ -118,10 +120,9 @@ def trained(campaign: Ground, labels: list[tuple[dict[str, str], str]]) -> STARL
         known = list(zip(learner.X_training[:n_first], learner.y_training[:n_first], strict=True))
     # The learner adds what it is taught to what it knows, so it is told what it knows.
     known += labels[:-1]
-    if known:
-        items, answers = zip(*known, strict=True)
-        learner.X_training = object_array(items)
-        learner.y_training = as_labels(answers, len(items))
+    items, answers = zip(*known, strict=True) if known else ((), ())
+    learner.X_training = object_array(items)
+    learner.y_training = as_labels(answers, len(items))
     return learner.teach([labels[-1][0]], [labels[-1][1]])
 
 
@@ -205,6 +206,14 @@ def _require_room(campaign: Ground) -> None:
         folder = campaign.place.adapter(last.adapter)
         size = 3 * publish.folder_size(folder) if folder.is_dir() else size
     require_space(campaign.folder, size, "A training and its adapter")
+
+
+def _next_attempt(campaign: Ground, found: Round) -> int:
+    """Return the next attempt whose folder is free: a backup knows nothing of those after it."""
+    attempts = itertools.count(found.attempt + 1)
+    return next(
+        n for n in attempts if not campaign.place.adapter(adapter_name(found.id, n)).exists()
+    )
 
 
 def _adopted(campaign: Ground, found: Round, seen: int) -> bool:

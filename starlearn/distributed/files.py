@@ -62,7 +62,8 @@ def score_pool(
     ------
     InputError
         When files cannot be read (naming the one that is damaged), ids are missing or stand twice,
-        or `out` is there already.
+        or `out` is there already or lies in no folder that can be
+        written.
     StorageError
         When `out` cannot be written.
     """
@@ -71,6 +72,8 @@ def score_pool(
         raise InputError(f"out={str(target)!r} must end in .parquet or .jsonl.")
     if target.exists() and not overwrite:
         raise InputError(f"{target} is there already. Give another name, or overwrite=True.")
+    if not (target.parent.is_dir() and os.access(target.parent, os.W_OK)):
+        raise InputError(f"{target.parent} is no folder that can be written. Make it first.")
     pool = source if isinstance(source, Pool) else Pool(source)
     ids = _ids(pool, id_field)
     found = learner.uncertainty(pool, engine=engine)

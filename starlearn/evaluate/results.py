@@ -1,7 +1,7 @@
 """Finished runs read back: by task, arm and seed, and the comparisons between arms."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -117,20 +117,55 @@ def read_results(folder: Path) -> list[TaskResults]:
 
 
 def grouped(lines: Iterable[Record], where: str = "the lines") -> list[TaskResults]:
-    """Sort lines into tasks; of equal runs the first one counts."""
-    found: dict[tuple[str, str], dict[str, dict[int, Record]]] = {}
+    """Sort lines into tasks; of equal runs the first one counts.
+
+    Lines that were run with other defaults of the settings are another task, as they are another
+    study's to :func:`starlearn.evaluate.study.progress_of`.
+    """
+    found: dict[tuple[str, str], list[_Group]] = {}
     for line in lines:
         if line.get("error") or line["purpose"] != "report":
             continue
-        by_arm = found.setdefault((line["task"], line["protocol"]), {})
-        by_arm.setdefault(line["arm"], {}).setdefault(line["seed"], line)
+        groups = found.setdefault((line["task"], line["protocol"]), [])
+        left = _unchanged(line)
+        group = next((group for group in groups if group.takes(left)), None)
+        if group is None:
+            groups.append(group := _Group())
+        group.parameters |= left
+        group.runs.setdefault(line["arm"], {}).setdefault(line["seed"], line)
     if not found:
         raise InputError(f"{where}: no finished run to report; run a study with --out first")
-    names = [name for name, _ in found]
-    return [
-        TaskResults(name if names.count(name) == 1 else f"{name} ({protocol[:4]})", protocol, arms)
-        for (name, protocol), arms in found.items()
-    ]
+    results = []
+    for (name, protocol), groups in found.items():
+        several = len(groups) > 1 or sum(other == name for other, _ in found) > 1
+        for number, group in enumerate(groups, 1):
+            which = protocol[:4] if len(groups) == 1 else f"{protocol[:4]}, defaults {number}"
+            title = f"{name} ({which})" if several else name
+            results.append(TaskResults(title, protocol, group.runs))
+    return results
+
+
+@dataclass
+class _Group:
+    """Lines that may be compared."""
+
+    parameters: dict[tuple[str, str], Any] = field(default_factory=dict)
+    """Of the learner, by part and name, where an arm leaves them as they are."""
+    runs: dict[str, dict[int, Record]] = field(default_factory=dict)
+
+    def takes(self, parameters: Mapping[tuple[str, str], Any]) -> bool:
+        return all(self.parameters.get(key, value) == value for key, value in parameters.items())
+
+
+def _unchanged(line: Record) -> dict[tuple[str, str], Any]:
+    """Return a run's parameters but for those that its arm sets: what all arms share."""
+    changes = line["settings"]["changes"]
+    return {
+        (part, name): value
+        for part, values in line["parameters"].items()
+        for name, value in values.items()
+        if name not in changes[part]
+    }
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from starlearn.campaign import events, recipe
 from starlearn.campaign.cells import FORMULA, guarded, read_cells, unguarded, write_cells
 from starlearn.campaign.exchange import export_batch, import_labels
 from starlearn.campaign.intake import column_of
-from starlearn.errors import InputError
+from starlearn.errors import InputError, StorageError
 from starlearn.settings import Acquisition
 from starlearn.tasks import ChoiceTask, GenerationTask
 
@@ -53,7 +53,7 @@ def test_a_batch_goes_out_and_its_labels_come_back(campaign, quick, kind):
         table = list(csv.DictReader(io.StringIO(file.read_bytes().decode("utf-8-sig"))))
     else:
         table = [json.loads(line) for line in file.read_text().splitlines()]
-    assert list(table[0]) == ["id", "text", "label", "why", "campaign"]
+    assert list(table[0]) == ["id", "text", "label", "annotator", "why", "campaign"]
     assert [row["id"] for row in table] == ids(campaign)
     assert all(not row["label"] and "entropy" in row["why"] for row in table)
     assert import_labels(campaign, file).n_open == 3
@@ -127,8 +127,11 @@ def test_fault_58_62_64_texts_and_free_form_answers_survive(make_campaign, quick
     batch = campaign.query(len(HOSTILE) - 1)
     for item, answer in zip(batch, HOSTILE, strict=False):
         campaign.label(item, answer, "ann")
-    export_batch(campaign, quick / f"x.{kind}", annotator="ann")
-    done = import_labels(campaign, quick / f"x.{kind}", "bob")
+    file = quick / f"x.{kind}"
+    export_batch(campaign, file, annotator="ann")
+    bobs = file.read_bytes().replace(b",ann,", b",bob,")
+    file.write_bytes(bobs.replace(b'"annotator": "ann"', b'"annotator": "bob"'))
+    done = import_labels(campaign, file)
     assert done.notes == []
     assert {i.id: i.answers["bob"] for i in campaign.batch()} == {
         item.id: answer for item, answer in zip(batch, HOSTILE, strict=False)
@@ -142,7 +145,7 @@ def test_fields_named_like_our_columns(make_campaign, quick):
     campaign.query(3)
     export_batch(campaign, quick / "x.csv")
     header = (quick / "x.csv").read_bytes().decode("utf-8-sig").splitlines()[0]
-    assert header == "id,field:id,field:label,field:why,label,why,campaign"
+    assert header == "id,field:id,field:label,field:why,label,annotator,why,campaign"
     assert import_labels(campaign, quick / "x.csv").notes == []
     assert column_of("field:x") == "field:field:x"
 
@@ -308,6 +311,41 @@ def test_who_labelled_may_stand_in_the_file(campaign, file):
     file.write_text("\n".join(["id,label,annotator", *lines]))
     import_labels(campaign, file, "me")
     assert campaign.status().annotators == {"ann": 1, "me": 1, "bob": 1}
+
+
+def test_labels_that_were_exported_stay_those_of_who_gave_them(make_campaign, quick):
+    campaign = make_campaign(per_item=2)
+    batch = campaign.query(3)
+    campaign.label(batch[0], "red", "ann")
+    campaign.label(batch[1], "red", "bob")
+    campaign.label(batch[1], "green", "cid")
+    file = quick / "batch.jsonl"
+    export_batch(campaign, file)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["annotator"] for row in rows] == ["ann", "cid", None]
+    rows[2]["label"] = "blue"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = import_labels(campaign, file, "me")
+    assert (done.n_new, done.n_same) == (1, 2)
+    assert campaign.status().annotators == {"ann": 1, "bob": 1, "cid": 1, "me": 1}
+
+
+def test_a_file_that_is_imported_again_undoes_no_correction(campaign, file):
+    file.write_text(rows(campaign, ["red", "green", "blue"]))
+    import_labels(campaign, file, "ann")
+    first, second, _ = campaign.batch()
+    campaign.label(first, "blue", "ann")
+    campaign.skip(second, "ann")
+    done = import_labels(campaign, file, "ann")
+    assert (done.n_new, done.n_same) == (0, 3)
+    assert "2 rows say what was changed or taken back since, and that stands" in done.notes[0]
+    assert campaign.labels()[first.id] == "blue"
+    assert import_labels(campaign, file, "bob").n_new == 3  # another annotator's own words
+
+
+def test_a_folder_that_is_not_there_is_no_failing_disk(campaign, quick):
+    with pytest.raises(StorageError, match=r"no such place.*Check the path"):
+        export_batch(campaign, quick / "nowhere" / "batch.csv")
 
 
 def test_labels_of_an_earlier_round_can_be_imported(campaign, file):

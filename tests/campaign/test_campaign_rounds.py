@@ -491,6 +491,31 @@ def test_a_trained_learner_brings_its_labels(make_campaign, tiny_model, quick):
     assert len(found.rounds_) == 2
 
 
+def test_first_labels_of_items_outside_the_pool_take_nothing_away(make_campaign, tiny_model):
+    """The usual case: a seed set, and a pool without it."""
+    learner = make_learner(tiny_model).fit(POOL[:4], [*COLOURS, "red"])
+    campaign = make_campaign(pool=POOL[3:9], learner=learner)
+    assert campaign.status().next.endswith("-n 5")
+    with pytest.warns(UserWarning, match="more than the 5 items that are left"):
+        batch = campaign.query(6)
+    assert {item.fields["text"] for item in batch} == set(POOL[4:9])
+    label_all(campaign)
+    campaign.teach()
+    assert "report" in campaign.status().next
+
+
+def test_the_only_label_counts_as_it_is_now(make_campaign):
+    campaign = make_campaign()
+    (item,) = campaign.query(1)
+    campaign.label(item, "red")
+    campaign.teach()
+    (other,) = campaign.query(1)
+    campaign.label(item, "blue")
+    campaign.skip(other)
+    campaign.teach()
+    assert campaign.learner().y_training.tolist() == ["blue"]
+
+
 def test_random_choice_and_residual_scores(make_campaign):
     random = make_campaign(name="random", acquisition=Acquisition(n_passes=2, strategy="random"))
     batch = random.query(4)

@@ -198,6 +198,59 @@ def test_fault_16_restore_puts_the_damaged_files_aside(make_campaign, quick):
         restore(quick / "nowhere")
 
 
+def test_a_training_that_was_restored_away_keeps_its_folder_and_costs_no_other(
+    make_campaign, quick
+):
+    from starlearn.campaign.campaign import Campaign
+
+    campaign = make_campaign()
+    campaign.label(campaign.query(2)[0], "red")
+    campaign.teach()  # which backs up first
+    campaign.close()
+    (quick / "campaign" / "labels.db").write_bytes(b"damage" * 1000)
+    restore(quick / "campaign")
+    with Campaign.open(quick / "campaign") as again:
+        assert again.history()[0].state == "issued"
+        (left,) = [found for found in again.doctor() if "round-0001-1" in found.what]
+        assert "is complete and no round's" in left.what
+        again.teach()
+        assert again.history()[0].adapter == "round-0001-2"
+        assert (quick / "campaign" / "adapters" / "round-0001-1").is_dir()
+
+
+def test_a_restored_copy_is_not_followed_by_backups_of_what_was_given_up(make_campaign, quick):
+    from starlearn.campaign.campaign import Campaign
+
+    folder, old = quick / "campaign", quick / "old.db"
+    campaign = make_campaign()
+    batch = campaign.query(5)
+    campaign.label(batch[0], "red")
+    campaign.backup(old)
+    for item in batch[1:]:
+        campaign.label(item, "red")
+        campaign.backup()
+    campaign.close()
+    restore(folder, old)
+    (aside,) = folder.glob("damaged-*")
+    assert {path.name for path in aside.iterdir()} == {
+        "labels.db",
+        *(f"labels-{n:09d}.db" for n in (3, 4, 5)),
+    }
+    with Campaign.open(folder) as again:
+        made = again.backup()
+        assert made.is_file()
+    assert restore(folder) == made
+
+
+def test_a_copy_of_another_campaign_is_not_restored(make_campaign, quick):
+    first, second = make_campaign(name="a"), make_campaign(name="b", pool=["another pool"])
+    second.backup(quick / "second.db")
+    before = first.place.labels.read_bytes()
+    with pytest.raises(InputError, match=r"another pool.*Nothing was restored"):
+        restore(quick / "a", quick / "second.db")
+    assert first.place.labels.read_bytes() == before
+
+
 # Rows 17 to 19: versions, journals
 
 

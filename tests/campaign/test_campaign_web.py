@@ -6,6 +6,8 @@ import threading
 import pytest
 from campaign_cases import POOL
 from page_cases import FREE, HOSTILE, MANY, ORIGIN, Page, visitors, words
+from starlette.datastructures import URL
+from starlette.requests import Request
 from starlette.testclient import TestClient
 from test_campaign_commands import refused
 
@@ -105,6 +107,13 @@ def test_two_servers_on_one_machine_keep_their_cookies_apart():
 def test_a_name_that_was_bound_to_this_address_is_refused(batch, host, code):
     (visitor,) = visitors(batch, "ann")
     assert visitor.client.get("/", headers={"Host": host}).status_code == code
+
+
+def test_trap_an_address_made_of_the_host_header_opens_nothing(batch, monkeypatch):
+    """As in Starlette 1.0, where Host: 127.0.0.1:8765/static/? became the path of request.url."""
+    client, _ = strangers(batch)
+    monkeypatch.setattr(Request, "url", URL("http://127.0.0.1:8765/static/?/"))
+    assert client.get("/").status_code == 403
 
 
 @pytest.mark.parametrize(

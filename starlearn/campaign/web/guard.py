@@ -92,7 +92,8 @@ class Guard:
                 self.door.cookie, self.door.token, httponly=True, samesite="strict", path="/"
             )
             return response
-        if request.url.path.startswith("/static/"):
+        # Not request.url: some versions of Starlette build it from the Host that a client names.
+        if request.scope["path"].startswith("/static/"):
             return None
         if not self.door.admits(request):
             return self.refuse(
