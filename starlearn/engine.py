@@ -155,6 +155,7 @@ class Engine:
     ) -> NDArray[np.float64]:
         """Return the probability of each choice, the mean of K passes, shape [m, C]."""
         scorer = self.scorer(parts, adapter, tree, seed)
+        scorer.check(prompts, np.arange(len(prompts)), n_passes)
         with (
             scorer.ready(),
             ItemBar("predicting", len(prompts), verbose, parts.callbacks) as bar,

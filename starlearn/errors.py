@@ -1,6 +1,7 @@
 """Every error that starlearn raises on purpose: what, where, why, and what to type next."""
 
 from collections.abc import Sequence
+from functools import partial
 
 
 class StarlearnError(Exception):
@@ -42,6 +43,7 @@ class OutOfMemoryError(StarlearnError, RuntimeError):
         self, index: int, length: int, n_passes: int, *, while_training: bool = False
     ) -> None:
         self.index, self.length, self.n_passes = index, length, n_passes
+        self._while_training = while_training
         if while_training:
             super().__init__(
                 f"Memory ran out while training on one item at a time; the longest is row {index} "
@@ -57,6 +59,11 @@ class OutOfMemoryError(StarlearnError, RuntimeError):
             f"{passes}. The chunks that were finished before it are kept. Shorten or remove the "
             f"item, or use {fewer}quantization='nf4', or a smaller model, and call again."
         )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Travel from a worker's process: not made from the message, as exceptions are."""
+        kind = partial(type(self), while_training=self._while_training)
+        return kind, (self.index, self.length, self.n_passes)
 
 
 class UntrustedFileError(StarlearnError, ValueError):

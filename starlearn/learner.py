@@ -254,17 +254,18 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         rows = checked_rows(X_pool, parts.task, "X_pool")
         n_instances = as_count(n_instances, "n_instances", len(rows))
         budget = budget_for(budget, rows)
-        record: dict[str, Any] = {"n_instances": n_instances, "n_pool": len(rows)}
+        record: dict[str, Any] = {"n_pool": len(rows)}
         scored = parts.acquisition.strategy != "random"
         plan = self._plan(parts, rows, scores=scored, engine=engine)
+        asked = list(getattr(self, "X_training", []))
         if not scored:
-            indices, metrics = plan.random(n_instances, budget)
+            indices, metrics = plan.random(n_instances, parts.task, asked, budget)
         else:
             ranked = plan.ranked(n_instances)
-            asked = list(getattr(self, "X_training", []))
             indices, metrics = plan.chosen(ranked, n_instances, parts.task, asked, budget)
             record["lambda"] = plan.weight
             record |= ranked.means()
+        record["n_instances"] = len(indices)  # fewer than n where the money ends
         record["seconds"] = time.perf_counter() - began
         if budget is not None:
             record["cost"] = math.fsum(budget.costs(rows_of(rows, indices)))

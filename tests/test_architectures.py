@@ -92,6 +92,23 @@ def test_trap_choices_are_what_plain_text_says_in_every_family(kind: str) -> Non
         assert got == pytest.approx(expected - np.logaddexp.reduce(expected), abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt"])
+def test_trap_many_choices_do_not_push_padding_out_of_the_context(kind: str) -> None:
+    # 60 tokens and two of an answer fit into 64; the tree's 20 nodes stand at one position.
+    model, choices = tiny(kind), [[token, 10] for token in range(11, 31)]
+    prompts = [[5, 9] * 30, [7, 8] * 29, [6, 5, 4] * 19]
+    work = workload(model)
+    logs = choice_distribution(work, build_tree(choices, 2), prompts, numbers(3))
+    for prompt, got in zip(prompts, logs[0], strict=True):
+        expected = []
+        for choice in choices:
+            with torch.no_grad():
+                log = model(torch.tensor([prompt + choice])).logits[0].double().log_softmax(-1)
+            start = len(prompt) - 1
+            expected.append(sum(float(log[start + i, token]) for i, token in enumerate(choice)))
+        assert got == pytest.approx(expected - np.logaddexp.reduce(expected), abs=1e-4)
+
+
 def test_trap_a_feed_forward_part_that_adds_the_residual_sees_all_rows() -> None:
     model = tiny("bloom")
     ids, rows = torch.randint(3, 60, (16, 9)), torch.full((16, 1), 5)
@@ -217,3 +234,8 @@ def test_dropout_at_the_answer_is_refused_beyond_a_sliding_window_before_any_wor
         InputError, match=r"1 of 2.*window of 24 tokens: row 5: 25 tokens.*mc_scope"
     ):
         fitted.query(pool, 1)
+    with pytest.raises(InputError, match=r"1 of 6.*row 5"):
+        fitted.predict_proba(pool, n_passes=3)
+    monkeypatch.undo()
+    assert fitted.predict_proba(pool[:5], n_passes=3).shape == (5, len(COLOURS))
+    assert fitted.predict_proba(pool).shape == (6, len(COLOURS))

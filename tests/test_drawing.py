@@ -44,6 +44,38 @@ def test_a_labelled_item_is_not_asked_again(
     assert sorted(ask(learner, again, 4)) == [8, 9, 10, 11]
 
 
+def test_a_random_draw_asks_no_item_twice_either(
+    learner: STARLearner, labelled: Any, pool: list
+) -> None:
+    learner.set_params(acquisition__strategy="random")
+    copies = [*pool, *[pool[0]] * 40, *labelled[0]]
+    first = learner.query(copies, 12)[1]
+    assert len(set(first)) == 12
+    assert not set(first) & set(labelled[0])
+    learner.teach(first, ["red"] * 12)
+    again = learner.query(copies, 12)[1]
+    assert not set(again) & {*first, *labelled[0]}
+    learner.set_params(acquisition__distinct="none")
+    assert len(learner.query(copies, len(copies))[1]) == len(copies)  # without a warning
+
+
+def test_a_random_draw_passes_over_what_is_too_dear(learner: STARLearner, pool: list) -> None:
+    learner.set_params(acquisition__strategy="random", acquisition__diversity="kmeans++")
+    dear = set(pool[::2])
+    budget = Budget(100, cost=lambda item: 200 if item in dear else 1)
+    batch = learner.query(pool, 10, budget=budget)[1]
+    assert len(batch) == 10
+    assert not set(batch) & dear
+
+
+def test_trap_the_last_label_is_bought_though_nine_tenths_and_one_are_not_one(
+    learner: STARLearner, pool: list
+) -> None:
+    budget = Budget(1.0, cost=0.1, spent=0.9)
+    assert budget.remaining < 0.1
+    assert len(learner.query(pool, 5, budget=budget)[0]) == 1
+
+
 def test_what_repeats_others_fills_up_with_a_warning(learner: STARLearner, pool: list) -> None:
     copies = [*pool[:5], *pool[:5], *pool[:5]]
     with pytest.warns(UserWarning, match="Only 5 of the 15 items"):
@@ -199,8 +231,11 @@ def test_screening_spends_the_passes_on_the_best_candidates(
 
     def score(self: Scorer, prompts: Any, n_passes: int, bar: Any) -> Any:
         calls.append((len(prompts), n_passes))
-        return original(self, prompts, n_passes, bar)
+        found = original(self, prompts, n_passes, bar)
+        informations.append(found.full[:, 2])
+        return found
 
+    informations: list[np.ndarray] = []
     monkeypatch.setattr(Scorer, "score", score)
     chosen = ask(learner, pool, 4, screen=3)
     assert calls == [(len(pool), 1), (12, 3)]
@@ -210,6 +245,11 @@ def test_screening_spends_the_passes_on_the_best_candidates(
     calls.clear()
     ask(learner, pool, 4, screen=3, measure="mutual_information")
     assert calls == [(len(pool), 1), (12, 3)]
+    screened = learner.rounds_[-1]["query"]  # of the 12: the others were not looked at so closely
+    assert screened["mean_full"] == pytest.approx(informations[-1].mean())
+    assert screened["max_full"] == informations[-1].max()
+    ask(learner, pool, 4, measure="mutual_information")
+    assert screened["mean_base"] == learner.rounds_[-1]["query"]["mean_base"]
     learner.set_params(acquisition=Acquisition(measure="entropy", n_passes=1, screen=3))
     calls.clear()
     learner.query(pool, 4)

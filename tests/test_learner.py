@@ -21,6 +21,7 @@ from starlearn.errors import (
     InputError,
     ModelMismatchError,
     NotFiniteError,
+    OutOfMemoryError,
     TrainingDivergedError,
 )
 from starlearn.learner import STARLearner
@@ -190,6 +191,13 @@ def test_a_random_draw_is_seeded_and_needs_no_weights(make_learner: Factory, poo
     assert "model" not in vars(learner._loaded_engine.backbone)
     again = make_learner(acquisition=Acquisition(strategy="random"), random_state=8)
     assert first.tolist() != again.query(pool, 5)[0].tolist()
+
+
+def test_running_out_of_memory_can_travel_between_processes() -> None:
+    error = OutOfMemoryError(3, 9, 2, while_training=True)
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301
+    assert str(again) == str(error)
+    assert (again.index, again.length, again.n_passes) == (3, 9, 2)
 
 
 def test_bootstrap_and_only_new(make_learner: Factory, labelled: Labelled) -> None:

@@ -191,6 +191,24 @@ def test_fingerprint_tells_weights_and_quantisation_apart(tmp_path: Path, tiny_m
     assert Backbone(tiny_model, "nf4").fingerprint in prints
 
 
+def test_trap_weights_that_are_not_loaded_change_no_fingerprint(
+    tmp_path: Path, tiny_model: str
+) -> None:
+    """As of a hub's snapshot, to which another tool has added consolidated.safetensors."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    before = Backbone(folder).fingerprint
+    (folder / "consolidated.safetensors").write_bytes(b"something else")
+    assert Backbone(folder).fingerprint == before
+    weights = folder / "model.safetensors"
+    weights.rename(folder / "model-00001-of-00001.safetensors")
+    index = {"weight_map": {"lm_head.weight": "model-00001-of-00001.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    sharded = Backbone(folder).fingerprint
+    (folder / "consolidated.safetensors").unlink()
+    assert Backbone(folder).fingerprint == sharded != before
+
+
 # Adapters come and go without a trace
 
 

@@ -226,9 +226,11 @@ def test_a_learners_own_history_is_read(make_learner: Any, labelled: Any, pool: 
         pool = [text for text in pool if text not in batch]
     rounds = rounds_of(learner.rounds_, accuracy=[0.5, 0.6], budget_left=[10, 7, 4])
     assert [r.n_labels for r in rounds] == [8, 11, 14]
-    assert [r.n_pool for r in rounds] == [48, 45, None]
+    assert [r.n_pool for r in rounds] == [45, 42, None]
+    assert len(pool) == 42
     assert [r.accuracy for r in rounds] == [0.5, 0.6, None]
     assert [r.budget_left for r in rounds] == [10, 7, 4]
     assert rounds[0].uncertainty == learner.rounds_[0]["query"]["mean_full"]
-    advice = advise(rounds, {"exhausted_pool": {"next_labels": 46}})[0]
+    advice = advise(rounds[:2], {"exhausted_pool": {"next_labels": 43}})[0]
     assert advice.stop
+    assert not advise(rounds[:2], {"exhausted_pool": {"next_labels": 42}})[0].stop

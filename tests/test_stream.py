@@ -54,6 +54,17 @@ def test_rows_come_as_they_were_written(stored: Pool, records: list) -> None:
     order = np.array([7, 0, 23])
     assert stored[order] == [records[i] for i in order]
     assert rows_of(stored, order) == rows_of(records, order)
+    mask = np.zeros(len(records), dtype=bool)
+    mask[order] = True
+    assert stored[mask] == [records[i] for i in sorted(order)]
+    assert stored[~mask] == [record for record, gone in zip(records, mask, strict=True) if not gone]
+    assert stored[[-1, 0]] == [records[-1], records[0]]
+    assert stored[[]] == []
+    for wrong in (mask[:-1], [len(records)], [0, -len(records) - 1]):
+        with pytest.raises(IndexError, match=r"rows|no row"):
+            stored[wrong]
+    with pytest.raises(TypeError):
+        stored[[0.5]]
     assert as_rows(stored) is stored
     assert repr(stored) == f"Pool({len(records)} rows: text, id)"
 

@@ -1,12 +1,23 @@
 """A prompt as the user's message in a chat, by the tokenizer's template, which is not trusted."""
 
 import ctypes
+import json
 import threading
+from datetime import datetime
 from typing import Any
 
 from starlearn.errors import InputError
 
 MARKER = "STARLEARN-USER-MESSAGE"
+TODAY = datetime(2024, 7, 26)
+"""What a template that asks is told, the day to which Llama's own falls back: scores, adapters and
+what is kept must not change at midnight."""
+_REPLACED = "".join(
+    f".replace('%{letter}', {json.dumps(TODAY.strftime(f'%{letter}'))})"
+    for letter in "aAbBcdeDfFGHIjmMnpSTuUVwWxXyYzZ"
+)
+ON_ONE_DAY = f"{{% macro strftime_now(format) %}}{{{{ format{_REPLACED} }}}}{{% endmacro +%}}"
+"""What goes before a template: functions cannot be handed to one."""
 LONGEST, SECONDS = 100_000, 20.0
 """What a template may render: characters, and how long it may take."""
 
@@ -75,7 +86,12 @@ def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> str:
     def render() -> None:
         try:
             found.append(
-                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+                tokenizer.apply_chat_template(
+                    messages,
+                    chat_template=ON_ONE_DAY + tokenizer.get_chat_template(),
+                    tokenize=False,
+                    add_generation_prompt=True,
+                )
             )
         # A template may raise anything; what it is stands in the message below.
         except Exception as error:  # noqa: BLE001

@@ -63,11 +63,30 @@ class Pool:
         return iter(self.dataset)
 
     def __getitem__(self, index: Any) -> Any:
-        """Return one row for a number, or a list of rows for a slice or an array of positions."""
+        """Return one row for a number, a list of rows for a slice, positions, or a mask of m.
+
+        Raises
+        ------
+        IndexError
+            When there is no such row, or a mask is for another number of rows.
+        """
         if isinstance(index, int | np.integer):
             return self.dataset[int(index)]
-        positions = range(len(self))[index] if isinstance(index, slice) else np.asarray(index)
+        positions = range(len(self))[index] if isinstance(index, slice) else self._positions(index)
         return self.dataset.select(positions).to_list()
+
+    def _positions(self, index: Any) -> NDArray[np.intp]:
+        """Read an index as NumPy does: masks, and positions from the end."""
+        found = np.asarray(index)
+        if found.dtype == bool:
+            if found.shape != self.shape:
+                raise IndexError(f"a mask of shape {found.shape} for {len(self)} rows")
+            return np.flatnonzero(found)
+        found = found.astype(np.intp, casting="same_kind" if found.size else "unsafe")
+        wrong = found[(found < -len(self)) | (found >= len(self))]
+        if wrong.size:
+            raise IndexError(f"there is no row {wrong[0]} among {len(self)}")
+        return np.asarray(np.where(found < 0, found + len(self), found))
 
     def __repr__(self) -> str:
         return f"Pool({len(self)} rows: {', '.join(self.dataset.column_names)})"

@@ -21,7 +21,7 @@ from transformers import (
     BitsAndBytesConfig,
     GenerationConfig,
 )
-from transformers.utils import cached_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import extract_commit_hash
 
@@ -136,7 +136,9 @@ class Backbone:
         """
         if self.device.type == "cpu":
             return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        # Older GPUs emulate bfloat16, slowly.
+        has_it = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_it else torch.float16
 
     @property
     def context(self) -> int:
@@ -232,8 +234,9 @@ class Backbone:
             _ = self.model  # so that all files of the snapshot are there
         quantization = json.dumps(quantization_to_json(self.quantization), default=str)
         digest = hashlib.sha256(quantization.encode())
+        weights = _weight_files(self.folder)
         for file in sorted(self.folder.iterdir()):
-            if file.name in IDENTITY or file.suffix in (".safetensors", ".model"):
+            if file.name in IDENTITY or file.name in weights or file.suffix == ".model":
                 with file.open("rb") as handle:
                     content = hashlib.file_digest(handle, "sha256").hexdigest()
                 digest.update(f"{file.name}:{content}\n".encode())
@@ -256,6 +259,18 @@ class Backbone:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=self.dtype,
         )
+
+
+def _weight_files(folder: Path) -> set[str]:
+    """Name the files that a model is loaded from: others may lie beside them, or not."""
+    if (folder / SAFE_WEIGHTS_NAME).is_file():
+        return {SAFE_WEIGHTS_NAME}
+    try:
+        index = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))
+        return set(index["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # No index, or one that loading will complain of.
+        return {file.name for file in folder.glob("*.safetensors")}
 
 
 def check_quantization(quantization: Any) -> None:

@@ -145,7 +145,9 @@ def tree_input(
     )
     if is_chain:
         return plain
-    positions = np.tile(np.arange(length), (len(prompts), 1))  # [B, T]
+    # Padding stays within the positions of some node, which the context was found to have.
+    ends = starts[:, None] - 1 + tree.depths.max()
+    positions = np.minimum(np.arange(length), ends)  # [B, T]
     np.put_along_axis(positions, rows[:, 1:], starts[:, None] - 1 + tree.depths, axis=1)
     sees = np.tile(np.tri(length, dtype=bool), (len(prompts), 1, 1))  # [B, T, T]
     for row, start in enumerate(starts):

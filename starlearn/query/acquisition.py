@@ -12,7 +12,7 @@ from sklearn.base import clone
 from starlearn.data.stream import Rows, rows_of
 from starlearn.data.tokens import Encoder
 from starlearn.model.memory import renumbered
-from starlearn.query.budget import Budget, within_budget
+from starlearn.query.budget import Budget
 from starlearn.query.columns import column, counted
 from starlearn.query.drawing import Draw, best_places
 from starlearn.query.mixing import exact_sum, pieces
@@ -41,12 +41,19 @@ class Ranked:
     """Places in `scores`, ascending."""
 
     def means(self) -> dict[str, float]:
-        """Mean uncertainties of the scored items, and the largest, for the record of a round."""
+        """Mean uncertainties and the largest, for the record of a round.
+
+        Those of the adapter are over the items that went through all passes, where a screen let
+        only some of them through.
+        """
         found = {}
         for name in ("base", "full", "mixed"):
             values = getattr(self.uncertainty, name)
+            if name != "base" and len(self.places) < len(values):
+                values = values[self.places]
             found[f"mean_{name}"] = exact_sum(values[p] for p in pieces(len(values))) / len(values)
-        found["max_full"] = largest(self.uncertainty.full)
+            if name == "full":
+                found["max_full"] = largest(values)
         return found
 
 
@@ -109,8 +116,20 @@ class Plan:
     ) -> tuple[NDArray[np.intp], Column]:
         """Draw a batch of n, or what the budget allows: rows of the pool, and their uncertainty."""
         positions = ranked.scores.positions
-        draw = Draw(
-            self.acquisition,
+        draw = self._draw(self.acquisition, positions, task, asked, budget)
+        best = draw.batch(ranked.uncertainty.mixed, ranked.scores.keys, ranked.places, n)
+        return positions[best], np.asarray(ranked.uncertainty.mixed[best])
+
+    def _draw(
+        self,
+        acquisition: Acquisition,
+        positions: NDArray[np.intp],
+        task: Task,
+        asked: Sequence[Item],
+        budget: Budget | None,
+    ) -> Draw:
+        return Draw(
+            acquisition,
             task,
             np.random.default_rng(derived_seed(self.seed, "diversity")),
             lambda places: rows_of(self.rows, positions[places]),
@@ -120,8 +139,6 @@ class Plan:
             asked,
             budget,
         )
-        best = draw.batch(ranked.uncertainty.mixed, ranked.scores.keys, ranked.places, n)
-        return positions[best], np.asarray(ranked.uncertainty.mixed[best])
 
     def embeddings(self, items: Sequence[Item], rows: NDArray[np.intp] | None = None) -> Column:
         """Return the base model's mean hidden state of each item, [c, D]; `rows` name them."""
@@ -145,23 +162,28 @@ class Plan:
                 bar.finish(len(parts[-1]))
         return np.concatenate(parts)
 
-    def random(self, n: int, budget: Budget | None = None) -> tuple[NDArray[np.intp], Column]:
-        """Draw n rows at random, or what the budget allows; nothing is known of them."""
-        drawn = self._drawn(n, self.seed)
-        if budget is not None:
-            costs = budget.costs(rows_of(self.rows, drawn))
-            drawn = drawn[within_budget(np.arange(n), costs, budget.remaining)]
+    def random(
+        self, n: int, task: Task, asked: Sequence[Item], budget: Budget | None
+    ) -> tuple[NDArray[np.intp], Column]:
+        """Draw n distinct rows at random, or what the budget allows; nothing is known of them."""
+        rows = counted(len(self.rows))
+        plain = clone(self.acquisition).set_params(diversity="none")
+        draw = self._draw(plain, rows, task, asked, budget)
+        # Of equal scores those with the smallest keys come first: as good as drawn.
+        drawn = draw.batch(column(len(rows)), self._keys(self.seed), rows, n)
         return drawn, np.full(len(drawn), np.nan)
 
-    def _drawn(self, n: int, seed: int) -> NDArray[np.intp]:
-        """Draw n rows at random; what an item says and the seed decide."""
+    def _keys(self, seed: int) -> NDArray[np.uint64]:
+        """Return a pseudo-random number for each row, [m]; what an item says and the seed decide.
+
+        Rows that say the same have the same.
+        """
         m = len(self.rows)
         keys = column(m, np.uint64)
         for start in range(0, m, self.acquisition.chunk_size):
             positions = np.arange(start, min(start + self.acquisition.chunk_size, m))
             keys[positions] = item_keys(self.prompts(positions), seed)
-        # Of equal scores those with the smallest keys come first: as good as drawn.
-        return best_places(column(m), keys, counted(m), n)
+        return keys
 
     def prompts(self, positions: NDArray[np.intp]) -> list[list[int]]:
         """Return the prompts of some rows of the pool."""
@@ -193,7 +215,8 @@ class Plan:
         size = self.acquisition.sub_pool
         if size is None or size >= len(self.rows):
             return counted(len(self.rows))
-        return np.sort(self._drawn(max(size, n), derived_seed(self.seed, "sub-pool")))
+        m, keys = len(self.rows), self._keys(derived_seed(self.seed, "sub-pool"))
+        return np.sort(best_places(column(m), keys, counted(m), max(size, n)))
 
     def _fill(
         self, scores: PoolScores, n_passes: int, only: NDArray[np.intp] | None = None

@@ -75,6 +75,10 @@ class Budget:
             return 2**31 - 1
         return int(self.remaining * (1 + SLACK) / self.cost)
 
+    def allows(self, costs: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Tell which of these costs is within what is left, one at a time."""
+        return costs <= self.remaining * (1 + SLACK)
+
     def lasts(self, bill: float) -> bool:
         """Tell whether the cheapest item of the pool can be had after paying a bill."""
         return bill + self.cheapest <= self.remaining * (1 + SLACK)

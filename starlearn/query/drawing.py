@@ -97,7 +97,7 @@ class Draw:
         order, repeats = self._distinct(items, order, embedded)
         costs = None if self.budget is None else self.budget.costs(items)
         if costs is not None and self.budget is not None:
-            order = order[costs[order] <= self.budget.remaining]
+            order = order[self.budget.allows(costs[order])]
         enough = len(order) >= n
         if self._diverse and len(order):
             draw = DRAWS[self.acquisition.diversity]

@@ -25,7 +25,7 @@ class Round:
     uncertainty: float | None = None
     """Mean or maximum over the pool, raw: ranks and z-scores have the same mean every round."""
     n_pool: int | None = None
-    """Unlabelled items that are left."""
+    """Unlabelled items that are left after the round's batch."""
     budget_left: float | None = None
     """Money that is left."""
 
@@ -65,9 +65,10 @@ def rounds_of(
 
     Examples
     --------
-    >>> found = rounds_of([{"n_labels": 50, "query": {"n_pool": 900}}], accuracy=[0.6])
+    >>> query = {"n_pool": 900, "n_instances": 50}
+    >>> found = rounds_of([{"n_labels": 50, "query": query}], accuracy=[0.6])
     >>> found[0].n_pool, found[0].accuracy
-    (900, 0.6)
+    (850, 0.6)
     """
     columns = [[*values, *[None] * len(records)] for values in (accuracy, agreement, budget_left)]
     rounds = []
@@ -79,7 +80,7 @@ def rounds_of(
                 accuracy=measured[0],
                 agreement=measured[1],
                 uncertainty=query.get("mean_full"),
-                n_pool=query.get("n_pool"),
+                n_pool=query["n_pool"] - query["n_instances"] if "n_pool" in query else None,
                 budget_left=measured[2],
             )
         )
