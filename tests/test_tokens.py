@@ -109,7 +109,7 @@ def test_trap_a_chat_template_that_asks_for_the_date_says_the_same_tomorrow(fres
     # As Llama 3's does: every prompt, and with it every score, would be another after midnight.
     template = "\n<s> {% macro day() %}{% if strftime_now is defined %}{{ strftime_now('FORM') }}"
     template += "{% endif %}{% endmacro %}{{ day() }} {{ messages[0]['content'] }}"
-    fresh.chat_template = template.replace("FORM", "%d %b %Y %H:%M:%S:%f")
+    fresh.chat_template = template.replace("FORM", "%-d %b %Y %H:%M:%S:%f")
     rendered = {chat.in_chat(fresh, "{text}", None) for _ in range(3)}
     assert rendered == {"\n<s> 26 Jul 2024 00:00:00:000000 {text}"}
 

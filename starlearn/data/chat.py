@@ -13,8 +13,8 @@ TODAY = datetime(2024, 7, 26)
 """What a template that asks is told, the day to which Llama's own falls back: scores, adapters and
 what is kept must not change at midnight."""
 _REPLACED = "".join(
-    f".replace('%{letter}', {json.dumps(TODAY.strftime(f'%{letter}'))})"
-    for letter in "aAbBcdeDfFGHIjmMnpSTuUVwWxXyYzZ"
+    f".replace('%{part}', {json.dumps(TODAY.strftime(f'%{part}'))})"
+    for part in [*"aAbBcdeDfFGHIjmMnpSTuUVwWxXyYzZ", *(f"-{letter}" for letter in "dHIjmMSy")]
 )
 ON_ONE_DAY = f"{{% macro strftime_now(format) %}}{{{{ format{_REPLACED} }}}}{{% endmacro +%}}"
 """What goes before a template: functions cannot be handed to one."""

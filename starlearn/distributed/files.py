@@ -62,8 +62,7 @@ def score_pool(
     ------
     InputError
         When files cannot be read (naming the one that is damaged), ids are missing or stand twice,
-        or `out` is there already or lies in no folder that can be
-        written.
+        or `out` is there already, or its folder cannot be written.
     StorageError
         When `out` cannot be written.
     """
