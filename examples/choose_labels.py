@@ -1,7 +1,8 @@
 """Which 40 prompts would you label next? A first round, looked at item by item.
 
 The pool is skewed: four in five items ask for a skill that the base model has already. Random
-choice therefore spends four labels in five on it. What does STAR ask for instead?
+choice therefore spends four labels in five on it. What does the default query ask for
+instead?
 
     python examples/choose_labels.py
 
@@ -38,11 +39,11 @@ def main(max_steps: int = 150) -> dict[str, Counter[str]]:
         print(f"{strategy:>6} asks for {dict(chosen[strategy].most_common())}")
 
     found = learner.uncertainty(pool[:5])
-    print("the first five items of the pool, base / full / mixed:")
+    print("the first five: base model's entropy / mutual information / what the query ranks by:")
     for item, base, full, mixed, answer in zip(
         pool, found.base, found.full, found.mixed, found.answers, strict=False
     ):
-        print(f"  {base:.2f} / {full:.2f} / {mixed:.2f}  {item['question']} -> {answer}")
+        print(f"  {base:.2f} / {full:.1e} / {mixed:.2f}  {item['question']} -> {answer}")
     return chosen
 
 

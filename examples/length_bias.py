@@ -7,13 +7,13 @@ model's own answer.
 
     python examples/length_bias.py
 
-The embedded task's answers have 6 to 25 tokens; on your data look at the same number before
+The embedded task's labels have 8 to 26 tokens; on your data look at the same number before
 trusting either form. A mean is no cure for everything: it can favour short answers instead.
 """
 
 from scipy.stats import spearmanr
 
-from starlearn import GenerationTask, LoRA, STARLearner, Training
+from starlearn import Acquisition, GenerationTask, LoRA, STARLearner, Training
 from starlearn.embedded.pools import make_pool
 
 
@@ -23,6 +23,7 @@ def main(max_steps: int = 150, n_items: int = 300) -> dict[str, float]:
     learner = STARLearner(
         task=GenerationTask(data.prompt, max_new_tokens=32, answer_pattern=data.answer_pattern),
         adapter=LoRA(r=16, alpha=32),
+        acquisition=Acquisition(measure="entropy"),
         training=Training(max_steps=max_steps, learning_rate=3e-3),
         random_state=1,
         verbose=False,

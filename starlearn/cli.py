@@ -271,7 +271,7 @@ def demo(
     pool: Annotated[PoolKind, option("Which of the embedded pools.")] = PoolKind.skewed,
     out: Annotated[Path, option("Folder for the report; replaced.")] = Path("runs/demo"),
 ) -> None:
-    """Watch STAR beside random choice, on the embedded 4-bit model and one of its pools."""
+    """Watch the default query beside random choice, on the embedded 4-bit model and a pool."""
     with told_plainly(rounds_kept(out)):
         from starlearn.embedded.pools import make_pool
         from starlearn.tasks import ChoiceTask, GenerationTask

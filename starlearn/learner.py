@@ -55,9 +55,9 @@ from starlearn.undo import unchanged_on_error
 class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
     """Active learning with a 4-bit language model and a LoRA adapter.
 
-    STAR (arXiv 2403.01165): items are ranked by an uncertainty that moves from the base model's
-    to the fine-tuned model's over the rounds, and each round trains a fresh adapter with a
-    penalty on B.
+    Each round trains a fresh adapter with a penalty on B, and asks it K times, with dropout on A
+    (STAR, arXiv 2403.01165). By default items are ranked by the mutual information of answer and
+    mask; STAR's mix with the base model: ``Acquisition(measure="entropy", schedule="published")``.
 
     Parameters
     ----------
@@ -232,7 +232,7 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         n_instances : int
             n, from 1 to m.
         return_metrics : bool
-            Also return the uncertainty of each chosen item.
+            Also return what each chosen item was ranked by: by default its place, from 0 to 1.
         budget : Budget, optional
             What labels may cost. Items that cost more than what is left are passed over, and the
             batch is smaller than n when the money ends.

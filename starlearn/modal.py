@@ -56,7 +56,7 @@ NOT_FOR_TEXT = {
 def star_sampling(
     learner: Any, X_pool: Any, n_instances: int = 1
 ) -> tuple[NDArray[np.intp], NDArray[np.floating[Any]] | None]:
-    """Choose items with STAR: ``ActiveLearner(STARLearner(...), query_strategy=star_sampling)``.
+    """Choose as STARLearner does: ``ActiveLearner(STARLearner(), query_strategy=star_sampling)``.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def star_sampling(
     -------
     indices : ndarray of shape (n,)
     metrics : ndarray of shape (n,)
-        The mixed uncertainty of the chosen; None for a random draw, which has none.
+        What the chosen were ranked by; None for a random draw, which has none.
 
     Raises
     ------

@@ -101,7 +101,8 @@ class Acquisition(Settings):
     schedule : "published", float or sequence of float, default=0.0
         Weight lambda(t) of the base model's uncertainty in round t (0-based): the published
         0.9, 0.8, ..., 0.1, one number for all rounds, or one number a round. The last one stays.
-        0 leaves the base model out as soon as there is an adapter.
+        0 leaves the base model out of the ranking as soon as there is an adapter; it is scored all
+        the same, in one pass an item, which is kept with choices.
     normalise : {"rank", "zscore", "none"}, default="rank"
         How base and full uncertainty are brought to one scale within the pool.
     reduce : {"mean", "sum", "residual"}, default="mean"
@@ -124,8 +125,9 @@ class Acquisition(Settings):
         Score so many items only, drawn by the seed and by what the items say.
     distinct : {"exact", "none"} or float, default="exact"
         "exact": an item whose text equals that of a better one or of a labelled one, but for case,
-        white space and punctuation at the ends, is not asked again. A number also passes over
-        items whose base hidden state has at least this cosine to one of theirs.
+        white space and punctuation at the ends, is passed over; where too few others are left
+        they fill up the batch, with a warning. A number also passes over items whose base hidden
+        state has at least this cosine to one of theirs.
     diversity : {"none", "kmeans++", "k-centre"}, default="none"
         Draw a batch of items that are unlike each other, by base hidden states weighted by
         uncertainty, from the ``candidates * n`` most uncertain.

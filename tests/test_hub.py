@@ -12,6 +12,7 @@ from fake_hub import FakeHub, running_hub
 
 from starlearn.errors import InputError, ServerError
 from starlearn.learner import STARLearner
+from starlearn.settings import Acquisition
 from starlearn.tasks import ChoiceTask, GenerationTask
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
@@ -101,10 +102,28 @@ def test_the_card_tells_counts_settings_and_the_curve(learner: STARLearner, tmp_
     losses = [f"{record['train_loss']:.4f}" for record in learner.rounds_]
     assert f"| 0 | 4 | 4 | {losses[0]} |" in card
     assert f"| 1 | 5 | 4 | {losses[1]} |" in card
-    assert f"{learner.rounds_[0]['query']['mean_full']:.4f}" in card
+    assert f"{learner.rounds_[0]['query']['mean_full']:.3g}" in card
     assert "transformers 5" in card
     config = json.loads((tmp_path / "dry" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "them/base"
+
+
+def test_the_card_says_how_items_were_chosen(learner: STARLearner, tmp_path: Path) -> None:
+    def chosen(name: str) -> str:
+        learner.write_hub_folder(tmp_path / name)
+        head = (tmp_path / name / "README.md").read_text().partition("labels. ")[2]
+        return head.partition("\n")[0]
+
+    passes = learner._parts().acquisition.n_passes
+    learner.set_params(acquisition=Acquisition(n_passes=passes))
+    told = f"Items were asked for by the model's mutual information over {passes} passes."
+    assert chosen("default") == told
+    learner.set_params(acquisition__measure="entropy", acquisition__schedule="published")
+    assert chosen("star").endswith(", mixed with the base model's (weight published).")
+    learner.set_params(acquisition__strategy="random")
+    assert chosen("random") == "Items were drawn at random."
+    learner.fit(ITEMS, LABELS)
+    assert chosen("fit") == "No item was chosen by the model."
 
 
 def test_without_a_hub_id_the_metadata_names_no_base(learner: STARLearner, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """
-Does STAR work inside modAL's loop?
-===================================
+Does the learner's own query work inside modAL's loop?
+======================================================
 
 `modAL <https://modal-python.readthedocs.io>`_ is a loop around a scikit-learn estimator and a
 query strategy. ``STARLearner`` is such an estimator, and ``star_sampling`` such a strategy. Does
@@ -70,5 +70,6 @@ axes.legend(frameon=False)
 # %%
 # **What this does not show**: which strategy is better. Curves of one seed cross by chance; the
 # package's own comparison pairs many seeds and gives intervals (:doc:`/evidence`). What it does
-# show is that the loop is modAL's and the rounds are counted, so that STAR's weight of the base
-# model falls from round to round.
+# show is that the loop is modAL's and the rounds are counted, as
+# ``Acquisition(schedule="published")`` needs, where the base model's weight falls from round to
+# round.

@@ -275,8 +275,8 @@ alt="Test accuracy by the number of labels bought, one line for each arm">
 {% endfor %}
 </table></div>
 {% endfor %}
-<p>"base" and "full": mean uncertainty of the offered items under the base model, and under base
-and adapter; "weight of base" is lambda in their mix.</p>
+<p>"base": mean entropy of the offered items under the base model (predictive entropy where that is
+the measure); "full": the mean of the measure under base and adapter; "weight of base": lambda.</p>
 {% for title, table in (("Settings", settings), ("Versions", versions)) %}
 <h2>{{ title }}</h2>
 <table>

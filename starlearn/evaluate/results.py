@@ -19,7 +19,7 @@ Record = dict[str, Any]
 REFERENCE, RIVAL = "random", "plain_entropy"
 """What every arm is compared with: choosing nothing, and the least that chooses."""
 STAR = "star_entropy"
-"""STAR as the paper has it: its parts are judged by the arms that leave one out."""
+"""STAR's mix, as it is here: its parts are judged by the arms that leave one out."""
 PRIMARY = ((STAR, REFERENCE), (STAR, RIVAL))
 """The contrasts that were named before the first run; corrected together over all tasks."""
 

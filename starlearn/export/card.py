@@ -9,7 +9,7 @@ from typing import Any
 from starlearn.inputs import DEFAULTS
 from starlearn.model.backbone import Backbone
 from starlearn.saving import Saved
-from starlearn.settings import Settings
+from starlearn.settings import Acquisition, Settings
 from starlearn.tasks import ChoiceTask
 
 LIBRARIES = (
@@ -32,7 +32,7 @@ CURVE = {
 ASKED = {
     "n_pool": ("pool", "{:d}"),
     "n_instances": ("asked", "{:d}"),
-    "mean_full": ("mean uncertainty", "{:.4f}"),
+    "mean_full": ("mean uncertainty", "{:.3g}"),
     "seconds": ("query, s", "{:.1f}"),
 }
 """Figures of a round and of the query behind it: heading and format."""
@@ -115,11 +115,22 @@ def _head(saved: Saved, base: str, revision: str | None, merged: bool) -> str:
     commit = f" (revision `{revision}`)" if revision else ""
     return (
         f"# {kind}, trained by active learning\n\n"
-        f"Base model: `{base}`{commit}. Trained with starlearn by STAR "
-        "([arXiv 2403.01165](https://arxiv.org/abs/2403.01165)): in each round the items about "
-        f"which the model was least certain were labelled. {len(saved.rounds)} rounds, "
-        f"{len(saved.items)} labels."
+        f"Base model: `{base}`{commit}. Trained with starlearn, after STAR "
+        f"([arXiv 2403.01165](https://arxiv.org/abs/2403.01165)). {len(saved.rounds)} rounds, "
+        f"{len(saved.items)} labels. {_chosen(saved)}"
     )
+
+
+def _chosen(saved: Saved) -> str:
+    """Say how items were chosen by these settings, where any were."""
+    if not any("query" in record for record in saved.rounds):
+        return "No item was chosen by the model."
+    part = saved.parameters["acquisition"] or Acquisition()
+    if part.strategy == "random":
+        return "Items were drawn at random."
+    mix = "" if part.schedule == 0.0 else f", mixed with the base model's (weight {part.schedule})"
+    measure = part.measure.replace("_", " ")
+    return f"Items were asked for by the model's {measure} over {part.n_passes} passes{mix}."
 
 
 def _use(base: str, merged: bool) -> str:

@@ -27,9 +27,11 @@ class Uncertainty:
     """One value per item of a pool of m, in the pool's order."""
 
     base: Column
-    """Uncertainty of the base model, by the chosen measure and reduction, shape [m]."""
+    """Entropy of the base model's answer, or its predictive entropy where that is the measure, by
+    the chosen reduction, shape [m]."""
     full: Column
-    """The same of base and adapter together, mean over the passes, shape [m]."""
+    """The measure under base and adapter over the passes, shape [m]: with mutual information
+    another quantity than `base`, and much smaller. Before the first training it is `base`."""
     mixed: Column
     """What the query ranks by, shape [m]."""
     entropy: Column
