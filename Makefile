@@ -14,7 +14,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-long test-labelstudio test-ray lint bench docs package
+.PHONY: setup demo test test-long test-gpu test-labelstudio test-ray lint bench docs package
 
 setup: $(STAMP)
 
@@ -31,10 +31,14 @@ demo: $(STAMP)
 	$(BIN)/starlearn demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-long: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# The other tests are about a CPU's numbers, and are run without a GPU also where there is one.
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu
 
 # A real Label Studio on the loopback interface, with SQLite and its telemetry off.
 test-labelstudio: $(STAMP) $(SERVER_STAMP)

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, in one go, in under 8 minutes: tests of the kernels, then time and peak
-# memory of every contender (columns ms_median and peak_extra_mb).
+# Everything that wants a GPU, in one go, in under 9 minutes: tests of the kernels, then time and peak
+# memory of every contender (columns ms_median and peak_extra_mb), then the loop in 4 bits.
 #
 #   bash benchmarks/gpu.sh FOLDER
 #
-# Needs torch, triton, transformers, peft and pytest, no network. Leaves its rows and logs in FOLDER.
+# Needs torch, triton, transformers, peft and pytest (bitsandbytes, datasets and scikit-learn for the
+# loop), no network. Leaves its rows and logs in FOLDER.
 # To make route="auto" use them: append the rows to benchmarks/results/linear_entropy.csv, then
 # python benchmarks/bench_linear_entropy.py --write-table
 set -u
@@ -41,5 +42,10 @@ run bfloat16 170 "${bench[@]}" --shapes gpu --dtype bfloat16 --repeats 5
 run bfloat16-600mb 70 "${bench[@]}" --shapes gpu --dtype bfloat16 --repeats 5 --workspace-mb 600 \
     --only product torch triton-chunk triton-fused
 run float32 40 "${bench[@]}" --shapes tiny --dtype float32 --repeats 5
+# The loop itself, where all that it needs is installed.
+if "$python" -c 'import bitsandbytes, datasets, sklearn' 2>/dev/null; then
+    run loop 90 env PYTHONPATH=".:$PYTHONPATH" "$python" -m pytest -q -p no:cacheprovider -c /dev/null \
+        --noconftest -m gpu tests/test_gpu.py
+fi
 cat "$out/steps.txt"
 exit $status

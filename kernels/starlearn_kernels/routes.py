@@ -63,8 +63,9 @@ def write_table(measured: Path, path: Path = TABLE) -> int:
     shapes: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
     with measured.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            timed = row["ms_median"] and float(row["workspace_mb"]) == WORKSPACE_MB
-            if row["contender"] not in BOUNDED or not timed:
+            # The header of a file that was put behind another is a row of no contender.
+            known_route = row["contender"] in BOUNDED and row["ms_median"]
+            if not known_route or float(row["workspace_mb"]) != WORKSPACE_MB:
                 continue
             shape = tuple(row[name] for name in ("device_type", "dtype", "K", "D", "V"))
             known = shapes.setdefault(shape, {}).get(row["contender"])

@@ -16,6 +16,7 @@ from starlearn.model.structure import LEAST_ROWS, causal_model, trunk_of
 logger = logging.getLogger(__name__)
 
 PROBE_ROWS = 16
+PROBE_TOKENS = 8192
 PROBE_LOGIT = 100.0
 """Size of the largest logit that the comparison sees: a soft cap bends only large ones."""
 PROBE_TOLERANCE = 0.02
@@ -153,12 +154,17 @@ def _agree(head: LinearHead, own: OwnHead) -> bool:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.arange(size, device=head.device)
     rows = torch.randn(PROBE_ROWS, width, generator=generator).to(head.device, own.model.dtype)
-    largest = float(replace(head, softcap=None).logits(rows, tokens).abs().max())
+
+    def logits(head: LinearHead, rows: Tensor) -> Tensor:
+        # In parts: the whole head in float32 beside it would not fit into a small GPU.
+        return torch.cat([head.logits(rows, part) for part in tokens.split(PROBE_TOKENS)], dim=1)
+
+    largest = float(logits(replace(head, softcap=None), rows).abs().max())
     for factor in (1.0, max(PROBE_LOGIT / max(largest, 1e-6), 1.0)):
         expected = own.all_logits(rows * factor).float()
         if expected.shape[-1] != size:
             return False
-        off = (head.logits(rows * factor, tokens) - expected).abs().max()
+        off = (logits(head, rows * factor) - expected).abs().max()
         if not float(off) <= PROBE_TOLERANCE * max(float(expected.abs().max()), 1e-6):
             return False
     return True

@@ -95,6 +95,10 @@ class TokenBudget:
         return list(batches(lengths, max(1, tokens), copies))
 
 
+BESIDE_TORCH = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "[CUDA]: out of memory")
+"""How memory is said to have run out for kernels and handles, which torch does not allocate."""
+
+
 def _fits(compute: Callable[[Batch], Any], batch: Batch) -> bool:
     """Compute a batch; False when memory ran out. The error's frames, and what they hold, go."""
     try:
@@ -108,8 +112,9 @@ def _fits(compute: Callable[[Batch], Any], batch: Batch) -> bool:
 
 def ran_out(error: Exception) -> bool:
     """Tell whether an error says that memory ran out, in whatever words."""
-    out = torch.OutOfMemoryError | MemoryError
-    return isinstance(error, out) or should_reduce_batch_size(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or should_reduce_batch_size(error):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in BESIDE_TORCH)
 
 
 @contextmanager
