@@ -30,7 +30,7 @@ from starlearn.inputs import (
 )
 from starlearn.model.adapter import Adapter
 from starlearn.model.backbone import check_quantization
-from starlearn.protocol import EstimatorProtocol
+from starlearn.protocol import LOADED, EstimatorProtocol
 from starlearn.query.acquisition import Plan
 from starlearn.query.budget import Budget, budget_for
 from starlearn.query.estimate import Estimate, estimate
@@ -160,7 +160,7 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         """
         parts = self._parts()
         items, labels = checked_labels(X, y, parts.task)
-        with unchanged_on_error(self):
+        with unchanged_on_error(self, LOADED):
             self._begin()
             self._remember(items, labels)
             return self._train(parts, items, labels)
@@ -183,7 +183,7 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         """
         parts = self._parts()
         items, labels = checked_labels(X, y, parts.task)
-        with unchanged_on_error(self):
+        with unchanged_on_error(self, LOADED):
             if not hasattr(self, "rounds_"):
                 self._begin()
             self._add_training_data(items, labels)

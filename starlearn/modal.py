@@ -34,7 +34,7 @@ from starlearn.data.rows import (
 )
 from starlearn.errors import InputError, listed
 from starlearn.learner import STARLearner
-from starlearn.protocol import share_bases
+from starlearn.protocol import LOADED, share_bases
 from starlearn.undo import unchanged_on_error
 
 __all__ = ["ActiveLearner", "Committee", "STARLearner", "star_sampling"]
@@ -339,8 +339,8 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
         with ExitStack() as undo:
             # Ctrl-C too: teaching again must not add the same rows twice.
             undo.enter_context(unchanged_on_error(self))
-            if isinstance(self.estimator, STARLearner):
-                undo.enter_context(unchanged_on_error(self.estimator))
+            for part in _steps(self.estimator):
+                undo.enter_context(unchanged_on_error(part, LOADED))
             yield
 
 
@@ -407,15 +407,15 @@ class Committee(_Loop, modAL.models.Committee):
         return np.stack(parts, axis=1)
 
     def _share_bases(self) -> None:
-        estimators = [getattr(one, "estimator", None) for one in self]
-        share_bases([one for one in estimators if isinstance(one, STARLearner)])
+        steps = [part for one in self for part in _steps(one.estimator)]
+        share_bases([part for part in steps if isinstance(part, STARLearner)])
 
     def _each(self, method: str, *args: Any, **kwargs: Any) -> Self:
         self._share_bases()  # learners may have joined
         with ExitStack() as undo:
             for row, one in enumerate(self):
                 if isinstance(one, STARLearner):
-                    undo.enter_context(unchanged_on_error(one))
+                    undo.enter_context(unchanged_on_error(one, LOADED))
                 elif isinstance(one, ActiveLearner):
                     undo.enter_context(one._kept_on_error())
                 elif isinstance(one, modAL.models.ActiveLearner):
@@ -427,6 +427,12 @@ class Committee(_Loop, modAL.models.Committee):
                 getattr(one, method)(*args, **kwargs)
         self._set_classes()
         return self
+
+
+def _steps(estimator: Any) -> list[Any]:
+    """Return an estimator and, of a Pipeline, what it is made of: all that a training changes."""
+    inner = [part for _, part in estimator.steps] if isinstance(estimator, Pipeline) else []
+    return [part for part in (estimator, *inner) if hasattr(part, "__dict__")]
 
 
 def _reads_text(estimator: Any) -> bool:

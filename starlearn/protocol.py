@@ -12,6 +12,9 @@ from sklearn.base import (
 from starlearn.engine import Bases, Engine
 from starlearn.inputs import DEFAULTS, has_choices
 
+LOADED = ("_loaded_engine", "_shared_bases")
+"""Where a learner keeps the base model: no failure need load it again."""
+
 
 class EstimatorProtocol(
     ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def save(saved: Saved, folder: str | os.PathLike[str], backbone: Backbone) -> No
     Raises
     ------
     InputError
-        When there is something in the folder already, or a setting has no form as JSON.
+        When there is something in the folder already, a setting has no form as JSON, or a part is
+        of a class that starlearn does not have.
     """
     with complete_folder(folder) as scratch:
         write_files(saved, scratch, backbone.source, backbone.revision)
@@ -79,7 +81,7 @@ def write_files(saved: Saved, scratch: Path, base: str, revision: str | None) ->
     with (scratch / LABELS).open("w", encoding="utf-8") as lines:
         for item, label in zip(saved.items, saved.labels, strict=True):
             row = {"item": dict(item) if isinstance(item, Mapping) else item, "label": label}
-            lines.write(json.dumps(row, ensure_ascii=False, default=json_value) + "\n")
+            lines.write(_line(row))
     sums = {file.name: _sha256(file) for file in sorted(scratch.iterdir())}
     _write_json(scratch / MANIFEST, {"format": FORMAT, "base": saved.adapter.base, "files": sums})
 
@@ -122,6 +124,11 @@ def parameters_to_json(parameters: Mapping[str, Any]) -> dict[str, Any]:
     for name in DEFAULTS:
         part = found[name]
         if part is not None:
+            if _CLASSES.get(type(part).__name__) is not type(part):
+                raise InputError(
+                    f"{name}={type(part).__name__}(...) is a class of your own, which no file may "
+                    "name: loading would run code. Use starlearn's, or pickle the learner."
+                )
             found[name] = {"class": type(part).__name__, **part.get_params(deep=False)}
     found["quantization"] = quantization_to_json(found["quantization"])
     return found
@@ -156,6 +163,23 @@ def parameters_from_json(parameters: Mapping[str, Any], where: str) -> dict[str,
     return found
 
 
+def _line(row: Mapping[str, Any]) -> str:
+    """Write a labelled item as a line; what the prompt does not use may be anything, as text."""
+    line = json.dumps(row, ensure_ascii=False, default=_json_or_text)
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate
+        line = json.dumps(row, default=_json_or_text)
+    return line + "\n"
+
+
+def _json_or_text(value: Any) -> Any:
+    try:
+        return json_value(value)
+    except InputError:
+        return str(value)
+
+
 def json_value(value: Any) -> Any:
     """Return what `json` can write for a value that it cannot: NumPy's numbers, tuples.
 
@@ -176,8 +200,9 @@ def _settings(saved: Saved, base: str) -> dict[str, Any]:
     if parameters["model"] is not None:
         parameters["model"] = base
     parameters["cache_dir"] = None  # a folder of this machine
-    if not isinstance(parameters["random_state"], int):
-        parameters["random_state"] = saved.seed  # a generator's state does not travel
+    state = parameters["random_state"]
+    # A generator's state does not travel.
+    parameters["random_state"] = int(state) if isinstance(state, Integral) else saved.seed
     return {
         "parameters": parameters,
         "adapter": saved.adapter.settings().get_params(deep=False),

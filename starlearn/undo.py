@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,22 @@ from starlearn.errors import InputError
 
 
 @contextmanager
-def unchanged_on_error(thing: Any) -> Iterator[None]:
-    """Undo what a call has set when it fails, so that the same call can be made again."""
+def unchanged_on_error(thing: Any, kept: Iterable[str] = ()) -> Iterator[None]:
+    """Undo what a call has set when it fails, so that the same call can be made again.
+
+    Parameters
+    ----------
+    thing : object
+    kept : iterable of str
+        Attributes that stay as the call left them, because they cost much and decide nothing.
+    """
     before = dict(vars(thing))
     try:
         yield
     except BaseException:  # Ctrl-C too
+        stay = {name: vars(thing)[name] for name in kept if name in vars(thing)}
         thing.__dict__.clear()
-        thing.__dict__.update(before)
+        thing.__dict__.update(before | stay)
         raise
 
 

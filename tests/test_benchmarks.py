@@ -73,6 +73,8 @@ def test_gsm8k(tmp_path):
     assert found.train_items[0] == {"question": "How many clips?"}
     assert found.train_labels[0] == CLIPS.format("1072"), "annotations stay, the final comma goes"
     assert [found.task.parse(y) for y in found.train_labels] == ["1072", "-3"]
+    assert found.task.parse("#### 72, as was to be shown.") == "72"
+    assert found.task.parse("#### 1,234,567.5") == "1234567.5"
     assert found.task.parse("so 5 * 2\n#### 2,125,000\n") == found.task.parse(found.test_labels[0])
 
 

@@ -200,6 +200,23 @@ def test_running_out_of_memory_can_travel_between_processes() -> None:
     assert (again.index, again.length, again.n_passes) == (3, 9, 2)
 
 
+def test_a_first_fit_that_fails_keeps_the_model_that_it_loaded(
+    make_learner: Factory, labelled: Labelled
+) -> None:
+    learner = make_learner()
+    learner.set_params(callbacks=[_interrupts])
+    with pytest.raises(KeyboardInterrupt):
+        learner.fit(*labelled)
+    assert not hasattr(learner, "rounds_")
+    loaded = learner._loaded_engine.backbone.model
+    learner.set_params(callbacks=()).fit(*labelled)
+    assert learner._loaded_engine.backbone.model is loaded
+
+
+def _interrupts(progress: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_bootstrap_and_only_new(make_learner: Factory, labelled: Labelled) -> None:
     items, labels = labelled
     whole = make_learner().fit(items[:4], labels[:4]).teach(items[4:], labels[4:])

@@ -30,7 +30,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import starlearn
 import starlearn.modal
@@ -822,14 +822,21 @@ def test_interrupted_star_training_adds_no_rows(
     assert len(learner.X_training) == 8
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("wrapped", ["bare", "learner", "pipeline"])
 def test_an_interrupted_committee_of_star_learners_is_as_it_was(
-    tiny_model: str, monkeypatch: pytest.MonkeyPatch, wrapped: bool
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch, wrapped: str
 ) -> None:
     members = [star(tiny_model), star(tiny_model).set_params(random_state=1)]
-    committee = Committee([ActiveLearner(one) for one in members] if wrapped else members)
+    learners: list[Any] = members
+    if wrapped == "learner":
+        learners = [ActiveLearner(one) for one in members]
+    elif wrapped == "pipeline":
+        learners = [ActiveLearner(make_pipeline(FunctionTransformer(), one)) for one in members]
+    committee = Committee(learners)
     committee.fit(TEXTS, LABELS)
+    assert members[0]._engine().backbone is members[1]._engine().backbone
     adapters = [one.adapter_ for one in members]
+    rounds = [len(one.rounds_) for one in members]
 
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
@@ -838,11 +845,11 @@ def test_an_interrupted_committee_of_star_learners_is_as_it_was(
     with pytest.raises(KeyboardInterrupt):
         committee.teach(["red blue"], ["yes"])
     assert [one.adapter_ for one in members] == adapters
-    assert [len(one.rounds_) for one in members] == [1, 1]
-    assert [len(one.X_training) for one in committee] == [8, 8]
+    assert [len(one.rounds_) for one in members] == rounds
+    assert [len(one.X_training) for one in (*committee, *members)] == [8] * 4
     monkeypatch.undo()
     committee.teach(["red blue"], ["yes"])
-    assert [len(one.X_training) for one in members] == [9, 9]
+    assert [len(one.X_training) for one in (*committee, *members)] == [9] * 4
 
 
 @pytest.mark.parametrize(

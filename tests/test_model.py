@@ -162,6 +162,7 @@ def test_hub_models_are_identified_by_their_files(
     from_hub = Backbone("a/model", verbose=False)
     (cache / "snapshots" / "abc" / "notes.json").write_text("{}")
     assert from_hub.fingerprint == Backbone(tiny_model, verbose=False).fingerprint
+    assert "model" not in vars(from_hub), "the weights were read"
 
 
 def test_hub_id_that_cannot_be_had() -> None:
@@ -207,6 +208,9 @@ def test_trap_weights_that_are_not_loaded_change_no_fingerprint(
     sharded = Backbone(folder).fingerprint
     (folder / "consolidated.safetensors").unlink()
     assert Backbone(folder).fingerprint == sharded != before
+    (folder / "vocab.json").write_text("{}")  # beside tokenizer.json nobody reads it
+    (folder / "tokenizer.model").write_bytes(b"pieces")
+    assert Backbone(folder).fingerprint == sharded
 
 
 # Adapters come and go without a trace

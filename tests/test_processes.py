@@ -31,6 +31,8 @@ for folder in json.loads(sys.argv[1]):
     pool = json.loads(sys.argv[2])
     if sys.argv[3] == "disagree":
         learner.seed_ += state.process_index
+    if sys.argv[3] == "order" and state.process_index:
+        pool.reverse()
     try:
         scores = learner.uncertainty(pool, engine="accelerate")
         index, _, metrics = learner.query(pool, 5, return_metrics=True, engine="accelerate")
@@ -88,11 +90,12 @@ def test_two_processes_each_have_the_result_of_one(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["disagree", "order"])
 def test_processes_that_disagree_are_refused(
-    make_learner: Factory, labelled: Any, pool: list[str], tmp_path: Path
+    make_learner: Factory, labelled: Any, pool: list[str], tmp_path: Path, how: str
 ) -> None:
     make_learner().fit(*labelled).save(tmp_path / "learner")
-    for _, (message,) in launched([tmp_path / "learner"], pool[:4], "disagree", tmp_path):
+    for _, (message,) in launched([tmp_path / "learner"], pool[:4], how, tmp_path):
         assert message.startswith(ModelMismatchError.__name__)
         assert "would compute different numbers" in message
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tiny_models import build_model
 from starlearn.errors import InputError, ModelMismatchError, UntrustedFileError
 from starlearn.learner import STARLearner
 from starlearn.settings import LoRA
-from starlearn.tasks import GenerationTask
+from starlearn.tasks import ChoiceTask, GenerationTask
 
 
 @pytest.fixture
@@ -150,3 +151,54 @@ def test_a_link_to_an_empty_folder_is_not_written_to(
     (tmp_path / "link").symlink_to(tmp_path / "empty")
     with pytest.raises(InputError, match="exists already"):
         saved[0].save(tmp_path / "link")
+
+
+def test_what_the_prompt_does_not_use_is_saved_as_text(
+    make_learner: Callable[..., STARLearner], tmp_path: Path, pool: list[str]
+) -> None:
+    when = datetime(2026, 1, 2, 3)
+    items = [
+        {"text": text, "when": when, "junk": "\ud800", "né": "é", "n": np.int64(i)}
+        for i, text in enumerate(pool[:3])
+    ]
+    learner = make_learner().fit(items, ["red", "blue", "green"])
+    learner.save(tmp_path / "learner")
+    again = STARLearner.load(tmp_path / "learner")
+    expected = {**items[0], "when": "2026-01-02 03:00:00", "n": 0}
+    assert again.X_training[0] == expected
+    assert again.teach(pool[3:4], ["red"]).predict(pool[:2]).shape == (2,)
+
+
+def test_a_task_of_ones_own_class_is_refused_when_it_is_saved_not_when_it_is_loaded(
+    make_learner: Callable[..., STARLearner], tmp_path: Path, pool: list[str]
+) -> None:
+    class Mine(ChoiceTask):
+        pass
+
+    learner = make_learner(task=Mine("{text}", choices=["red", "blue"]))
+    learner.fit(pool[:2], ["red", "blue"])
+    with pytest.raises(InputError, match=r"task=Mine.*pickle the learner"):
+        learner.save(tmp_path / "learner")
+    assert not (tmp_path / "learner").exists()
+
+
+def test_a_seed_of_numpy_is_the_seed_again(
+    make_learner: Callable[..., STARLearner], tmp_path: Path, pool: list[str]
+) -> None:
+    learner = make_learner(random_state=np.int64(3)).fit(pool[:2], ["red", "blue"])
+    learner.save(tmp_path / "learner")
+    assert STARLearner.load(tmp_path / "learner").random_state == 3
+
+
+def test_trap_a_model_in_a_relative_folder_is_found_from_elsewhere(
+    make_learner: Callable[..., STARLearner],
+    tiny_model: str,
+    tmp_path: Path,
+    pool: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(Path(tiny_model).parent)
+    learner = make_learner(model=Path(tiny_model).name).fit(pool[:2], ["red", "blue"])
+    learner.save(tmp_path / "learner")
+    monkeypatch.chdir(tmp_path)
+    assert STARLearner.load(tmp_path / "learner").predict(pool[:1]).shape == (1,)

@@ -143,7 +143,9 @@ def content_key(question: str) -> tuple[str, ...]:
 def gsm8k_task() -> GenerationTask:
     """Make the task of GSM8K: worked solutions, scored by the number after "####"."""
     return GenerationTask(
-        "{question}\nAnswer:", max_new_tokens=256, answer_pattern=r"####\s*(-?\d[\d,]*(?:\.\d+)?)"
+        "{question}\nAnswer:",
+        max_new_tokens=256,
+        answer_pattern=r"####\s*(-?\d+(?:,\d{3})*(?:\.\d+)?)",
     )
 
 

@@ -1,17 +1,21 @@
 """A query's scoring by several processes of one program, as `accelerate launch` starts them."""
 
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
+from starlearn.data.stream import rows_of
 from starlearn.model.launched import Processes, processes
 from starlearn.query.acquisition import Plan, score_pool
 from starlearn.query.pool_scores import PoolScores
+from starlearn.query.score_store import row_keys
 from starlearn.query.scoring import Scores
 
 REMEDY = (
-    "Call fit or load in all of them with the same arguments; give STARLearner(random_state=...)."
+    "Call fit or load in all of them with the same arguments; query the same pool in the same "
+    "order (sorted(...), if it is from a set or a folder); give STARLearner(random_state=...)."
 )
 
 
@@ -44,7 +48,14 @@ class ProcessWorkers:
             When another process has failed.
         """
         self.processes.agree(
-            lambda: [plan.scorer.identity(n_passes), plan.seed, plan.weight, len(places)], REMEDY
+            lambda: [
+                plan.scorer.identity(n_passes),
+                plan.seed,
+                plan.weight,
+                str(plan.acquisition.get_params()),
+                digest(plan, scores.positions[places]),
+            ],
+            REMEDY,
         )
         mine = self._share(places, plan.acquisition.chunk_size)
 
@@ -61,7 +72,9 @@ class ProcessWorkers:
         self, plan: Plan, prompts: list[list[int]], rows: NDArray[np.intp]
     ) -> NDArray[np.float64]:
         """Return the base model's mean hidden state of each prompt, [c, D]; `rows` name them."""
-        self.processes.agree(lambda: [plan.scorer.embedding_space, len(prompts)], REMEDY)
+        self.processes.agree(
+            lambda: [plan.scorer.embedding_space, b"".join(row_keys(prompts))], REMEDY
+        )
         mine = self._share(np.arange(len(prompts)), plan.acquisition.chunk_size)
 
         def embedded() -> list[NDArray[np.float64]]:
@@ -80,6 +93,16 @@ class ProcessWorkers:
         pieces = np.array_split(places, parts)
         with self.processes.state.split_between_processes(pieces) as mine:
             return np.concatenate([places[:0], *mine])
+
+
+def digest(plan: Plan, rows: NDArray[np.intp]) -> str:
+    """Return a hash of items in their order: processes exchange numbers by place."""
+    found = blake2b(digest_size=16)
+    size = plan.acquisition.chunk_size
+    for start in range(0, len(rows), size):
+        for item in rows_of(plan.rows, rows[start : start + size]):
+            found.update(repr(item).encode("utf-8", "surrogatepass") + b"\0")
+    return found.hexdigest()
 
 
 def taken(scores: PoolScores, places: NDArray[np.intp]) -> Scores:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -23,10 +24,11 @@ from transformers import (
 )
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
-from transformers.utils.hub import extract_commit_hash
+from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
 
 from starlearn.embedded.location import model_folder
 from starlearn.errors import InputError, UntrustedFileError
+from starlearn.model.four_bits import share_in_few_bits
 from starlearn.model.head import Head, head_of
 from starlearn.model.launched import is_main, take_own_gpu
 from starlearn.model.layout import goes_by_positions, refuse_recurrent
@@ -45,8 +47,13 @@ IDENTITY = (
     "chat_template.jinja",
 )
 """Files that decide, with the weights, what a base model answers."""
+SLOW_TOKENIZER = ("vocab.json", "merges.txt")
+"""And sentencepiece's *.model: read only where there is no tokenizer.json, and there or not by how
+a model was downloaded."""
 
 
+USUAL_SHARE = 0.8
+"""Of a decoder's weights without embeddings and head; plain ones have 0.99."""
 COMPUTES = ("starlearn", "torch", "transformers", "peft", "bitsandbytes")
 """Libraries whose versions may change a score, if only its last bits."""
 
@@ -175,6 +182,8 @@ class Backbone:
                 device_map={"": self.device} if self.device.type == "cuda" else None,
                 use_safetensors=True,
             )
+        if self.quantization != "none":
+            _check_share(model, self.source)
         _forbid_packing(model)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -231,16 +240,26 @@ class Backbone:
     def fingerprint(self) -> str:
         """SHA-256 of what the base model is: weights, configuration, tokenizer, quantisation."""
         if not _is_folder(self.source):
-            _ = self.model  # so that all files of the snapshot are there
+            self._fetch_weights()
         quantization = json.dumps(quantization_to_json(self.quantization), default=str)
         digest = hashlib.sha256(quantization.encode())
         weights = _weight_files(self.folder)
+        fast = (self.folder / "tokenizer.json").is_file()
         for file in sorted(self.folder.iterdir()):
-            if file.name in IDENTITY or file.name in weights or file.suffix == ".model":
+            old = file.name in SLOW_TOKENIZER or file.suffix == ".model"
+            if file.name in weights or (file.name in IDENTITY and not old) or (old and not fast):
                 with file.open("rb") as handle:
                     content = hashlib.file_digest(handle, "sha256").hexdigest()
                 digest.update(f"{file.name}:{content}\n".encode())
         return digest.hexdigest()
+
+    def _fetch_weights(self) -> None:
+        """Have all files of a hub id here, without reading them."""
+        wanted = {"_raise_exceptions_for_missing_entries": False}
+        if cached_file(self.source, SAFE_WEIGHTS_NAME, **wanted) is None:
+            index = cached_file(self.source, SAFE_WEIGHTS_INDEX_NAME, **wanted)
+            if index is not None:
+                get_checkpoint_shard_files(self.source, index)
 
     @property
     def numerics(self) -> str:
@@ -308,6 +327,26 @@ def _forbid_packing(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def _check_share(model: Any, source: str) -> None:
+    """Refuse a model none of whose weights are in few bits, and warn where many are not."""
+    share = share_in_few_bits(model)
+    kind = type(model).__name__
+    if share == 0:
+        raise InputError(
+            f"None of the weights of {source} could be quantised: the linear layers of {kind} are "
+            "of a class of their own, which transformers leaves as they are. Use "
+            "quantization='none', or another model."
+        )
+    if share < USUAL_SHARE:
+        warnings.warn(
+            f"Only {share:.0%} of the weights of {source} (embeddings and head aside) are "
+            f"quantised: {kind} keeps the others where transformers leaves them as they are, as "
+            "mixtures of experts do. It takes far more memory than its number of parameters says.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
 @contextmanager
 def weights_bar(shown: int) -> Iterator[None]:
     """Let transformers show its bar of weights read or written, or not; a global switch of its."""
@@ -330,7 +369,9 @@ def _checked_source(source: Any) -> str:
             f"{type(source).__name__} ({source!r:.40}). A loaded model has no place here: save it "
             "with model.save_pretrained(folder) and give the folder."
         )
-    return str(Path(source).expanduser()) if str(source).startswith("~") else str(source)
+    path = Path(source).expanduser()
+    # A folder is one from everywhere: what is saved is read from another place.
+    return str(path.absolute()) if _is_folder(str(path)) else str(source)
 
 
 def _is_folder(source: str) -> bool:

@@ -1,4 +1,7 @@
-"""Whether 4-bit weights work on this machine: a small matrix there and back, and a product."""
+"""4-bit weights: how many of a model's are, and whether they work on this machine at all."""
+
+import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -7,6 +10,28 @@ LOSS = 0.2
 """NF4 of normal numbers is off by about 0.09 of their norm; far more means a broken library."""
 ROUNDING = 0.02
 """Relative error of a product by the packed weights, in float32 or in a GPU's TF32."""
+
+
+def share_in_few_bits(model: Any) -> float:
+    """Return the share of a model's weights, embeddings and head aside, that are in 4 or 8 bits.
+
+    transformers puts plain linear layers there, and no others: a class of their own (Falcon's), or
+    experts that are kept as bare parameters, stay as they are without a word.
+    """
+    from bitsandbytes.nn import Int8Params, Params4bit
+
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    aside = {id(weight) for layer in ends if layer is not None for weight in layer.parameters()}
+    few = total = 0
+    for weight in model.parameters():
+        if id(weight) in aside:
+            continue
+        size = weight.numel()
+        if isinstance(weight, Params4bit):
+            size = math.prod(weight.quant_state.shape)
+        total += size
+        few += size if isinstance(weight, Params4bit | Int8Params) else 0
+    return few / max(total, 1)
 
 
 def tried_in_four_bits() -> str | None:

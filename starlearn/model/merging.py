@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from transformers import GenerationConfig
+from transformers.pytorch_utils import Conv1D
 
 from starlearn.errors import InputError
 from starlearn.model.adapter import Adapter, check_base, load_state, with_lora
@@ -39,7 +40,8 @@ def merged_model(backbone: Backbone, adapter: Adapter, dtype: str, dequantize: b
     Raises
     ------
     InputError
-        When the base model is stored quantised, or a sum is too large for the type.
+        When the base model is stored quantised, a sum is too large for the type, or 8-bit weights
+        are to be dequantised.
     ModelMismatchError
         When the adapter was trained on another base model.
     """
@@ -64,10 +66,17 @@ def _put_dequantized(model: Any, quantized: Any) -> None:
     for name, module in quantized.named_modules():
         # With an adapter on it, the 4-bit layer is within peft's.
         name = name.removesuffix(".base_layer")
+        if isinstance(module, Linear8bitLt):
+            raise InputError(
+                "dequantize=True is for 4-bit weights, and this base model is in 8 bits. Merge "
+                "into the original weights: dequantize=False."
+            )
         if isinstance(module, Linear4bit):
             weight = module.weight
             values = dequantize_4bit(weight.data, weight.quant_state)
-            model.get_submodule(name).weight.copy_(values)
+            target = model.get_submodule(name)
+            # GPT-2 keeps its weights transposed, bitsandbytes never.
+            target.weight.copy_(values.T if isinstance(target, Conv1D) else values)
 
 
 def greedy(backbone: Backbone, max_new_tokens: int | None) -> GenerationConfig:
