@@ -165,12 +165,19 @@ def parameters_from_json(parameters: Mapping[str, Any], where: str) -> dict[str,
 
 def _line(row: Mapping[str, Any]) -> str:
     """Write a labelled item as a line; what the prompt does not use may be anything, as text."""
-    line = json.dumps(row, ensure_ascii=False, default=_json_or_text)
     try:
+        line = json.dumps(row, ensure_ascii=False, default=_json_or_text)
         line.encode("utf-8")
     except UnicodeEncodeError:  # a lone surrogate
         line = json.dumps(row, default=_json_or_text)
+    except (TypeError, ValueError):  # keys that are no text, a list within itself
+        fields = {str(name): _plain(value) for name, value in row["item"].items()}
+        line = json.dumps({**row, "item": fields})
     return line + "\n"
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def _json_or_text(value: Any) -> Any:

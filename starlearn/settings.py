@@ -86,7 +86,7 @@ class Acquisition(Settings):
     Parameters
     ----------
     strategy : {"star", "random"}, default="star"
-        "random" is the baseline: a seeded draw that no model takes part in.
+        "random" is the baseline: a seeded draw of distinct texts that no model takes part in.
     measure : {"mutual_information", "entropy", "predictive_entropy"}, \
             default="mutual_information"
         The uncertainty of one item: the mutual information between answer and dropout mask (BALD,

@@ -165,6 +165,24 @@ def test_hub_models_are_identified_by_their_files(
     assert "model" not in vars(from_hub), "the weights were read"
 
 
+def test_trap_a_hub_model_without_its_weights_is_not_identified(
+    tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `init`, which reads the configuration alone, on a machine that is offline since."""
+    cache = tmp_path / "models--a--model"
+    shutil.copytree(tiny_model, cache / "snapshots" / "abc")
+    (cache / "snapshots" / "abc" / "model.safetensors").unlink()
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.HF_HUB_CACHE", str(tmp_path), raising=False)
+    backbone = Backbone("a/model", verbose=False)
+    with pytest.raises(InputError, match=r"weights of the model 'a/model' cannot be had"):
+        _ = backbone.fingerprint
+    shutil.copy(Path(tiny_model) / "model.safetensors", cache / "snapshots" / "abc")
+    assert backbone.fingerprint == Backbone(tiny_model, verbose=False).fingerprint
+
+
 def test_hub_id_that_cannot_be_had() -> None:
     with pytest.raises(InputError, match="nobody/no-such-model"):
         Backbone("nobody/no-such-model")

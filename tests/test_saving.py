@@ -159,13 +159,15 @@ def test_what_the_prompt_does_not_use_is_saved_as_text(
     when = datetime(2026, 1, 2, 3)
     items = [
         {"text": text, "when": when, "junk": "\ud800", "né": "é", "n": np.int64(i)}
-        for i, text in enumerate(pool[:3])
+        for i, text in enumerate(pool[:2])
     ]
+    items.append({"text": pool[2], "odd": {(1, 2): 3}, "n": 1})
     learner = make_learner().fit(items, ["red", "blue", "green"])
     learner.save(tmp_path / "learner")
     again = STARLearner.load(tmp_path / "learner")
     expected = {**items[0], "when": "2026-01-02 03:00:00", "n": 0}
     assert again.X_training[0] == expected
+    assert again.X_training[2] == {"text": pool[2], "odd": "{(1, 2): 3}", "n": 1}
     assert again.teach(pool[3:4], ["red"]).predict(pool[:2]).shape == (2,)
 
 

@@ -107,6 +107,9 @@ def chat_prompt(tokenizer: Any, template: str, **options: Any) -> list[str]:
 
 def test_trap_a_chat_template_that_asks_for_the_date_says_the_same_tomorrow(fresh: Any) -> None:
     # As Llama 3's does: every prompt, and with it every score, would be another after midnight.
+    plain = "  {% for m in messages %}{{ m['content'] }}{% endfor %}"
+    fresh.chat_template = plain
+    assert chat.in_chat(fresh, "{text}", None) == "{text}"  # blanks before a block are none
     template = "\n<s> {% macro day() %}{% if strftime_now is defined %}{{ strftime_now('FORM') }}"
     template += "{% endif %}{% endmacro %}{{ day() }} {{ messages[0]['content'] }}"
     fresh.chat_template = template.replace("FORM", "%-d %b %Y %H:%M:%S:%f")

@@ -85,7 +85,20 @@ class Intake:
         self.choices = campaign.choices
         self.complaints: list[str] = []
         self.n_open = self.n_same = self.n_edited = 0
-        self._known = {event.uuid for event in events.events(campaign.store)}
+        log = events.events(campaign.store)
+        self._known = {event.uuid for event in log}
+        undone = {event.undoes for event in log}
+        self._said = {
+            (event.item, event.annotator, event.answer)
+            for event in log
+            if event.kind == "label" and event.seq not in undone
+        }
+        self._standing = {
+            (event.item, event.annotator): event.answer
+            for event in events.standing(log)
+            if event.kind == "label"
+        }
+        self.n_instead = 0
         self.unknown: set[str] = set()
         self._words: list[Entry] = []
         self._plain: dict[tuple[str, str], tuple[str, str]] = {}
@@ -111,25 +124,26 @@ class Intake:
 
     def stored(self) -> Imported:
         """Store all that is new, in one transaction, in the order in which it was read."""
-        log = events.events(self.campaign.store)
-        said = {(e.item, e.annotator, e.answer) for e in log if e.kind == "label"}
         new: list[Entry] = []
         old: list[Entry] = []
         for entry in self._words:
-            is_old = (entry.item, entry.annotator, entry.answer) in said and not entry.uuid
+            is_old = (entry.item, entry.annotator, entry.answer) in self._said and not entry.uuid
             (old if is_old else new).append(entry)
         if new:
             self.campaign.say(new, command="import")
         notes = []
-        words = events.standing(log)
-        standing = {(e.item, e.annotator): e.answer for e in words if e.kind == "label"}
         n_changed = sum(
-            standing.get((entry.item, entry.annotator)) != entry.answer for entry in old
+            self._standing.get((entry.item, entry.annotator)) != entry.answer for entry in old
         )
         if n_changed:
             notes.append(
-                f"{n_changed} rows say what was changed or taken back since, and that stands. To "
-                "go back to what they say: starlearn label, campaign.label(item, answer)."
+                f"{n_changed} rows say what their annotator has said before and changed since; the "
+                "change stands. To go back to what they say: campaign.label(item, answer)."
+            )
+        if self.n_instead:
+            notes.append(
+                f"In {self.n_instead} rows the label of another annotator was changed; it is "
+                f"stored as what {self.annotator} says, beside theirs."
             )
         if self.n_edited:
             notes.append(
@@ -163,6 +177,11 @@ class Intake:
                 label = self.relabel.get(label, label)
             answer = checked_answer(label, self.choices, self.campaign.folder)
         annotator = checked_name(row.get(ANNOTATOR) or self.annotator)
+        before = self._standing.get((item.id, annotator))
+        if annotator != self.annotator and word.uuid is None and before not in (None, answer):
+            # The column says who gave the label that was exported, not who changed it.
+            annotator = self.annotator
+            self.n_instead += 1
         if word.uuid is None and answer is not None and self._twice(item, annotator, answer, place):
             return
         entry = Entry(word.kind, item.id, annotator, answer=answer, ms=word.ms, uuid=word.uuid)

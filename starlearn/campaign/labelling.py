@@ -160,7 +160,8 @@ class Session:
                 store(self.campaign, item, said, self.annotator, ms=spent, uuid=uuid)
                 break
             except (CampaignLockedError, StorageError) as error:
-                if not self.interactive or not self._again(error):
+                can_wait = self.interactive and not self.campaign.store.is_broken
+                if not can_wait or not self._again(error):
                     raise
         done = {"label": str(said.text), "skip": "skipped", "flag": "flagged"}[said.kind]
         self.saved += 1

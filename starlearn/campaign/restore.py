@@ -1,15 +1,16 @@
 """Back to a backup of the labels: the damaged files are put aside, never deleted."""
 
-import json
 import os
 import shutil
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from starlearn.campaign import events
-from starlearn.campaign.durable import file_sha256, make_folder, storage, sync
+from starlearn.campaign.durable import make_folder, storage, sync
 from starlearn.campaign.lock import Lock
 from starlearn.campaign.place import Place, backup_name
+from starlearn.campaign.publish import MANIFEST, verify
 from starlearn.campaign.store import Store
 from starlearn.errors import InputError, StarlearnError
 
@@ -48,11 +49,12 @@ def restore(folder: str | os.PathLike[str], backup: str | os.PathLike[str] | Non
     if not candidates:
         raise InputError(f"There is no backup in {place.backups}. Give one: restore(folder, file).")
     with Lock(place.lock).held("restore"):
-        chosen, n_events, pool = _newest_sound(candidates)
-        if backup is not None and not (place.pool.is_file() and file_sha256(place.pool) == pool):
+        chosen, n_events, campaign = _newest_sound(candidates)
+        own = _campaign_of(place)
+        if own not in (None, campaign):
             raise InputError(
-                f"{chosen} was made for another pool than {place.pool}: it is another campaign's, "
-                "or that file was changed, and is to be put back first. Nothing was restored."
+                f"{chosen} is a copy of another campaign's labels ({campaign}, here is {own}). "
+                "Nothing was restored."
             )
         aside = place.folder / f"damaged-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S%f')}"
         make_folder(aside)
@@ -64,27 +66,43 @@ def restore(folder: str | os.PathLike[str], backup: str | os.PathLike[str] | Non
                 old = place.labels.with_name(place.labels.name + suffix)
                 if old.exists() or old.is_symlink():
                     os.rename(old, aside / old.name)
-            sync(place.folder)
-            os.rename(place.unfinished, place.labels)
-            os.chmod(place.labels, 0o600)
+            # Before the labels are there again: a restore that was cut short is repeated.
             for later in place.backups.glob("labels-*.db"):
                 if later.name > backup_name(n_events):
                     os.rename(later, aside / later.name)
+            sync(place.folder)
+            os.rename(place.unfinished, place.labels)
+            os.chmod(place.labels, 0o600)
             sync(place.folder)
     return chosen
 
 
 def _newest_sound(candidates: list[Path]) -> tuple[Path, int, str]:
-    """Return the first sound one, its number of events, and the SHA-256 of its pool."""
+    """Return the first sound one, its number of events, and its campaign's id."""
     for number, path in enumerate(candidates, start=1):
         try:
-            store = Store.open(path, read_only=True)
-            try:
-                pool = json.loads(store.meta()["pool"])["snapshot"]
-                return path, events.last_seq(store), str(pool)
-            finally:
-                store.close()
+            return path, *_facts(path)
         except (StarlearnError, OSError):
             if number == len(candidates):
                 raise
     raise InputError("There is no backup.")
+
+
+def _campaign_of(place: Place) -> str | None:
+    """Return the id of the campaign in a folder, from what is sound in it; None if nothing is."""
+    for path in (place.labels, *place.backups.glob("labels-*.db")):
+        with suppress(StarlearnError, OSError):
+            return _facts(path)[1]
+    for adapter in place.adapters.glob(f"*/{MANIFEST}"):
+        with suppress(StarlearnError, OSError):
+            return str(verify(place, adapter.parent.name).get("campaign"))
+    return None
+
+
+def _facts(path: Path) -> tuple[int, str]:
+    """Return the number of events in a label store, and its campaign's id."""
+    store = Store.open(path, read_only=True)
+    try:
+        return events.last_seq(store), store.meta()["campaign"]
+    finally:
+        store.close()

@@ -234,6 +234,11 @@ class Store:
         if version < schema.VERSION:
             self._migrate(version)
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether the disk has failed, so that only a new process can go on."""
+        return self._broken is not None
+
     def tables(self) -> str:
         """Return a checksum of the definitions of all tables, views and triggers."""
         return str(checksum(self.execute("SELECT name, sql FROM sqlite_schema ORDER BY name")))

@@ -16,8 +16,10 @@ _REPLACED = "".join(
     f".replace('%{part}', {json.dumps(TODAY.strftime(f'%{part}'))})"
     for part in [*"aAbBcdeDfFGHIjmMnpSTuUVwWxXyYzZ", *(f"-{letter}" for letter in "dHIjmMSy")]
 )
-ON_ONE_DAY = f"{{% macro strftime_now(format) %}}{{{{ format{_REPLACED} }}}}{{% endmacro +%}}"
-"""What goes before a template: functions cannot be handed to one."""
+_DAY = f"{{{{ format{_REPLACED}.replace('%%', '%') }}}}"
+ON_ONE_DAY = f"{{% macro strftime_now(format) %}}{_DAY}{{% endmacro %}}\n"
+"""What goes before a template, to which no function can be handed. Its line ends with a block, so
+that the template still begins a line."""
 LONGEST, SECONDS = 100_000, 20.0
 """What a template may render: characters, and how long it may take."""
 

@@ -6,7 +6,6 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from starlearn.data.stream import rows_of
 from starlearn.model.launched import Processes, processes
 from starlearn.query.acquisition import Plan, score_pool
 from starlearn.query.pool_scores import PoolScores
@@ -96,12 +95,11 @@ class ProcessWorkers:
 
 
 def digest(plan: Plan, rows: NDArray[np.intp]) -> str:
-    """Return a hash of items in their order: processes exchange numbers by place."""
+    """Return a hash of prompts in their order: processes exchange numbers by place."""
     found = blake2b(digest_size=16)
     size = plan.acquisition.chunk_size
     for start in range(0, len(rows), size):
-        for item in rows_of(plan.rows, rows[start : start + size]):
-            found.update(repr(item).encode("utf-8", "surrogatepass") + b"\0")
+        found.update(b"".join(row_keys(plan.prompts(rows[start : start + size]))))
     return found.hexdigest()
 
 

@@ -120,19 +120,23 @@ def grouped(lines: Iterable[Record], where: str = "the lines") -> list[TaskResul
     """Sort lines into tasks; of equal runs the first one counts.
 
     Lines that were run with other defaults of the settings are another task, as they are another
-    study's to :func:`starlearn.evaluate.study.progress_of`.
+    study's to :func:`starlearn.evaluate.study.progress_of`. An arm that sets what has changed
+    belongs to both.
     """
+    kept = [line for line in lines if not line.get("error") and line["purpose"] == "report"]
     found: dict[tuple[str, str], list[_Group]] = {}
-    for line in lines:
-        if line.get("error") or line["purpose"] != "report":
-            continue
+    for line in kept:
         groups = found.setdefault((line["task"], line["protocol"]), [])
         left = _unchanged(line)
         group = next((group for group in groups if group.takes(left)), None)
         if group is None:
             groups.append(group := _Group())
         group.parameters |= left
-        group.runs.setdefault(line["arm"], {}).setdefault(line["seed"], line)
+    for line in kept:
+        left = _unchanged(line)
+        for group in found[line["task"], line["protocol"]]:
+            if group.takes(left):
+                group.runs.setdefault(line["arm"], {}).setdefault(line["seed"], line)
     if not found:
         raise InputError(f"{where}: no finished run to report; run a study with --out first")
     results = []

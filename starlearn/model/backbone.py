@@ -26,6 +26,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
 
+import starlearn
 from starlearn.embedded.location import model_folder
 from starlearn.errors import InputError, UntrustedFileError
 from starlearn.model.four_bits import share_in_few_bits
@@ -54,7 +55,7 @@ a model was downloaded."""
 
 USUAL_SHARE = 0.8
 """Of a decoder's weights without embeddings and head; plain ones have 0.99."""
-COMPUTES = ("starlearn", "torch", "transformers", "peft", "bitsandbytes")
+COMPUTES = ("torch", "transformers", "peft", "bitsandbytes")
 """Libraries whose versions may change a score, if only its last bits."""
 
 
@@ -139,13 +140,12 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         """Type of all computation: bfloat16 on a GPU that has it, else float16; float32 on a CPU.
 
+        Older GPUs emulate bfloat16, slowly; float16 without a scaled loss could overflow there.
         The exact route on a CPU is worth more there than the little speed of bfloat16.
         """
         if self.device.type == "cpu":
             return torch.float32
-        # Older GPUs emulate bfloat16, slowly.
-        has_it = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if has_it else torch.float16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
     @property
     def context(self) -> int:
@@ -254,17 +254,36 @@ class Backbone:
         return digest.hexdigest()
 
     def _fetch_weights(self) -> None:
-        """Have all files of a hub id here, without reading them."""
-        wanted = {"_raise_exceptions_for_missing_entries": False}
-        if cached_file(self.source, SAFE_WEIGHTS_NAME, **wanted) is None:
-            index = cached_file(self.source, SAFE_WEIGHTS_INDEX_NAME, **wanted)
-            if index is not None:
-                get_checkpoint_shard_files(self.source, index)
+        """Have all weights of a hub id here, without reading them.
+
+        Raises
+        ------
+        InputError
+            When they cannot be had: what is identified without them would be another model.
+        """
+        found, wanted = None, {"revision": self.revision or "main"}
+        one_of = {**wanted, "_raise_exceptions_for_missing_entries": False}
+        reason: object = "there is no *.safetensors here, and it cannot be fetched"
+        try:
+            found = cached_file(self.source, SAFE_WEIGHTS_NAME, **one_of)
+            if found is None:
+                found = cached_file(self.source, SAFE_WEIGHTS_INDEX_NAME, **one_of)
+                if found is not None:
+                    get_checkpoint_shard_files(self.source, found, **wanted)
+        except OSError as error:
+            found, reason = None, error
+        if found is None:
+            raise InputError(
+                f"The weights of the model {self.source!r:.100} cannot be had. Give a complete "
+                "folder, or a hub id that you have access to (hf auth login), or go online once. "
+                f"The reason: {reason!s:.300}"
+            )
 
     @property
     def numerics(self) -> str:
         """Identifies the base model's numbers: the model, and what computes it."""
-        versions = [f"{name} {version(name)}" for name in COMPUTES]
+        # Our own by its name, for it may be on the path without being installed.
+        versions = [f"starlearn {starlearn.__version__}", *(f"{n} {version(n)}" for n in COMPUTES)]
         return " ".join([self.fingerprint, str(self.dtype), self.device.type, *versions])
 
     def _bitsandbytes_config(self) -> BitsAndBytesConfig | None:

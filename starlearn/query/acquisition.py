@@ -167,7 +167,8 @@ class Plan:
     ) -> tuple[NDArray[np.intp], Column]:
         """Draw n distinct rows at random, or what the budget allows; nothing is known of them."""
         rows = counted(len(self.rows))
-        plain = clone(self.acquisition).set_params(diversity="none")
+        distinct = "none" if self.acquisition.distinct == "none" else "exact"  # no model takes part
+        plain = clone(self.acquisition).set_params(diversity="none", distinct=distinct)
         draw = self._draw(plain, rows, task, asked, budget)
         # Of equal scores those with the smallest keys come first: as good as drawn.
         drawn = draw.batch(column(len(rows)), self._keys(self.seed), rows, n)

@@ -338,9 +338,32 @@ def test_a_file_that_is_imported_again_undoes_no_correction(campaign, file):
     campaign.skip(second, "ann")
     done = import_labels(campaign, file, "ann")
     assert (done.n_new, done.n_same) == (0, 3)
-    assert "2 rows say what was changed or taken back since, and that stands" in done.notes[0]
+    assert "2 rows say what their annotator has said before and changed since" in done.notes[0]
     assert campaign.labels()[first.id] == "blue"
     assert import_labels(campaign, file, "bob").n_new == 3  # another annotator's own words
+
+
+def test_a_label_that_was_taken_back_may_come_again_by_file(campaign, file):
+    first, *_ = campaign.batch()
+    campaign.label(first, "red", "ann")
+    campaign.undo("ann")
+    file.write_text(rows(campaign, ["red"]))
+    assert import_labels(campaign, file, "ann").n_new == 1
+    assert campaign.labels() == {first.id: "red"}
+
+
+def test_whoever_changes_an_exported_label_says_so_in_their_own_name(make_campaign, quick):
+    campaign = make_campaign(per_item=2)
+    first, *_ = campaign.query(2)
+    campaign.label(first, "red", "bob")
+    export_batch(campaign, quick / "x.jsonl")
+    lines = [json.loads(line) for line in (quick / "x.jsonl").read_text().splitlines()]
+    lines[0]["label"] = "blue"
+    (quick / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    done = import_labels(campaign, quick / "x.jsonl", "ann")
+    assert done.n_new == 1
+    assert "In 1 rows the label of another annotator was changed" in done.notes[0]
+    assert campaign.batch()[0].answers == {"bob": "red", "ann": "blue"}
 
 
 def test_a_folder_that_is_not_there_is_no_failing_disk(campaign, quick):

@@ -1,6 +1,7 @@
 """The label store: strict settings, damage found and never papered over, versions, backups."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -243,12 +244,23 @@ def test_a_restored_copy_is_not_followed_by_backups_of_what_was_given_up(make_ca
 
 
 def test_a_copy_of_another_campaign_is_not_restored(make_campaign, quick):
-    first, second = make_campaign(name="a"), make_campaign(name="b", pool=["another pool"])
+    first, second = make_campaign(name="a"), make_campaign(name="b")
     second.backup(quick / "second.db")
-    before = first.place.labels.read_bytes()
-    with pytest.raises(InputError, match=r"another pool.*Nothing was restored"):
-        restore(quick / "a", quick / "second.db")
-    assert first.place.labels.read_bytes() == before
+    first.label(first.query(1)[0], "red")
+    first.teach()
+    first.close()
+    labels = quick / "a" / "labels.db"
+    for damage in ("labels", "backups too", "adapters alone are left"):
+        before = labels.read_bytes()
+        with pytest.raises(InputError, match=r"another campaign's.*Nothing was restored"):
+            restore(quick / "a", quick / "second.db")
+        assert labels.read_bytes() == before
+        labels.write_bytes(b"damage" * 1000)
+        if damage == "backups too":
+            for backup in (quick / "a" / "backups").iterdir():
+                backup.unlink()
+    shutil.rmtree(quick / "a" / "adapters")
+    assert restore(quick / "a", quick / "second.db")  # nothing is left that says otherwise
 
 
 # Rows 17 to 19: versions, journals
