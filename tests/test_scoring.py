@@ -497,16 +497,23 @@ def test_two_processes_write_to_one_folder_at_once(tmp_path: Path) -> None:
     assert [float(found[key][0]) for key in keys] == [float(key.split()[0]) for key in keys]
 
 
+@pytest.mark.parametrize("library", ["starlearn", "peft"])
 def test_scores_of_another_release_are_not_taken(
-    make_learner: Factory, pool: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: str,
+    make_learner: Factory,
+    pool: list,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from starlearn.model import backbone
 
     make_learner(cache_dir=tmp_path).query(pool, 2)
     later = make_learner(cache_dir=tmp_path)
     original = backbone.version
+    if library == "starlearn":
+        monkeypatch.setattr("starlearn.__version__", "99")
     monkeypatch.setattr(
-        backbone, "version", lambda name: "99" if name == "starlearn" else original(name)
+        backbone, "version", lambda name: "99" if name == library else original(name)
     )
     with counted_rows(later) as rows:
         later.query(pool, 2)
