@@ -131,6 +131,8 @@ def parameters_to_json(parameters: Mapping[str, Any]) -> dict[str, Any]:
                 )
             found[name] = {"class": type(part).__name__, **part.get_params(deep=False)}
     found["quantization"] = quantization_to_json(found["quantization"])
+    if isinstance(found["random_state"], Integral):  # NumPy's numbers too
+        found["random_state"] = int(found["random_state"])
     return found
 
 
@@ -207,9 +209,8 @@ def _settings(saved: Saved, base: str) -> dict[str, Any]:
     if parameters["model"] is not None:
         parameters["model"] = base
     parameters["cache_dir"] = None  # a folder of this machine
-    state = parameters["random_state"]
-    # A generator's state does not travel.
-    parameters["random_state"] = int(state) if isinstance(state, Integral) else saved.seed
+    if not isinstance(parameters["random_state"], int):
+        parameters["random_state"] = saved.seed  # a generator's state does not travel
     return {
         "parameters": parameters,
         "adapter": saved.adapter.settings().get_params(deep=False),

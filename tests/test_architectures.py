@@ -71,6 +71,17 @@ def tiny(kind: str) -> Any:
     return model
 
 
+def by_plain_text(model: Any, prompt: list[int], choices: list[list[int]]) -> Any:
+    """Return the log-probability of each choice, each read from a row of its own."""
+    found = []
+    for choice in choices:
+        with torch.no_grad():
+            log = model(torch.tensor([prompt + choice])).logits[0].double().log_softmax(-1)
+        start = len(prompt) - 1
+        found.append(sum(float(log[start + i, token]) for i, token in enumerate(choice)))
+    return found - np.logaddexp.reduce(found)
+
+
 @pytest.mark.parametrize("kind", list(FAMILIES))
 def test_trap_choices_are_what_plain_text_says_in_every_family(kind: str) -> None:
     # ALiBi and local attention count places in the row: a tree gave them other numbers in silence.
@@ -83,13 +94,7 @@ def test_trap_choices_are_what_plain_text_says_in_every_family(kind: str) -> Non
     assert isinstance(work.head, LinearHead)
     logs = choice_distribution(work, build_tree(choices, 2), prompts, numbers(4))[0]
     for prompt, got in zip(prompts, logs, strict=True):
-        expected = []
-        for choice in choices:
-            with torch.no_grad():
-                log = model(torch.tensor([prompt + choice])).logits[0].double().log_softmax(-1)
-            start = len(prompt) - 1
-            expected.append(sum(float(log[start + i, token]) for i, token in enumerate(choice)))
-        assert got == pytest.approx(expected - np.logaddexp.reduce(expected), abs=1e-4)
+        assert got == pytest.approx(by_plain_text(model, prompt, choices), abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "opt"])
@@ -100,13 +105,7 @@ def test_trap_many_choices_do_not_push_padding_out_of_the_context(kind: str) -> 
     work = workload(model)
     logs = choice_distribution(work, build_tree(choices, 2), prompts, numbers(3))
     for prompt, got in zip(prompts, logs[0], strict=True):
-        expected = []
-        for choice in choices:
-            with torch.no_grad():
-                log = model(torch.tensor([prompt + choice])).logits[0].double().log_softmax(-1)
-            start = len(prompt) - 1
-            expected.append(sum(float(log[start + i, token]) for i, token in enumerate(choice)))
-        assert got == pytest.approx(expected - np.logaddexp.reduce(expected), abs=1e-4)
+        assert got == pytest.approx(by_plain_text(model, prompt, choices), abs=1e-4)
 
 
 def test_trap_a_feed_forward_part_that_adds_the_residual_sees_all_rows() -> None:

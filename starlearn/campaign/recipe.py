@@ -1,7 +1,6 @@
 """A learner's settings as JSON: from known classes only, so that a file can name no code."""
 
 import json
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +45,7 @@ def to_json(learner: STARLearner) -> str:
         parameters["model"] = str(folder.resolve()) if folder.is_dir() else str(model)
     if parameters["cache_dir"] is not None:
         parameters["cache_dir"] = str(Path(parameters["cache_dir"]).expanduser().absolute())
-    if isinstance(parameters["random_state"], Integral):
-        parameters["random_state"] = int(parameters["random_state"])
-    else:
+    if not isinstance(parameters["random_state"], int):
         generator = check_random_state(parameters["random_state"])
         parameters["random_state"] = int(generator.randint(2**31 - 1))
     return json.dumps(parameters, default=json_value, ensure_ascii=False)

@@ -123,17 +123,19 @@ def grouped(lines: Iterable[Record], where: str = "the lines") -> list[TaskResul
     study's to :func:`starlearn.evaluate.study.progress_of`. An arm that sets what has changed
     belongs to both.
     """
-    kept = [line for line in lines if not line.get("error") and line["purpose"] == "report"]
+    kept = [
+        (line, _unchanged(line))
+        for line in lines
+        if not line.get("error") and line["purpose"] == "report"
+    ]
     found: dict[tuple[str, str], list[_Group]] = {}
-    for line in kept:
+    for line, left in kept:
         groups = found.setdefault((line["task"], line["protocol"]), [])
-        left = _unchanged(line)
         group = next((group for group in groups if group.takes(left)), None)
         if group is None:
             groups.append(group := _Group())
         group.parameters |= left
-    for line in kept:
-        left = _unchanged(line)
+    for line, left in kept:
         for group in found[line["task"], line["protocol"]]:
             if group.takes(left):
                 group.runs.setdefault(line["arm"], {}).setdefault(line["seed"], line)

@@ -243,11 +243,13 @@ class Backbone:
             self._fetch_weights()
         quantization = json.dumps(quantization_to_json(self.quantization), default=str)
         digest = hashlib.sha256(quantization.encode())
-        weights = _weight_files(self.folder)
-        fast = (self.folder / "tokenizer.json").is_file()
+        deciding = {*IDENTITY, *_weight_files(self.folder)}
+        if (self.folder / "tokenizer.json").is_file():
+            deciding -= set(SLOW_TOKENIZER)
+        else:
+            deciding |= {file.name for file in self.folder.glob("*.model")}
         for file in sorted(self.folder.iterdir()):
-            old = file.name in SLOW_TOKENIZER or file.suffix == ".model"
-            if file.name in weights or (file.name in IDENTITY and not old) or (old and not fast):
+            if file.name in deciding:
                 with file.open("rb") as handle:
                     content = hashlib.file_digest(handle, "sha256").hexdigest()
                 digest.update(f"{file.name}:{content}\n".encode())
