@@ -40,6 +40,8 @@ class Work:
     mask_seed: int | None = None
     """Use starlearn's masks of this seed instead of nn.Dropout."""
     batch_size: int = 32
+    answers: list[list[int]] | None = None
+    """Free-form answers to score; None lets the model write them."""
 
     @property
     def device(self) -> torch.device:
@@ -136,17 +138,8 @@ def naive(work: Work) -> Found:
         logs = np.array([_naive_choices(work, dropout, prompt) for prompt in work.prompts])
         return _from_choices(logs[:, 1:].transpose(1, 0, 2), logs[:, 0])  # logs [m, 1 + K, C]
     rows, answers = [], []
-    for prompt in work.prompts:
-        ids = torch.tensor([prompt], device=work.device)
-        written = work.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=work.max_new_tokens,
-            do_sample=False,
-            eos_token_id=work.eos_id,
-            pad_token_id=work.pad_id,
-        )
-        answer = written[0, len(prompt) :].tolist()
+    for row, prompt in enumerate(work.prompts):
+        answer = work.answers[row] if work.answers else _naive_answer(work, prompt)
         passes = []
         for number in range(work.n_passes):
             with dropout.on(number):
@@ -156,6 +149,20 @@ def naive(work: Work) -> Found:
         rows.append(_from_tokens(torch.stack(passes), base, torch.tensor(answer)))
         answers.append(answer)
     return Found(*np.array(rows).T, answers)
+
+
+def _naive_answer(work: Work, prompt: list[int]) -> list[int]:
+    """Let the model answer one prompt."""
+    ids = torch.tensor([prompt], device=work.device)
+    written = work.model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=work.max_new_tokens,
+        do_sample=False,
+        eos_token_id=work.eos_id,
+        pad_token_id=work.pad_id,
+    )
+    return list(written[0, len(prompt) :].tolist())
 
 
 def _naive_choices(work: Work, dropout: Dropout, prompt: list[int]) -> list[list[float]]:
@@ -213,7 +220,7 @@ def strong(work: Work) -> Found:
     dropout = Dropout(work)
     if work.choices is not None:
         return _strong_choices(work, dropout, work.choices)
-    answers = _strong_answers(work)
+    answers = work.answers or _strong_answers(work)
     lengths = [len(p) + len(a) for p, a in zip(work.prompts, answers, strict=True)]
     rows = np.full((len(answers), 5), np.nan)
     for batch in _sorted_batches(lengths, work.batch_size):

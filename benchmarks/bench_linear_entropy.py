@@ -148,12 +148,15 @@ def contenders(device: str, workspace_mb: float) -> dict[str, Contender]:
 
 def make_inputs(args: argparse.Namespace, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     passes, rows, width, vocabulary = shape
-    draw = torch.Generator().manual_seed(0)
+    draw = torch.Generator(args.device).manual_seed(0)
     dtype = DTYPES[args.dtype]
-    base = torch.randn(1, rows, width, generator=draw)
-    hidden = base + 0.3 * torch.randn(passes, rows, width, generator=draw)
-    weight = torch.randn(vocabulary, width, generator=draw) * 3 / width**0.5
-    return hidden.to(args.device, dtype), weight.to(args.device, dtype)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw, device=args.device)
+
+    hidden = normal(1, rows, width) + 0.3 * normal(passes, rows, width)
+    weight = normal(vocabulary, width) * 3 / width**0.5
+    return hidden.to(dtype), weight.to(dtype)
 
 
 def clock_of(device: str) -> str:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from baselines import Work
 from measuring import common
+from random_models import BY_NAME, random_model
 
 from starlearn import ChoiceTask, GenerationTask, LoRA, STARLearner, Training
 from starlearn.embedded.pools import make_pool
 from starlearn.model.adapter import activate
+from starlearn.query.progress import ItemBar
 from starlearn.query.score_store import ScoreStore
 
 TASKS = ("skewed", "homogeneous", "noisy", "steps", "banking77", "gsm8k")
@@ -76,7 +78,7 @@ class Data:
 
 
 def embedded_data(args: argparse.Namespace, name: str) -> Data:
-    """Make one of the pools in the package, for the model in the package."""
+    """Make one of the pools in the package, for the model in the package or a random one."""
     n_train = N_LABELS + N_MORE
     data = make_pool(name, args.items + n_train, N_TEST, random_state=args.seed)
     task: Any = ChoiceTask(data.prompt, choices=data.choices)
@@ -84,7 +86,7 @@ def embedded_data(args: argparse.Namespace, name: str) -> Data:
         task = GenerationTask(data.prompt, 32, data.answer_pattern)
     items = data.items[:n_train] + data.test_items + data.items[n_train:]
     labels = data.labels[:n_train] + data.test_labels + data.labels[n_train:]
-    return Data(task, items, labels)
+    return Data(task, items, labels, random_model(args.shape_of) if args.shape_of else None)
 
 
 def real_data(args: argparse.Namespace, name: str) -> Data:
@@ -117,6 +119,10 @@ def add_case_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", type=Path, help="folder of models, or of one model")
     parser.add_argument("--model", default="gutwiki-6M", help="name below --models")
     parser.add_argument("--data", type=Path, help="folder with banking77/ and star/GSM8K/")
+    parser.add_argument(
+        "--shape-of", choices=list(BY_NAME), help="random weights in a model of this shape"
+    )
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
 
 
 def make_case(args: argparse.Namespace, name: str) -> Case:
@@ -127,7 +133,7 @@ def make_case(args: argparse.Namespace, name: str) -> Case:
         task=data.task,
         quantization=args.quantization,
         adapter=LoRA(r=16, alpha=32),
-        training=Training(learning_rate=3e-3, max_steps=args.steps),
+        training=Training(learning_rate=args.learning_rate, max_steps=args.steps),
         random_state=args.seed,
         verbose=False,
     )
@@ -159,6 +165,16 @@ def work_of(case: Case, n_passes: int, members: Iterable[int]) -> Work:
         eos_id=engine.backbone.eos_id,
         pad_id=engine.backbone.pad_id,
     )
+
+
+def own_answers(case: Case, members: Iterable[int]) -> list[list[int]]:
+    """Return the tokens that the learner writes as answers, and keep them for its next scores."""
+    learner, engine = case.learner, case.engine
+    parts = learner._parts()
+    _, prompts = learner._tree_and_prompts(parts, [case.pool[i] for i in members])
+    scorer = engine.scorer(parts, learner.adapter_, None, seed=0)
+    with scorer.ready(), ItemBar("answering", len(prompts), verbose=False) as bar:
+        return list(scorer.write(prompts, bar))
 
 
 def spread_over_lengths(case: Case, n_items: int) -> list[int]:

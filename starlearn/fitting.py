@@ -1,7 +1,7 @@
 """What fits into a GPU: bytes of weights, adapter and activations by a model's shape; computed.
 
-Nothing here was measured on a GPU. What can be checked on a CPU is: the number of parameters, the
-bytes of packed weights, and what autograd keeps for the backward pass of one layer.
+Compared with one model on one GPU (docs/memory.md). What can be checked on a CPU is: the number of
+parameters, the bytes of packed weights, and what autograd keeps for the backward pass of one layer.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ PACKED = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 HALF, FLOAT = 2, 4
 """Bytes of a number in bfloat16, and in float32, in which the adapter is kept and trained."""
 CONTEXT = 1e9
-"""Bytes that the driver, libraries and kernels take before any model. Assumed."""
+"""Bytes that the driver, libraries and kernels take; 0.65 to 0.81 GB on an H100."""
 MARGIN = 1.1
-"""What allocation in blocks costs on top. Assumed."""
+"""What allocation in blocks costs on top; 1.05 to 1.15, and more while answers are written."""
 CARDS = (8, 16, 24, 80)
 """GB of memory of common cards."""
 
@@ -161,8 +161,9 @@ def query_bytes(shape: Shape, r: int, tokens: int, workspace: float = 64e6) -> f
     float
     """
     adapter = adapter_parameters(shape, r) * FLOAT
-    # One layer at a time: its input and output, q, k, v, attention's output, gate, up, product.
-    working = HALF * (4 * shape.width + 4 * shape.queries + 3 * shape.inner)
+    # One layer at a time: its input and output, q, k, v, attention's output, gate, up, product; and
+    # the product once more in float32, for the adapter.
+    working = HALF * (4 * shape.width + 4 * shape.queries + 3 * shape.inner) + FLOAT * shape.inner
     return CONTEXT + MARGIN * (weight_bytes(shape) + adapter + tokens * working + workspace)
 
 

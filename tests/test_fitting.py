@@ -1,5 +1,6 @@
 """The memory table: its parts against real models on a CPU, and the page against the table."""
 
+import csv
 import os
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,30 @@ def test_cards_and_sizes() -> None:
     assert fitting.smallest_card(81e9) == "over 80 GB"
     with pytest.raises(InputError, match="at least 1"):
         Shape("none", 0, 1, 1, 1, 1, 1)
+
+
+def test_tensors_computed_are_within_a_tenth_of_those_measured_on_a_gpu() -> None:
+    rows = Path(__file__).parents[1] / "benchmarks" / "results" / "gpu_memory.csv"
+    shapes = {shape.name: shape for shape in SHAPES}
+    with rows.open(newline="", encoding="utf-8") as file:
+        # Keys and values of answers that are being written are not computed.
+        lines = [line for line in csv.DictReader(file) if "free-form" not in line["what"]]
+    assert len(lines) >= 5
+    for line in lines:
+        shape, r, tokens = shapes[line["shape"]], int(line["r"] or 0), int(line["tokens"] or 0)
+        if line["what"] == "weights":
+            bare = fitting.weight_bytes(shape)
+        else:
+            if line["what"] == "training":
+                checkpointing = line["checkpointing"] == "True"
+                whole = fitting.training_bytes(shape, r, tokens, checkpointing=checkpointing)
+            else:
+                whole = fitting.query_bytes(shape, r, tokens)
+            assert float(line["computed_gb"]) == pytest.approx(whole / 1e9, abs=1e-3)
+            bare = (whole - fitting.CONTEXT) / fitting.MARGIN
+        measured = float(line["measured_allocated_gb"]) * 1e9
+        assert measured == pytest.approx(bare, rel=0.1), line["what"]
+        assert float(line["context_gb"]) * 1e9 < fitting.CONTEXT
 
 
 def test_the_page_shows_the_table_and_says_that_it_is_computed() -> None:

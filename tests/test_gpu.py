@@ -89,6 +89,7 @@ def test_a_batch_that_does_not_fit_is_split() -> None:
     learner.set_params(acquisition__chunk_size=4_000)
     backbone = learner._engine().backbone
     backbone.budget = TokenBudget(10**7)  # all of them, in all passes, at once
+    torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()
     taken = torch.empty(max(free - 300_000_000, 1), dtype=torch.uint8, device="cuda")
     found = learner.uncertainty(data.items[40:])

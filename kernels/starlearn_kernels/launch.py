@@ -47,13 +47,16 @@ class Tiles:
         return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
 
 
-# Chosen by the compiler's report (no spill with bias, cap and margin); not timed yet.
-# Hopper and later; WIDE loads by descriptors, which need rows of a multiple of 16 bytes.
+# Hopper and later, chosen on an H100 among 20 configurations of the first look and 12 of the second
+# (kernels/README.md). WIDE loads by descriptors, which need rows of a multiple of 16 bytes. Its
+# first look spills some 100 bytes where it is flattened, and was the fastest all the same; with a
+# cap its second look would spill too much, and CAPPED's does not.
 WIDE = Tiles(128, 256, 64, warps=8, stages=3, descriptors=True)
+CAPPED = Tiles(128, 128, 64, warps=8, stages=4, descriptors=True)
 HALF = Tiles(128, 128, 64, warps=8, stages=4)
-# Before Hopper, with as little as 99 KB of shared memory.
+# Before Hopper, with as little as 99 KB of shared memory; not timed.
 SMALL = Tiles(128, 128, 32, warps=8, stages=3)
-# float32 on any of them: no tensor cores, exact products.
+# float32 on any of them: no tensor cores, exact products, slower than triton-chunk.
 SINGLE = Tiles(64, 128, 32, warps=8, stages=3)
 # The second look of float32 keeps more in registers: with 8 warps it spills.
 SINGLE_AGAIN = Tiles(64, 128, 32, warps=16, stages=3)
@@ -72,11 +75,14 @@ def first_tiles(dtype: torch.dtype, width: int, *, hopper: bool, aligned: bool) 
     return WIDE if aligned and width % 8 == 0 and width >= WIDE.depth else HALF
 
 
-def second_tiles(dtype: torch.dtype, *, hopper: bool) -> Tiles:
+def second_tiles(
+    dtype: torch.dtype, width: int, *, hopper: bool, aligned: bool, capped: bool
+) -> Tiles:
     """Tiles of the second look."""
     if dtype == torch.float32:
         return SINGLE_AGAIN
-    return HALF if hopper else SMALL
+    tiles = first_tiles(dtype, width, hopper=hopper, aligned=aligned)
+    return CAPPED if capped and tiles is WIDE else tiles
 
 
 def _is_hopper(device: torch.device) -> bool:
@@ -114,16 +120,18 @@ def fused(head: Head, max_workspace_mb: float) -> EntropyStats:
     _require(head)
     passes, rows, width, vocabulary = head.sizes
     hopper = _is_hopper(head.hidden.device)
-    second = second_tiles(head.weight.dtype, hopper=hopper)
+    hidden, weight = head.hidden.contiguous(), head.weight.contiguous()
+    flat = hidden.view(passes * rows, width)
+    aligned = flat.data_ptr() % 16 == 0 and weight.data_ptr() % 16 == 0
+    first = first_tiles(weight.dtype, width, hopper=hopper, aligned=aligned)
+    second = second_tiles(
+        weight.dtype, width, hopper=hopper, aligned=aligned, capped=head.softcap is not None
+    )
     if passes > second.rows:
         raise ValueError(
             f"`hidden` may have at most K = {second.rows} passes on route 'triton-fused', "
             f"got {passes}; route 'torch' takes any number"
         )
-    hidden, weight = head.hidden.contiguous(), head.weight.contiguous()
-    flat = hidden.view(passes * rows, width)
-    aligned = flat.data_ptr() % 16 == 0 and weight.data_ptr() % 16 == 0
-    first = first_tiles(weight.dtype, width, hopper=hopper, aligned=aligned)
     splits, per_split = _splits(vocabulary, first.columns)
     chunk = _chunk_rows(splits, max_workspace_mb)
     running = flat.new_empty((4, passes * rows), dtype=torch.float32)
@@ -233,11 +241,17 @@ def _look_twice(
     passes, rows, width = hidden.shape
     padded = triton.next_power_of_2(passes)
     splits, per_split = _splits(weight.shape[0], tiles.columns)
+    tokens = tiles.rows // padded
     parts = norm.new_empty((splits, rows))
     out = norm.new_empty(rows)
-    kernels.second_look[(triton.cdiv(rows, tiles.rows // padded) * splits,)](
-        hidden,
-        weight,
+    hidden_in: object = hidden
+    weight_in: object = weight
+    if tiles.descriptors:
+        hidden_in = TensorDescriptor.from_tensor(hidden, [padded, tokens, tiles.depth])
+        weight_in = TensorDescriptor.from_tensor(weight, [tiles.columns, tiles.depth])
+    kernels.second_look[(triton.cdiv(rows, tokens) * splits,)](
+        hidden_in,
+        weight_in,
         _bias(head),
         norm,
         parts,
@@ -248,6 +262,7 @@ def _look_twice(
         K=passes,
         K_PAD=padded,
         D=width,
+        TMA=tiles.descriptors,
         UPCAST=interpreted(),
         GROUP=GROUP,
         **_epilogue(head),

@@ -7,6 +7,9 @@ a kind of device; the choice looks at device, dtype, K, D and V, never at N or a
 import csv
 import functools
 import math
+import os
+import shutil
+import sysconfig
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +22,8 @@ BOUNDED = ROUTES[1:]
 TABLE = Path(__file__).with_name("routes.csv")
 # More passes than this do not fit the second look of route triton-fused.
 MOST_PASSES = 64
+# Compute capability from which on the kernels have tiles: Ampere.
+OLDEST_CAPABILITY = 8
 
 
 @dataclass(frozen=True)
@@ -142,13 +147,15 @@ def choose_route(
         f"V = {nearest.vocabulary}, {nearest.dtype} on {nearest.device}, the nearest row of the "
         f"table ({nearest.times}; {nearest.hardware})"
     )
-    obstacle = _obstacle(nearest.route, passes, dtype, hidden_dtype or dtype)
+    obstacle = _obstacle(nearest.route, device, passes, dtype, hidden_dtype or dtype)
     if obstacle:
         return Choice("torch", f"{nearest.route} is {reason}, but {obstacle}")
     return Choice(nearest.route, reason)
 
 
-def _obstacle(route: str, passes: int, dtype: torch.dtype, hidden_dtype: torch.dtype) -> str | None:
+def _obstacle(
+    route: str, device: torch.device, passes: int, dtype: torch.dtype, hidden_dtype: torch.dtype
+) -> str | None:
     """What keeps a Triton route from taking a head, or None."""
     if not route.startswith("triton"):
         return None
@@ -158,4 +165,18 @@ def _obstacle(route: str, passes: int, dtype: torch.dtype, hidden_dtype: torch.d
         return f"it needs one dtype, and hidden is {hidden_dtype}, weight {dtype}"
     if passes > MOST_PASSES:
         return f"it takes at most {MOST_PASSES} passes"
+    if device.type == "cuda" and torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability(device)
+        if major < OLDEST_CAPABILITY:
+            return f"it needs compute capability {OLDEST_CAPABILITY}, this GPU has {major}.{minor}"
+    return _missing_to_build()
+
+
+@functools.cache
+def _missing_to_build() -> str | None:
+    """What Triton lacks to build its launchers, which are C that includes Python.h, or None."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton needs a C compiler: install gcc, or set CC"
+    if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
+        return "Triton needs Python's headers (python3-dev, python3-devel)"
     return None

@@ -25,6 +25,7 @@ def chosen(table: tuple[Row, ...], *sizes: int, dtype: torch.dtype = torch.bfloa
 @pytest.fixture
 def with_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routes_module, "find_spec", lambda name: name)
+    monkeypatch.setattr(routes_module, "_missing_to_build", lambda: None)
 
 
 def test_the_table_in_the_package_was_written_from_the_committed_rows(tmp_path: Path) -> None:
@@ -35,6 +36,7 @@ def test_the_table_in_the_package_was_written_from_the_committed_rows(tmp_path: 
     assert read_table(tmp_path / "table.csv") == read_table()
 
 
+@pytest.mark.usefixtures("with_triton")
 def test_every_row_in_the_package_names_a_route_that_auto_may_take() -> None:
     assert read_table()
     for line in read_table():
@@ -93,12 +95,46 @@ def test_without_triton_the_kernels_are_not_chosen(monkeypatch: pytest.MonkeyPat
     assert "triton is not installed" in found.reason
 
 
+def test_without_a_compiler_or_headers_the_kernels_are_not_chosen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    table = (row("bfloat16", (4, 4096, 32000), "triton-fused"),)
+    monkeypatch.setattr(routes_module, "find_spec", lambda name: name)
+    compiler = tmp_path / "gcc"
+    compiler.touch(mode=0o755)
+    (tmp_path / "Python.h").touch()
+    monkeypatch.delenv("CC", raising=False)
+    found = {}
+    for bin_folder, include in ((tmp_path / "none", tmp_path), (tmp_path, tmp_path / "none")):
+        monkeypatch.setenv("PATH", str(bin_folder))
+        paths = {"include": str(include)}
+        monkeypatch.setattr(routes_module.sysconfig, "get_paths", lambda paths=paths: paths)
+        routes_module._missing_to_build.cache_clear()
+        found[include] = choose_route(CUDA, torch.bfloat16, 4, 4096, 32000, table=table)
+    routes_module._missing_to_build.cache_clear()
+    assert {choice.route for choice in found.values()} == {"torch"}
+    assert "a C compiler: install gcc, or set CC" in found[tmp_path].reason
+    assert "Python's headers" in found[tmp_path / "none"].reason
+
+
+@pytest.mark.usefixtures("with_triton")
+def test_a_gpu_before_ampere_takes_the_plain_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = (row("float16", (4, 4096, 32000), "triton-fused"),)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    found = choose_route(CUDA, torch.float16, 4, 4096, 32000, table=table)
+    assert found.route == "torch"
+    assert "this GPU has 7.5" in found.reason
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert choose_route(CUDA, torch.float16, 4, 4096, 32000, table=table).route == "triton-fused"
+
+
+@pytest.mark.usefixtures("with_triton")
 def test_auto_takes_what_the_table_says(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(seed, passes=2)
     assert_same_bits(case.run("auto"), case.run("torch"))
     table = (row("float32", (2, 16, 97), "triton-fused", "cpu"),)
     monkeypatch.setattr(routes_module, "read_table", lambda: table)
-    monkeypatch.setattr(routes_module, "find_spec", lambda name: name)
     with pytest.raises((ValueError, ModuleNotFoundError), match="triton"):
         case.run("auto")
 

@@ -1,4 +1,4 @@
-"""The Triton kernels compile for sm_90a without a GPU, and no register spills at our tiles."""
+"""The Triton kernels compile for sm_90a without a GPU; hardly a register spills at our tiles."""
 
 import re
 import subprocess
@@ -75,19 +75,39 @@ def assemble(ptx: str) -> int:
     return sum(map(int, spills))
 
 
-def first_look(tiles: launch.Tiles, dtype: torch.dtype, architecture: int = 90) -> tuple[int, str]:
-    constants = {**FULL, **SHAPE, **tiles.blocks, "MARGIN": True, "TMA": tiles.descriptors}
+def first_look(
+    tiles: launch.Tiles, dtype: torch.dtype, architecture: int = 90, *, capped: bool = True
+) -> tuple[int, str]:
+    constants = {**FULL, **SHAPE, **tiles.blocks, "MARGIN": True, "HAS_CAP": capped}
+    constants["TMA"] = tiles.descriptors
     blocks = {"hidden": [tiles.rows, tiles.depth], "weight": [tiles.columns, tiles.depth]}
     tma = blocks if tiles.descriptors else None
     return report("first_look", dtype, constants, tiles.options, architecture, tma)
 
 
 def second_look(
-    tiles: launch.Tiles, dtype: torch.dtype, passes: int, architecture: int = 90
+    tiles: launch.Tiles,
+    dtype: torch.dtype,
+    passes: int,
+    architecture: int = 90,
+    *,
+    capped: bool = True,
 ) -> tuple[int, str]:
     padded = triton.next_power_of_2(passes)
-    constants = {**FULL, **SHAPE, **tiles.blocks, "K": passes, "K_PAD": padded}
-    return report("second_look", dtype, constants, tiles.options, architecture)
+    constants = {**FULL, **SHAPE, **tiles.blocks, "K": passes, "K_PAD": padded, "HAS_CAP": capped}
+    constants["TMA"] = tiles.descriptors
+    blocks = {
+        "hidden": [padded, tiles.rows // padded, tiles.depth],
+        "weight": [tiles.columns, tiles.depth],
+    }
+    tma = blocks if tiles.descriptors else None
+    return report("second_look", dtype, constants, tiles.options, architecture, tma)
+
+
+def hopper_second(
+    dtype: torch.dtype = torch.bfloat16, *, aligned: bool = True, capped: bool = True
+) -> launch.Tiles:
+    return launch.second_tiles(dtype, 4096, hopper=True, aligned=aligned, capped=capped)
 
 
 def test_first_look_with_descriptors() -> None:
@@ -98,11 +118,16 @@ def test_first_look_with_descriptors() -> None:
     assert ".target sm_90a" in ptx
     assert "wgmma.mma_async" in ptx, "the product must use Hopper's tensor cores"
     assert "cp.async.bulk.tensor" in ptx, "the tiles must come by descriptors"
+    # Flattened it spills a little, and was measured to be faster nevertheless.
+    assert first_look(tiles, torch.bfloat16, capped=False)[0] <= 128
 
 
 def test_second_look() -> None:
-    spilled, ptx = second_look(launch.second_tiles(torch.bfloat16, hopper=True), torch.bfloat16, 8)
+    tiles = hopper_second(capped=False)
+    assert tiles.descriptors
+    spilled, ptx = second_look(tiles, torch.bfloat16, 8, capped=False)
     assert spilled == 0
+    assert "cp.async.bulk.tensor" in ptx
     assert "wgmma.mma_async" in ptx
 
 
@@ -120,10 +145,11 @@ def test_small_kernels(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("passes", [2, 3, 4, 16, 32])
+@pytest.mark.parametrize("passes", [2, 3, 4, 16, 32, 64])
 def test_second_look_of_any_number_of_passes(passes: int) -> None:
-    tiles = launch.second_tiles(torch.bfloat16, hopper=True)
-    assert second_look(tiles, torch.bfloat16, passes)[0] == 0
+    for capped in (True, False):
+        tiles = hopper_second(capped=capped)
+        assert second_look(tiles, torch.bfloat16, passes, capped=capped)[0] == 0
 
 
 @pytest.mark.parametrize("dtype", list(NAMES), ids=str)
@@ -131,14 +157,14 @@ def test_every_dtype_and_alignment(dtype: torch.dtype) -> None:
     for aligned in (True, False):
         tiles = launch.first_tiles(dtype, 4096, hopper=True, aligned=aligned)
         assert first_look(tiles, dtype)[0] == 0
-    assert second_look(launch.second_tiles(dtype, hopper=True), dtype, 4)[0] == 0
+        assert second_look(hopper_second(dtype, aligned=aligned), dtype, 4)[0] == 0
 
 
 @pytest.mark.parametrize("architecture", [80, 89])
 def test_before_hopper(architecture: int) -> None:
     tiles = launch.first_tiles(torch.bfloat16, 4096, hopper=False, aligned=True)
     assert first_look(tiles, torch.bfloat16, architecture)[0] == 0
-    tiles = launch.second_tiles(torch.bfloat16, hopper=False)
+    tiles = launch.second_tiles(torch.bfloat16, 4096, hopper=False, aligned=True, capped=True)
     assert second_look(tiles, torch.bfloat16, 8, architecture)[0] == 0
 
 
