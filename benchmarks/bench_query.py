@@ -145,7 +145,8 @@ def check_equal(
                 (ours.mutual_information, theirs.mutual_information),
             ]
             for one, other in pairs:
-                largest = max(largest, float(np.abs(one - other)[same].max(initial=0.0)))
+                # np.maximum keeps a NaN, which the limit below then refuses
+                largest = float(np.maximum(largest, np.abs(one - other)[same].max(initial=0.0)))
             if not largest <= limit or n_other > differing * len(members):
                 raise RuntimeError(
                     f"{case.name}: {baseline.__name__} and starlearn differ by {largest:.2e} "
@@ -182,7 +183,11 @@ def bench_times(args: argparse.Namespace, case: Case) -> None:
             }
             work = work_of(case, n_passes, members["naive"])
             contenders["naive"] = Contender(lambda w=work: naive(w), len(work.prompts))  # type: ignore[misc]
-            work = replace(work_of(case, n_passes, members["strong"]), with_base=not later)
+            work = replace(
+                work_of(case, n_passes, members["strong"]),
+                with_base=not later,
+                batch_size=args.strong_batch,
+            )
             contenders["strong"] = Contender(lambda w=work: strong(w), len(work.prompts))  # type: ignore[misc]
             times = take_turns(contenders, args.repeats, case.engine.backbone.device.type)
             for name in contenders:
@@ -289,6 +294,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checked-items", type=int, default=8, help="for equal scores")
     parser.add_argument("--naive-items", type=int, default=8)
     parser.add_argument("--strong-items", type=int, default=32)
+    parser.add_argument("--strong-batch", type=int, default=32, help="items in a careful batch")
     parser.add_argument("--steps", type=int, default=40, help="training steps of each round")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tolerance", type=float, default=1e-4, help="nats")

@@ -91,6 +91,8 @@ def embedded_data(args: argparse.Namespace, name: str) -> Data:
 
 def real_data(args: argparse.Namespace, name: str) -> Data:
     """Read banking77 or GSM8K, for a model in a folder."""
+    if args.shape_of:
+        raise ValueError(f"--shape-of goes with the embedded tasks, not with {name}")
     if args.models is None or args.data is None:
         raise FileNotFoundError("needs --models FOLDER (gutwiki-6M) and --data FOLDER")
     model = args.models / args.model if (args.models / args.model).is_dir() else args.models

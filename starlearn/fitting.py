@@ -186,7 +186,14 @@ def fitting_table(r: int = 64, batch: int = 8, length: int = 256) -> str:
     -------
     str
     """
-    heads = ("model", "parameters", "weights", "query", "training, checkpointing", "training")
+    heads = (
+        "model",
+        "parameters",
+        "weights",
+        "query, choices",
+        "training, checkpointing",
+        "training",
+    )
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     tokens = batch * length
     for shape in SHAPES:

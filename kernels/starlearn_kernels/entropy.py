@@ -78,7 +78,8 @@ def linear_entropy(
         route = choose_route(
             device, dtype, passes, width, vocabulary, hidden_dtype=hidden.dtype
         ).route
-    with torch.no_grad():
+    # Triton launches on the current device, which need not be that of the tensors.
+    with torch.no_grad(), torch.cuda.device_of(hidden):
         stats = _route(route)(head, budget)
     return stats if hidden.dim() == 3 else stats.squeezed()
 

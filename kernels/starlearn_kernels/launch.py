@@ -47,14 +47,14 @@ class Tiles:
         return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
 
 
-# Hopper and later, chosen on an H100 among 20 configurations of the first look and 12 of the second
-# (kernels/README.md). WIDE loads by descriptors, which need rows of a multiple of 16 bytes. Its
-# first look spills some 100 bytes where it is flattened, and was the fastest all the same; with a
-# cap its second look would spill too much, and CAPPED's does not.
+# Hopper, chosen on an H100 among 20 configurations of the first look and 12 of the second
+# (kernels/README.md). WIDE loads by descriptors, which need rows of a multiple of 16 bytes. Where its
+# last tile reaches beyond the vocabulary its first look spills some 100 bytes, and was the fastest
+# all the same; with a cap its second look would spill too much, and CAPPED's does not.
 WIDE = Tiles(128, 256, 64, warps=8, stages=3, descriptors=True)
 CAPPED = Tiles(128, 128, 64, warps=8, stages=4, descriptors=True)
 HALF = Tiles(128, 128, 64, warps=8, stages=4)
-# Before Hopper, with as little as 99 KB of shared memory; not timed.
+# Any other GPU from Ampere on, with as little as 99 KB of shared memory; not timed.
 SMALL = Tiles(128, 128, 32, warps=8, stages=3)
 # float32 on any of them: no tensor cores, exact products, slower than triton-chunk.
 SINGLE = Tiles(64, 128, 32, warps=8, stages=3)
@@ -86,8 +86,8 @@ def second_tiles(
 
 
 def _is_hopper(device: torch.device) -> bool:
-    """Hopper or later; the interpreter takes the same tiles."""
-    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] >= 9
+    """Hopper, and not Blackwell, where its tiles spill; the interpreter takes the same tiles."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] == 9
 
 
 def unavailable(head: Head) -> str | None:
@@ -120,8 +120,10 @@ def fused(head: Head, max_workspace_mb: float) -> EntropyStats:
     _require(head)
     passes, rows, width, vocabulary = head.sizes
     hopper = _is_hopper(head.hidden.device)
-    hidden, weight = head.hidden.contiguous(), head.weight.contiguous()
-    flat = hidden.view(passes * rows, width)
+    # Viewed anew: an axis of one keeps any stride, and a descriptor takes multiples of 16 bytes.
+    flat = head.hidden.contiguous().view(-1).view(passes * rows, width)
+    weight = head.weight.contiguous().view(-1).view(vocabulary, width)
+    hidden = flat.view(passes, rows, width)
     aligned = flat.data_ptr() % 16 == 0 and weight.data_ptr() % 16 == 0
     first = first_tiles(weight.dtype, width, hopper=hopper, aligned=aligned)
     second = second_tiles(
@@ -168,6 +170,11 @@ def _chunk_rows(splits: int, max_workspace_mb: float) -> int:
     return min(CHUNK_ROWS, fitting)
 
 
+def _tail(head: Head, tiles: Tiles) -> bool:
+    """Whether the last tile reaches beyond the vocabulary."""
+    return head.weight.shape[0] % tiles.columns != 0
+
+
 def _epilogue(head: Head) -> dict[str, object]:
     """Arguments of every kernel's step from products to logits."""
     return {
@@ -211,6 +218,7 @@ def _look_once(
         tiles_per_split=per_split,
         D=width,
         MARGIN=True,
+        TAIL=_tail(head, tiles),
         TMA=tiles.descriptors,
         UPCAST=interpreted(),
         GROUP=GROUP,
@@ -262,6 +270,7 @@ def _look_twice(
         K=passes,
         K_PAD=padded,
         D=width,
+        TAIL=_tail(head, tiles),
         TMA=tiles.descriptors,
         UPCAST=interpreted(),
         GROUP=GROUP,

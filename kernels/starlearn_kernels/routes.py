@@ -7,9 +7,6 @@ a kind of device; the choice looks at device, dtype, K, D and V, never at N or a
 import csv
 import functools
 import math
-import os
-import shutil
-import sysconfig
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -166,17 +163,26 @@ def _obstacle(
     if passes > MOST_PASSES:
         return f"it takes at most {MOST_PASSES} passes"
     if device.type == "cuda" and torch.cuda.is_available():
-        major, minor = torch.cuda.get_device_capability(device)
-        if major < OLDEST_CAPABILITY:
-            return f"it needs compute capability {OLDEST_CAPABILITY}, this GPU has {major}.{minor}"
-    return _missing_to_build()
+        return _obstacle_on(device)
+    return None
 
 
 @functools.cache
-def _missing_to_build() -> str | None:
-    """What Triton lacks to build its launchers, which are C that includes Python.h, or None."""
-    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        return "Triton needs a C compiler: install gcc, or set CC"
-    if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
-        return "Triton needs Python's headers (python3-dev, python3-devel)"
+def _obstacle_on(device: torch.device) -> str | None:
+    """What keeps Triton's kernels from a GPU that is there, or None."""
+    if torch.version.hip:
+        return "it was made for CUDA, and this is ROCm"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < OLDEST_CAPABILITY:
+        return f"it needs compute capability {OLDEST_CAPABILITY}, this GPU has {major}.{minor}"
+    import triton
+
+    try:
+        # Builds Triton's helpers, which are C that includes Python.h.
+        triton.runtime.driver.active.get_current_target()
+    except Exception as error:  # noqa: BLE001 (whatever it is, the plain route works without)
+        return (
+            f"Triton cannot start ({type(error).__name__}: {error}); it needs a C compiler (gcc or "
+            "CC) and Python's headers (python3-dev)"
+        )
     return None

@@ -27,9 +27,10 @@ def to_bits(
     vocabulary,
     HAS_BIAS: tl.constexpr,
     HAS_CAP: tl.constexpr,
+    TAIL: tl.constexpr,
     ACROSS: tl.constexpr,
 ):
-    """Products to logits in bits: scale, bias, cap, the tail masked, the floor last.
+    """Products to logits in bits: scale, bias, cap, floor, and the tail masked last.
 
     Columns of the vocabulary lie ACROSS the tile, on its last axis, or else down it.
     """
@@ -45,10 +46,12 @@ def to_bits(
         square = y * y
         series = y * (1.0 + square * (-0.33333334 + square * (0.13333334 - 0.053968254 * square)))
         x = cap * tl.where(square < 0.0625, series, curve)
-    # After the cap: masked before it, the tail would become -cap. Added, for a sum is fused with
-    # the product by alpha, where a choice would cost a step of its own for every logit.
-    x += tl.expand_dims(tl.where(columns < vocabulary, 0.0, -float("inf")), axis)
-    return tl.maximum(x, FLOOR, propagate_nan=tl.PropagateNan.ALL)
+    x = tl.maximum(x, FLOOR, propagate_nan=tl.PropagateNan.ALL)
+    if TAIL:
+        # After the cap: masked before it, the tail would become -cap. Chosen, not added: beyond the
+        # vocabulary descriptors read zeros, whose product with an infinite state is NaN.
+        x = tl.where(tl.expand_dims(columns < vocabulary, axis), x, FLOOR)
+    return x
 
 
 @triton.jit
@@ -119,6 +122,7 @@ def first_look(
     D: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_CAP: tl.constexpr,
+    TAIL: tl.constexpr,
     MARGIN: tl.constexpr,
     TMA: tl.constexpr,
     UPCAST: tl.constexpr,
@@ -151,7 +155,7 @@ def first_look(
                 h = rows_of(hidden, safe_rows, start + depth, D)
                 w = rows_of(weight, safe, start + depth, D)
             acc = multiply(h, w, acc, UPCAST)
-        x = to_bits(acc, columns, bias_ptr, alpha, cap, vocabulary, HAS_BIAS, HAS_CAP, True)
+        x = to_bits(acc, columns, bias_ptr, alpha, cap, vocabulary, HAS_BIAS, HAS_CAP, TAIL, True)
         top, mass, slope, second = absorb(top, mass, slope, second, x, MARGIN)
     there = rows < n_rows
     at = split.to(tl.int64) * n_rows + rows
@@ -219,6 +223,7 @@ def second_look(
     D: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_CAP: tl.constexpr,
+    TAIL: tl.constexpr,
     TMA: tl.constexpr,
     UPCAST: tl.constexpr,
     GROUP: tl.constexpr,
@@ -255,8 +260,11 @@ def second_look(
                 h = rows_of(hidden, row, start + depth, D)
                 w = rows_of(weight, safe, start + depth, D)
             acc = multiply(w, h, acc, UPCAST)
-        x = to_bits(acc, columns, bias_ptr, alpha, cap, vocabulary, HAS_BIAS, HAS_CAP, False)
-        logp = tl.reshape(x - norm[None, :], (BLOCK_V, K_PAD, TOKENS))
+        x = to_bits(acc, columns, bias_ptr, alpha, cap, vocabulary, HAS_BIAS, HAS_CAP, TAIL, False)
+        logp = x - norm[None, :]
+        if K < K_PAD:  # whose products of zeros with an infinite weight are NaN
+            logp = tl.where((number < K)[None, :], logp, FLOOR)
+        logp = tl.reshape(logp, (BLOCK_V, K_PAD, TOKENS))
         # Tiles of another shape round otherwise: the last bit of a logit of 1e20 would overflow.
         logp = tl.minimum(logp, 0.0, propagate_nan=tl.PropagateNan.ALL)
         p = tl.exp2(logp)
@@ -308,7 +316,7 @@ def cached_first(
         columns = start + tl.arange(0, BLOCK_V)
         at = rows.to(tl.int64)[:, None] * stride + columns[None, :]
         acc = tl.load(acc_ptr + at, there[:, None] & (columns < used)[None, :], 0.0)
-        x = to_bits(acc, columns, bias_ptr, alpha, cap, used, HAS_BIAS, HAS_CAP, True)
+        x = to_bits(acc, columns, bias_ptr, alpha, cap, used, HAS_BIAS, HAS_CAP, True, True)
         top, mass, slope, second = absorb(top, mass, slope, second, x, True)
     tl.store(top_ptr + rows, top, there)
     tl.store(mass_ptr + rows, mass, there)
@@ -344,7 +352,7 @@ def cached_second(
         columns = start + tl.arange(0, BLOCK_V)
         at = row.to(tl.int64)[:, None] * stride + columns[None, :]
         acc = tl.load(acc_ptr + at, real[:, None] & (columns < used)[None, :], 0.0)
-        x = to_bits(acc, columns, bias_ptr, alpha, cap, used, HAS_BIAS, HAS_CAP, True)
+        x = to_bits(acc, columns, bias_ptr, alpha, cap, used, HAS_BIAS, HAS_CAP, True, True)
         logp = x - norm[:, None]  # [K_PAD, BLOCK_V]
         p = tl.exp2(logp)
         mean = tl.sum(p, 0) / K

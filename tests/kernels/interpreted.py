@@ -4,6 +4,7 @@ With TRITON_INTERPRET=1 they run on a CPU, without it on a CUDA device.
 """
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -109,6 +110,33 @@ def test_no_finite_logit_and_bad_columns(seed: int, route: str, passes: int) -> 
     for number in (torch.nan, torch.inf):
         case.bias.zero_()[170] = number
         assert all(value.isnan().all() for value in case.run(route).values())
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("softcap", [None, 30.0])
+def test_an_infinite_state_or_weight(seed: int, route: str, softcap: float | None) -> None:
+    # 300 columns and K = 3: tiles reach beyond the vocabulary, and lanes beyond the passes.
+    shape = {"passes": 3, "rows": 4, "width": 64, "vocabulary": 300, "dtype": torch.bfloat16}
+    for number in (torch.inf, -torch.inf):
+        case = case_of(seed, softcap=softcap, **shape)
+        case.weight.abs_()
+        case.hidden[:, 1, 3] = number
+        assert_close(case.run(route), case.run("reference"), case.tolerance())
+        case = case_of(seed, softcap=softcap, **shape)
+        case.hidden.abs_()
+        case.weight[7, 0] = number
+        assert_close(case.run(route), case.run("reference"), case.tolerance())
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_an_axis_of_one_may_have_any_stride(seed: int, route: str) -> None:
+    case = case_of(seed, passes=3, rows=1, width=64, vocabulary=1, dtype=torch.bfloat16)
+    hidden = torch.empty_strided((3, 1, 64), (64, 5, 1), dtype=torch.bfloat16, device=DEVICE)
+    weight = torch.empty(1, 65, dtype=torch.bfloat16, device=DEVICE)[:, :64]
+    for room, values in ((hidden, case.hidden), (weight, case.weight)):
+        assert room.is_contiguous()
+        room.copy_(values)
+    assert_same_bits(replace(case, hidden=hidden, weight=weight).run(route), case.run(route))
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -3,13 +3,16 @@
 import csv
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import starlearn_kernels.routes as routes_module
 import torch
 from kernel_cases import assert_same_bits, make_case
-from starlearn_kernels.routes import Row, choose_route, read_table, write_table
+from starlearn_kernels.routes import Choice, Row, choose_route, read_table, write_table
 
 CUDA = torch.device("cuda")
 
@@ -25,7 +28,6 @@ def chosen(table: tuple[Row, ...], *sizes: int, dtype: torch.dtype = torch.bfloa
 @pytest.fixture
 def with_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routes_module, "find_spec", lambda name: name)
-    monkeypatch.setattr(routes_module, "_missing_to_build", lambda: None)
 
 
 def test_the_table_in_the_package_was_written_from_the_committed_rows(tmp_path: Path) -> None:
@@ -95,38 +97,51 @@ def test_without_triton_the_kernels_are_not_chosen(monkeypatch: pytest.MonkeyPat
     assert "triton is not installed" in found.reason
 
 
-def test_without_a_compiler_or_headers_the_kernels_are_not_chosen(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    table = (row("bfloat16", (4, 4096, 32000), "triton-fused"),)
-    monkeypatch.setattr(routes_module, "find_spec", lambda name: name)
-    compiler = tmp_path / "gcc"
-    compiler.touch(mode=0o755)
-    (tmp_path / "Python.h").touch()
-    monkeypatch.delenv("CC", raising=False)
-    found = {}
-    for bin_folder, include in ((tmp_path / "none", tmp_path), (tmp_path, tmp_path / "none")):
-        monkeypatch.setenv("PATH", str(bin_folder))
-        paths = {"include": str(include)}
-        monkeypatch.setattr(routes_module.sysconfig, "get_paths", lambda paths=paths: paths)
-        routes_module._missing_to_build.cache_clear()
-        found[include] = choose_route(CUDA, torch.bfloat16, 4, 4096, 32000, table=table)
-    routes_module._missing_to_build.cache_clear()
-    assert {choice.route for choice in found.values()} == {"torch"}
-    assert "a C compiler: install gcc, or set CC" in found[tmp_path].reason
-    assert "Python's headers" in found[tmp_path / "none"].reason
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """A GPU that is there as far as torch and triton are asked; what it says may be changed."""
+    triton = pytest.importorskip("triton")
+    found: dict[str, Any] = {"capability": (9, 0), "error": None}
 
+    def target() -> None:
+        if found["error"]:
+            raise found["error"]
 
-@pytest.mark.usefixtures("with_triton")
-def test_a_gpu_before_ampere_takes_the_plain_route(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = (row("float16", (4, 4096, 32000), "triton-fused"),)
+    driver = SimpleNamespace(active=SimpleNamespace(get_current_target=target))
+    monkeypatch.setattr(triton.runtime, "driver", driver)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    found = choose_route(CUDA, torch.float16, 4, 4096, 32000, table=table)
-    assert found.route == "torch"
-    assert "this GPU has 7.5" in found.reason
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    assert choose_route(CUDA, torch.float16, 4, 4096, 32000, table=table).route == "triton-fused"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: found["capability"])
+    routes_module._obstacle_on.cache_clear()
+    yield found
+    routes_module._obstacle_on.cache_clear()
+
+
+def on_gpu(dtype: torch.dtype = torch.bfloat16) -> Choice:
+    routes_module._obstacle_on.cache_clear()
+    table = (row("bfloat16", (4, 4096, 32000), "triton-fused"),)
+    return choose_route(CUDA, dtype, 4, 4096, 32000, table=table)
+
+
+def test_where_triton_cannot_start_the_kernels_are_not_chosen(gpu: dict[str, Any]) -> None:
+    assert on_gpu().route == "triton-fused"
+    gpu["error"] = RuntimeError("Failed to find C compiler.")
+    assert on_gpu().route == "torch"
+    assert "RuntimeError: Failed to find C compiler." in on_gpu().reason
+    assert "Python's headers" in on_gpu().reason
+
+
+def test_a_gpu_before_ampere_and_rocm_take_the_plain_route(
+    gpu: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu["capability"] = (8, 0)
+    assert on_gpu(torch.float16).route == "triton-fused"
+    gpu["capability"] = (7, 5)
+    assert on_gpu(torch.float16).route == "torch"
+    assert "this GPU has 7.5" in on_gpu(torch.float16).reason
+    gpu["capability"] = (9, 4)
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert on_gpu().route == "torch"
+    assert "ROCm" in on_gpu().reason
 
 
 @pytest.mark.usefixtures("with_triton")

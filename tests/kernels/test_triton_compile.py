@@ -21,7 +21,7 @@ WHOLE = (
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 # Every branch of the step from products to logits.
 FULL = {"HAS_BIAS": True, "HAS_CAP": True}
-SHAPE = {"D": 4096, "UPCAST": False, "GROUP": launch.GROUP}
+SHAPE = {"D": 4096, "TAIL": True, "UPCAST": False, "GROUP": launch.GROUP}
 
 
 @pytest.fixture(autouse=True)
@@ -160,8 +160,8 @@ def test_every_dtype_and_alignment(dtype: torch.dtype) -> None:
         assert second_look(hopper_second(dtype, aligned=aligned), dtype, 4)[0] == 0
 
 
-@pytest.mark.parametrize("architecture", [80, 89])
-def test_before_hopper(architecture: int) -> None:
+@pytest.mark.parametrize("architecture", [80, 89, 120])
+def test_other_than_hopper(architecture: int) -> None:
     tiles = launch.first_tiles(torch.bfloat16, 4096, hopper=False, aligned=True)
     assert first_look(tiles, torch.bfloat16, architecture)[0] == 0
     tiles = launch.second_tiles(torch.bfloat16, 4096, hopper=False, aligned=True, capped=True)
