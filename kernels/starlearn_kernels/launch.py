@@ -48,9 +48,9 @@ class Tiles:
 
 
 # Hopper, chosen on an H100 among 20 configurations of the first look and 12 of the second
-# (kernels/README.md). WIDE loads by descriptors, which need rows of a multiple of 16 bytes. Where its
-# last tile reaches beyond the vocabulary its first look spills some 100 bytes, and was the fastest
-# all the same; with a cap its second look would spill too much, and CAPPED's does not.
+# (kernels/README.md). WIDE loads by descriptors, which need rows of a multiple of 16 bytes. Where
+# its last tile reaches beyond the vocabulary its first look spills some 100 bytes, and was the
+# fastest all the same; with a cap its second look would spill too much, and CAPPED's does not.
 WIDE = Tiles(128, 256, 64, warps=8, stages=3, descriptors=True)
 CAPPED = Tiles(128, 128, 64, warps=8, stages=4, descriptors=True)
 HALF = Tiles(128, 128, 64, warps=8, stages=4)
