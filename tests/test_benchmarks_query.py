@@ -169,3 +169,37 @@ def test_a_profile_names_every_stage(bench, tasks, make_learner, pool, tmp_path,
     total = sum(float(row["share"]) for row in rows if row["kind"] == "stage")
     assert total == pytest.approx(1, abs=0.01)
     assert len(rows) == len(found) + 3
+
+
+STUDY = """
+name = "small"
+purpose = "tuning"
+arms = ["random", "plain_entropy"]
+seeds = { first = 1000, count = 2 }
+[settings]
+n_initial = 20
+n_instances = 10
+n_rounds = 2
+sub_pool = 40
+adapter = { r = 4 }
+training = { max_steps = 1 }
+[[tasks]]
+name = "skewed"
+source = "embedded"
+n_items = 120
+n_test = 40
+"""
+
+
+def test_a_linear_model_plays_the_seeds_of_a_study(tmp_path, monkeypatch, capsys):
+    study, out = tmp_path / "small.toml", tmp_path / "rows.csv"
+    study.write_text(STUDY, encoding="utf-8")
+    with imported_benchmark("bench_linear_baseline") as linear:
+        monkeypatch.setattr("sys.argv", ["bench", str(study), "--out", str(out)])
+        linear.main()
+    with out.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 3
+    # the same initial labels for all arms of a seed
+    assert len({(row["seed"], row["first_accuracy"]) for row in rows}) == 2
+    assert "| 40 | margin | 2 |" in capsys.readouterr().out

@@ -1,0 +1,119 @@
+"""What a linear model gains by uncertainty in a study's protocol: is there anything to gain?
+
+    python benchmarks/bench_linear_baseline.py benchmarks/studies/banking77.toml \
+        --where BANKING77=FOLDER --where GUTWIKI=FOLDER
+
+TF-IDF of words and logistic regression, on the pools, test sets, initial labels and offers of the
+study's own seeds; rows of all areas (AULC) go to --out.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from tables import table
+
+from starlearn.evaluate.report import aulc
+from starlearn.evaluate.simulate import simulate
+from starlearn.evaluate.statistics import contrast
+from starlearn.evaluate.study_file import read_study
+from starlearn.evaluate.tasks import load_task
+
+ROWS = Path(__file__).parent / "results" / "linear_baseline.csv"
+ARMS = ("random", "margin", "entropy")
+
+
+class LinearLearner:
+    """TF-IDF and logistic regression with the methods that a simulation needs."""
+
+    def __init__(self, arm: str, seed: int) -> None:
+        self.arm = arm
+        self.random = np.random.default_rng([seed, 7])
+        self.model = make_pipeline(TfidfVectorizer(), LogisticRegression(C=100, max_iter=2000))
+        self.items: list[Any] = []
+        self.labels: list[Any] = []
+
+    def uncertainty(self, items: Any) -> np.ndarray:
+        """Return a number an item; the largest are asked."""
+        if self.arm == "random":
+            return self.random.random(len(items))
+        probability = np.sort(self.model.predict_proba(items), axis=1)
+        if self.arm == "margin":
+            return probability[:, -2] - probability[:, -1]
+        return -(probability * np.log(probability)).sum(axis=1)
+
+    def query(self, X_pool: Any, n_instances: int) -> tuple[Any, ...]:
+        """Return the positions of the items to label."""
+        return (np.argsort(-self.uncertainty(list(X_pool)), kind="stable")[:n_instances],)
+
+    def teach(self, X: Any, y: Any) -> None:
+        """Add labelled items and fit anew."""
+        self.items += list(X)
+        self.labels += list(y)
+        self.model.fit(self.items, self.labels)
+
+    def score(self, X: Any, y: Any) -> float:
+        """Return the accuracy."""
+        return float(self.model.score(list(X), y))
+
+
+def main() -> None:
+    """Play all arms on the study's seeds, with its offers and with the whole pool on offer."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--where", action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--out", type=Path, default=ROWS)
+    args = parser.parse_args()
+    study = read_study(args.study, dict(pair.split("=", 1) for pair in args.where))
+    part, (task,) = study.settings, study.tasks
+    rows = []
+    for seed in range(study.seeds.first, study.seeds.first + study.seeds.count):
+        data = load_task(task, seed)
+        for offered in (part.sub_pool, None):
+            for arm in ARMS:
+                rounds = simulate(
+                    LinearLearner(arm, seed),
+                    data.items, data.labels, data.test_items, data.test_labels,
+                    n_initial=part.n_initial, n_instances=part.n_instances,
+                    n_rounds=part.n_rounds, random_state=seed, sub_pool=offered,
+                )  # fmt: skip
+                first, last = rounds[0]["accuracy"], rounds[-1]["accuracy"]
+                rows.append(
+                    {
+                        "task": task.name, "seed": seed, "offered": offered or "all", "arm": arm,
+                        "aulc": round(aulc(rounds), 6), "first_accuracy": round(first, 6),
+                        "final_accuracy": round(last, 6),
+                    }
+                )  # fmt: skip
+    frame = pd.DataFrame(rows)
+    frame.to_csv(args.out, index=False)
+    found = []
+    for offered, part_rows in frame.groupby("offered", sort=False):
+        areas = {
+            str(arm): dict(zip(group["seed"], group["aulc"], strict=True))
+            for arm, group in part_rows.groupby("arm")
+        }
+        for arm in ARMS[1:]:
+            one = contrast(task.name, arm, "random", areas)
+            if one is not None:
+                found.append(
+                    {
+                        "offered": offered, "arm": arm, "seeds": len(one.seeds),
+                        "difference": f"{one.mean:+.4f}",
+                        "95 % interval": f"{one.low:+.4f} to {one.high:+.4f}", "p": f"{one.p:.2g}",
+                    }
+                )  # fmt: skip
+    print(table(pd.DataFrame(found), list(found[0])))
+    means = frame.groupby(["offered", "arm"], sort=False)[
+        ["aulc", "first_accuracy", "final_accuracy"]
+    ]
+    print(means.mean().round(4))
+
+
+if __name__ == "__main__":
+    main()
