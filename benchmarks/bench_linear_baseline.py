@@ -28,6 +28,11 @@ ROWS = Path(__file__).parent / "results" / "linear_baseline.csv"
 ARMS = ("random", "margin", "entropy")
 
 
+def texts_of(items: Any) -> list[str]:
+    """Make texts of items that may have several fields."""
+    return [i if isinstance(i, str) else " ".join(map(str, i.values())) for i in items]
+
+
 class LinearLearner:
     """TF-IDF and logistic regression with the methods that a simulation needs."""
 
@@ -35,10 +40,10 @@ class LinearLearner:
         self.arm = arm
         self.random = np.random.default_rng([seed, 7])
         self.model = make_pipeline(TfidfVectorizer(), LogisticRegression(C=100, max_iter=2000))
-        self.items: list[Any] = []
+        self.items: list[str] = []
         self.labels: list[Any] = []
 
-    def uncertainty(self, items: Any) -> np.ndarray:
+    def uncertainty(self, items: list[str]) -> np.ndarray:
         """Return a number an item; the largest are asked."""
         if self.arm == "random":
             return self.random.random(len(items))
@@ -49,17 +54,17 @@ class LinearLearner:
 
     def query(self, X_pool: Any, n_instances: int) -> tuple[Any, ...]:
         """Return the positions of the items to label."""
-        return (np.argsort(-self.uncertainty(list(X_pool)), kind="stable")[:n_instances],)
+        return (np.argsort(-self.uncertainty(texts_of(X_pool)), kind="stable")[:n_instances],)
 
     def teach(self, X: Any, y: Any) -> None:
         """Add labelled items and fit anew."""
-        self.items += list(X)
+        self.items += texts_of(X)
         self.labels += list(y)
         self.model.fit(self.items, self.labels)
 
     def score(self, X: Any, y: Any) -> float:
         """Return the accuracy."""
-        return float(self.model.score(list(X), y))
+        return float(self.model.score(texts_of(X), y))
 
 
 def main() -> None:

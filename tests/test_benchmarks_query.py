@@ -186,6 +186,7 @@ training = { max_steps = 1 }
 [[tasks]]
 name = "skewed"
 source = "embedded"
+pool = "skewed"
 n_items = 120
 n_test = 40
 """
