@@ -33,7 +33,7 @@ class Sizes:
 # CPU, measured with one thread at D = 512: a product of 128 rows runs at 92 % of the rate of 2048
 # rows, and a batch of few rows is padded to one block; 256 rows were not faster.
 # Elsewhere, measured on an H100 among five: small tiles leave most of it idle, so that tiles of 512
-# rows x 4096 columns took 1.8 to 3.4 times as long.
+# rows x 4096 columns took 1.8 to 3.9 times as long (benchmarks/results/kernel_tuning.csv).
 SIZES = {"cpu": Sizes(128, 2048, 32)}
 OTHER = Sizes(2048, 16384, 512)
 
