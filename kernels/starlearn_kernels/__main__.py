@@ -30,29 +30,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"K = {args.k}, N = {args.n}, D = {args.d}, V = {args.v}, {args.dtype} on {device}")
     print(f"route: {choice.route}")
     print(f"why: {choice.reason}")
-    exact = dtype if device.type == "cuda" else torch.float32
     try:
-        plan = plan_torch(
-            device.type,
-            args.k,
-            args.d,
-            args.v,
-            itemsize=exact.itemsize,
-            copy_weight=exact != dtype,
-            max_workspace_mb=args.max_workspace_mb,
-        )
+        print(_blocks(choice.route, device, dtype, args))
     except ValueError as error:
         print(f"error: {error}")
         return 2
+    logits = args.k * args.n * args.v * 4 / 1e6
+    print(f"the logits that are not stored: {logits:.1f} MB")
+    return 0
+
+
+def _blocks(route: str, device: torch.device, dtype: torch.dtype, args: argparse.Namespace) -> str:
+    """Say in what pieces a route computes, and in how much memory."""
+    if route == "triton-fused":
+        looks = "once" if args.k == 1 else "twice"
+        return f"tiles stay on the chip; the product is computed {looks}; workspace 2 to 3 MB"
+    exact = dtype if device.type == "cuda" else torch.float32
+    plan = plan_torch(
+        device.type,
+        args.k,
+        args.d,
+        args.v,
+        itemsize=exact.itemsize,
+        copy_weight=exact != dtype,
+        max_workspace_mb=args.max_workspace_mb,
+    )
     looks = "once" if args.k == 1 or plan.keep else "twice"
-    print(
+    return (
         f"blocks: {plan.tokens} tokens x {args.k} passes, {plan.columns} columns; "
         f"the product is computed {looks}; workspace {plan.workspace_bytes / 1e6:.1f} MB "
         f"of {args.max_workspace_mb:g} MB"
     )
-    logits = args.k * args.n * args.v * 4 / 1e6
-    print(f"the logits that are not stored: {logits:.1f} MB")
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from kernel_cases import make_case
 from starlearn_kernels import information_interval, linear_entropy, lora_product
 from starlearn_kernels.__main__ import main
 from starlearn_kernels.plan import ALIGN, GRAIN, plan_torch, slack
+from starlearn_kernels.routes import Choice
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -143,7 +144,9 @@ def test_peak_memory_at_full_size(passes: int, rows: int) -> None:
     assert peak(rows, 16, 128256, passes, 64) <= 64
 
 
-def test_the_command_says_which_route_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_which_route_and_why(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["--k", "4", "--v", "32000", "--d", "512", "--device", "cpu"]) == 0
     text = capsys.readouterr().out
     assert "route: torch" in text
@@ -153,5 +156,10 @@ def test_the_command_says_which_route_and_why(capsys: pytest.CaptureFixture[str]
     assert "`max_workspace_mb` must be at least" in capsys.readouterr().out
     assert main(["--device", "mps"]) == 0
     assert "the table has no row for mps" in capsys.readouterr().out
+    monkeypatch.setattr(
+        "starlearn_kernels.__main__.choose_route", lambda *_: Choice("triton-fused", "so it was")
+    )
+    assert main(["--device", "cuda", "--k", "3"]) == 0
+    assert "tiles stay on the chip; the product is computed twice" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["--k", "0"])
