@@ -251,6 +251,8 @@ def test_workers_take_gpus_where_the_driver_has_none(
     expected = learner.query(pool, 5, return_metrics=True)
     with pytest.raises(WorkerError, match="has 1 CPUs and 0 GPUs in all"):
         learner.query(pool, 5, engine=RayEngine(workers=1, gpus=1))
+    # Set to nothing, as `make test` sets it, it would leave no GPU to declare.
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     options = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "log_to_driver": False}
     ray.init(num_cpus=2, num_gpus=2, object_store_memory=10**8, **options)  # declared, not there
     try:
