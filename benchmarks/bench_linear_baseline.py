@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import entr
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from tables import table
 
+from starlearn.evaluate.commands import places
 from starlearn.evaluate.report import aulc
 from starlearn.evaluate.simulate import simulate
 from starlearn.evaluate.statistics import contrast
@@ -50,7 +52,7 @@ class LinearLearner:
         probability = np.sort(self.model.predict_proba(items), axis=1)
         if self.arm == "margin":
             return probability[:, -2] - probability[:, -1]
-        return -(probability * np.log(probability)).sum(axis=1)
+        return np.asarray(entr(probability).sum(axis=1))
 
     def query(self, X_pool: Any, n_instances: int) -> tuple[Any, ...]:
         """Return the positions of the items to label."""
@@ -74,7 +76,7 @@ def main() -> None:
     parser.add_argument("--where", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--out", type=Path, default=ROWS)
     args = parser.parse_args()
-    study = read_study(args.study, dict(pair.split("=", 1) for pair in args.where))
+    study = read_study(args.study, places(args.where))
     part, (task,) = study.settings, study.tasks
     rows = []
     for seed in range(study.seeds.first, study.seeds.first + study.seeds.count):
@@ -113,7 +115,8 @@ def main() -> None:
                         "95 % interval": f"{one.low:+.4f} to {one.high:+.4f}", "p": f"{one.p:.2g}",
                     }
                 )  # fmt: skip
-    print(table(pd.DataFrame(found), list(found[0])))
+    if found:  # one seed has no interval
+        print(table(pd.DataFrame(found), list(found[0])))
     means = frame.groupby(["offered", "arm"], sort=False)[
         ["aulc", "first_accuracy", "final_accuracy"]
     ]

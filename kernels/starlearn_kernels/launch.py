@@ -217,7 +217,6 @@ def _look_once(
         splits=splits,
         tiles_per_split=per_split,
         D=width,
-        MARGIN=True,
         TAIL=_tail(head, tiles),
         TMA=tiles.descriptors,
         UPCAST=interpreted(),

@@ -55,21 +55,18 @@ def to_bits(
 
 
 @triton.jit
-def absorb(top, mass, slope, second, x, MARGIN: tl.constexpr):
+def absorb(top, mass, slope, second, x):
     """Add a tile [rows, columns] to the running numbers of its rows."""
-    if MARGIN:
-        # Of neighbours in pairs: half as many numbers have to be compared with the largest.
-        rows: tl.constexpr = x.shape[0]
-        pairs: tl.constexpr = x.shape[1] // 2
-        one, other = tl.split(tl.reshape(x, (rows, pairs, 2)))
-        high, low = tl.maximum(one, other), tl.minimum(one, other)
-        tile_top = tl.max(high, 1)
-        ties = high == tile_top[:, None]
-        tile_second = tl.max(tl.where(ties, low, high), 1)
-        tile_second = tl.where(tl.sum(ties.to(tl.int32), 1) > 1, tile_top, tile_second)
-        second = tl.maximum(tl.maximum(second, tile_second), tl.minimum(top, tile_top))
-    else:
-        tile_top = tl.max(x, 1)
+    # Of neighbours in pairs: half as many numbers have to be compared with the largest.
+    rows: tl.constexpr = x.shape[0]
+    pairs: tl.constexpr = x.shape[1] // 2
+    one, other = tl.split(tl.reshape(x, (rows, pairs, 2)))
+    high, low = tl.maximum(one, other), tl.minimum(one, other)
+    tile_top = tl.max(high, 1)
+    ties = high == tile_top[:, None]
+    tile_second = tl.max(tl.where(ties, low, high), 1)
+    tile_second = tl.where(tl.sum(ties.to(tl.int32), 1) > 1, tile_top, tile_second)
+    second = tl.maximum(tl.maximum(second, tile_second), tl.minimum(top, tile_top))
     new_top = tl.maximum(top, tile_top)
     fade = tl.exp2(top - new_top)
     shifted = x - new_top[:, None]
@@ -123,7 +120,6 @@ def first_look(
     HAS_BIAS: tl.constexpr,
     HAS_CAP: tl.constexpr,
     TAIL: tl.constexpr,
-    MARGIN: tl.constexpr,
     TMA: tl.constexpr,
     UPCAST: tl.constexpr,
     GROUP: tl.constexpr,
@@ -156,7 +152,7 @@ def first_look(
                 w = rows_of(weight, safe, start + depth, D)
             acc = multiply(h, w, acc, UPCAST)
         x = to_bits(acc, columns, bias_ptr, alpha, cap, vocabulary, HAS_BIAS, HAS_CAP, TAIL, True)
-        top, mass, slope, second = absorb(top, mass, slope, second, x, MARGIN)
+        top, mass, slope, second = absorb(top, mass, slope, second, x)
     there = rows < n_rows
     at = split.to(tl.int64) * n_rows + rows
     tl.store(top_ptr + at, top, there)
@@ -317,7 +313,7 @@ def cached_first(
         at = rows.to(tl.int64)[:, None] * stride + columns[None, :]
         acc = tl.load(acc_ptr + at, there[:, None] & (columns < used)[None, :], 0.0)
         x = to_bits(acc, columns, bias_ptr, alpha, cap, used, HAS_BIAS, HAS_CAP, True, True)
-        top, mass, slope, second = absorb(top, mass, slope, second, x, True)
+        top, mass, slope, second = absorb(top, mass, slope, second, x)
     tl.store(top_ptr + rows, top, there)
     tl.store(mass_ptr + rows, mass, there)
     tl.store(slope_ptr + rows, slope, there)

@@ -57,7 +57,7 @@ def study(
         if report is not None:
             _report(report)
         elif file is not None:
-            _run(file, out, processes, dry_run, verify, _places(where or []))
+            _run(file, out, processes, dry_run, verify, places(where or []))
 
 
 def _report(folder: Path) -> None:
@@ -136,7 +136,8 @@ def _foretell(progress: "Progress", processes: int) -> None:
     )
 
 
-def _places(given: list[str]) -> dict[str, str]:
+def places(given: list[str]) -> dict[str, str]:
+    """Read NAME=FOLDER pairs; raise InputError for one that is none."""
     pairs = [text.partition("=") for text in given]
     wrong = [text for text, (_, _, place) in zip(given, pairs, strict=True) if not place]
     if wrong:

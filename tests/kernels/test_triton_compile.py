@@ -78,7 +78,7 @@ def assemble(ptx: str) -> int:
 def first_look(
     tiles: launch.Tiles, dtype: torch.dtype, architecture: int = 90, *, capped: bool = True
 ) -> tuple[int, str]:
-    constants = {**FULL, **SHAPE, **tiles.blocks, "MARGIN": True, "HAS_CAP": capped}
+    constants = {**FULL, **SHAPE, **tiles.blocks, "HAS_CAP": capped}
     constants["TMA"] = tiles.descriptors
     blocks = {"hidden": [tiles.rows, tiles.depth], "weight": [tiles.columns, tiles.depth]}
     tma = blocks if tiles.descriptors else None
