@@ -38,8 +38,8 @@ from query_cases import (
 )
 
 from starlearn import Acquisition
-from starlearn.engine import Prompts
-from starlearn.query.progress import ItemBar
+from starlearn.learner.session import Prompts
+from starlearn.progress import ItemBar
 from starlearn.query.scoring import Scorer
 from starlearn.settings import PUBLISHED
 

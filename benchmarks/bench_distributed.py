@@ -25,16 +25,16 @@ from bench_scaling import CHOICES, build_model, write_pool
 from measuring import COMMON, RESULTS, common, watched_memory, write_row
 
 from starlearn import Acquisition, ChoiceTask, LoRA, Pool, RayEngine, STARLearner, Training
+from starlearn.cli.planning import Job, measured_rate, plan
 from starlearn.distributed import cluster
 from starlearn.distributed.cluster import running
-from starlearn.distributed.engine import RayWorkers
+from starlearn.distributed.ray_workers import RayWorkers
 from starlearn.distributed.worker import ScoringWorker
-from starlearn.inputs import checked_rows
-from starlearn.planning import Job, measured_rate, plan
+from starlearn.learner.inputs import checked_rows
+from starlearn.progress import ItemBar
+from starlearn.query.batch import best_places
 from starlearn.query.columns import counted
-from starlearn.query.drawing import best_places
 from starlearn.query.pool_scores import PoolScores, combine
-from starlearn.query.progress import ItemBar
 from starlearn.query.score_store import ScoreStore
 from starlearn.settings import PUBLISHED
 

@@ -31,7 +31,7 @@ STEPS = {"skewed": 100, "noisy": 100, "steps": 60}
 def trained(pool: str, rate: float, seed: int) -> tuple[Any, list[Any]]:
     """Train a learner on the first 50 items of a pool; return it with the 300 that follow."""
     from starlearn.embedded.pools import make_pool
-    from starlearn.learner import STARLearner
+    from starlearn.learner.estimator import STARLearner
     from starlearn.settings import LoRA, Training
     from starlearn.tasks import ChoiceTask, GenerationTask
 

@@ -2,11 +2,11 @@
 
     python benchmarks/bench_gpu_memory.py --shapes Llama-3.2-1B Llama-3.1-8B
 
-Models have random weights and the shapes of starlearn/fitting.py, are written to a temporary
+Models have random weights and the shapes of benchmarks/fitting.py, are written to a temporary
 folder, and loaded, trained and queried by STARLearner. Every training step has 8 sequences of 256
 tokens and every batch of a query is full. "allocated" is torch's peak of tensors, "reserved" what
 its allocator took for them, "held" what is left afterwards, "context" what the process has beside
-torch. "computed" is starlearn.fitting's number, "bare" the same without the assumed context and
+torch. "computed" is benchmarks.fitting's number, "bare" the same without the assumed context and
 margin. "ratio" is allocated / bare, "ratio_of_whole" (reserved + context) / computed.
 
 Without a GPU a tiny model goes the same way, and all figures of memory stay blank.
@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache
+from fitting import CONTEXT, MARGIN, Shape, query_bytes, training_bytes, weight_bytes
 from measuring import COMMON, RESULTS, common, write_row
 from random_models import BY_NAME, TINY, random_model
 
 from starlearn import Acquisition, ChoiceTask, GenerationTask, LoRA, STARLearner, Training
 from starlearn.embedded.grammar import WORDS
-from starlearn.fitting import CONTEXT, MARGIN, Shape, query_bytes, training_bytes, weight_bytes
 
 BATCH, LENGTH = 8, 256
 """Sequences of a training step, and tokens of every sequence here, answer included."""

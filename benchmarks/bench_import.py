@@ -20,7 +20,7 @@ GOAL = 0.5
 PROGRAMS = {
     "python": ["-c", "pass"],
     "import starlearn": ["-c", "import starlearn"],
-    "starlearn --help": ["-c", "from starlearn.cli import app; app()", "--help"],
+    "starlearn --help": ["-c", "from starlearn.cli.app import app; app()", "--help"],
     "import STARLearner": ["-c", "from starlearn import STARLearner"],
 }
 """The last one has no goal: it is what the first use of the learner costs."""

@@ -19,12 +19,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from tables import table
 
-from starlearn.evaluate.commands import places
-from starlearn.evaluate.report import aulc
+from starlearn.cli.study_command import places
+from starlearn.evaluate.run_report import aulc
 from starlearn.evaluate.simulate import simulate
 from starlearn.evaluate.statistics import contrast
 from starlearn.evaluate.study_file import read_study
-from starlearn.evaluate.tasks import load_task
+from starlearn.evaluate.study_tasks import load_task
 
 ROWS = Path(__file__).parent / "results" / "linear_baseline.csv"
 ARMS = ("random", "margin", "entropy")

@@ -16,8 +16,8 @@ from measuring import COMMON, RESULTS, common, write_row
 
 from starlearn import ChoiceTask, LoRA, STARLearner, Training
 from starlearn.embedded.pools import EmbeddedPool, make_pool
-from starlearn.engine import answer_room
-from starlearn.query.progress import ItemBar
+from starlearn.learner.session import answer_room
+from starlearn.progress import ItemBar
 
 FIELDS = [
     *COMMON, "model", "trained_on", "merged_into", "merged_as", "seed", "n_labels", "n_test",

@@ -15,7 +15,7 @@ from random_models import BY_NAME, random_model
 from starlearn import ChoiceTask, GenerationTask, LoRA, STARLearner, Training
 from starlearn.embedded.pools import make_pool
 from starlearn.model.adapter import activate
-from starlearn.query.progress import ItemBar
+from starlearn.progress import ItemBar
 from starlearn.query.score_store import ScoreStore
 
 TASKS = ("skewed", "homogeneous", "noisy", "steps", "banking77", "gsm8k")

@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from fitting import SHAPES, Shape
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig
 
 from starlearn.embedded.location import model_folder
-from starlearn.fitting import SHAPES, Shape
 
 TINY = Shape("tiny", 2, 64, 128, 64, 32, 256, tied=True)
 """For a try on a CPU."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from tables import table
 
-from starlearn.evaluate.lines import read_lines
+from starlearn.evaluate.run_log import read_lines
 
 ROWS = Path(__file__).parent / "results" / "variants.csv"
 TASKS = ["skewed", "homogeneous", "noisy", "steps"]

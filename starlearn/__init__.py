@@ -7,18 +7,19 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from starlearn.version import __version__
+
 if TYPE_CHECKING:
-    from starlearn.callbacks import Progress
     from starlearn.campaign.campaign import Campaign
-    from starlearn.data.stream import Pool
+    from starlearn.data.pool import Pool
     from starlearn.distributed.cluster import RayEngine
-    from starlearn.distributed.files import score_pool
-    from starlearn.learner import STARLearner
+    from starlearn.distributed.pool_files import score_pool
+    from starlearn.learner.estimator import STARLearner
+    from starlearn.progress import Progress
     from starlearn.query.budget import Budget
     from starlearn.settings import Acquisition, LoRA, Training
     from starlearn.tasks import ChoiceTask, GenerationTask
 
-__version__ = "0.1.0"
 __all__ = [
     "Acquisition",
     "Budget",
@@ -31,6 +32,7 @@ __all__ = [
     "RayEngine",
     "STARLearner",
     "Training",
+    "__version__",
     "score_pool",
 ]
 
@@ -39,12 +41,12 @@ _HOME = {
     "LoRA": "starlearn.settings",
     "Acquisition": "starlearn.settings",
     "Training": "starlearn.settings",
-    "Pool": "starlearn.data.stream",
-    "Progress": "starlearn.callbacks",
+    "Pool": "starlearn.data.pool",
+    "Progress": "starlearn.progress",
     "Budget": "starlearn.query.budget",
     "Campaign": "starlearn.campaign.campaign",
     "RayEngine": "starlearn.distributed.cluster",
-    "score_pool": "starlearn.distributed.files",
+    "score_pool": "starlearn.distributed.pool_files",
     "ChoiceTask": "starlearn.tasks",
     "GenerationTask": "starlearn.tasks",
 }

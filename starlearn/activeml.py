@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 
-from starlearn.data.pool import as_items, object_array
+from starlearn.data.containers import as_items, object_array
 from starlearn.errors import InputError, MissingDependencyError
 
 try:

@@ -24,7 +24,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state, check_X_y
 from sklearn.utils.metaestimators import available_if
 
-from starlearn.data.pool import as_count, is_dataset
+from starlearn.data.containers import as_count, is_dataset
 from starlearn.data.rows import (
     as_array,
     as_label_array,
@@ -33,9 +33,9 @@ from starlearn.data.rows import (
     stacked,
 )
 from starlearn.errors import InputError, listed
-from starlearn.learner import STARLearner
-from starlearn.protocol import LOADED, share_bases
-from starlearn.undo import unchanged_on_error
+from starlearn.learner.estimator import STARLearner
+from starlearn.learner.protocol import LOADED, share_bases
+from starlearn.learner.rollback import unchanged_on_error
 
 __all__ = ["ActiveLearner", "Committee", "STARLearner", "star_sampling"]
 

@@ -7,7 +7,7 @@ from string import Formatter
 from typing import Any, ClassVar
 
 from starlearn.errors import InputError, listed
-from starlearn.settings import Settings
+from starlearn.settings import Acquisition, LoRA, Settings, Training
 
 Item = str | Mapping[str, Any]
 
@@ -315,3 +315,12 @@ class GenerationTask(Task):
         """Say which texts end in the answer of their label; no answer is never right."""
         pairs = zip(map(self.find, texts), map(self.find, labels), strict=True)
         return [answer is not None and answer == gold for answer, gold in pairs]
+
+
+DEFAULTS: dict[str, tuple[type[Any], type[Any]]] = {
+    "task": (ChoiceTask, Task),
+    "adapter": (LoRA, LoRA),
+    "acquisition": (Acquisition, Acquisition),
+    "training": (Training, Training),
+}
+"""Of each part of a learner: what stands for None, and what a part must be."""

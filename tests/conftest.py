@@ -29,7 +29,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def make_learner(tiny_model: str) -> Callable[..., Any]:
     """Give a factory of learners on the tiny model; keywords change its parameters."""
-    from starlearn.learner import STARLearner
+    from starlearn.learner.estimator import STARLearner
     from starlearn.settings import Acquisition, LoRA, Training
     from starlearn.tasks import ChoiceTask
 
@@ -79,7 +79,7 @@ def in_place_of_ray(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stand in for Ray: one worker of this process, given chunks in another order; lists them."""
     import pyarrow as pa
 
-    from starlearn.distributed import cluster, engine
+    from starlearn.distributed import cluster, ray_workers
     from starlearn.distributed.worker import ScoringWorker
 
     given_out: list[str] = []
@@ -95,6 +95,6 @@ def in_place_of_ray(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             yield from worker(pa.table({"key": [key]})).to_pylist()
 
     monkeypatch.setattr(cluster, "_ray", lambda: None)
-    monkeypatch.setattr(engine, "running", running)
-    monkeypatch.setattr(engine, "finished", finished)
+    monkeypatch.setattr(ray_workers, "running", running)
+    monkeypatch.setattr(ray_workers, "finished", finished)
     return given_out

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from starlearn.data.pool import as_items
+from starlearn.data.containers import as_items
 
 RED = ["red rose", "red rose sun", "red leaf day", "very red red"]
 BLUE = ["blue sky", "blue sea night", "blue sea moon", "small blue blue"]

@@ -18,8 +18,8 @@ from unittest.mock import patch
 
 import torch
 
-from starlearn.learner import STARLearner
-from starlearn.model import launched
+from starlearn.learner.estimator import STARLearner
+from starlearn.model import processes
 from starlearn.query.scoring import Scorer
 from starlearn.settings import PUBLISHED, Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask
@@ -108,7 +108,7 @@ def told(call: Callable[[], Any]) -> str:
 def breaking(index: int, error: Callable[[int], Exception | None]) -> Any:
     """Let one process fail before a training step, as `error` of its number of items says."""
     original = trainer._AdapterTrainer.training_step
-    this = launched.processes().index
+    this = processes.processes().index
 
     def step(self: Any, model: Any, inputs: Any, *rest: Any) -> Any:
         found = error(len(inputs["input_ids"])) if this == index else None
@@ -122,7 +122,7 @@ def breaking(index: int, error: Callable[[int], Exception | None]) -> Any:
 
 def failures(folder: Path) -> dict[str, Any]:
     """One process fails in several ways; the other does not wait, and can train afterwards."""
-    this = launched.processes().index
+    this = processes.processes().index
     found = {}
     broken = learner(folder)
     with breaking(1, lambda n: ValueError("a broken cable")):
@@ -144,7 +144,7 @@ def failures(folder: Path) -> dict[str, Any]:
     with patch.object(Scorer, "score", failing) if this else nullcontext():
         found["scoring"] = told(lambda: broken.uncertainty(POOL, engine="accelerate"))
     place = folder / "saved"
-    with patch("starlearn.saving.save", failing):
+    with patch("starlearn.export.saving.save", failing):
         found["saving"] = told(lambda: broken.save(place))
     broken.save(place)
     found["saved"] = str(sorted(p.name for p in folder.iterdir() if p.name.startswith("saved")))
@@ -207,7 +207,7 @@ def main() -> None:
     """Run as one of several processes."""
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    these = launched.processes()
+    these = processes.processes()
     if sys.argv[2] == "die":
         die(folder)
     results = {**everything(folder), "count": these.count}

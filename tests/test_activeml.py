@@ -14,7 +14,7 @@ from skactiveml.pool import CoreSet, QueryByCommittee, RandomSampling, Uncertain
 
 from starlearn.activeml import StarClassifier
 from starlearn.errors import InputError
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.settings import LoRA, Training
 from starlearn.tasks import ChoiceTask
 

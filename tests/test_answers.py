@@ -15,10 +15,10 @@ from workloads import numbers, workload
 
 from starlearn.errors import InputError
 from starlearn.model.adapter import attach_fresh
-from starlearn.model.answers import answer_statistics
 from starlearn.model.backbone import Backbone
 from starlearn.model.choices import build_tree, choice_distribution
 from starlearn.model.dropout import MonteCarlo, evaluation_mode, mc_dropout
+from starlearn.model.free_form import answer_statistics
 from starlearn.model.generation import generate_answers
 from starlearn.query.scores import answer_scores, choice_scores
 from starlearn.settings import LoRA

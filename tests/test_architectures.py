@@ -10,13 +10,13 @@ from tiny_models import COLOURS, build_model
 from workloads import numbers, sequences, workload
 
 from starlearn.errors import InputError
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.model.backbone import Backbone
 from starlearn.model.choices import build_tree, choice_distribution
+from starlearn.model.forward import row_hidden
 from starlearn.model.generation import generate_answers
 from starlearn.model.head import LinearHead, OwnHead, head_of
-from starlearn.model.layout import goes_by_positions
-from starlearn.model.passes import row_hidden
+from starlearn.model.positions import goes_by_positions
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask
 

@@ -17,7 +17,7 @@ from starlearn.evaluate.arms import (
     shuffled_base,
 )
 from starlearn.evaluate.judging import gold_losses, judge
-from starlearn.evaluate.lines import append_line, read_lines
+from starlearn.evaluate.run_log import append_line, read_lines
 from starlearn.evaluate.runs import Observed, made_part, play, without_times
 from starlearn.evaluate.simulate import content_id, simulate
 from starlearn.evaluate.study_file import Settings

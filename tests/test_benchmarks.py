@@ -8,8 +8,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from starlearn.data.benchmarks import Benchmark, content_key, load_benchmark
 from starlearn.errors import InputError
+from starlearn.evaluate.benchmarks import Benchmark, content_key, load_benchmark
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "star"
 needs_data = pytest.mark.skipif(

@@ -6,9 +6,8 @@ from types import ModuleType
 
 import pytest
 from benchmark_modules import imported_benchmark
+from fitting import Shape
 from transformers import AutoModelForCausalLM
-
-from starlearn.fitting import Shape
 
 OPTIONS = """
 --tasks skewed --shape-of tiny --items 30 --steps 2 --learning-rate 1e-4 --settings default

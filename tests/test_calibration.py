@@ -10,9 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from starlearn.calibration import COLDEST, HOTTEST, best_temperature, folds, tempered
 from starlearn.errors import InputError
-from starlearn.learner import STARLearner
+from starlearn.learner.calibration import COLDEST, HOTTEST, best_temperature, folds, tempered
+from starlearn.learner.estimator import STARLearner
 from starlearn.settings import Training
 from starlearn.tasks import GenerationTask
 

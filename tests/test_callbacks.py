@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from starlearn import Progress
 from starlearn.errors import InputError
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.settings import Training
 from starlearn.tasks import GenerationTask
 
@@ -161,7 +161,7 @@ def test_clone_and_pickle_keep_callbacks_and_a_folder_does_not(
 
 
 def test_a_campaign_begins_with_a_learner_that_has_callbacks(make_learner: Factory) -> None:
-    from starlearn.campaign.recipe import parameters_of, to_json
+    from starlearn.campaign.learner_settings import parameters_of, to_json
 
     parameters = parameters_of(to_json(make_learner(callbacks=[print])))
     assert "callbacks" not in parameters

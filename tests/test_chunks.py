@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_scoring import TASKS, assert_same, forget
 
-from starlearn.data.stream import Pool
-from starlearn.distributed import engine
+from starlearn.data.pool import Pool
+from starlearn.distributed import ray_workers
+from starlearn.distributed.chunks import chunk_file, chunk_key, items_key, read_chunk, write_chunk
 from starlearn.distributed.cluster import RayEngine
-from starlearn.distributed.files import SCORES, score_pool
+from starlearn.distributed.pool_files import SCORES, score_pool
 from starlearn.distributed.worker import ATTEMPTS
 from starlearn.errors import InputError, MissingDependencyError, OutOfMemoryError, WorkerError
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.model.memory import TokenBudget
-from starlearn.query.chunks import chunk_file, chunk_key, items_key, read_chunk, write_chunk
 from starlearn.query.scoring import Scorer
 from starlearn.query.selection import RunningTop, top_n
 from starlearn.settings import Acquisition
@@ -232,7 +232,7 @@ def test_an_item_that_does_not_fit_is_named_by_its_row(
             raise OutOfMemoryError(2, 9, 2)
         original(self, *arguments, **options)
 
-    original_finished, waiting = engine.finished, []
+    original_finished, waiting = ray_workers.finished, []
 
     def finished(
         ray: Any, settings: RayEngine, work: Any, keys: list[str]
@@ -242,7 +242,7 @@ def test_an_item_that_does_not_fit_is_named_by_its_row(
 
     expected = fitted.query(pool, 4, return_metrics=True)
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "finished", finished)
+        patch.setattr(ray_workers, "finished", finished)
         patch.setattr(TokenBudget, "run", run)
         with pytest.raises(OutOfMemoryError) as raised:
             fitted.query(pool, 4, engine=RayEngine(folder=tmp_path))
@@ -259,7 +259,7 @@ def test_an_item_that_does_not_fit_is_named_by_its_row(
 def test_a_chunk_that_takes_workers_down_is_given_up_and_named(
     fitted: STARLearner, pool: list[str], done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = engine.finished
+    original = ray_workers.finished
 
     def finished(
         ray: Any, settings: RayEngine, work: Any, keys: list[str]
@@ -267,7 +267,7 @@ def test_a_chunk_that_takes_workers_down_is_given_up_and_named(
         (Path(work.todo) / f"{keys[1]}.begun").write_text("77\n" * ATTEMPTS)
         return original(ray, settings, work, keys)
 
-    monkeypatch.setattr(engine, "finished", finished)
+    monkeypatch.setattr(ray_workers, "finished", finished)
     with pytest.raises(WorkerError, match="of 5 items from row 5 to row 9 could not be scored"):
         fitted.query(pool, 4, engine="ray")
 
@@ -275,7 +275,7 @@ def test_a_chunk_that_takes_workers_down_is_given_up_and_named(
 def test_workers_that_would_compute_other_numbers_are_refused(
     fitted: STARLearner, pool: list[str], done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = engine.finished
+    original = ray_workers.finished
 
     def finished(
         ray: Any, settings: RayEngine, work: Any, keys: list[str]
@@ -284,7 +284,7 @@ def test_workers_that_would_compute_other_numbers_are_refused(
             patch.setattr("starlearn.model.backbone.version", lambda name: "another")
             yield from original(ray, settings, work, keys)
 
-    monkeypatch.setattr(engine, "finished", finished)
+    monkeypatch.setattr(ray_workers, "finished", finished)
     with pytest.raises(WorkerError, match="numbers would not be those"):
         fitted.query(pool, 4, engine="ray")
 
@@ -311,7 +311,7 @@ def test_chunks_of_gpu_workers_are_named_by_what_computes_there(
         asked.append(what)
         return "a GPU, bfloat16"
 
-    monkeypatch.setattr(engine, "numerics_there", there)
+    monkeypatch.setattr(ray_workers, "numerics_there", there)
     monkeypatch.setattr("starlearn.model.backbone.Backbone.numerics", "a GPU, bfloat16")
     fitted.query(pool, 4, engine=RayEngine(gpus=1))
     assert len(asked) == 1

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from starlearn import __version__, cli
+from starlearn import __version__
+from starlearn.cli.app import app
 from starlearn.embedded.location import model_folder
 from starlearn.errors import (
     InputError,
@@ -57,7 +58,7 @@ class TinyLearner:
 def _tiny_learner(monkeypatch, request):
     if "real_learner" not in request.fixturenames:
         TinyLearner.made = []
-        monkeypatch.setattr(cli, "make_learner", TinyLearner)
+        monkeypatch.setattr("starlearn.cli.app.make_learner", TinyLearner)
 
 
 @pytest.fixture
@@ -67,12 +68,12 @@ def real_learner():
 
 needs_embedded_model = pytest.mark.skipif(
     not (model_folder() / "model.safetensors").exists(),
-    reason="the embedded model is made by python -m starlearn.embedded.pretrain",
+    reason="the embedded model is made by python -m benchmarks.pretrain",
 )
 
 
 def call(*arguments):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app.app, [str(argument) for argument in arguments])
 
 
 def write_rows(path, rows):
@@ -98,7 +99,7 @@ def rounds_of(folder: Path):
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys\nfrom starlearn.cli import app\n"
+        "import sys\nfrom starlearn.cli.app import app\n"
         "try:\n    app(['run', '--help'])\nexcept SystemExit as end:\n    assert not end.code\n"
         "heavy = {'torch', 'transformers', 'peft', 'sklearn', 'pandas', 'numpy', 'datasets', "
         "'matplotlib', 'jinja2', 'modAL'}\n"
@@ -122,7 +123,7 @@ def test_defaults_are_those_of_the_learner(files, monkeypatch):
             if hasattr(plan, name) and name != "strategy":
                 assert getattr(plan, name) == value, name
     monkeypatch.undo()
-    learner = cli.make_learner(plan, ChoiceTask(), "random")
+    learner = app.make_learner(plan, ChoiceTask(), "random")
     assert learner.adapter.get_params() == LoRA().get_params()
     assert learner.training.get_params() == Training().get_params()
     assert learner.acquisition.get_params() == Acquisition(strategy="random").get_params()

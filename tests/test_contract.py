@@ -20,7 +20,7 @@ from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from starlearn.errors import InputError
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.settings import LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask
 

@@ -17,8 +17,8 @@ from starlearn.evaluate.displays import (
     ReliabilityDiagram,
     ScoreCorrelations,
 )
-from starlearn.evaluate.lines import append_line
 from starlearn.evaluate.results import grouped, primary_contrasts, read_results
+from starlearn.evaluate.run_log import append_line
 from starlearn.evaluate.statistics import holm, mean_interval
 from starlearn.evaluate.study_report import main_arms, render_study, write_study_report
 from starlearn.evaluate.study_tables import row

@@ -19,14 +19,14 @@ from test_scoring import TASKS, assert_same
 from tiny_models import WORDS
 from typer.testing import CliRunner
 
-from starlearn import cli
 from starlearn.campaign.campaign import Campaign
+from starlearn.cli.app import app
 from starlearn.distributed import cluster as cluster_module
-from starlearn.distributed import engine
+from starlearn.distributed import ray_workers
 from starlearn.distributed.cluster import RayEngine
 from starlearn.distributed.worker import ATTEMPTS, ScoringWorker
 from starlearn.errors import WorkerError
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.settings import Acquisition
 
 Factory = Callable[..., STARLearner]
@@ -173,7 +173,7 @@ def killed_with_chunks(driver: "subprocess.Popen[bytes]", folder: Path) -> dict[
 DRIVER = """
 import json, sys, warnings
 from starlearn.distributed.cluster import RayEngine
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 
 if __name__ == "__main__":
     learner = STARLearner.load(sys.argv[1])
@@ -210,7 +210,7 @@ def test_a_campaign_whose_driver_is_killed_goes_on_where_it_was(
     command = [
         sys.executable,
         "-c",
-        "from starlearn.cli import app; app()",
+        "from starlearn.cli.app import app; app()",
         "query",
         str(folder),
         "-n",
@@ -221,7 +221,7 @@ def test_a_campaign_whose_driver_is_killed_goes_on_where_it_was(
     with Campaign.open(folder) as campaign:
         assert campaign.status().next == f"starlearn resume {folder}"
         assert not campaign.batch()
-    result = CliRunner().invoke(cli.app, ["resume", str(folder)])
+    result = CliRunner().invoke(app.app, ["resume", str(folder)])
     assert result.exit_code == 0, result.output
     assert kept.items() <= finished_in(folder).items()
     assert len(finished_in(folder)) == 7, "it went on with workers, not in the process of resume"
@@ -261,7 +261,7 @@ def test_workers_take_gpus_where_the_driver_has_none(
         asked: list[str] = []
         original = cluster_module.numerics_there
         monkeypatch.setattr(
-            engine, "numerics_there", lambda *a: asked.append(original(*a)) or asked[-1]
+            ray_workers, "numerics_there", lambda *a: asked.append(original(*a)) or asked[-1]
         )
         found = learner.query(pool, 5, return_metrics=True, engine=settings)
         same_batch(found, expected)

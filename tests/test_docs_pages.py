@@ -63,7 +63,7 @@ def test_the_commands_of_a_page_work(
 ) -> None:
     from typer.testing import CliRunner
 
-    from starlearn import cli
+    from starlearn.cli.app import app
 
     monkeypatch.chdir(tmp_path)
     for line in commands(page):
@@ -71,7 +71,7 @@ def test_the_commands_of_a_page_work(
         if words[:3] == ["python", "-m", "starlearn"]:
             words = words[2:]
         assert words[0] == "starlearn", line
-        result = CliRunner().invoke(cli.app, words[1:])
+        result = CliRunner().invoke(app.app, words[1:])
         assert result.exit_code == 0, (line, result.output)
 
 
@@ -88,7 +88,7 @@ def test_a_block_that_is_not_run_says_why() -> None:
 def test_commands_name_what_there_is() -> None:
     from typer.main import get_command
 
-    from starlearn.cli import app
+    from starlearn.cli.app import app
 
     there = set(get_command(app).commands)  # type: ignore[attr-defined]
     page = (DOCS / "commands.md").read_text(encoding="utf-8")

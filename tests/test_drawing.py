@@ -9,8 +9,8 @@ from scipy.stats import spearmanr
 
 from starlearn import Budget
 from starlearn.errors import InputError, OutOfMemoryError
-from starlearn.learner import STARLearner
-from starlearn.query import drawing
+from starlearn.learner.estimator import STARLearner
+from starlearn.query import batch
 from starlearn.settings import PUBLISHED, Acquisition
 from starlearn.tasks import ChoiceTask, GenerationTask
 
@@ -151,13 +151,13 @@ def test_trap_money_that_ends_early_does_not_make_the_whole_pool_candidates(
     items = [{"text": text, "price": 1} for text in pool]
     best = ask(learner, items, 16)
     sizes: list[int] = []
-    original = drawing.best_places
+    original = batch.best_places
 
     def top(values: Any, keys: Any, places: Any, n: int) -> Any:
         sizes.append(n)
         return original(values, keys, places, n)
 
-    monkeypatch.setattr(drawing, "best_places", top)
+    monkeypatch.setattr(batch, "best_places", top)
     learner.set_params(acquisition=Acquisition(**PUBLISHED, diversity=diversity, candidates=2))
     chosen = learner.query(items, 8, budget=Budget(3, cost=cost))[0].tolist()
     assert len(chosen) == 3

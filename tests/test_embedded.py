@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pretrain import accuracy, encode, main
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from starlearn.embedded.grammar import (
@@ -28,7 +29,6 @@ from starlearn.embedded.grammar import (
 )
 from starlearn.embedded.location import model_folder
 from starlearn.embedded.pools import RECIPES, make_pool, whole_counts
-from starlearn.embedded.pretrain import accuracy, encode, main
 
 TEST_SEED = 30_000  # not of the evaluation (0 .. 99), the training (10,000) or validation (20,000)
 

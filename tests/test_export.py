@@ -14,7 +14,7 @@ from tiny_models import COLOURS, build_model
 
 from starlearn.errors import InputError, ModelMismatchError, StorageError, UntrustedFileError
 from starlearn.export import merged
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.model.adapter import activate
 from starlearn.model.dropout import evaluation_mode
 from starlearn.tasks import ChoiceTask, GenerationTask
@@ -243,7 +243,7 @@ def test_an_adapter_of_another_base_is_not_merged(learner: STARLearner, tmp_path
 
 def resealed(folder: Path) -> None:
     """Write the manifest anew, as someone would who changed a file on purpose."""
-    from starlearn.saving import MANIFEST, _sha256
+    from starlearn.export.saving import MANIFEST, _sha256
 
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["files"] = {name: _sha256(folder / name) for name in manifest["files"]}

@@ -12,7 +12,7 @@ from transformers import BitsAndBytesConfig
 
 from starlearn.data.tokens import encode_answers, encode_prompts
 from starlearn.errors import InputError
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.model.adapter import activate
 from starlearn.model.backbone import Backbone
 from starlearn.model.dropout import evaluation_mode

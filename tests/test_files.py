@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from starlearn.data.files import load_labelled
+from starlearn.data.readers import load_labelled
 from starlearn.errors import InputError
 
 

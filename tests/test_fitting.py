@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import fitting
 import pytest
 import torch
+from fitting import SHAPES, Shape
 from tiny_models import build_model
 
-from starlearn import fitting
 from starlearn.errors import InputError
-from starlearn.fitting import SHAPES, Shape
 
 PAGE = Path(__file__).parent.parent / "docs" / "memory.md"
 MARKS = "<!-- table -->\n", "\n<!-- end -->"

@@ -12,7 +12,7 @@ import torch
 from scipy.stats import spearmanr
 
 from starlearn.embedded.pools import make_pool
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.model.memory import TokenBudget
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask
@@ -58,7 +58,7 @@ ON_A_CPU = """
 import sys
 import numpy as np
 from starlearn.embedded.pools import make_pool
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 learner = STARLearner.load(sys.argv[1])
 assert learner._engine().backbone.device.type == "cpu"
 found = learner.uncertainty(make_pool("skewed", 240, 60, random_state=0).items[40:])

@@ -16,7 +16,7 @@ from test_scoring import TASKS, forget, interrupted
 from tiny_models import build_model
 
 from starlearn.embedded.pools import make_pool
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.model.backbone import Backbone
 from starlearn.settings import PUBLISHED, Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask

@@ -13,8 +13,8 @@ from workloads import numbers, sequences, workload
 
 from starlearn.model.backbone import Backbone
 from starlearn.model.choices import build_tree, choice_distribution
+from starlearn.model.forward import row_hidden
 from starlearn.model.head import LinearHead, OwnHead, head_of
-from starlearn.model.passes import row_hidden
 
 SIZES: dict[str, Any] = {
     "vocab_size": 61,

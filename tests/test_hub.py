@@ -11,7 +11,7 @@ import yaml
 from fake_hub import FakeHub, running_hub
 
 from starlearn.errors import InputError, ServerError
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.settings import Acquisition
 from starlearn.tasks import ChoiceTask, GenerationTask
 

@@ -24,7 +24,7 @@ from starlearn.errors import (
     OutOfMemoryError,
     TrainingDivergedError,
 )
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.settings import PUBLISHED, Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask, Task
 from starlearn.train import trainer as trainer_module

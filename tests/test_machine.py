@@ -11,8 +11,8 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from starlearn import machine
-from starlearn.cli import app
+from starlearn.cli import environment
+from starlearn.cli.app import app
 from starlearn.errors import StorageError
 from starlearn.model import four_bits
 
@@ -27,8 +27,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def found(folder: Path, name: str, model: str | None = None) -> machine.Check:
-    (check,) = [c for c in machine.examine(folder, model) if c.name == name and c.group != "extras"]
+def found(folder: Path, name: str, model: str | None = None) -> environment.Check:
+    (check,) = [
+        c for c in environment.examine(folder, model) if c.name == name and c.group != "extras"
+    ]
     return check
 
 
@@ -81,18 +83,18 @@ def test_broken_four_bits_are_an_error_with_a_remedy(
 def test_a_library_that_is_missing_or_old_is_an_error(
     folder: Path, monkeypatch: pytest.MonkeyPatch, number: str | None
 ) -> None:
-    real = machine._installed
-    monkeypatch.setattr(machine, "_installed", lambda n: number if n == "peft" else real(n))
+    real = environment._installed
+    monkeypatch.setattr(environment, "_installed", lambda n: number if n == "peft" else real(n))
     check = found(folder, "peft")
     assert (check.state, check.fix) == ("error", "pip install 'peft>=0.19'")
     assert (number or "not installed") in check.found
-    assert machine.failed([check])
+    assert environment.failed([check])
 
 
 @pytest.mark.parametrize("library", ["peft", "transformers"])
 def test_a_library_that_cannot_be_imported_leaves_the_table(tmp_path: Path, library: str) -> None:
     program = (
-        f"import sys; sys.modules[{library!r}] = None; from starlearn.cli import app; "
+        f"import sys; sys.modules[{library!r}] = None; from starlearn.cli.app import app; "
         "app(['doctor', '--json'])"
     )
     done = subprocess.run(
@@ -108,12 +110,12 @@ def test_a_library_that_cannot_be_imported_leaves_the_table(tmp_path: Path, libr
 def test_an_absent_extra_is_told_with_its_command(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = machine._installed
-    monkeypatch.setattr(machine, "_installed", lambda n: None if n == "ray" else real(n))
-    (check,) = [c for c in machine.examine(folder) if (c.group, c.name) == ("extras", "ray")]
+    real = environment._installed
+    monkeypatch.setattr(environment, "_installed", lambda n: None if n == "ray" else real(n))
+    (check,) = [c for c in environment.examine(folder) if (c.group, c.name) == ("extras", "ray")]
     assert (check.state, check.found) == ("note", "absent (ray)")
     assert check.fix == "pip install 'starlearn[ray]'"
-    assert not machine.failed([check])
+    assert not environment.failed([check])
 
 
 def test_a_gpu_without_triton_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,8 +123,8 @@ def test_a_gpu_without_triton_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: gpu)
-    monkeypatch.setattr(machine, "_installed", lambda name: None)
-    checks = {check.name: check for check in machine._device()}
+    monkeypatch.setattr(environment, "_installed", lambda name: None)
+    checks = {check.name: check for check in environment._device()}
     assert checks["gpu"].found.startswith("Some GPU, 80 GB, compute capability 9.0")
     assert checks["triton"].state == "warning"
     assert checks["triton"].fix == "pip install 'starlearn[gpu]'"
@@ -134,7 +136,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(
     def full(path: Path) -> None:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(machine.Store, "create", full)
+    monkeypatch.setattr(environment.Store, "create", full)
     check = found(folder, "sqlite")
     assert check.state == "error"
     assert "the disk is full" in check.found
@@ -143,10 +145,10 @@ def test_a_folder_that_cannot_be_written_is_an_error(
 def test_little_room_is_a_warning(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1e6))
     little = SimpleNamespace(available=1e6, total=2e9)
-    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: little)
-    checks = machine.examine(folder)
+    monkeypatch.setattr(environment.psutil, "virtual_memory", lambda: little)
+    checks = environment.examine(folder)
     assert {c.name for c in checks if c.state == "warning"} == {"free disk", "memory"}
-    assert not machine.failed(checks)
+    assert not environment.failed(checks)
 
 
 # Four bits
@@ -187,12 +189,12 @@ def test_a_chat_template_is_told_by_its_hash(tiny_model: str, tmp_path: Path) ->
     for template in ("a {{ messages[0].content }}", "b {{ messages[0].content }}"):
         content = json.loads(settings.read_text(encoding="utf-8"))
         settings.write_text(json.dumps({**content, "chat_template": template}), encoding="utf-8")
-        checks = {c.name: c for c in machine._prompts(str(tmp_path / "chat"))}
+        checks = {c.name: c for c in environment._prompts(str(tmp_path / "chat"))}
         assert checks["chat template"].state == "ok"
         hashes.append(checks["chat template"].found)
     assert hashes[0] != hashes[1]
     assert all(text.startswith("sha256 ") for text in hashes)
-    formats = {next(iter(machine._prompts(m))).found for m in (None, tiny_model)}
+    formats = {next(iter(environment._prompts(m))).found for m in (None, tiny_model)}
     assert len(formats) == 2
 
 

@@ -26,7 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from starlearn.errors import InputError
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.modal import ActiveLearner, Committee
 from starlearn.settings import LoRA, Training
 from starlearn.tasks import ChoiceTask

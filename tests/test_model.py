@@ -26,8 +26,8 @@ from starlearn.model.adapter import (
 )
 from starlearn.model.backbone import Backbone
 from starlearn.model.dropout import MaskedA, MonteCarlo, evaluation_mode, mc_dropout
+from starlearn.model.forward import row_hidden
 from starlearn.model.head import head_of
-from starlearn.model.passes import row_hidden
 from starlearn.settings import LoRA
 
 PROMPTS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12], [6, 9, 12, 5, 8, 7, 11, 10]])

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import build_model
 
-from starlearn.learner import STARLearner
-from starlearn.model import launched
-from starlearn.model.launched import Meeting, Processes
+from starlearn.learner.estimator import STARLearner
+from starlearn.model import processes
+from starlearn.model.processes import Meeting, Processes
 from starlearn.settings import Training
 from starlearn.train.batches import ALL_TOKENS, IGNORED, Collator, Example, layout, share
 
@@ -88,9 +88,9 @@ def test_no_process_computes_more_at_a_time_than_the_user_said() -> None:
 
 
 def test_a_program_of_one_process_meets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launched, "PartialState", None)
-    monkeypatch.setattr(launched, "gather", None)
-    one = launched.processes()
+    monkeypatch.setattr(processes, "PartialState", None)
+    monkeypatch.setattr(processes, "gather", None)
+    one = processes.processes()
     assert one == Processes(1, 0)
     assert one.main
     assert one.together(lambda: 5) == [5]
@@ -113,7 +113,7 @@ def test_each_process_takes_a_gpu_of_its_own(
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if local is not None:
         monkeypatch.setenv("LOCAL_RANK", local)
-    launched.take_own_gpu()
+    processes.take_own_gpu()
     assert found == taken
 
 

@@ -12,11 +12,11 @@ from workloads import numbers, sequences, workload
 
 from starlearn.errors import InputError
 from starlearn.model.adapter import attach_fresh
-from starlearn.model.answers import answer_statistics
 from starlearn.model.backbone import Backbone
 from starlearn.model.choices import build_tree, choice_distribution
 from starlearn.model.dropout import MaskedA, evaluation_mode, mc_dropout
-from starlearn.model.passes import row_hidden
+from starlearn.model.forward import row_hidden
+from starlearn.model.free_form import answer_statistics
 from starlearn.settings import LoRA
 
 EOS = 2

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from starlearn import cli, planning
+from starlearn.cli import planning
+from starlearn.cli.app import app
+from starlearn.cli.planning import DEVICES, Job, measured_rate, plan, stops_scaling
 from starlearn.errors import InputError
-from starlearn.planning import DEVICES, Job, measured_rate, plan, stops_scaling
 
 jobs = st.builds(
     Job,
@@ -102,7 +103,7 @@ def test_impossible_jobs_are_refused(wrong: dict[str, float]) -> None:
 
 
 def call(*options: str) -> str:
-    result = CliRunner().invoke(cli.app, ["plan", *options])
+    result = CliRunner().invoke(app.app, ["plan", *options])
     assert result.exit_code == 0, result.output
     return " ".join(result.output.split())
 
@@ -121,6 +122,6 @@ def test_the_command_prints_what_it_rests_on() -> None:
 
 @pytest.mark.parametrize("options", [["--device", "abacus"], ["--items", "0"], ["--rate", "-1"]])
 def test_the_command_refuses_what_cannot_be(options: list[str]) -> None:
-    result = CliRunner().invoke(cli.app, ["plan", "--items", "5", *options])
+    result = CliRunner().invoke(app.app, ["plan", "--items", "5", *options])
     assert result.exit_code != 0
     assert "Traceback" not in result.output

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from starlearn.data.pool import as_count, as_items, as_labels, take
+from starlearn.data.containers import as_count, as_items, as_labels, take
 from starlearn.errors import InputError
 
 TEXTS = ["a", "b", "c"]

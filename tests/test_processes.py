@@ -12,7 +12,7 @@ import pytest
 from test_scoring import TASKS
 
 from starlearn.errors import ModelMismatchError
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.settings import Acquisition
 
 Factory = Callable[..., STARLearner]
@@ -20,7 +20,7 @@ PROGRAM = """
 import json, os, sys
 import torch
 from accelerate import PartialState
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 
 torch.set_num_threads(1)
 state = PartialState(cpu=True)

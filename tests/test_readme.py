@@ -37,7 +37,7 @@ def test_the_examples_run_from_top_to_bottom(
 def test_the_command_for_own_data_runs(tiny_model: str, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from starlearn.cli import app
+    from starlearn.cli.app import app
 
     rows = [{"text": f"the {w} is", "label": "red" if w < "n" else "blue"} for w in "bgmopqrs"]
     for name in ("train", "test"):

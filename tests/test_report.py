@@ -14,7 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from starlearn.errors import InputError
-from starlearn.evaluate.report import AccuracyByLabels, append_round, aulc, write_report
+from starlearn.evaluate.run_report import AccuracyByLabels, append_round, aulc, write_report
 
 NASTY = "<script>alert('x')</script> [red]{{ 7 * 7 }}"
 
@@ -71,7 +71,7 @@ def test_arm_names_are_no_formulas(tmp_path):
 def test_pyplot_is_not_used(tmp_path):
     before = mpl.get_backend(auto_select=False)
     code = (
-        "import sys; from test_report import ROUNDS; from starlearn.evaluate.report import *; "
+        "import sys; from test_report import ROUNDS; from starlearn.evaluate.run_report import *; "
         f"write_report({str(tmp_path)!r}, ROUNDS, {{}}); print('matplotlib.pyplot' in sys.modules)"
     )
     ran = subprocess.run(

@@ -13,7 +13,7 @@ import torch
 from tiny_models import build_model
 
 from starlearn.errors import InputError, ModelMismatchError, UntrustedFileError
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.settings import LoRA
 from starlearn.tasks import ChoiceTask, GenerationTask
 

@@ -19,7 +19,7 @@ from sklearn.base import clone
 from tiny_models import COLOURS, build_model
 
 from starlearn.errors import InputError, OutOfMemoryError
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.model.structure import trunk_of
 from starlearn.query import columns, mixing
 from starlearn.query.score_store import ScoreStore, row_keys
@@ -511,7 +511,7 @@ def test_scores_of_another_release_are_not_taken(
     later = make_learner(cache_dir=tmp_path)
     original = backbone.version
     if library == "starlearn":
-        monkeypatch.setattr("starlearn.__version__", "99")
+        monkeypatch.setattr("starlearn.model.backbone.__version__", "99")
     monkeypatch.setattr(
         backbone, "version", lambda name: "99" if name == library else original(name)
     )

@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from tiny_models import build_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.modal import ActiveLearner, Committee, star_sampling
 from starlearn.settings import Acquisition, Training
 

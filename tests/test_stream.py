@@ -11,9 +11,9 @@ import pytest
 from datasets import Dataset
 
 from starlearn import Pool
-from starlearn.data.stream import as_rows, rows_of
+from starlearn.data.pool import as_rows, rows_of
 from starlearn.errors import InputError
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 
 Factory = Callable[..., STARLearner]
 
@@ -119,7 +119,7 @@ def test_an_item_that_cannot_be_used_is_named_by_its_row(
     """Also behind the first piece that is read, and before the model is loaded."""
     from starlearn.model.backbone import Backbone
 
-    monkeypatch.setattr("starlearn.inputs.PIECE", 10)
+    monkeypatch.setattr("starlearn.learner.inputs.PIECE", 10)
     monkeypatch.setattr("starlearn.query.acquisition.KEPT_PROMPTS", 10)
     monkeypatch.setattr(Backbone, "model", property(lambda self: pytest.fail("was loaded")))
     empty = write_lines(tmp_path / "empty.jsonl", [*records[:23], {"text": "", "id": 23}])

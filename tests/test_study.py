@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from studies import SETTINGS, made_line, tiny_study
 from typer.testing import CliRunner
 
-from starlearn import cli
+from starlearn.cli.app import app
 from starlearn.errors import CampaignLockedError, InputError, StarlearnError, StorageError
 from starlearn.evaluate import study as study_module
-from starlearn.evaluate import tasks
-from starlearn.evaluate.lines import append_line, mend, read_lines, split
+from starlearn.evaluate import study_tasks
+from starlearn.evaluate.run_log import append_line, mend, read_lines, split
 from starlearn.evaluate.runs import hashed, heading, runs_of, without_times
 from starlearn.evaluate.study import (
     expected,
@@ -66,7 +66,7 @@ def pretended(run):
 
 
 def call(*arguments):
-    return CliRunner().invoke(cli.app, ["study", *map(str, arguments)])
+    return CliRunner().invoke(app.app, ["study", *map(str, arguments)])
 
 
 # The file
@@ -143,7 +143,7 @@ def test_folders_are_filled_in_and_decide_nothing(tmp_path, tiny_model):
     assert [run.key for run in runs_of(one)] == [run.key for run in runs_of(other)]
     with (tmp_path / "other" / "test.jsonl").open("a") as file:
         file.write(json.dumps({"text": "the sky is", "label": "blue"}) + "\n")
-    tasks._read.cache_clear()
+    study_tasks._read.cache_clear()
     assert not {run.key for run in runs_of(one)} & {run.key for run in runs_of(other)}
     assert str(tmp_path) not in json.dumps([heading(run) for run in runs_of(one)])
 
@@ -455,7 +455,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, tiny_model, processes):
     (tmp_path / "study.json").write_text(study.model_dump_json())
     out = tmp_path / "out"
     code = (
-        "import sys, pathlib; from starlearn.terminal import told_plainly\n"
+        "import sys, pathlib; from starlearn.console import told_plainly\n"
         "from starlearn.evaluate.study import run_study\n"
         "from starlearn.evaluate.study_file import Study\n"
         "study = Study.model_validate_json(pathlib.Path(sys.argv[1]).read_text())\n"

@@ -5,16 +5,16 @@ import json
 import pytest
 
 from starlearn.errors import InputError
-from starlearn.evaluate import tasks
+from starlearn.evaluate import study_tasks
 from starlearn.evaluate.simulate import content_id
 from starlearn.evaluate.study_file import Task
-from starlearn.evaluate.tasks import data_digest, load_task
+from starlearn.evaluate.study_tasks import data_digest, load_task
 from starlearn.tasks import ChoiceTask, GenerationTask
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_remembered():
-    tasks._read.cache_clear()
+    study_tasks._read.cache_clear()
 
 
 def write(folder, **parts):

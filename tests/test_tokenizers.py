@@ -23,7 +23,7 @@ from tiny_tokenizers import (
 
 from starlearn.data.tokens import _tokenise, bos_ids, encode_answers, encode_prompts
 from starlearn.errors import InputError
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.model.adapter import activate
 from starlearn.model.dropout import evaluation_mode
 from starlearn.settings import Acquisition, LoRA, Training

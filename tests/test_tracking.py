@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from starlearn.callbacks import TRACKERS
+from starlearn import progress
 from starlearn.errors import InputError, MissingDependencyError, UntrustedFileError
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
+from starlearn.progress import TRACKERS
 from starlearn.query.budget import Budget
+from starlearn.train import trackers
 
 FIGURES = {"labels", "loss", "steps", "training_seconds", "mean_uncertainty", "max_uncertainty"}
 MORE = {"base_weight", "mean_base_uncertainty", "asked", "query_seconds"}
@@ -41,8 +43,6 @@ def expected(learner: STARLearner) -> dict[tuple[str, int], float]:
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, dict]]:
     """Stand in for all four integrations at transformers' own boundary."""
-    from starlearn import callbacks
-    from starlearn.train import tracking
 
     told: list[tuple[str, int, dict]] = []
 
@@ -59,9 +59,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, dict]]:
 
         return [Integration]
 
-    monkeypatch.setattr(tracking, "get_reporting_integration_callbacks", integrations)
+    monkeypatch.setattr(trackers, "get_reporting_integration_callbacks", integrations)
     spec = types.SimpleNamespace(origin="somewhere")
-    monkeypatch.setattr(callbacks, "find_spec", lambda _: spec)
+    monkeypatch.setattr(progress, "find_spec", lambda _: spec)
     return told
 
 
@@ -152,7 +152,7 @@ def test_nobody_is_told_by_default(
     again.teach(pool[:1], ["red"])
     assert len(recorded) == told == 2
     parameters = json.loads((tmp_path / "saved" / "starlearn.json").read_text())["parameters"]
-    from starlearn.saving import parameters_from_json
+    from starlearn.export.saving import parameters_from_json
 
     with pytest.raises(UntrustedFileError, match="report_to"):
         parameters_from_json({**parameters, "report_to": ["wandb"]}, "a file")
@@ -164,15 +164,15 @@ def test_a_tracker_that_fails_costs_no_training(
     recorded: list[tuple[str, int, dict]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from starlearn.train import tracking
+    from starlearn.train import trackers
 
-    (integration,) = tracking.get_reporting_integration_callbacks("wandb")
+    (integration,) = trackers.get_reporting_integration_callbacks("wandb")
 
     def fails(*_: Any, **__: Any) -> None:
         raise ConnectionError("the server is away")
 
     integration.on_log = fails
-    monkeypatch.setattr(tracking, "get_reporting_integration_callbacks", lambda _: [integration])
+    monkeypatch.setattr(trackers, "get_reporting_integration_callbacks", lambda _: [integration])
     with pytest.warns(UserWarning, match="figures of round 0: the server is away"):
         learner = make_learner(report_to="wandb").fit(*labelled)
     assert learner.rounds_[0]["n_labels"] == len(labelled[0])
@@ -183,16 +183,15 @@ def test_what_cannot_be_a_tracker_is_said_at_the_door(
     labelled: tuple[list, list],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from starlearn import callbacks
 
     for report_to in ("all", ["tensorboard", "comet"], 3, iter(["wandb"])):
         with pytest.raises(InputError, match="report_to"):
             make_learner(report_to=report_to).fit(*labelled)
-    monkeypatch.setattr(callbacks, "find_spec", lambda _: None)
+    monkeypatch.setattr(progress, "find_spec", lambda _: None)
     with pytest.raises(MissingDependencyError, match="pip install trackio"):
         make_learner(report_to="trackio").fit(*labelled)
     folder = types.SimpleNamespace(origin=None)  # wandb/, which wandb itself makes
-    monkeypatch.setattr(callbacks, "find_spec", lambda _: folder)
+    monkeypatch.setattr(progress, "find_spec", lambda _: folder)
     with pytest.raises(MissingDependencyError, match="pip install wandb"):
         make_learner(report_to="wandb").fit(*labelled)
 

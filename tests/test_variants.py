@@ -3,7 +3,7 @@
 from benchmark_modules import imported_benchmark
 from studies import made_line
 
-from starlearn.evaluate.lines import append_line
+from starlearn.evaluate.run_log import append_line
 
 
 def test_rows_are_kept_once_and_differences_are_paired(tmp_path):

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from starlearn.model.dropout import MonteCarlo
+from starlearn.model.forward import Sequences, Workload
 from starlearn.model.head import Head, head_of
 from starlearn.model.memory import TokenBudget
-from starlearn.model.passes import Sequences, Workload
 
 
 def workload(

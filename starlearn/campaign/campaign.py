@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from starlearn.campaign import events, rounds
-from starlearn.campaign.answers import checked_answer, checked_name
 from starlearn.campaign.doctor import Finding, examine
-from starlearn.campaign.durable import warn_about_place
 from starlearn.campaign.events import Entry, Event
-from starlearn.campaign.ground import Ground
-from starlearn.campaign.place import Place
+from starlearn.campaign.folder import Ground
+from starlearn.campaign.paths import Place
+from starlearn.campaign.responses import checked_answer, checked_name
 from starlearn.campaign.status import RoundRecord, Status, history_of, status_of
 from starlearn.campaign.store import Store
+from starlearn.storage.files import warn_about_place
 
 if TYPE_CHECKING:
-    from starlearn.learner import STARLearner
+    from starlearn.learner.estimator import STARLearner
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Campaign(Ground):
     campaign's lock for as long as it runs; readers are never kept waiting by it.
 
     What it is: ``folder``, ``id``, ``choices`` and the like, and ``learner()``, ``backup()``,
-    ``holding()``, are described in :class:`starlearn.campaign.ground.Ground`.
+    ``holding()``, are described in :class:`starlearn.campaign.folder.Ground`.
     """
 
     # A folder, made or opened
@@ -76,7 +76,7 @@ class Campaign(Ground):
             Fields that annotators see beside those of the prompt.
         resolution : {"majority", "latest", "unanimous"}
             How answers of several annotators become one label;
-            see :data:`starlearn.campaign.answers.RESOLUTIONS`.
+            see :data:`starlearn.campaign.responses.RESOLUTIONS`.
         per_item : int
             How many annotators an item needs before its batch counts as labelled.
 
@@ -156,7 +156,7 @@ class Campaign(Ground):
             When a batch is open that is of another size or waits for its training.
         """
         from starlearn.campaign import querying
-        from starlearn.data.pool import as_count
+        from starlearn.data.containers import as_count
 
         n_instances = as_count(n_instances, "n_instances", 2**31)
         with self.holding("query"):
@@ -308,10 +308,10 @@ class Campaign(Ground):
 
         Model, task, quantisation and seed are what labels and scores depend on, and stay.
         """
-        from starlearn.campaign import recipe
+        from starlearn.campaign import learner_settings
 
         with self.holding("set_params"), self.store.transaction():
-            self.store.set_meta(learner=recipe.changed(self.meta["learner"], params))
+            self.store.set_meta(learner=learner_settings.changed(self.meta["learner"], params))
         return self
 
     def add_choice(self, choice: str) -> Self:
@@ -322,11 +322,11 @@ class Campaign(Ground):
         InputError
             When it is there already, or the model's tokenizer cannot tell it from another.
         """
-        from starlearn.campaign import recipe
+        from starlearn.campaign import learner_settings
 
         with self.holding("add_choice"):
-            changed = recipe.with_choice(self.meta["learner"], choice)
-            recipe.require_told_apart(changed, self._model)
+            changed = learner_settings.with_choice(self.meta["learner"], choice)
+            learner_settings.require_told_apart(changed, self._model)
             with self.store.transaction():
                 self.store.set_meta(learner=changed)
         return self

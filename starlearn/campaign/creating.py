@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import starlearn
-from starlearn.campaign import recipe, rounds, snapshot
-from starlearn.campaign.answers import RESOLUTIONS
-from starlearn.campaign.durable import (
+from starlearn.campaign import learner_settings, rounds, snapshot
+from starlearn.campaign.events import now
+from starlearn.campaign.failpoints import failpoint
+from starlearn.campaign.items import item_id, unique_items
+from starlearn.campaign.paths import Place
+from starlearn.campaign.responses import RESOLUTIONS
+from starlearn.campaign.store import Store
+from starlearn.data.containers import as_items
+from starlearn.data.readers import read_rows
+from starlearn.errors import InputError, StorageError
+from starlearn.learner.estimator import STARLearner
+from starlearn.storage.files import (
     explained,
     file_sha256,
     make_folder,
@@ -19,16 +27,8 @@ from starlearn.campaign.durable import (
     sync,
     warn_about_place,
 )
-from starlearn.campaign.events import now
-from starlearn.campaign.failpoints import failpoint
-from starlearn.campaign.items import item_id, unique_items
-from starlearn.campaign.lock import Lock
-from starlearn.campaign.place import Place
-from starlearn.campaign.store import Store
-from starlearn.data.files import read_rows
-from starlearn.data.pool import as_items
-from starlearn.errors import InputError, StorageError
-from starlearn.learner import STARLearner
+from starlearn.storage.lock import Lock
+from starlearn.version import __version__
 
 OWN = {".lock", "pool.parquet", ".pool.parquet.new", ".labels.db.new", ".labels.db.new-journal"}
 """What an interrupted creation may leave; a next one goes over it."""
@@ -42,13 +42,13 @@ def create(
     options: dict[str, Any],
 ) -> None:
     """Make a campaign in a folder that holds nothing yet; see :meth:`Campaign.create`."""
-    settings = recipe.to_json(learner)
+    settings = learner_settings.to_json(learner)
     items, source = _read_pool(pool)
-    filled = recipe.parameters_of(settings)["task"].fill(items)
+    filled = learner_settings.parameters_of(settings)["task"].fill(items)
     found = unique_items(items, filled, extra_fields)
     if not found:
         raise InputError("The pool is empty: give at least one item.")
-    recipe.require_told_apart(settings)
+    learner_settings.require_told_apart(settings)
     first = _first_labels(learner)
     _require_empty(place.folder)
     with Lock(place.lock).held("init"):
@@ -65,7 +65,7 @@ def create(
         meta = {
             "campaign": uuid4().hex,
             "created": now(),
-            "starlearn": starlearn.__version__,
+            "starlearn": __version__,
             "learner": settings,
             "pool": json.dumps(facts),
             "options": json.dumps(options),
@@ -135,7 +135,7 @@ def _first_labels(learner: STARLearner) -> list[str]:
             "The learner was trained with labels that are not text, and a campaign keeps labels as "
             "text. Fit it again: learner.fit(X, [str(label) for label in y])."
         )
-    task = recipe.parameters_of(recipe.to_json(learner))["task"]
+    task = learner_settings.parameters_of(learner_settings.to_json(learner))["task"]
     return [item_id(fields) for fields in task.fill(learner.X_training.tolist())]
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from starlearn.campaign import events, publish, rounds
-from starlearn.campaign.durable import REMOTE, file_sha256, file_system_of
-from starlearn.campaign.ground import Ground
+from starlearn.campaign.folder import Ground
 from starlearn.errors import StarlearnError
+from starlearn.storage.files import REMOTE, file_sha256, file_system_of
 
 LOW_SPACE = 100_000_000
 

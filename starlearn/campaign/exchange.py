@@ -7,8 +7,7 @@ from pathlib import Path
 
 from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.cells import read_cells, write_cells
-from starlearn.campaign.durable import write_file
-from starlearn.campaign.intake import (
+from starlearn.campaign.importing import (
     ANNOTATOR,
     CAMPAIGN,
     ID,
@@ -19,9 +18,10 @@ from starlearn.campaign.intake import (
     Row,
     column_of,
 )
-from starlearn.campaign.labelstudio.files import export_tasks, import_export
-from starlearn.data.files import json_rows
+from starlearn.campaign.labelstudio.export_files import export_tasks, import_export
+from starlearn.data.readers import json_rows
 from starlearn.errors import InputError, listed
+from starlearn.storage.files import write_file
 
 
 def export_batch(

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from starlearn.campaign import rounds
-from starlearn.campaign.durable import make_folder, write_file
 from starlearn.campaign.events import Event, events
 from starlearn.campaign.store import Store, checksum
 from starlearn.errors import UntrustedFileError
+from starlearn.storage.files import make_folder, write_file
 
 NAME = "labels.jsonl"
 

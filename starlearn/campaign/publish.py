@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from starlearn.campaign.durable import (
+from starlearn.campaign.failpoints import failpoint
+from starlearn.campaign.paths import Place
+from starlearn.errors import UntrustedFileError
+from starlearn.storage.files import (
     file_sha256,
     make_folder,
     require_plain,
@@ -18,9 +21,6 @@ from starlearn.campaign.durable import (
     sync_tree,
     write_all,
 )
-from starlearn.campaign.failpoints import failpoint
-from starlearn.campaign.place import Place
-from starlearn.errors import UntrustedFileError
 
 MANIFEST = "PUBLISHED.json"
 LARGEST_MANIFEST = 1_000_000

@@ -10,7 +10,7 @@ from typing import Any
 
 from starlearn.campaign import rounds
 from starlearn.campaign.failpoints import failpoint
-from starlearn.campaign.ground import Ground
+from starlearn.campaign.folder import Ground
 from starlearn.campaign.rounds import Round
 from starlearn.distributed.cluster import RayEngine, engine_of
 from starlearn.errors import InputError
@@ -117,13 +117,13 @@ def _as_asked(campaign: Ground, last: Round, n_instances: int, engine: Any) -> R
 
 
 def _score_and_issue(campaign: Ground, found: Round, engine: Any) -> None:
-    from starlearn.campaign import scoring, snapshot
+    from starlearn.campaign import batch_scores, snapshot
     from starlearn.errors import StarlearnError
 
     began = perf_counter()
     try:
         pool = snapshot.without(campaign.snapshot(), campaign.done(before=found.seen))
-        batch = scoring.choose(campaign.place, campaign.learner(), pool, found, engine)
+        batch = batch_scores.choose(campaign.place, campaign.learner(), pool, found, engine)
     except StarlearnError as error:
         with campaign.store.transaction():
             rounds.change(campaign.store, found.id, state="failed", error=str(error))

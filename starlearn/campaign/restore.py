@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from starlearn.campaign import events
-from starlearn.campaign.durable import make_folder, storage, sync
-from starlearn.campaign.lock import Lock
-from starlearn.campaign.place import Place, backup_name
+from starlearn.campaign.paths import Place, backup_name
 from starlearn.campaign.publish import MANIFEST, verify
 from starlearn.campaign.store import Store
 from starlearn.errors import InputError, StarlearnError
+from starlearn.storage.files import make_folder, storage, sync
+from starlearn.storage.lock import Lock
 
 
 def restore(folder: str | os.PathLike[str], backup: str | os.PathLike[str] | None = None) -> Path:

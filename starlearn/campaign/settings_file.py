@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from starlearn.errors import InputError
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.model.backbone import Backbone
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask

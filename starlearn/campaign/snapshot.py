@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from starlearn.campaign.durable import file_sha256, storage, write_file
 from starlearn.errors import CampaignCorruptError
+from starlearn.storage.files import file_sha256, storage, write_file
 
 SCHEMA = pa.schema(
     [

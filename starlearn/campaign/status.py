@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from starlearn.campaign import events, rounds
-from starlearn.campaign.answers import resolved
 from starlearn.campaign.events import Event
-from starlearn.campaign.lock import holder
-from starlearn.campaign.place import Place
+from starlearn.campaign.paths import Place
+from starlearn.campaign.responses import resolved
 from starlearn.campaign.rounds import Round
 from starlearn.campaign.store import Store
+from starlearn.storage.lock import holder
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from starlearn.campaign import schema
-from starlearn.campaign.durable import explained, storage, sync
-from starlearn.campaign.soundness import check_files, damaged
+from starlearn.campaign.integrity import check_files, damaged
 from starlearn.errors import (
     CampaignCorruptError,
     CampaignLockedError,
@@ -21,6 +20,7 @@ from starlearn.errors import (
     StarlearnError,
     StorageError,
 )
+from starlearn.storage.files import explained, storage, sync
 
 SQLITE_VERSION = sqlite3.sqlite_version
 Row = tuple[Any, ...]

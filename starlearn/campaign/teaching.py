@@ -11,16 +11,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from starlearn import saving
 from starlearn.campaign import events, publish, rounds
-from starlearn.campaign.durable import file_sha256, require_space
 from starlearn.campaign.failpoints import failpoint
-from starlearn.campaign.ground import Ground
+from starlearn.campaign.folder import Ground
 from starlearn.campaign.journal import write_journal
-from starlearn.campaign.place import Place
-from starlearn.campaign.recipe import require_base
+from starlearn.campaign.learner_settings import require_base
+from starlearn.campaign.paths import Place
 from starlearn.campaign.rounds import Round
-from starlearn.data.pool import as_labels, object_array
+from starlearn.data.containers import as_labels, object_array
 from starlearn.errors import (
     InputError,
     ModelMismatchError,
@@ -28,7 +26,9 @@ from starlearn.errors import (
     StorageError,
     UntrustedFileError,
 )
-from starlearn.learner import STARLearner
+from starlearn.export import saving
+from starlearn.learner.estimator import STARLearner
+from starlearn.storage.files import file_sha256, require_space
 
 LEAST_FREE = 10_000_000
 """Bytes that must be free before the first training, when the size of an adapter is not known."""

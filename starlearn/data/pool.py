@@ -1,173 +1,147 @@
-"""Pools and labels in every container that users bring, as plain lists, by position."""
+"""Pools on disk: rows are read when they are needed, so that a pool of any size fits."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from starlearn.errors import InputError, listed
+from starlearn.data.containers import as_items, is_dataset
+from starlearn.errors import InputError
 from starlearn.tasks import Item
 
-
-def as_items(X: Any, name: str = "X") -> list[Item]:
-    """Return a pool as a list of items, whatever container it came in.
-
-    Parameters
-    ----------
-    X : list, tuple, iterator, 1-D array, pandas Series or DataFrame, datasets.Dataset or Pool
-        m items: strings, or dicts of template fields. Rows of a DataFrame and of a Dataset
-        become dicts. A Series is read by position, never by its index.
-    name : str
-        What to call it in an error.
-
-    Returns
-    -------
-    list, length m
-
-    Raises
-    ------
-    InputError
-        When X is one string, a mapping, not a container, or an array of more than one dimension.
-    """
-    if hasattr(X, "nnz"):  # scipy's sparse matrices and arrays
-        raise InputError(
-            f"{name} is sparse (shape {X.shape}): sparse input is not supported. starlearn reads "
-            "text, not numeric features."
-        )
-    if isinstance(X, str | bytes | Mapping):
-        raise InputError(
-            f"{name} must be a collection of items, got one {type(X).__name__}. "
-            f"Put it into a list: [{name}]."
-        )
-    if hasattr(X, "to_dict") and hasattr(X, "columns"):  # pandas.DataFrame
-        return list(X.to_dict("records"))
-    in_pandas = hasattr(X, "to_numpy") and hasattr(X, "iloc")
-    if isinstance(X, np.ndarray) or in_pandas or _is_array_alone(X):
-        values = np.asarray(X)
-        if values.dtype.kind == "c":
-            raise InputError(f"Complex data not supported: {name} must hold text.")
-        values = values.astype(object)
-        if values.ndim == 2 and values.shape[1] == 1:
-            values = values[:, 0]
-        if values.ndim != 1:
-            raise InputError(
-                f"{name} must be one-dimensional, an item a row; got an array of shape "
-                f"{values.shape}. starlearn reads text, not numeric features."
-            )
-        return list(values)
-    if not isinstance(X, Iterable):
-        raise InputError(
-            f"{name} must be a list, array, pandas Series or DataFrame, or datasets.Dataset of "
-            f"items; got {type(X).__name__}."
-        )
-    return list(X)
+READERS = {".jsonl": "from_json", ".json": "from_json", ".parquet": "from_parquet"}
 
 
-def _is_array_alone(X: Any) -> bool:
-    """Tell an object that can become an array and cannot be iterated."""
-    return hasattr(X, "__array__") and not isinstance(X, Iterable)
-
-
-def as_labels(y: Any, n_items: int) -> NDArray[Any]:
-    """Return labels as a 1-D array: text as objects, whole numbers and booleans as such.
+class Pool:
+    """A pool in a JSON-lines or Parquet file, or in a datasets.Dataset.
 
     Parameters
     ----------
-    y : sequence of str, int or bool, length N
-    n_items : int
-        N, the number of items that came with the labels.
-
-    Returns
-    -------
-    ndarray of shape (N,)
+    source : path, list of paths, or datasets.Dataset
+        Files of one kind, by their ending: ``.jsonl`` (``.json`` with one object a line) or
+        ``.parquet``. Rows become dicts.
+    cache_dir : path, optional
+        Where datasets keeps its memory-mapped copy of the files; None is datasets' own cache.
 
     Raises
     ------
     InputError
-        When lengths differ, a label is missing or empty, or types are mixed.
+        When a file is missing, of another kind, empty, or cannot be read.
+
+    Notes
+    -----
+    Rows lie in a memory-mapped Arrow file, so that a row costs no memory until it is read.
+
+    Examples
+    --------
+    >>> from datasets import Dataset
+    >>> pool = Pool(Dataset.from_dict({"text": ["red", "green", "blue"]}))
+    >>> len(pool), pool[1], pool[1:]
+    (3, {'text': 'green'}, [{'text': 'green'}, {'text': 'blue'}])
     """
-    if hasattr(y, "columns") and hasattr(y, "to_numpy"):  # pandas.DataFrame
-        y = y.to_numpy()
-    if isinstance(y, np.ndarray) and y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y is None:
-        raise InputError(
-            "fit requires y to be passed, but the target y is None. Give one label for each item."
-        )
-    if _is_array_alone(y):
-        y = np.asarray(y)
-    if isinstance(y, str | bytes | Mapping) or not isinstance(y, Iterable):
-        raise InputError(f"y must be a sequence of labels, got {type(y).__name__} ({y!r:.40}).")
-    labels = [value.item() if isinstance(value, np.generic) else value for value in y]
-    if len(labels) != n_items:
-        raise InputError(
-            f"Found {n_items} items and {len(labels)} labels. Give one label for each item."
-        )
-    wrong = [
-        f"row {row}: {label!r:.40} of type {type(label).__name__}"
-        for row, label in enumerate(labels)
-        if not isinstance(label, str | int) or (isinstance(label, str) and not label.strip())
-    ]
-    if wrong:
-        raise InputError(
-            f"{len(wrong)} of {n_items} labels are missing, continuous, or not a text, whole "
-            f"number or boolean: {listed(wrong)}. Leave items without a label out."
-        )
-    kinds = sorted({type(label).__name__ for label in labels})
-    if len(kinds) > 1:
-        raise InputError(
-            f"Labels are of mixed types ({', '.join(kinds)}): 1 and '1' are different labels. "
-            "Bring them to one type, for example [str(label) for label in y]."
-        )
-    return object_array(labels) if kinds == ["str"] else np.array(labels)
+
+    def __init__(self, source: Any, *, cache_dir: str | os.PathLike[str] | None = None) -> None:
+        if is_dataset(source):
+            self.dataset = source.with_format(None)
+            return
+        files = [source] if isinstance(source, str | os.PathLike) else list(source)
+        self.dataset = _read([Path(file) for file in files], cache_dir)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(m,), which modAL asks for."""
+        return (len(self),)
+
+    def __iter__(self) -> Iterator[Item]:
+        """Give all rows, one after the other."""
+        return iter(self.dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one row for a number, a list of rows for a slice, positions, or a mask of m.
+
+        Raises
+        ------
+        IndexError
+            When there is no such row, or a mask is for another number of rows.
+        """
+        if isinstance(index, int | np.integer):
+            return self.dataset[int(index)]
+        positions = range(len(self))[index] if isinstance(index, slice) else self._positions(index)
+        return self.dataset.select(positions).to_list()
+
+    def _positions(self, index: Any) -> NDArray[np.intp]:
+        """Read an index as NumPy does: masks, and positions from the end."""
+        found = np.asarray(index)
+        if found.dtype == bool:
+            if found.shape != self.shape:
+                raise IndexError(f"a mask of shape {found.shape} for {len(self)} rows")
+            return np.flatnonzero(found)
+        found = found.astype(np.intp, casting="same_kind" if found.size else "unsafe")
+        wrong = found[(found < -len(self)) | (found >= len(self))]
+        if wrong.size:
+            raise IndexError(f"there is no row {wrong[0]} among {len(self)}")
+        return np.asarray(np.where(found < 0, found + len(self), found))
+
+    def __repr__(self) -> str:
+        return f"Pool({len(self)} rows: {', '.join(self.dataset.column_names)})"
 
 
-def object_array(values: Sequence[Any]) -> NDArray[Any]:
-    """Put texts or dicts into a 1-D array as they are."""
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array
+Rows = Sequence[Item] | Pool
 
 
-def is_dataset(X: Any) -> bool:
-    """Tell a datasets.Dataset by its face, without importing datasets."""
-    return hasattr(X, "select") and hasattr(X, "features")
+def as_rows(X: Any, name: str = "X") -> Rows:
+    """Return a pool as something that has a length and gives rows by slice.
 
-
-def take(X: Any, indices: NDArray[np.intp]) -> Any:
-    """Return the rows at these positions in a container of the same kind as X.
-
-    A list for containers that are read once or have no rows, such as a generator or an Index.
+    A list for containers in memory; a Pool for what lies on disk.
     """
-    if hasattr(X, "iloc"):
-        return X.iloc[indices]
-    if isinstance(X, np.ndarray) or hasattr(X, "dataset"):  # starlearn.Pool
-        return X[indices]
-    if is_dataset(X):
-        return X.select([int(i) for i in indices])
-    rows = [X[i] for i in indices]
-    return tuple(rows) if isinstance(X, tuple) else rows
+    if isinstance(X, Pool):
+        return X
+    return Pool(X) if is_dataset(X) else as_items(X, name)
 
 
-def as_count(value: Any, name: str, most: int) -> int:
-    """Return a number of items from 1 to `most`.
+def rows_of(rows: Rows, positions: NDArray[np.intp]) -> list[Item]:
+    """Return the items at these positions."""
+    return rows[positions] if isinstance(rows, Pool) else [rows[i] for i in positions]
 
-    Raises
-    ------
-    InputError
-        When it is no whole number, below 1, or more than there are.
-    """
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
-        raise InputError(f"{name} must be a whole number, got {value!r}.")
-    count = int(value)
-    if count < 1:
-        raise InputError(f"{name} must be at least 1, got {value}.")
-    if count > most:
+
+def _read(files: list[Path], cache_dir: str | os.PathLike[str] | None) -> Any:
+    from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
+    from datasets.utils import logging as datasets_logging
+
+    kinds = {file.suffix.lower() for file in files}
+    reader = READERS.get(kinds.pop()) if len(kinds) == 1 else None
+    if reader is None:
         raise InputError(
-            f"{name}={value} is more than the {most} items of the pool. Ask for at most {most}."
-            if most
-            else "The pool is empty: nothing to query."
+            "A Pool is made of files of one kind, .jsonl or .parquet; got "
+            f"{', '.join(str(file) for file in files[:5]) or 'no file'}."
         )
-    return count
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"There is no pool file {file}. Give the path of a file that exists.")
+        if file.stat().st_size == 0:
+            raise InputError(f"The pool file {file} is empty: it needs at least one row.")
+    shown = datasets_logging.is_progress_bar_enabled()
+    datasets_logging.disable_progress_bar()
+    try:
+        paths = [str(file) for file in files]
+        cache = None if cache_dir is None else str(cache_dir)
+        return getattr(Dataset, reader)(paths, cache_dir=cache)
+    except (DatasetGenerationError, OSError, ValueError) as error:
+        if len(files) > 1:  # read each alone, so that the error is about one of them
+            for file in files:
+                _read([file], cache_dir)
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise InputError(
+            f"The pool {', '.join(map(str, files[:3]))} cannot be read: {reason:.300}. Every line "
+            "must be one JSON object (every row of a Parquet file a record) with the same fields."
+        ) from error
+    finally:
+        if shown:
+            datasets_logging.enable_progress_bar()

@@ -8,7 +8,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from starlearn.data.pool import is_dataset, object_array, take
+from starlearn.data.containers import is_dataset, object_array, take
 from starlearn.errors import InputError, listed
 
 

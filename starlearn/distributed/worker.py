@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from starlearn import saving
 from starlearn.data.tokens import Encoder
+from starlearn.distributed.chunks import chunk_file, chunk_key, read_chunk, write_chunk
 from starlearn.errors import InputError, ModelMismatchError, OutOfMemoryError, StarlearnError
+from starlearn.export import saving
 from starlearn.model.backbone import Backbone
 from starlearn.model.choices import ChoiceTree
 from starlearn.model.memory import renumbered
-from starlearn.query.chunks import chunk_file, chunk_key, read_chunk, write_chunk
-from starlearn.query.progress import ItemBar
+from starlearn.progress import ItemBar
 from starlearn.query.score_store import ScoreStore, row_keys
 from starlearn.query.scoring import Scorer, Scores
 from starlearn.query.selection import item_keys

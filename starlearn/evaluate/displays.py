@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from starlearn.evaluate.report import STYLES, as_plot_text, new_figure
 from starlearn.evaluate.results import REFERENCE, TaskResults
+from starlearn.evaluate.run_report import STYLES, as_plot_text, new_figure
 from starlearn.evaluate.statistics import MARGIN, Contrast, mean_interval
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from starlearn.data.pool import as_labels
+from starlearn.data.containers import as_labels
 from starlearn.evaluate.statistics import calibration_error, reliability
-from starlearn.query.progress import ItemBar
+from starlearn.progress import ItemBar
 from starlearn.tasks import GenerationTask
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from starlearn.errors import InputError
 from starlearn.evaluate.arms import ARMS
-from starlearn.evaluate.lines import read_lines
-from starlearn.evaluate.report import aulc
+from starlearn.evaluate.run_log import read_lines
+from starlearn.evaluate.run_report import aulc
 from starlearn.evaluate.statistics import Contrast, contrast, holm
 
 Record = dict[str, Any]

@@ -15,12 +15,12 @@ import numpy as np
 from starlearn.errors import InputError
 from starlearn.evaluate.arms import ARMS, Arm, arm_named, item_length
 from starlearn.evaluate.judging import judge
-from starlearn.evaluate.report import aulc, versions
+from starlearn.evaluate.run_report import aulc, versions
 from starlearn.evaluate.simulate import check_sizes, content_id, simulate
 from starlearn.evaluate.statistics import spearman
 from starlearn.evaluate.study_file import PARTS, Settings, Study, Task
-from starlearn.evaluate.tasks import TaskData, data_digest, load_task
-from starlearn.learner import STARLearner
+from starlearn.evaluate.study_tasks import TaskData, data_digest, load_task
+from starlearn.learner.estimator import STARLearner
 from starlearn.settings import PUBLISHED
 from starlearn.tasks import GenerationTask
 

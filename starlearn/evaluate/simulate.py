@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from starlearn.data.pool import as_items
+from starlearn.data.containers import as_items
 from starlearn.errors import InputError
 
 Record = dict[str, Any]

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from starlearn.errors import InputError
-from starlearn.evaluate.lines import append_line, mend, only_writer, read_lines
+from starlearn.evaluate.run_log import append_line, mend, only_writer, read_lines
 from starlearn.evaluate.runs import Record, Run, heading, play, runs_of, without_times
 from starlearn.evaluate.study_file import Study
 

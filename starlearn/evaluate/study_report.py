@@ -16,7 +16,6 @@ from starlearn.evaluate.displays import (
     ReliabilityDiagram,
     ScoreCorrelations,
 )
-from starlearn.evaluate.report import as_plot_text, new_figure, replace_file
 from starlearn.evaluate.results import (
     REFERENCE,
     RIVAL,
@@ -25,6 +24,7 @@ from starlearn.evaluate.results import (
     primary_contrasts,
     read_results,
 )
+from starlearn.evaluate.run_report import as_plot_text, new_figure, replace_file
 from starlearn.evaluate.statistics import LEAST_SEEDS, MARGIN
 from starlearn.evaluate.study_tables import markdown, row
 

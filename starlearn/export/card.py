@@ -6,11 +6,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from starlearn.inputs import DEFAULTS
+from starlearn.export.saving import Saved
 from starlearn.model.backbone import Backbone
-from starlearn.saving import Saved
 from starlearn.settings import Acquisition, Settings
-from starlearn.tasks import ChoiceTask
+from starlearn.tasks import DEFAULTS, ChoiceTask
 
 LIBRARIES = (
     "starlearn",

@@ -5,22 +5,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from starlearn import saving
-from starlearn.data.pool import as_labels
+from starlearn.data.containers import as_labels
 from starlearn.errors import InputError, listed
-from starlearn.export import hub, merged
+from starlearn.export import hub, merged, saving
 from starlearn.model.adapter import check_base
 from starlearn.model.backbone import Backbone
-from starlearn.model.launched import processes
+from starlearn.model.processes import processes
 
 Result = TypeVar("Result")
 
 
 class ExportMixin:
-    """Save, load, merge, and push to a hub; for :class:`starlearn.learner.STARLearner` alone."""
+    """Save, load, merge, and push to a hub; for STARLearner alone."""
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write adapter, settings and labelled set to a new folder; see :mod:`starlearn.saving`.
+        """Write adapter, settings and labelled set to a folder; see :mod:`starlearn.export.saving`.
 
         ``peft.PeftModel.from_pretrained(base, folder)`` opens it as it is. Of several processes of
         a program the first one writes, and the others wait for it.

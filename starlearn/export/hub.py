@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from starlearn import saving
 from starlearn.errors import InputError, ServerError
+from starlearn.export import saving
 from starlearn.export.card import base_of, model_card
+from starlearn.export.saving import Saved
 from starlearn.model.adapter import write_adapter
 from starlearn.model.backbone import Backbone
-from starlearn.saving import Saved
-from starlearn.undo import complete_folder
+from starlearn.storage.files import complete_folder
 
 INCLUDABLE = ("prompt", "choices", "labelled")
 

@@ -10,10 +10,10 @@ from safetensors import SafetensorError
 
 from starlearn.errors import InputError, StorageError
 from starlearn.export.card import base_of, model_card
+from starlearn.export.saving import Saved
 from starlearn.model.backbone import Backbone
 from starlearn.model.merging import DTYPES, greedy, merged_model, size_of, write_model
-from starlearn.saving import Saved
-from starlearn.undo import complete_folder
+from starlearn.storage.files import complete_folder
 
 SPARE = 50_000_000
 """Bytes asked for besides the weights: tokenizer, configuration, and the disk's own needs."""

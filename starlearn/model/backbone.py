@@ -26,15 +26,16 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
 
-import starlearn
 from starlearn.embedded.location import model_folder
 from starlearn.errors import InputError, UntrustedFileError
 from starlearn.model.four_bits import share_in_few_bits
 from starlearn.model.head import Head, head_of
-from starlearn.model.launched import is_main, take_own_gpu
-from starlearn.model.layout import goes_by_positions, refuse_recurrent
 from starlearn.model.memory import CPU_TOKENS, CPU_WRITTEN, GPU_TOKENS, TokenBudget
+from starlearn.model.positions import goes_by_positions, refuse_recurrent
+from starlearn.model.processes import take_own_gpu
 from starlearn.model.structure import attention_window
+from starlearn.progress import is_main
+from starlearn.version import __version__
 
 QUANTIZATIONS = ("nf4", "fp4", "none")
 IDENTITY = (
@@ -285,7 +286,7 @@ class Backbone:
     def numerics(self) -> str:
         """Identifies the base model's numbers: the model, and what computes it."""
         # Our own by its name, for it may be on the path without being installed.
-        versions = [f"starlearn {starlearn.__version__}", *(f"{n} {version(n)}" for n in COMPUTES)]
+        versions = [f"starlearn {__version__}", *(f"{n} {version(n)}" for n in COMPUTES)]
         return " ".join([self.fingerprint, str(self.dtype), self.device.type, *versions])
 
     def _bitsandbytes_config(self) -> BitsAndBytesConfig | None:

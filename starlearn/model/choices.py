@@ -11,9 +11,9 @@ from torch import Tensor
 
 from starlearn.data.tokens import Batch
 from starlearn.errors import InputError
+from starlearn.model.forward import Sequences, Workload, row_hidden
 from starlearn.model.head import Head
 from starlearn.model.memory import renumbered
-from starlearn.model.passes import Sequences, Workload, row_hidden
 from starlearn.model.structure import attention_window, causal_model
 
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from starlearn.data.tokens import Batch
-from starlearn.model.passes import Sequences, Workload, row_hidden
+from starlearn.model.forward import Sequences, Workload, row_hidden
 
 
 @torch.no_grad()

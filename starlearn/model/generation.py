@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from starlearn.data.tokens import Batch, padded_lengths
-from starlearn.model.passes import Workload
+from starlearn.model.forward import Workload
 from starlearn.model.structure import LEAST_ROWS, causal_model
 
 GRAINS = 2

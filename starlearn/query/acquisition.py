@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
-from starlearn.data.stream import Rows, rows_of
+from starlearn.data.pool import Rows, rows_of
 from starlearn.data.tokens import Encoder
 from starlearn.model.memory import renumbered
+from starlearn.progress import ItemBar
+from starlearn.query.batch import Draw, best_places
 from starlearn.query.budget import Budget
 from starlearn.query.columns import column, counted
-from starlearn.query.drawing import Draw, best_places
 from starlearn.query.mixing import exact_sum, pieces
 from starlearn.query.pool_scores import Column, PoolScores, Uncertainty, combine
-from starlearn.query.progress import ItemBar
 from starlearn.query.scoring import Scorer
 from starlearn.query.selection import item_keys
 from starlearn.randomness import derived_seed

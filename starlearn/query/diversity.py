@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from sklearn.cluster import kmeans_plusplus
 
-from starlearn.data.pool import as_count
+from starlearn.data.containers import as_count
 from starlearn.errors import InputError, NotFiniteError, listed
 from starlearn.query.embeddings import checked_embeddings
 from starlearn.query.selection import top_n

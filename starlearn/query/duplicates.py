@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import normalize
 
-from starlearn.data.pool import as_count
+from starlearn.data.containers import as_count
 from starlearn.errors import InputError
 from starlearn.query.embeddings import checked_embeddings
 

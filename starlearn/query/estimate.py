@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from starlearn.progress import ItemBar
 from starlearn.query.acquisition import Plan
-from starlearn.query.progress import ItemBar
 from starlearn.query.score_store import ScoreStore
 
 SAMPLE = 512

@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import entr
 
-from starlearn.model.answers import AnswerStatistics
 from starlearn.model.choices import mean_log_probability
+from starlearn.model.free_form import AnswerStatistics
 
 
 def choice_scores(

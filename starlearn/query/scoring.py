@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from starlearn.errors import InputError, listed
 from starlearn.model.adapter import Adapter, activate, base_only, detach
-from starlearn.model.answers import answer_statistics
 from starlearn.model.backbone import Backbone
 from starlearn.model.choices import ChoiceTree, choice_distribution
 from starlearn.model.dropout import MonteCarlo, evaluation_mode, mc_dropout
 from starlearn.model.embedding import prompt_embeddings
+from starlearn.model.forward import Workload
+from starlearn.model.free_form import answer_statistics
 from starlearn.model.generation import generate_answers
 from starlearn.model.memory import renumbered
-from starlearn.model.passes import Workload
-from starlearn.query.progress import ItemBar
+from starlearn.progress import ItemBar
 from starlearn.query.score_store import ScoreStore, row_keys
 from starlearn.query.scores import answer_scores, choice_scores
 from starlearn.settings import Acquisition

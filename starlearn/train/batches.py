@@ -12,7 +12,7 @@ from torch import Tensor
 from starlearn.errors import InputError
 from starlearn.model.adapter import Adapter
 from starlearn.model.backbone import Backbone
-from starlearn.model.launched import Processes
+from starlearn.model.processes import Processes
 from starlearn.settings import LoRA, Training
 
 IGNORED = -100

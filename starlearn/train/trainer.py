@@ -16,7 +16,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from starlearn.callbacks import for_trainings, tell
 from starlearn.errors import InputError, OutOfMemoryError, TrainingDivergedError, listed
 from starlearn.model.adapter import (
     Adapter,
@@ -27,8 +26,9 @@ from starlearn.model.adapter import (
     load_state,
 )
 from starlearn.model.backbone import Backbone
-from starlearn.model.launched import Meeting, Processes, processes
 from starlearn.model.memory import ran_out
+from starlearn.model.processes import Meeting, Processes, processes
+from starlearn.progress import for_trainings, tell
 from starlearn.randomness import derived_seed, isolated_generators
 from starlearn.settings import LoRA, Training
 from starlearn.train.batches import (

@@ -21,7 +21,7 @@ CHUNK = 8
 
 def make_learner(model: str, **changes: Any) -> Any:
     """Make the real learner on the tiny model, with two training steps."""
-    from starlearn.learner import STARLearner
+    from starlearn.learner.estimator import STARLearner
     from starlearn.settings import Acquisition, LoRA, Training
     from starlearn.tasks import ChoiceTask
 

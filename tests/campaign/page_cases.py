@@ -8,9 +8,9 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from starlearn.campaign import events
-from starlearn.campaign.web.app import make_app
-from starlearn.campaign.web.desk import Desk
-from starlearn.campaign.web.guard import Door
+from starlearn.campaign.web.access import Door
+from starlearn.campaign.web.routes import make_app
+from starlearn.campaign.web.service import Desk
 from starlearn.tasks import GenerationTask
 
 ORIGIN = "http://127.0.0.1:8765"

@@ -16,10 +16,10 @@ from page_cases import FREE, HOSTILE, MANY, words
 from test_campaign_commands import HOLD
 
 from starlearn.campaign.campaign import Campaign
-from starlearn.campaign.web.app import make_app
-from starlearn.campaign.web.desk import Desk
-from starlearn.campaign.web.guard import Door
-from starlearn.campaign.web.server import listening, make_server
+from starlearn.campaign.web.access import Door
+from starlearn.campaign.web.routes import make_app
+from starlearn.campaign.web.service import Desk
+from starlearn.campaign.web.serving import listening, make_server
 from starlearn.tasks import ChoiceTask
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -369,7 +369,7 @@ def test_without_javascript_the_forms_do_it(served):
 def test_fault_20_ctrl_c_ends_the_command_with_what_to_type(make_campaign, chromium):
     campaign = make_campaign()
     campaign.query(4)
-    command = [sys.executable, "-c", "from starlearn.cli import app; app()", "label"]
+    command = [sys.executable, "-c", "from starlearn.cli.app import app; app()", "label"]
     served = subprocess.Popen(
         [*command, str(campaign.folder), "-a", "zoe", "--web", "--no-browser"],
         stdout=subprocess.PIPE,

@@ -11,9 +11,11 @@ import pytest
 from campaign_cases import POOL, answer_for
 from typer.testing import CliRunner
 
-from starlearn import cli, terminal
+from starlearn import console
+from starlearn.campaign import batch_scores
 from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.settings_file import beginning, read_settings
+from starlearn.cli.app import app
 from starlearn.errors import (
     CampaignCorruptError,
     CampaignLockedError,
@@ -51,7 +53,7 @@ with Campaign.open(sys.argv[1]) as campaign, campaign.holding("teach"):
 
 
 def call(*arguments, keys=None):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], input=keys)
+    return CliRunner().invoke(app.app, [str(argument) for argument in arguments], input=keys)
 
 
 def done(*arguments, keys=None):
@@ -360,12 +362,11 @@ def test_errors_have_their_exit_codes(folder, monkeypatch, error, code):
 
 
 def test_fault_20_ctrl_c_is_130_and_says_what_to_type(folder, monkeypatch):
-    from starlearn.campaign import scoring
 
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scoring, "_kept_scores", stop)
+    monkeypatch.setattr(batch_scores, "_kept_scores", stop)
     told = refused("query", folder, "-n", 3, code=130)
     assert f"Go on: starlearn resume {folder}" in told
     monkeypatch.undo()
@@ -378,7 +379,13 @@ def test_fault_20_ctrl_c_is_130_and_says_what_to_type(folder, monkeypatch):
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_fault_20_21_signals_stop_a_command_in_a_process_of_its_own(folder, sent):
     done("query", folder, "-n", 2)
-    command = [sys.executable, "-c", "from starlearn.cli import app; app()", "label", str(folder)]
+    command = [
+        sys.executable,
+        "-c",
+        "from starlearn.cli.app import app; app()",
+        "label",
+        str(folder),
+    ]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -433,7 +440,7 @@ def test_fault_73_no_token_is_printed_or_kept(folder, monkeypatch):
 
 def test_a_signal_handler_is_put_back():
     before = signal.getsignal(signal.SIGTERM)
-    with terminal.told_plainly(str):
+    with console.told_plainly(str):
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from campaign_cases import label_all, store_with_batch
 
-from starlearn.campaign import durable, publish
-from starlearn.campaign.place import Place
+from starlearn.campaign import publish
+from starlearn.campaign.paths import Place
 from starlearn.errors import StorageError
+from starlearn.storage import files
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/fd").is_dir(), reason="needs /proc to name what is synced"
@@ -40,7 +41,7 @@ def synced_before(made, position):
 
 
 def test_a_file_is_synced_before_it_has_its_name_and_its_folder_after(quick, calls):
-    durable.write_file(quick / "file", b"content")
+    files.write_file(quick / "file", b"content")
     assert calls == [
         ("sync", quick / ".file.new"),
         ("rename", quick / ".file.new", quick / "file"),
@@ -106,7 +107,7 @@ def test_everything_that_a_round_renames_was_synced(make_campaign, calls):
 
 @pytest.mark.parametrize("name", ["write", "fsync", "replace", "open"])
 def test_fault_07_a_failed_write_leaves_the_old_file(quick, monkeypatch, name):
-    durable.write_file(quick / "file", b"old")
+    files.write_file(quick / "file", b"old")
     original = getattr(os, name)
 
     def fail(*arguments, **named):
@@ -117,7 +118,7 @@ def test_fault_07_a_failed_write_leaves_the_old_file(quick, monkeypatch, name):
     with monkeypatch.context() as patch:
         patch.setattr(os, name, fail)
         with pytest.raises(StorageError, match=r"disk is full .*Free some space"):
-            durable.write_file(quick / "file", b"new")
+            files.write_file(quick / "file", b"new")
     assert (quick / "file").read_bytes() == b"old"
     assert [path.name for path in quick.iterdir()] == ["file"]
 
@@ -125,5 +126,5 @@ def test_fault_07_a_failed_write_leaves_the_old_file(quick, monkeypatch, name):
 def test_short_writes_are_continued(quick, monkeypatch):
     original = os.write
     monkeypatch.setattr(os, "write", lambda handle, data: original(handle, bytes(data)[:3]))
-    durable.write_file(quick / "file", b"longer than three")
+    files.write_file(quick / "file", b"longer than three")
     assert (quick / "file").read_bytes() == b"longer than three"

@@ -5,15 +5,15 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from starlearn import cli
-from starlearn.campaign import scoring
+from starlearn.campaign import batch_scores
+from starlearn.cli.app import app
 from starlearn.distributed.cluster import RayEngine
 from starlearn.errors import MissingDependencyError, WorkerError
 from starlearn.settings import Acquisition
 
 
 def query(campaign, *options):
-    return CliRunner().invoke(cli.app, ["query", str(campaign.folder), "-n", "3", *options])
+    return CliRunner().invoke(app.app, ["query", str(campaign.folder), "-n", "3", *options])
 
 
 @pytest.mark.parametrize("where", ["python", "command line"])
@@ -61,7 +61,7 @@ def test_an_interrupted_query_goes_on_with_its_engine(
     campaign = make_campaign(acquisition=Acquisition(n_passes=2, chunk_size=5))
     engine = RayEngine(workers=3, folder=campaign.folder / "elsewhere")
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "failpoint", interrupted)
+        patch.setattr(batch_scores, "failpoint", interrupted)
         with pytest.raises(KeyboardInterrupt):
             campaign.query(3, engine=engine)
     assert campaign.status().next.startswith("starlearn resume")
@@ -81,7 +81,7 @@ def test_a_query_that_failed_says_how_to_go_on_with_its_engine(
 
     campaign = make_campaign()
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "choose", failing)
+        patch.setattr(batch_scores, "choose", failing)
         with pytest.raises(WorkerError):
             campaign.query(3, engine=RayEngine(workers=3, gpus=0.5))
         following = campaign.status().next

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from starlearn.campaign import events, rounds
-from starlearn.campaign.answers import checked_answer, checked_name, resolved
 from starlearn.campaign.events import Entry
+from starlearn.campaign.responses import checked_answer, checked_name, resolved
 from starlearn.campaign.store import Store
 from starlearn.errors import InputError
 

@@ -10,10 +10,10 @@ from campaign_cases import COLOURS, answer_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from starlearn.campaign import events, recipe
+from starlearn.campaign import events, learner_settings
 from starlearn.campaign.cells import FORMULA, guarded, read_cells, unguarded, write_cells
 from starlearn.campaign.exchange import export_batch, import_labels
-from starlearn.campaign.intake import column_of
+from starlearn.campaign.importing import column_of
 from starlearn.errors import InputError, StorageError
 from starlearn.settings import Acquisition
 from starlearn.tasks import ChoiceTask, GenerationTask
@@ -213,7 +213,7 @@ def test_fault_57_rows_without_a_label_stay_open(campaign, file):
 def test_fault_58_words_that_other_readers_take_for_nothing(make_campaign, file, monkeypatch):
     words = ["None", "NA", "null", "nan"]
     # The tiny tokenizer knows none of them.
-    monkeypatch.setattr(recipe, "require_told_apart", lambda *_: None)
+    monkeypatch.setattr(learner_settings, "require_told_apart", lambda *_: None)
     random = Acquisition(n_passes=2, strategy="random")
     campaign = make_campaign(task=ChoiceTask("{text}", choices=words), acquisition=random)
     campaign.query(4)

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from starlearn import cli
 from starlearn.campaign import events
 from starlearn.campaign.annotation import Said, by_key, shortcuts
 from starlearn.campaign.campaign import Campaign
-from starlearn.campaign.labelling import understood
+from starlearn.cli.app import app
+from starlearn.cli.labelling import understood
 from starlearn.errors import InputError
 from starlearn.tasks import ChoiceTask, GenerationTask
 
@@ -27,7 +27,7 @@ MANY = [f"{colour} {letter}" for colour in ("red", "green", "blue") for letter i
 
 def label(campaign, keys, annotator="ann", code=0):
     arguments = ["label", str(campaign.folder), "-a", annotator]
-    result = CliRunner().invoke(cli.app, arguments, input=keys)
+    result = CliRunner().invoke(app.app, arguments, input=keys)
     assert result.exit_code == code, result.output
     return result.stdout
 
@@ -253,7 +253,7 @@ class Terminal:
 
     def __init__(self, folder):
         own = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"  # so Ctrl-C reaches it
-        command = [sys.executable, "-c", f"{own}; from starlearn.cli import app; app()"]
+        command = [sys.executable, "-c", f"{own}; from starlearn.cli.app import app; app()"]
         self.handle, end = pty.openpty()
         self.process = subprocess.Popen(
             [*command, "label", str(folder)],

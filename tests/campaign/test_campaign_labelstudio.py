@@ -9,10 +9,10 @@ pytest.importorskip("label_studio_sdk", reason="the client of Label Studio is no
 from fake_labelstudio import URL
 from test_campaign_exchange import HOSTILE
 
-from starlearn import cli
 from starlearn.campaign import events
 from starlearn.campaign.labelstudio import sync
 from starlearn.campaign.labelstudio.sync import link_of, pull, push
+from starlearn.cli.app import app
 from starlearn.errors import InputError
 from starlearn.settings import Acquisition
 from starlearn.tasks import GenerationTask
@@ -299,7 +299,7 @@ def test_an_interface_that_somebody_designed_is_not_replaced(campaign, fake):
 
 def test_push_and_pull_on_the_command_line(campaign, fake):
     def done(*arguments):
-        run = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+        run = CliRunner().invoke(app.app, [str(argument) for argument in arguments])
         assert run.exit_code == 0, run.output
         return run.output
 
@@ -310,7 +310,7 @@ def test_push_and_pull_on_the_command_line(campaign, fake):
     for task, answer in zip(fake.tasks, ["red", "Red", "blue"], strict=False):
         fake.annotate(task, answer)
     fake.annotate(max(fake.tasks), [], was_cancelled=True)
-    run = CliRunner().invoke(cli.app, ["pull", str(folder)])
+    run = CliRunner().invoke(app.app, ["pull", str(folder)])
     assert run.exit_code == 2
     assert "Nothing was imported" in run.output
     said = done("pull", folder, "--relabel", "Red=red")

@@ -10,11 +10,11 @@ pytest.importorskip("label_studio_sdk", reason="the client of Label Studio is no
 import httpx
 from fake_labelstudio import KEY, URL
 
-from starlearn import cli
 from starlearn.campaign import events
 from starlearn.campaign.exchange import import_labels
-from starlearn.campaign.labelstudio import server, sync, transport
+from starlearn.campaign.labelstudio import client, sync, transport
 from starlearn.campaign.labelstudio.sync import pull, push
+from starlearn.cli.app import app
 from starlearn.errors import InputError, MissingDependencyError, ServerError
 
 
@@ -234,12 +234,12 @@ def test_fault_73_the_key_is_neither_printed_nor_kept(campaign, fake, quick):
         return httpx.Response(500, json=said)
 
     folder = str(campaign.folder)
-    run = CliRunner().invoke(cli.app, ["push", folder, "--url", URL])
+    run = CliRunner().invoke(app.app, ["push", folder, "--url", URL])
     assert run.exit_code == 0, run.output
     assert f"4 tasks sent: {URL}/projects/1" in run.output
     fake.instead = echo
     for command in ("push", "pull"):
-        run = CliRunner().invoke(cli.app, [command, folder])
+        run = CliRunner().invoke(app.app, [command, folder])
         assert run.exit_code == 6
         assert "no Token *** nor Bearer ***" in run.output
         assert KEY not in run.output
@@ -249,6 +249,6 @@ def test_fault_73_the_key_is_neither_printed_nor_kept(campaign, fake, quick):
 
 
 def test_the_client_and_its_limits(fake):
-    with server.Server(URL, KEY) as asked:
-        assert asked._client._client_wrapper.get_timeout() == server.SECONDS
+    with client.Server(URL, KEY) as asked:
+        assert asked._client._client_wrapper.get_timeout() == client.SECONDS
         assert asked.names() == {1: "ann@example.org", 2: "bob@example.org"}

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from test_campaign_exchange import HOSTILE
 from typer.testing import CliRunner
 
-from starlearn import cli
 from starlearn.campaign import events
 from starlearn.campaign.exchange import export_batch, import_labels
-from starlearn.campaign.labelstudio import files
+from starlearn.campaign.labelstudio import export_files
+from starlearn.campaign.labelstudio.conversion import _answer
 from starlearn.campaign.labelstudio.interface import (
     CONTROL,
     NOT_XML,
@@ -23,7 +23,7 @@ from starlearn.campaign.labelstudio.interface import (
     keys_of,
 )
 from starlearn.campaign.labelstudio.payload import TASKS, checked, parsed
-from starlearn.campaign.labelstudio.tasks import _answer
+from starlearn.cli.app import app
 from starlearn.errors import InputError
 from starlearn.tasks import GenerationTask
 
@@ -66,7 +66,7 @@ def of_xml(text):
 
 
 def invoked(*arguments):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app.app, [str(argument) for argument in arguments])
 
 
 # Tasks out, an export back
@@ -153,7 +153,7 @@ def test_files_that_are_no_export(campaign, quick, content, says):
 
 
 def test_fault_75_a_file_of_any_size_is_not_read(campaign, quick, monkeypatch):
-    monkeypatch.setattr(files, "LARGEST", 10)
+    monkeypatch.setattr(export_files, "LARGEST", 10)
     (quick / "export.json").write_text("[" * 11)
     with pytest.raises(InputError, match="has 11 bytes; 10 is most"):
         import_labels(campaign, quick / "export.json")

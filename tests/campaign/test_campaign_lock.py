@@ -11,13 +11,13 @@ import threading
 import pytest
 
 from starlearn.campaign.campaign import Campaign
-from starlearn.campaign.lock import Lock, command_line, holder
 from starlearn.errors import CampaignLockedError, StorageError
+from starlearn.storage.lock import Lock, command_line, holder
 
 HOLD = """
 import sys
 from pathlib import Path
-from starlearn.campaign.lock import Lock
+from starlearn.storage.lock import Lock
 with Lock(Path(sys.argv[1])).held("teach"):
     print("held", flush=True)
     sys.stdin.readline()

@@ -10,10 +10,11 @@ from collections import namedtuple
 import pytest
 from campaign_cases import label_all, quick_folder
 
-from starlearn.campaign import durable, publish, rounds
+from starlearn.campaign import publish, rounds
 from starlearn.campaign.campaign import Campaign
-from starlearn.campaign.place import Place
+from starlearn.campaign.paths import Place
 from starlearn.errors import StorageError, UntrustedFileError
+from starlearn.storage import files
 
 FILES = ["a.txt", "b.bin"]
 
@@ -86,7 +87,7 @@ def test_fault_08_09_errors_of_the_disk_at_every_call(monkeypatch, name, code, s
     while True:
         with quick_folder() as folder, monkeypatch.context() as patch:
             place = Place(folder)
-            durable.make_folder(place.adapters)
+            files.make_folder(place.adapters)
             counted: list[str] = []
             fail_at(patch, name, position, code, counted)
             try:
@@ -115,7 +116,8 @@ def test_fault_08_no_room_is_said_before_the_training(make_campaign, monkeypatch
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
     monkeypatch.setattr(
-        "starlearn.learner.STARLearner.teach", lambda *_: pytest.fail("training has begun")
+        "starlearn.learner.estimator.STARLearner.teach",
+        lambda *_: pytest.fail("training has begun"),
     )
     with pytest.raises(StorageError, match=r"needs 10\.0 MB .* 1\.0 MB are free"):
         campaign.teach()
@@ -156,7 +158,7 @@ def test_fault_08_a_real_limit_on_file_size_in_the_library_that_writes(make_camp
 def test_an_adapter_that_reads_back_differently_is_not_published(make_campaign, monkeypatch):
     import torch
 
-    from starlearn import saving
+    from starlearn.export import saving
 
     campaign = make_campaign()
     campaign.query(3)
@@ -345,7 +347,7 @@ def test_fault_71_removing_a_leftover_link_leaves_what_it_leads_to(make_campaign
     precious = quick / "precious"
     precious.mkdir()
     (precious / "thesis").write_text("x")
-    durable.make_folder(campaign.place.adapters)
+    files.make_folder(campaign.place.adapters)
     (campaign.place.adapters / "link").symlink_to(precious)
     assert "never published" in campaign.doctor(fix=True)[0].what
     assert (precious / "thesis").read_text() == "x"
@@ -357,7 +359,7 @@ def test_a_file_behind_a_link_is_not_overwritten(quick):
     victim.write_text("precious")
     (quick / ".file.new").symlink_to(victim)
     with pytest.raises(StorageError):
-        durable.write_file(quick / "file", b"content")
+        files.write_file(quick / "file", b"content")
     assert victim.read_text() == "precious"
 
 
@@ -365,7 +367,7 @@ def test_a_file_behind_a_link_is_not_overwritten(quick):
 
 
 def test_fault_10_a_folder_that_cannot_be_written(make_campaign, quick, monkeypatch):
-    from starlearn.learner import STARLearner
+    from starlearn.learner.estimator import STARLearner
 
     make_campaign()
     monkeypatch.setattr(os, "access", lambda path, mode: False)
@@ -415,15 +417,15 @@ MOUNTS = """22 1 259:1 / / rw,relatime shared:1 - ext4 /dev/root rw
 
 
 def test_fault_13_remote_file_systems_are_named(tmp_path, monkeypatch):
-    assert durable.file_system_of(tmp_path, MOUNTS) == "ext4"
-    assert durable.file_system_of(tmp_path.__class__("/home/lab share/a"), MOUNTS) == "nfs4"
-    assert durable.file_system_of(tmp_path.__class__("/mnt/windows"), MOUNTS) == "ext4"
-    assert durable.file_system_of(tmp_path.__class__("/mnt/win/x"), MOUNTS) == "cifs"
-    monkeypatch.setattr(durable, "file_system_of", lambda path: "nfs4")
+    assert files.file_system_of(tmp_path, MOUNTS) == "ext4"
+    assert files.file_system_of(tmp_path.__class__("/home/lab share/a"), MOUNTS) == "nfs4"
+    assert files.file_system_of(tmp_path.__class__("/mnt/windows"), MOUNTS) == "ext4"
+    assert files.file_system_of(tmp_path.__class__("/mnt/win/x"), MOUNTS) == "cifs"
+    monkeypatch.setattr(files, "file_system_of", lambda path: "nfs4")
     os.chmod(tmp_path, 0o700)
     with pytest.warns(UserWarning, match=r"remote file system \(nfs4\)"):
-        durable.warn_about_place(tmp_path)
-    monkeypatch.setattr(durable, "MOUNTS", tmp_path / "none")
+        files.warn_about_place(tmp_path)
+    monkeypatch.setattr(files, "MOUNTS", tmp_path / "none")
     monkeypatch.undo()
 
 

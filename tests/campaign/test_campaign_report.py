@@ -19,18 +19,18 @@ from test_campaign_commands import HOLD, done, refused
 
 from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.events import Event
-from starlearn.campaign.report.calibration import (
+from starlearn.campaign.report.held_out import on_test_set, read_test_file
+from starlearn.campaign.report.page import Told, render
+from starlearn.campaign.report.people import Prices, agreements, spent
+from starlearn.campaign.report.reliability import (
     ReliabilityDiagram,
     expected_calibration_error,
     reliability,
 )
-from starlearn.campaign.report.displays import ClassMixByRound, UncertaintyByRound
-from starlearn.campaign.report.held_out import on_test_set, read_test_file
-from starlearn.campaign.report.page import Told, render
-from starlearn.campaign.report.people import Prices, agreements, spent
+from starlearn.campaign.report.round_displays import ClassMixByRound, UncertaintyByRound
 from starlearn.campaign.report.trials import before_teaching, models
 from starlearn.errors import InputError, TrainingDivergedError
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
 from starlearn.settings import Acquisition
 from starlearn.tasks import ChoiceTask, GenerationTask
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from campaign_cases import COLOURS, POOL, answer_for, label_all, make_learner
 
-from starlearn.campaign import querying, rounds, scoring
+from starlearn.campaign import batch_scores, querying, rounds
 from starlearn.campaign.campaign import Campaign
 from starlearn.errors import InputError, ModelMismatchError, StorageError, TrainingDivergedError
 from starlearn.query import scoring as query_scoring
@@ -145,7 +145,9 @@ def test_a_damaged_cache_is_scored_again(make_campaign, monkeypatch):
     whole = ids(make_campaign(name="whole").query(4))
     campaign = make_campaign(name="damaged")
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "_kept_scores", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            batch_scores, "_kept_scores", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             campaign.query(4)
     campaign.close()
@@ -367,7 +369,7 @@ def test_fault_04_a_complete_adapter_is_taken_over_without_another_training(
     label_all(campaign)
     killed_after_the_rename(campaign, monkeypatch)
     monkeypatch.setattr(
-        "starlearn.learner.STARLearner.teach", lambda *_: pytest.fail("trained again")
+        "starlearn.learner.estimator.STARLearner.teach", lambda *_: pytest.fail("trained again")
     )
     assert campaign.resume().adapter == "round-0001-1"
     record = campaign.history()[0]
@@ -406,7 +408,9 @@ def test_fault_02_a_label_between_interruption_and_resumption_changes_no_batch(
         if name == "interrupted":
             with monkeypatch.context() as patch:
                 patch.setattr(
-                    scoring, "_kept_scores", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+                    batch_scores,
+                    "_kept_scores",
+                    lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
                 )
                 with pytest.raises(KeyboardInterrupt):
                     campaign.query(26)
@@ -640,7 +644,7 @@ def test_scores_that_an_interrupted_query_left_are_not_those_of_another_query(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "failpoint", interrupted)
+        patch.setattr(batch_scores, "failpoint", interrupted)
         with pytest.raises(KeyboardInterrupt):
             campaign.query(2)
     assert campaign.scores(1) is not None

@@ -12,11 +12,11 @@ from starlette.testclient import TestClient
 from test_campaign_commands import refused
 
 from starlearn.campaign.campaign import Campaign
-from starlearn.campaign.web import server
-from starlearn.campaign.web.app import make_app
-from starlearn.campaign.web.desk import Desk
-from starlearn.campaign.web.guard import HEADERS, Door
+from starlearn.campaign.web import serving
+from starlearn.campaign.web.access import HEADERS, Door
 from starlearn.campaign.web.pages import HERE, STATIC, shown
+from starlearn.campaign.web.routes import make_app
+from starlearn.campaign.web.service import Desk
 from starlearn.errors import InputError, MissingDependencyError
 from starlearn.tasks import ChoiceTask
 
@@ -338,9 +338,9 @@ def test_trap_numbers_as_choices_keep_their_own_keys(batch, monkeypatch):
 
 
 def test_label_web_needs_its_libraries(batch, monkeypatch):
-    monkeypatch.setattr(server, "find_spec", lambda name: None if name == "uvicorn" else name)
+    monkeypatch.setattr(serving, "find_spec", lambda name: None if name == "uvicorn" else name)
     with pytest.raises(MissingDependencyError, match=r"uvicorn.*pip install 'starlearn\[web\]'"):
-        server.serve(batch, "ann")
+        serving.serve(batch, "ann")
     told = refused("label", batch.folder, "--web", "--no-browser", code=1)
     assert "pip install 'starlearn[web]'" in told
 
@@ -357,37 +357,41 @@ def test_label_web_at_the_wrong_time_or_with_wrong_options(make_campaign):
 
 @pytest.mark.allow_hosts(["127.0.0.1"])
 def test_a_port_in_use_is_said(batch):
-    with server.listening(0) as taken:
+    with serving.listening(0) as taken:
         port = taken.getsockname()[1]
         told = refused("label", batch.folder, "--web", "--no-browser", "--port", port)
         assert f"Port {port} of 127.0.0.1 is in use" in told
         assert taken.getsockname()[0] == "127.0.0.1"  # nobody else on the network reaches it
-    with server.listening(port), pytest.raises(InputError, match="in use"), server.listening(port):
+    with (
+        serving.listening(port),
+        pytest.raises(InputError, match="in use"),
+        serving.listening(port),
+    ):
         pass
 
 
 def test_the_browser_gets_a_ticket_and_not_the_token(monkeypatch, capsys, batch):
     opened, served = [], threading.Event()
-    monkeypatch.setattr(server.webbrowser, "open", lambda url: (opened.append(url), served.set()))
-    monkeypatch.setattr(server, "listening", _no_listener)
+    monkeypatch.setattr(serving.webbrowser, "open", lambda url: (opened.append(url), served.set()))
+    monkeypatch.setattr(serving, "listening", _no_listener)
 
     class Server:
         def run(self, sockets):
             assert served.wait(60)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(server, "make_server", lambda app: Server())
+    monkeypatch.setattr(serving, "make_server", lambda app: Server())
     monkeypatch.setenv("BROWSER", "some-browser")
-    assert server.serve(batch, "ann") == 0
+    assert serving.serve(batch, "ann") == 0
     printed = re.search(r"http://127\.0\.0\.1:7/\?token=(\S+)", capsys.readouterr().out)
     assert printed
     assert opened[0].startswith("http://127.0.0.1:7/?token=")
     assert printed[1] not in opened[0]
     # Without a display there are only browsers that would run in this terminal.
-    monkeypatch.setattr(server.sys, "platform", "linux")
-    for name in server.DISPLAYS:
+    monkeypatch.setattr(serving.sys, "platform", "linux")
+    for name in serving.DISPLAYS:
         monkeypatch.delenv(name, raising=False)
-    server._open("http://127.0.0.1:7/")
+    serving._open("http://127.0.0.1:7/")
     assert len(opened) == 1
 
 

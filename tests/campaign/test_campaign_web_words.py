@@ -15,10 +15,10 @@ from test_campaign_commands import HOLD
 from starlearn.campaign import events
 from starlearn.campaign.annotation import Said
 from starlearn.campaign.campaign import Campaign
-from starlearn.campaign.lock import Lock
-from starlearn.campaign.web import server
-from starlearn.campaign.web.desk import Desk, OutOfDateError
+from starlearn.campaign.web import serving
+from starlearn.campaign.web.service import Desk, OutOfDateError
 from starlearn.errors import CampaignLockedError
+from starlearn.storage.lock import Lock
 
 
 @pytest.fixture
@@ -383,7 +383,7 @@ def test_fault_11_a_training_elsewhere_is_named_and_the_answer_kept(batch):
         assert "(teach)" in told.text
         assert "In use by pid" in visitor.get().text
         with pytest.raises(CampaignLockedError):
-            server.serve(batch, "ann")
+            serving.serve(batch, "ann")
     finally:
         other.communicate("\n")
     assert words(batch) == []

@@ -10,7 +10,7 @@ pytest.importorskip("label_studio_sdk", reason="the client of Label Studio is no
 from labelstudio_process import ADMIN, ADMIN_KEY, PROGRAM, admin, joined, of, running
 from test_campaign_exchange import HOSTILE
 
-from starlearn.campaign import recipe
+from starlearn.campaign import learner_settings
 from starlearn.campaign.exchange import export_batch, import_labels
 from starlearn.campaign.labelstudio.interface import interface
 from starlearn.campaign.labelstudio.sync import link_of, pull, push
@@ -140,7 +140,7 @@ def test_refusals_of_a_real_server(make_campaign, url, monkeypatch):
 
 def test_a_project_of_several_pages_and_choices_of_every_kind(make_campaign, url, ann, monkeypatch):
     # The tiny tokenizer knows none of these words, and could not tell some of them apart.
-    monkeypatch.setattr(recipe, "require_told_apart", lambda *_: None)
+    monkeypatch.setattr(learner_settings, "require_told_apart", lambda *_: None)
     random = Acquisition(n_passes=2, strategy="random")
     choices = ["$50", 'a "b" & <c>', "two\nlines", " é 漢字 😀", "007"]
     task = ChoiceTask("{text}", choices=choices)

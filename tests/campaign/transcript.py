@@ -31,7 +31,7 @@ NAMED = re.compile(r"# (\w+\.(?:py|toml))\n")
 SHIMS = {
     # Only these scripts see what stands in for the hub; starlearn itself has the real library.
     "python": 'PYTHONPATH="$PWD/.hub:$PYTHONPATH" exec "{python}" "$@"',
-    "starlearn": 'exec "{python}" -c "from starlearn.cli import app; app()" "$@"',
+    "starlearn": 'exec "{python}" -c "from starlearn.cli.app import app; app()" "$@"',
 }
 
 
@@ -85,7 +85,7 @@ def run(command: Command, folder: Path) -> str:
     """
     before, _, call = ("| " + command.line).rpartition("| starlearn ")
     if call and not call.startswith("| "):
-        from starlearn.cli import app
+        from starlearn.cli.app import app
 
         typed = _shell(before[2:], folder).stdout if before else ""
         result = CliRunner().invoke(app, shlex.split(os.path.expandvars(call)), input=typed)
@@ -105,7 +105,7 @@ def run_in_browser(command: Command, folder: Path, chromium: Any) -> str:
     """Run a command that serves a page, do there what the transcript says, and end it by Ctrl-C."""
     from playwright.sync_api import expect
 
-    call = [sys.executable, "-c", "from starlearn.cli import app; app()"]
+    call = [sys.executable, "-c", "from starlearn.cli.app import app; app()"]
     typed = shlex.split(command.line.removeprefix("starlearn "))
     pages: dict[str, Any] = {}
     told = ""

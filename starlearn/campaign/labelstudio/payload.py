@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from starlearn.campaign.answers import LONGEST_ANSWER
+from starlearn.campaign.responses import LONGEST_ANSWER
 from starlearn.errors import InputError
 
 MOST_TASKS = 1_000_000

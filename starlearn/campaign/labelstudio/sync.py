@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from starlearn.campaign import events
 from starlearn.campaign.campaign import BatchItem, Campaign
-from starlearn.campaign.intake import Imported
-from starlearn.campaign.labelstudio.interface import extended, interface
-from starlearn.campaign.labelstudio.payload import Project, Task
-from starlearn.campaign.labelstudio.server import Server, checked_url, key_from_environment
-from starlearn.campaign.labelstudio.tasks import (
+from starlearn.campaign.importing import Imported
+from starlearn.campaign.labelstudio.client import Server, checked_url, key_from_environment
+from starlearn.campaign.labelstudio.conversion import (
     UUID,
     Prediction,
     computed_predictions,
@@ -22,6 +20,8 @@ from starlearn.campaign.labelstudio.tasks import (
     take_in,
     task_of,
 )
+from starlearn.campaign.labelstudio.interface import extended, interface
+from starlearn.campaign.labelstudio.payload import Project, Task
 from starlearn.errors import InputError, ServerError, StarlearnError
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from starlearn.campaign.campaign import Campaign
-from starlearn.campaign.report.calibration import ReliabilityDiagram
-from starlearn.campaign.report.displays import ClassMixByRound, UncertaintyByRound, classes_of
+from starlearn.campaign.report.reliability import ReliabilityDiagram
+from starlearn.campaign.report.round_displays import ClassMixByRound, UncertaintyByRound, classes_of
 from starlearn.campaign.report.trials import Trial
 from starlearn.errors import InputError
-from starlearn.evaluate.report import AccuracyByLabels, new_figure
+from starlearn.evaluate.run_report import AccuracyByLabels, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from starlearn.campaign import events, recipe, rounds, snapshot
+from starlearn.campaign import events, learner_settings, rounds, snapshot
 from starlearn.campaign.campaign import Campaign
-from starlearn.campaign.durable import make_folder
 from starlearn.campaign.items import item_id
 from starlearn.campaign.report.trials import Model, Trial, free_form_task, models, right
-from starlearn.data.files import converted, read_rows, text_of
+from starlearn.data.readers import converted, read_rows, text_of
 from starlearn.errors import InputError, StorageError, UntrustedFileError
-from starlearn.inputs import checked_labels
-from starlearn.learner import STARLearner
+from starlearn.learner.estimator import STARLearner
+from starlearn.learner.inputs import checked_labels
 from starlearn.settings import Acquisition
+from starlearn.storage.files import make_folder
 
 Tell = Callable[[str], None]
 
@@ -141,7 +141,7 @@ class _Answerer:
         if model.round is not None:
             return self.campaign.learner(model.round)
         learner = STARLearner(**self.campaign.parameters())
-        recipe.require_base(learner, self.campaign.meta.get("base"))
+        learner_settings.require_base(learner, self.campaign.meta.get("base"))
         return learner
 
     def _key(self, model: Model) -> str:

@@ -13,12 +13,12 @@ from starlearn.campaign import events, rounds
 from starlearn.campaign.campaign import BatchItem, Campaign
 from starlearn.campaign.events import Event
 from starlearn.campaign.report import figures
-from starlearn.campaign.report.calibration import N_BINS, expected_calibration_error
 from starlearn.campaign.report.people import Prices, Spent, agreements, spent
+from starlearn.campaign.report.reliability import N_BINS, expected_calibration_error
 from starlearn.campaign.report.trials import Trial, answered, before_teaching, free_form_task
 from starlearn.campaign.rounds import Round
-from starlearn.evaluate.report import versions
-from starlearn.terminal import TOKEN, plain
+from starlearn.console import TOKEN, plain
+from starlearn.evaluate.run_report import versions
 
 LONGEST_TEXT = 240
 MOST_ROWS = 200

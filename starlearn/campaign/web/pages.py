@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from starlearn.campaign.annotation import by_key, shortcuts
 from starlearn.campaign.events import Event
-from starlearn.campaign.web.desk import View
+from starlearn.campaign.web.service import View
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"

@@ -1,0 +1,139 @@
+"""The batch of a round: the learner's own query, with reasons, and the scores of all items."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from starlearn.campaign.failpoints import failpoint
+from starlearn.campaign.paths import Place
+from starlearn.campaign.rounds import Issued, Round
+from starlearn.campaign.snapshot import write_table
+from starlearn.errors import InputError
+from starlearn.learner.estimator import STARLearner
+from starlearn.query.acquisition import screening
+from starlearn.query.pool_scores import Uncertainty
+from starlearn.settings import Acquisition
+from starlearn.storage.files import make_folder
+
+COLUMNS = (
+    "base",
+    "full",
+    "entropy",
+    "mutual_information",
+    "n_tokens",
+    "confidence",
+    "mixed",
+)
+
+
+def choose(
+    place: Place, learner: STARLearner, pool: pa.Table, found: Round, engine: Any = None
+) -> list[Issued]:
+    """Choose the batch of a round among the m items of a pool.
+
+    The learner keeps finished chunks in the campaign's folder: after an interruption they are
+    read instead of computed. What an item says and the seed decide between equal scores, so that
+    the same pool gives the same batch in any order.
+
+    Parameters
+    ----------
+    place : Place
+    learner : STARLearner
+    pool : pyarrow.Table
+        Columns id and content, m rows.
+    found : Round
+        In state scoring.
+    engine : None, "ray" or RayEngine
+        Who scores.
+    """
+    acquisition = learner.acquisition or Acquisition()
+    items = fields_of(pool)
+    # An interrupted query with other settings may have left scores that this one does not write.
+    place.round_scores(found.id).unlink(missing_ok=True)
+    try:
+        picked, _, metrics = learner.query(items, found.n, return_metrics=True, engine=engine)
+    except InputError as error:
+        counted = f" (Rows are counted among the {len(items)} items that are not labelled.)"
+        raise InputError(f"{error}{counted if 'row ' in str(error) else ''}") from error
+    failpoint("query_scored")
+    scores = _kept_scores(place, learner, acquisition, pool, items, found, engine)
+    return [
+        Issued(
+            item=pool["id"][row].as_py(),
+            content=pool["content"][row].as_py(),
+            place=number,
+            score=None if np.isnan(metrics[number]) else float(metrics[number]),
+            reason=_reason(learner, acquisition, number, len(items), metrics, scores, row),
+        )
+        for number, row in enumerate(picked.tolist())
+    ]
+
+
+def fields_of(table: pa.Table) -> list[dict[str, str]]:
+    """Return the items of a table as dicts of fields."""
+    return [json.loads(content) for content in table["content"].to_pylist()]
+
+
+def _kept_scores(
+    place: Place,
+    learner: STARLearner,
+    acquisition: Acquisition,
+    pool: pa.Table,
+    items: list[dict[str, str]],
+    found: Round,
+    engine: Any,
+) -> Uncertainty | None:
+    """Write the scores of all items, where the query has computed them all; None otherwise."""
+    if (
+        acquisition.strategy != "star"
+        or acquisition.screen is not None
+        or acquisition.sub_pool is not None
+    ):
+        return None
+    scores = learner.uncertainty(items, engine=engine)  # the query has just kept them
+    columns: dict[str, Any] = {"id": pool["id"]}
+    columns |= {name: pa.array(np.asarray(getattr(scores, name))) for name in COLUMNS}
+    table = pa.table({**columns, "answer": [str(answer) for answer in scores.answers]})
+    make_folder(place.scores)
+    facts = {"weight of base": repr(_weight(learner, acquisition)), "measure": acquisition.measure}
+    write_table(place.round_scores(found.id), table, facts)
+    failpoint("query_scores_written")
+    return scores
+
+
+def _weight(learner: STARLearner, acquisition: Acquisition) -> float:
+    """lambda(t), the base model's share of what the query ranked by."""
+    if not hasattr(learner, "adapter_"):
+        return 1.0
+    return acquisition.base_weight(max(len(learner.rounds_) - 1, 0))
+
+
+def _reason(
+    learner: STARLearner,
+    acquisition: Acquisition,
+    place: int,
+    m: int,
+    metrics: NDArray[np.float64],
+    scores: Uncertainty | None,
+    row: int,
+) -> str:
+    """Say in a line why an item was chosen."""
+    if np.isnan(metrics[place]):
+        return f"drawn at random: place {place + 1} of {m}"
+    trained = hasattr(learner, "adapter_")
+    asked = acquisition if trained else screening(acquisition)  # the base model has no masks
+    how = asked.measure.replace("_", " ")
+    if acquisition.diversity != "none":
+        how = f"{how} and {acquisition.diversity}"
+    reason = f"{how}: place {place + 1} of {m} (score {metrics[place]:.4g}"
+    if scores is None:
+        return f"{reason})"
+    weight = _weight(learner, acquisition)
+    parts = [f"base model {scores.base[row]:.4g}"] if weight > 0 else []
+    if trained:
+        parts = [f"{part} with weight {weight:g}" for part in parts]
+        parts.append(f"fine-tuned {scores.full[row]:.4g}")
+    return f"{reason}; {', '.join(parts)}); the model says {scores.answers[row]!r:.80}"

@@ -1,0 +1,128 @@
+"""A learner's settings as JSON: from known classes only, so that a file can name no code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sklearn.utils import check_random_state
+
+from starlearn.errors import (
+    CampaignCorruptError,
+    InputError,
+    ModelMismatchError,
+    UntrustedFileError,
+)
+from starlearn.export.saving import json_value, parameters_from_json, parameters_to_json
+from starlearn.learner.estimator import STARLearner
+from starlearn.learner.inputs import checked_parts
+from starlearn.tasks import DEFAULTS, ChoiceTask
+
+FIXED = ("model", "task", "quantization", "random_state")
+"""What a campaign was begun with, and keeps."""
+
+
+def to_json(learner: STARLearner) -> str:
+    """Write a learner's settings; a seed is drawn where it has none, a model's folder in full.
+
+    Raises
+    ------
+    InputError
+        When the learner is none, or a setting cannot be used or has no form as JSON.
+    """
+    if not isinstance(learner, STARLearner):
+        raise InputError(
+            f"learner must be a STARLearner, got {type(learner).__name__}. Write "
+            'Campaign.create(folder, pool, STARLearner(task=ChoiceTask("{text}", choices=[...]))).'
+        )
+    checked_parts(learner)
+    parameters = dict(learner.get_params(deep=False))
+    for name, (default, _) in DEFAULTS.items():
+        parameters[name] = parameters[name] or default()
+    parameters = parameters_to_json(parameters)
+    model = parameters["model"]
+    if model is not None:
+        folder = Path(model).expanduser()
+        parameters["model"] = str(folder.resolve()) if folder.is_dir() else str(model)
+    if parameters["cache_dir"] is not None:
+        parameters["cache_dir"] = str(Path(parameters["cache_dir"]).expanduser().absolute())
+    if not isinstance(parameters["random_state"], int):
+        generator = check_random_state(parameters["random_state"])
+        parameters["random_state"] = int(generator.randint(2**31 - 1))
+    return json.dumps(parameters, default=json_value, ensure_ascii=False)
+
+
+def parameters_of(recipe: str) -> dict[str, Any]:
+    """Make the arguments of STARLearner from what `to_json` wrote."""
+    try:
+        return parameters_from_json(json.loads(recipe), "The campaign's label store")
+    except UntrustedFileError as error:
+        raise CampaignCorruptError(f"{error} Take it from a backup.") from error
+
+
+def changed(recipe: str, changes: dict[str, Any]) -> str:
+    """Return settings with changes, as in ``set_params(training__learning_rate=1e-4)``.
+
+    Raises
+    ------
+    InputError
+        When a setting is unknown or unusable, or is one that a campaign keeps.
+    """
+    for name in changes:
+        if name.partition("__")[0] in FIXED:
+            raise InputError(
+                f"{name} is what the campaign was begun with, and labels and scores depend on it. "
+                "Begin another campaign: Campaign.create(another_folder, pool, learner)."
+            )
+    learner = STARLearner(**parameters_of(recipe))
+    try:
+        learner.set_params(**changes)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return to_json(learner)
+
+
+def with_choice(recipe: str, choice: str) -> str:
+    """Return settings whose task has one more choice."""
+    parameters = parameters_of(recipe)
+    task = parameters["task"]
+    if getattr(task, "choices", None) is None:
+        raise InputError("This campaign's task has no closed set of choices: any label will do.")
+    task.choices = [*task.choices, choice]
+    task.check()
+    return to_json(STARLearner(**parameters))
+
+
+def require_told_apart(recipe: str, model: str | None = None) -> None:
+    """Raise InputError when the tokenizer makes the same of two choices: they could never part.
+
+    Parameters
+    ----------
+    recipe : str
+        From `to_json`.
+    model : str, optional
+        Where the base model is now, if it moved.
+    """
+    learner = STARLearner(**parameters_of(recipe))
+    if model is not None:
+        learner.set_params(model=model)
+    parts = checked_parts(learner)
+    if isinstance(parts.task, ChoiceTask) and parts.task.choices is not None:
+        learner._engine().tree(parts, parts.task.choices)
+
+
+def require_base(learner: STARLearner, fingerprint: str | None) -> str:
+    """Return the fingerprint of the learner's base model, which must be the one known.
+
+    Raises
+    ------
+    ModelMismatchError
+        When the campaign was begun on another base model.
+    """
+    found = learner._engine().backbone.fingerprint
+    if fingerprint is not None and found != fingerprint:
+        raise ModelMismatchError(
+            f"The campaign was begun on a base model with fingerprint {fingerprint[:12]}, and "
+            f"{learner.model} now has {found[:12]}: weights, tokenizer or quantisation changed. "
+            "Give the old one: Campaign.open(folder, model=...), or begin another campaign."
+        )
+    return found

@@ -1,0 +1,173 @@
+"""Pools and labels in every container that users bring, as plain lists, by position."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starlearn.errors import InputError, listed
+from starlearn.tasks import Item
+
+
+def as_items(X: Any, name: str = "X") -> list[Item]:
+    """Return a pool as a list of items, whatever container it came in.
+
+    Parameters
+    ----------
+    X : list, tuple, iterator, 1-D array, pandas Series or DataFrame, datasets.Dataset or Pool
+        m items: strings, or dicts of template fields. Rows of a DataFrame and of a Dataset
+        become dicts. A Series is read by position, never by its index.
+    name : str
+        What to call it in an error.
+
+    Returns
+    -------
+    list, length m
+
+    Raises
+    ------
+    InputError
+        When X is one string, a mapping, not a container, or an array of more than one dimension.
+    """
+    if hasattr(X, "nnz"):  # scipy's sparse matrices and arrays
+        raise InputError(
+            f"{name} is sparse (shape {X.shape}): sparse input is not supported. starlearn reads "
+            "text, not numeric features."
+        )
+    if isinstance(X, str | bytes | Mapping):
+        raise InputError(
+            f"{name} must be a collection of items, got one {type(X).__name__}. "
+            f"Put it into a list: [{name}]."
+        )
+    if hasattr(X, "to_dict") and hasattr(X, "columns"):  # pandas.DataFrame
+        return list(X.to_dict("records"))
+    in_pandas = hasattr(X, "to_numpy") and hasattr(X, "iloc")
+    if isinstance(X, np.ndarray) or in_pandas or _is_array_alone(X):
+        values = np.asarray(X)
+        if values.dtype.kind == "c":
+            raise InputError(f"Complex data not supported: {name} must hold text.")
+        values = values.astype(object)
+        if values.ndim == 2 and values.shape[1] == 1:
+            values = values[:, 0]
+        if values.ndim != 1:
+            raise InputError(
+                f"{name} must be one-dimensional, an item a row; got an array of shape "
+                f"{values.shape}. starlearn reads text, not numeric features."
+            )
+        return list(values)
+    if not isinstance(X, Iterable):
+        raise InputError(
+            f"{name} must be a list, array, pandas Series or DataFrame, or datasets.Dataset of "
+            f"items; got {type(X).__name__}."
+        )
+    return list(X)
+
+
+def _is_array_alone(X: Any) -> bool:
+    """Tell an object that can become an array and cannot be iterated."""
+    return hasattr(X, "__array__") and not isinstance(X, Iterable)
+
+
+def as_labels(y: Any, n_items: int) -> NDArray[Any]:
+    """Return labels as a 1-D array: text as objects, whole numbers and booleans as such.
+
+    Parameters
+    ----------
+    y : sequence of str, int or bool, length N
+    n_items : int
+        N, the number of items that came with the labels.
+
+    Returns
+    -------
+    ndarray of shape (N,)
+
+    Raises
+    ------
+    InputError
+        When lengths differ, a label is missing or empty, or types are mixed.
+    """
+    if hasattr(y, "columns") and hasattr(y, "to_numpy"):  # pandas.DataFrame
+        y = y.to_numpy()
+    if isinstance(y, np.ndarray) and y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y is None:
+        raise InputError(
+            "fit requires y to be passed, but the target y is None. Give one label for each item."
+        )
+    if _is_array_alone(y):
+        y = np.asarray(y)
+    if isinstance(y, str | bytes | Mapping) or not isinstance(y, Iterable):
+        raise InputError(f"y must be a sequence of labels, got {type(y).__name__} ({y!r:.40}).")
+    labels = [value.item() if isinstance(value, np.generic) else value for value in y]
+    if len(labels) != n_items:
+        raise InputError(
+            f"Found {n_items} items and {len(labels)} labels. Give one label for each item."
+        )
+    wrong = [
+        f"row {row}: {label!r:.40} of type {type(label).__name__}"
+        for row, label in enumerate(labels)
+        if not isinstance(label, str | int) or (isinstance(label, str) and not label.strip())
+    ]
+    if wrong:
+        raise InputError(
+            f"{len(wrong)} of {n_items} labels are missing, continuous, or not a text, whole "
+            f"number or boolean: {listed(wrong)}. Leave items without a label out."
+        )
+    kinds = sorted({type(label).__name__ for label in labels})
+    if len(kinds) > 1:
+        raise InputError(
+            f"Labels are of mixed types ({', '.join(kinds)}): 1 and '1' are different labels. "
+            "Bring them to one type, for example [str(label) for label in y]."
+        )
+    return object_array(labels) if kinds == ["str"] else np.array(labels)
+
+
+def object_array(values: Sequence[Any]) -> NDArray[Any]:
+    """Put texts or dicts into a 1-D array as they are."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def is_dataset(X: Any) -> bool:
+    """Tell a datasets.Dataset by its face, without importing datasets."""
+    return hasattr(X, "select") and hasattr(X, "features")
+
+
+def take(X: Any, indices: NDArray[np.intp]) -> Any:
+    """Return the rows at these positions in a container of the same kind as X.
+
+    A list for containers that are read once or have no rows, such as a generator or an Index.
+    """
+    if hasattr(X, "iloc"):
+        return X.iloc[indices]
+    if isinstance(X, np.ndarray) or hasattr(X, "dataset"):  # starlearn.Pool
+        return X[indices]
+    if is_dataset(X):
+        return X.select([int(i) for i in indices])
+    rows = [X[i] for i in indices]
+    return tuple(rows) if isinstance(X, tuple) else rows
+
+
+def as_count(value: Any, name: str, most: int) -> int:
+    """Return a number of items from 1 to `most`.
+
+    Raises
+    ------
+    InputError
+        When it is no whole number, below 1, or more than there are.
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
+        raise InputError(f"{name} must be a whole number, got {value!r}.")
+    count = int(value)
+    if count < 1:
+        raise InputError(f"{name} must be at least 1, got {value}.")
+    if count > most:
+        raise InputError(
+            f"{name}={value} is more than the {most} items of the pool. Ask for at most {most}."
+            if most
+            else "The pool is empty: nothing to query."
+        )
+    return count

@@ -1,0 +1,115 @@
+"""A query's scoring by several processes of one program, as `accelerate launch` starts them."""
+
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starlearn.model.processes import Processes, processes
+from starlearn.query.acquisition import Plan, score_pool
+from starlearn.query.pool_scores import PoolScores
+from starlearn.query.score_store import row_keys
+from starlearn.query.scoring import Scores
+
+REMEDY = (
+    "Call fit or load in all of them with the same arguments; query the same pool in the same "
+    "order (sorted(...), if it is from a set or a folder); give STARLearner(random_state=...)."
+)
+
+
+@dataclass(frozen=True)
+class ProcessWorkers:
+    """The processes of this program, each with a GPU of its own where there are several.
+
+    All of them run the same lines. Each scores its share of the chunks, all exchange their
+    numbers, and each goes on with the whole: every process has the batch of one process. Where one
+    of them fails, all do.
+    """
+
+    processes: Processes
+
+    @classmethod
+    def here(cls) -> "ProcessWorkers":
+        """Return the processes that this one was started with; one alone otherwise."""
+        return cls(processes())
+
+    def score(
+        self, plan: Plan, scores: PoolScores, n_passes: int, places: NDArray[np.intp]
+    ) -> None:
+        """Fill in scores, bit for bit those of one process.
+
+        Raises
+        ------
+        ModelMismatchError
+            When the processes would compute different numbers.
+        WorkerError
+            When another process has failed.
+        """
+        self.processes.agree(
+            lambda: [
+                plan.scorer.identity(n_passes),
+                plan.seed,
+                plan.weight,
+                str(plan.acquisition.get_params()),
+                digest(plan, scores.positions[places]),
+            ],
+            REMEDY,
+        )
+        mine = self._share(places, plan.acquisition.chunk_size)
+
+        def scored() -> tuple[NDArray[np.intp], NDArray[np.uint64], Scores]:
+            if len(mine):
+                score_pool(replace(plan, workers=None), scores, n_passes, mine)
+            return mine, scores.keys[mine], taken(scores, mine)
+
+        for theirs, keys, found in self.processes.together(scored):
+            scores.keys[theirs] = keys
+            scores.put(theirs, found)
+
+    def embeddings(
+        self, plan: Plan, prompts: list[list[int]], rows: NDArray[np.intp]
+    ) -> NDArray[np.float64]:
+        """Return the base model's mean hidden state of each prompt, [c, D]; `rows` name them."""
+        self.processes.agree(
+            lambda: [plan.scorer.embedding_space, b"".join(row_keys(prompts))], REMEDY
+        )
+        mine = self._share(np.arange(len(prompts)), plan.acquisition.chunk_size)
+
+        def embedded() -> list[NDArray[np.float64]]:
+            own = [prompts[i] for i in mine]
+            return [replace(plan, workers=None).embedded(own, rows[mine])] if own else []
+
+        return np.concatenate(
+            [part for parts in self.processes.together(embedded) for part in parts]
+        )
+
+    def _share(self, places: NDArray[np.intp], size: int) -> NDArray[np.intp]:
+        """Return this process's share: whole chunks where there are enough of them."""
+        if self.processes.count == 1:
+            return places
+        parts = max(-(-len(places) // size), min(self.processes.count, len(places)))
+        pieces = np.array_split(places, parts)
+        with self.processes.state.split_between_processes(pieces) as mine:
+            return np.concatenate([places[:0], *mine])
+
+
+def digest(plan: Plan, rows: NDArray[np.intp]) -> str:
+    """Return a hash of prompts in their order: processes exchange numbers by place."""
+    found = blake2b(digest_size=16)
+    size = plan.acquisition.chunk_size
+    for start in range(0, len(rows), size):
+        found.update(b"".join(row_keys(plan.prompts(rows[start : start + size]))))
+    return found.hexdigest()
+
+
+def taken(scores: PoolScores, places: NDArray[np.intp]) -> Scores:
+    """Return the scores at some places: what `PoolScores.put` fills in."""
+    return Scores(
+        base=np.stack([scores.base_entropy[places], scores.base_log[places]], axis=1),
+        full=np.stack(
+            [scores.entropy[places], scores.log[places], scores.information[places]], axis=1
+        ),
+        n_tokens=np.asarray(scores.lengths[places]),
+        answers=[] if scores.answers is None else [scores.answers[i] for i in places],
+    )

@@ -1,0 +1,221 @@
+"""GSM8K, BoolQ and OpenBookQA, from a folder or from the hub: items, labels and their task."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlearn.data.readers import Row, converted, read_rows, text_of
+from starlearn.errors import InputError
+from starlearn.tasks import ChoiceTask, GenerationTask
+
+Item = dict[str, str]
+
+OPTIONS = re.compile(r"^Answer([A-Z]):? ", re.MULTILINE)
+FINAL_NUMBER = re.compile(r"(####\s*)(-?[\d,]+(?:\.\d+)?)\s*$")
+NOT_A_WORD = re.compile(r"[\W_]+")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One of the paper's data sets, in one form whether it came from a folder or from the hub.
+
+    Attributes
+    ----------
+    name : str
+        "gsm8k", "boolq" or "openbookqa".
+    train_items, test_items : list of dict
+        Each with the one field ``question``, the whole question in the prompt form of the paper.
+    train_labels, test_labels : list of str
+        GSM8K: the worked solution, which ends in "#### number" (no thousands commas in that
+        number, calculator annotations such as ``<<48/2=24>>`` left in). BoolQ: "true" or
+        "false". OpenBookQA: "A" to "D".
+    task : ChoiceTask or GenerationTask
+        Prompt and answers, ready for a learner.
+    leaked_test_rows : list of int
+        Test rows whose question also stands in train, up to punctuation, case and the order of
+        the options. They are kept: report the accuracy with and without them.
+    """
+
+    name: str
+    train_items: list[Item]
+    train_labels: list[str]
+    test_items: list[Item]
+    test_labels: list[str]
+    task: ChoiceTask | GenerationTask
+    leaked_test_rows: list[int]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a benchmark comes from, and how one of its rows becomes an item and a label."""
+
+    folder: str
+    hub: tuple[str, ...]
+    test_split: str
+    from_hub: Callable[[Row], tuple[str, str]]
+    from_file: Callable[[Row], tuple[str, str]]
+    task: Callable[[], ChoiceTask | GenerationTask]
+
+
+def load_benchmark(name: str, folder: str | Path | None = None) -> Benchmark:
+    """Load GSM8K, BoolQ or OpenBookQA.
+
+    Parameters
+    ----------
+    name : {"gsm8k", "boolq", "openbookqa"}
+        Which one.
+    folder : str or path, optional
+        A folder with ``train.jsonl`` and ``test.jsonl`` of rows ``{"question", "answer"}``, or
+        the folder above it, which holds ``GSM8K/``, ``BoolQ/`` and ``OBQA/``. Without it the set
+        comes from the hub through ``datasets.load_dataset``.
+
+    Returns
+    -------
+    Benchmark
+        Items, labels, the task, and the test rows that leak from train.
+
+    Raises
+    ------
+    InputError
+        When the name is unknown, a file is missing or a row is not of the expected form, and
+        when the hub cannot be reached.
+    """
+    if name not in SOURCES:
+        raise InputError(f"unknown benchmark {name!r}; choose one of {', '.join(SOURCES)}")
+    source = SOURCES[name]
+    if folder is None:
+        train, test = (from_hub(name, source, split) for split in ("train", source.test_split))
+    else:
+        home = home_of(source.folder, Path(folder))
+        train, test = (from_file(source, home / f"{split}.jsonl") for split in ("train", "test"))
+    seen = {content_key(text) for text, _ in train}
+    return Benchmark(
+        name,
+        [{"question": text} for text, _ in train],
+        [label for _, label in train],
+        [{"question": text} for text, _ in test],
+        [label for _, label in test],
+        source.task(),
+        [row for row, (text, _) in enumerate(test) if content_key(text) in seen],
+    )
+
+
+def home_of(name: str, folder: Path) -> Path:
+    """Give the folder that holds train.jsonl and test.jsonl: this one, or the one named in it."""
+    for home in (folder / name, folder):
+        if (home / "train.jsonl").is_file() and (home / "test.jsonl").is_file():
+            return home
+    raise InputError(
+        f"no train.jsonl and test.jsonl in {folder} or in {folder / name}; give the folder that "
+        f"holds them, or leave it out to load the set from the hub"
+    )
+
+
+def from_file(source: Source, path: Path) -> list[tuple[str, str]]:
+    """Read the rows of one file of a benchmark as pairs of question and label."""
+    return converted(read_rows(path), source.from_file, path, "Is this the right data set?")
+
+
+def from_hub(name: str, source: Source, split: str) -> list[tuple[str, str]]:
+    """Load one split of a benchmark from the hub as pairs of question and label."""
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(*source.hub, split=split)
+    except (OSError, ValueError) as error:  # no network, no such set, offline mode
+        raise InputError(
+            f"could not load {source.hub[0]} ({split}) from the hub: {error}. Without a network, "
+            f"give the files: --data FOLDER (load_benchmark({name!r}, folder=...)), a folder "
+            f"with {source.folder}/train.jsonl and {source.folder}/test.jsonl"
+        ) from error
+    numbered = ((f"row {number}", row) for number, row in enumerate(rows))
+    where = f"{source.hub[0]} ({split})"
+    return converted(numbered, source.from_hub, where, "Is this the right data set?")
+
+
+def content_key(question: str) -> tuple[str, ...]:
+    """Reduce a question to what it asks: words only, its lines (so its options) in one order."""
+    lines = (NOT_A_WORD.sub(" ", line).strip() for line in OPTIONS.sub("", question).splitlines())
+    return tuple(sorted(line.casefold() for line in lines if line))
+
+
+def gsm8k_task() -> GenerationTask:
+    """Make the task of GSM8K: worked solutions, scored by the number after "####"."""
+    return GenerationTask(
+        "{question}\nAnswer:",
+        max_new_tokens=256,
+        answer_pattern=r"####\s*(-?\d+(?:,\d{3})*(?:\.\d+)?)",
+    )
+
+
+def boolq_task() -> ChoiceTask:
+    """Make the task of BoolQ, in the words of the paper's targets."""
+    return ChoiceTask("{question}\n\nthe correct answer is", choices=["false", "true"])
+
+
+def openbookqa_task() -> ChoiceTask:
+    """Make the task of OpenBookQA: one letter of four."""
+    return ChoiceTask("{question}", choices=["A", "B", "C", "D"])
+
+
+def gsm8k_row(row: Row) -> tuple[str, str]:
+    """Take a question and its worked solution; thousands commas leave the final number."""
+    solution, count = FINAL_NUMBER.subn(
+        lambda found: found[1] + found[2].replace(",", ""), text_of(row, "answer")
+    )
+    if count == 0:
+        raise ValueError('the answer does not end in "#### number"')
+    return text_of(row, "question"), solution
+
+
+def boolq_row(row: Row) -> tuple[str, str]:
+    """Take a rendered question, and true or false from "the correct answer is true"."""
+    return text_of(row, "question"), last_word(row, ("true", "false"))
+
+
+def boolq_hub_row(row: Row) -> tuple[str, str]:
+    """Render a question of google/boolq (closed book, without its passage)."""
+    if not isinstance(row["answer"], bool):
+        raise ValueError(f"the answer must be true or false, got {row['answer']!r}")
+    question = text_of(row, "question").removesuffix("?")
+    rendered = f"Please answer the following question with true or false, question: {question}?"
+    return f"{rendered}\n\nAnswer format: true/false", str(row["answer"]).lower()
+
+
+def openbookqa_row(row: Row) -> tuple[str, str]:
+    """Bring a rendered question to one form, "AnswerA: text", and take the letter."""
+    question = OPTIONS.sub(r"Answer\1: ", text_of(row, "question").rstrip())
+    if len(OPTIONS.findall(question)) < 4:
+        raise ValueError("fewer than four lines that begin with AnswerA to AnswerD")
+    return question, last_word(row, ("A", "B", "C", "D"))
+
+
+def openbookqa_hub_row(row: Row) -> tuple[str, str]:
+    """Render a question of allenai/openbookqa with its four options."""
+    letters, options = row["choices"]["label"], row["choices"]["text"]
+    lines = [f"Answer{letter}: {option}" for letter, option in zip(letters, options, strict=True)]
+    question = "\n".join([text_of(row, "question_stem"), *lines, "The correct answer is"])
+    return openbookqa_row({"question": question, "answer": row["answerKey"]})
+
+
+def last_word(row: Row, allowed: tuple[str, ...]) -> str:
+    """Return the last word of the answer when it is one of those allowed."""
+    word = text_of(row, "answer").split()[-1].rstrip(".")
+    if word not in allowed:
+        raise ValueError(f"the answer must end in one of {', '.join(allowed)}, got {word!r}")
+    return word
+
+
+SOURCES = {
+    "gsm8k": Source("GSM8K", ("openai/gsm8k", "main"), "test", gsm8k_row, gsm8k_row, gsm8k_task),
+    "boolq": Source("BoolQ", ("google/boolq",), "validation", boolq_hub_row, boolq_row, boolq_task),
+    "openbookqa": Source(
+        "OBQA",
+        ("allenai/openbookqa", "main"),
+        "test",
+        openbookqa_hub_row,
+        openbookqa_row,
+        openbookqa_task,
+    ),
+}

@@ -1,0 +1,254 @@
+"""A learner on disk: peft's own adapter folder, settings as JSON, labels as JSON lines."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from starlearn.errors import InputError, UntrustedFileError
+from starlearn.model.adapter import ADAPTER_FILES, Adapter, read_adapter, write_adapter
+from starlearn.model.backbone import Backbone, quantization_from_json, quantization_to_json
+from starlearn.settings import LoRA
+from starlearn.storage.files import complete_folder
+from starlearn.tasks import DEFAULTS, ChoiceTask, GenerationTask
+
+FORMAT = 1
+STAYS = ("callbacks", "report_to")
+"""Parameters that no file brings along: code, and whom to tell."""
+SETTINGS, LABELS, MANIFEST = "starlearn.json", "labelled.jsonl", "MANIFEST.json"
+_CLASSES: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (ChoiceTask, GenerationTask, *(default for default, _ in DEFAULTS.values()))
+}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a fitted learner consists of, apart from its base model."""
+
+    parameters: dict[str, Any]
+    """The constructor's, by name."""
+    adapter: Adapter
+    seed: int
+    rounds: list[dict[str, Any]]
+    classes: list[Any] | None
+    """None where answers are free-form."""
+    items: Sequence[Any]
+    """The labelled set, length N."""
+    labels: Sequence[Any]
+
+
+def content_of(learner: Any) -> Saved:
+    """Return what a fitted learner consists of."""
+    return Saved(
+        parameters=learner.get_params(deep=False),
+        adapter=learner.adapter_,
+        seed=learner.seed_,
+        rounds=learner.rounds_,
+        classes=learner.classes_.tolist() if hasattr(learner, "classes_") else None,
+        items=learner.X_training.tolist(),
+        labels=learner.y_training.tolist(),
+    )
+
+
+def save(saved: Saved, folder: str | os.PathLike[str], backbone: Backbone) -> None:
+    """Write a learner to a folder that must not exist yet, or be empty.
+
+    The folder is peft's own format, so ``PeftModel.from_pretrained(base, folder)`` opens it.
+    It appears under its name only when it is complete.
+
+    Raises
+    ------
+    InputError
+        When there is something in the folder already, a setting has no form as JSON, or a part is
+        of a class that starlearn does not have.
+    """
+    with complete_folder(folder) as scratch:
+        write_files(saved, scratch, backbone.source, backbone.revision)
+
+
+def write_files(saved: Saved, scratch: Path, base: str, revision: str | None) -> None:
+    """Write a learner's files, to an empty folder; `base` is where they say its model is."""
+    write_adapter(scratch, saved.adapter, base, revision)
+    _write_json(scratch / SETTINGS, _settings(saved, base))
+    with (scratch / LABELS).open("w", encoding="utf-8") as lines:
+        for item, label in zip(saved.items, saved.labels, strict=True):
+            row = {"item": dict(item) if isinstance(item, Mapping) else item, "label": label}
+            lines.write(_line(row))
+    sums = {file.name: _sha256(file) for file in sorted(scratch.iterdir())}
+    _write_json(scratch / MANIFEST, {"format": FORMAT, "base": saved.adapter.base, "files": sums})
+
+
+def load(folder: str | os.PathLike[str]) -> Saved:
+    """Read a learner.
+
+    Raises
+    ------
+    InputError
+        When the folder is not there or was written by a newer starlearn.
+    UntrustedFileError
+        When a file is missing, is not the one that was saved, or holds no finite adapter.
+    """
+    source = Path(folder)
+    manifest = _manifest(source)
+    try:
+        settings = json.loads((source / SETTINGS).read_text(encoding="utf-8"))
+        with (source / LABELS).open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        return Saved(
+            parameters=parameters_from_json(settings["parameters"], str(source / SETTINGS)),
+            adapter=read_adapter(source, LoRA(**settings["adapter"]), manifest["base"]),
+            seed=settings["seed"],
+            rounds=settings["rounds"],
+            classes=settings["classes"],
+            items=[row["item"] for row in rows],
+            labels=[row["label"] for row in rows],
+        )
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UntrustedFileError(
+            f"{source} has the form of a saved learner, but {SETTINGS} or {LABELS} does not hold "
+            f"what one has ({error!r:.100}). Take the folder from a backup."
+        ) from error
+
+
+def parameters_to_json(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring a learner's parameters to a form for JSON: a part is its class's name and settings."""
+    found = {name: value for name, value in parameters.items() if name not in STAYS}
+    for name in DEFAULTS:
+        part = found[name]
+        if part is not None:
+            if _CLASSES.get(type(part).__name__) is not type(part):
+                raise InputError(
+                    f"{name}={type(part).__name__}(...) is a class of your own, which no file may "
+                    "name: loading would run code. Use starlearn's, or pickle the learner."
+                )
+            found[name] = {"class": type(part).__name__, **part.get_params(deep=False)}
+    found["quantization"] = quantization_to_json(found["quantization"])
+    if isinstance(found["random_state"], Integral):  # NumPy's numbers too
+        found["random_state"] = int(found["random_state"])
+    return found
+
+
+def parameters_from_json(parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Make a learner's parameters from what `parameters_to_json` gave, of known classes only.
+
+    Parameters
+    ----------
+    parameters : mapping
+    where : str
+        What they were read from, for the complaint.
+
+    Raises
+    ------
+    UntrustedFileError
+        When a part names another class: a file can name no code.
+    """
+    found = dict(parameters)
+    if brought := [name for name in STAYS if name in found]:
+        raise UntrustedFileError(f"{where} names {brought[0]}, which no saved learner does.")
+    for name in DEFAULTS:
+        if found[name] is None:
+            continue
+        arguments = dict(found[name])
+        kind = arguments.pop("class", None)
+        if kind not in _CLASSES:
+            raise UntrustedFileError(f"{where} names an unknown class {kind!r:.60} for {name!r}.")
+        found[name] = _CLASSES[kind](**arguments)
+    found["quantization"] = quantization_from_json(found["quantization"])
+    return found
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """Write a labelled item as a line; what the prompt does not use may be anything, as text."""
+    try:
+        line = json.dumps(row, ensure_ascii=False, default=_json_or_text)
+        line.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate
+        line = json.dumps(row, default=_json_or_text)
+    except (TypeError, ValueError):  # keys that are no text, a list within itself
+        fields = {str(name): _plain(value) for name, value in row["item"].items()}
+        line = json.dumps({**row, "item": fields})
+    return line + "\n"
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def _json_or_text(value: Any) -> Any:
+    try:
+        return json_value(value)
+    except InputError:
+        return str(value)
+
+
+def json_value(value: Any) -> Any:
+    """Return what `json` can write for a value that it cannot: NumPy's numbers, tuples.
+
+    Raises
+    ------
+    InputError
+        When there is no such form.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray | tuple):
+        return list(value)
+    raise InputError(f"{value!r:.60} cannot be saved as JSON. Use plain numbers, texts and lists.")
+
+
+def _settings(saved: Saved, base: str) -> dict[str, Any]:
+    parameters = parameters_to_json(saved.parameters)
+    if parameters["model"] is not None:
+        parameters["model"] = base
+    parameters["cache_dir"] = None  # a folder of this machine
+    if not isinstance(parameters["random_state"], int):
+        parameters["random_state"] = saved.seed  # a generator's state does not travel
+    return {
+        "parameters": parameters,
+        "adapter": saved.adapter.settings().get_params(deep=False),
+        "seed": saved.seed,
+        "rounds": saved.rounds,
+        "classes": saved.classes,
+    }
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"There is no saved learner in {folder} ({MANIFEST} is missing).")
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        written, _, _ = manifest["format"], manifest["base"], manifest["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UntrustedFileError(
+            f"{folder / MANIFEST} is damaged ({error!r:.80}). Take the folder from a backup."
+        ) from error
+    if written > FORMAT:
+        raise InputError(
+            f"{folder} was saved by a newer starlearn (format {written}, this one "
+            f"reads up to {FORMAT}). Upgrade: pip install -U starlearn."
+        )
+    for name in (*ADAPTER_FILES, SETTINGS, LABELS):
+        file = folder / name
+        if not file.is_file() or manifest["files"].get(name) != _sha256(file):
+            raise UntrustedFileError(
+                f"{file} is missing or is not the file that was saved (SHA-256 differs from "
+                f"{MANIFEST}). Take the folder from a backup."
+            )
+    return manifest
+
+
+def _write_json(file: Path, content: Any) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=json_value)
+    file.write_text(text + "\n", encoding="utf-8")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

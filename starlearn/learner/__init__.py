@@ -1,0 +1,1 @@
+"""The estimator and the session that runs its base model."""

@@ -1,0 +1,199 @@
+"""Progress of long steps: callbacks, progress bars, and the names of experiment trackers."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from starlearn.errors import InputError, MissingDependencyError
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a long step is."""
+
+    stage: str
+    """What is being done: "training", "query", "predicting", "answering", "embedding"; by workers
+    "query on ray", "embedding on ray"."""
+    done: int
+    total: int
+    """Optimiser steps of a training, items of everything else."""
+
+
+def checked_callbacks(callbacks: Any) -> tuple[Any, ...]:
+    """Return callbacks as a tuple.
+
+    Raises
+    ------
+    InputError
+        When one is neither a function nor an instance of transformers.TrainerCallback.
+    """
+    if callbacks is None:
+        return ()
+    # No iterator: it would be empty when the learner asks for the second time.
+    if not isinstance(callbacks, Iterable) or isinstance(callbacks, Iterator):
+        raise InputError(
+            f"callbacks must be a list, got {type(callbacks).__name__}. Write callbacks=[...]."
+        )
+    found = tuple(callbacks)
+    for place, callback in enumerate(found):
+        if isinstance(callback, type):
+            raise InputError(
+                f"callbacks[{place}] is the class {callback.__name__}. Give an instance of it: "
+                f"callbacks=[{callback.__name__}()]."
+            )
+        if not callable(callback) and not _is_for_trainings(callback):
+            raise InputError(
+                f"callbacks[{place}] must be a function that takes a starlearn.Progress, or a "
+                f"transformers.TrainerCallback; got {callback!r:.60}."
+            )
+    return found
+
+
+def checked_trackers(report_to: Any) -> tuple[str, ...]:
+    """Return the names of the trackers that figures go to.
+
+    Raises
+    ------
+    InputError
+        When a name is none of `TRACKERS`. "all" is none: nobody is told by surprise.
+    MissingDependencyError
+        When a tracker's library is not installed.
+    """
+    if report_to is None or report_to == "none":
+        return ()
+    if isinstance(report_to, str):
+        report_to = (report_to,)
+    if not isinstance(report_to, Iterable) or isinstance(report_to, Iterator):
+        raise InputError(f"report_to must be names of trackers, got {report_to!r:.60}.")
+    names = tuple(report_to)
+    for name in names:
+        if name not in TRACKERS:
+            raise InputError(
+                f"report_to may name {', '.join(map(repr, TRACKERS))}; got {name!r:.60}. "
+                "report_to=() tells nobody."
+            )
+        library = find_spec(name)
+        if library is None or library.origin is None:  # the latter: a mere folder of that name
+            raise missing_tracker(name, "it is not installed")
+    return names
+
+
+def missing_tracker(name: str, reason: str) -> MissingDependencyError:
+    """Return the error for a tracker that cannot be used."""
+    return MissingDependencyError(
+        f"report_to={name!r} cannot be served: {reason}. Type: pip install {name}; or leave "
+        f"{name!r} out."
+    )
+
+
+def for_trainings(callbacks: Iterable[Any]) -> list[Any]:
+    """Return those that transformers' Trainer is given."""
+    return [callback for callback in callbacks if _is_for_trainings(callback)]
+
+
+def tell(callbacks: Iterable[Any], stage: str, done: int, total: int) -> None:
+    """Tell every function how far a step is. What one raises ends the step."""
+    for callback in callbacks:
+        if callable(callback):
+            callback(Progress(stage, done, total))
+
+
+def _is_for_trainings(callback: Any) -> bool:
+    # By its face: transformers is imported in model/ and train/ only.
+    return hasattr(callback, "on_train_begin")
+
+
+PROCESS_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Environment variables in which launchers say how many processes there are, as in accelerate."""
+
+
+def are_several() -> bool:
+    """Whether this process was started as one of several that can communicate.
+
+    Without an address, as under a plain `mpirun`, they are independent jobs.
+    """
+    return "MASTER_ADDR" in os.environ and number_from_env(PROCESS_COUNTS, 1) > 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that shows progress; starts no communication."""
+    return not are_several() or number_from_env(("RANK", "PMI_RANK"), 0) == 0
+
+
+def number_from_env(names: Iterable[str], default: int) -> int:
+    """Return the first of these environment variables that holds a number of at least 0."""
+    found = (int(os.environ.get(name, -1)) for name in names)
+    return next((number for number in found if number >= 0), default)
+
+
+class ItemBar:
+    """A progress bar over the items of a pool, whatever stages an item goes through.
+
+    Parameters
+    ----------
+    title : str
+    total : int
+        m, the items that are to be scored.
+    verbose : int
+        0 shows nothing; of several processes of a program the first one shows.
+    callbacks : sequence
+        Functions that are told too, shown or not; by the first process.
+    """
+
+    def __init__(self, title: str, total: int, verbose: int, callbacks: Sequence[Any] = ()) -> None:
+        shown = verbose and is_main()
+        self._bar: Any = tqdm(total=total, desc=title, unit="item", disable=not shown)
+        self._title = title
+        self._counts = False
+        self.seconds: dict[str, float] = {}
+        """Time spent in each stage."""
+        self._callbacks: Sequence[Any] = callbacks if is_main() else ()
+        self._total, self._done = total, 0
+        self._finished = 0
+        self._tokens = 0
+        self._began = time.perf_counter()
+
+    def __enter__(self) -> "ItemBar":
+        tell(self._callbacks, self._title, 0, self._total)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    @contextmanager
+    def stage(self, name: str, *, counts: bool) -> Iterator[None]:
+        """Say what is being done, and whether an item is done with it."""
+        self._bar.set_description(f"{self._title}: {name}", refresh=False)
+        before, self._counts = self._counts, counts
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._counts = before
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+    def advance(self, items: int, tokens: int) -> None:
+        """Count the model's work: items of the current stage, and padded tokens over all passes."""
+        self._tokens += tokens
+        rate = self._tokens / max(time.perf_counter() - self._began, 1e-9)
+        self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+        self._move(items if self._counts else 0)
+
+    def finish(self, items: int) -> None:
+        """Count a piece of the pool as done, those of its items too that needed no work."""
+        self._finished += items
+        self._move(self._finished - self._done)
+
+    def _move(self, items: int) -> None:
+        self._bar.update(items)  # of 0 too: the tokens per second have changed
+        self._done += items
+        if items:
+            tell(self._callbacks, self._title, self._done, self._total)
