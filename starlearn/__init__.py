@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from starlearn.learner.estimator import STARLearner
     from starlearn.progress import Progress
     from starlearn.query.budget import Budget
-    from starlearn.settings import Acquisition, LoRA, Training
+    from starlearn.settings import PUBLISHED, Acquisition, LoRA, Training
     from starlearn.tasks import ChoiceTask, GenerationTask
 
 __all__ = [
+    "PUBLISHED",
     "Acquisition",
     "Budget",
     "Campaign",
@@ -39,6 +40,7 @@ __all__ = [
 _HOME = {
     "STARLearner": "starlearn.modal",  # also tells modAL that STARLearner is one of its learners
     "LoRA": "starlearn.settings",
+    "PUBLISHED": "starlearn.settings",
     "Acquisition": "starlearn.settings",
     "Training": "starlearn.settings",
     "Pool": "starlearn.data.pool",

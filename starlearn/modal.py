@@ -33,8 +33,8 @@ from starlearn.data.rows import (
     stacked,
 )
 from starlearn.errors import InputError, listed
+from starlearn.learner.base_models import LOADED, share_bases
 from starlearn.learner.estimator import STARLearner
-from starlearn.learner.protocol import LOADED, share_bases
 from starlearn.learner.rollback import unchanged_on_error
 
 __all__ = ["ActiveLearner", "Committee", "STARLearner", "star_sampling"]

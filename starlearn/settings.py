@@ -1,25 +1,94 @@
-"""LoRA, Acquisition, Training: the knobs, as small scikit-learn estimators without a fit."""
+"""LoRA, Acquisition, Training: groups of settings, as small scikit-learn estimators."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from numbers import Integral, Real
 from types import MappingProxyType
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 
 from starlearn.errors import InputError
 
 PUBLISHED_SCHEDULE = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 """Weight of the base model by round in the code published with arXiv 2403.01165."""
-PUBLISHED = MappingProxyType({"measure": "entropy", "schedule": "published"})
-"""STAR's choice of items as published: ``Acquisition(**PUBLISHED)``."""
+PUBLISHED_ACQUISITION: Mapping[str, Any] = MappingProxyType(
+    {"measure": "entropy", "schedule": "published"}
+)
+"""How the published STAR chooses items: ``Acquisition(**PUBLISHED_ACQUISITION)``."""
+
+SYNONYMS = {"bald": "mutual_information"}
+"""Other names of a measure in the literature, and the name that is used here."""
+
+NAMES_ELSEWHERE = {
+    "lora_alpha": "LoRA(alpha=...)",
+    "lora_dropout": "LoRA(dropout=...)",
+    "lora_rank": "LoRA(r=...)",
+    "num_train_epochs": "Training(epochs=...)",
+    "per_device_train_batch_size": "Training(batch_size=...)",
+    "gradient_accumulation_steps": "Training(gradient_accumulation=...)",
+    "lr": "Training(learning_rate=...)",
+    "lr_scheduler_type": "Training(scheduler=...)",
+    "warmup_ratio": "Training(warmup_steps=...), a number of optimiser steps",
+    "weight_decay": "Training(b_weight_decay=...), which acts on B alone",
+    "load_in_4bit": "STARLearner(quantization='nf4')",
+    "bnb_4bit_quant_type": "STARLearner(quantization='nf4')",
+    "model_name": "STARLearner(model=...)",
+    "seed": "STARLearner(random_state=...)",
+    "strategy": "Acquisition(strategy=...)",
+    "n_passes": "Acquisition(n_passes=...)",
+    "measure": "Acquisition(measure=...)",
+    "r": "LoRA(r=...)",
+    "learning_rate": "Training(learning_rate=...)",
+    "epochs": "Training(epochs=...)",
+    "max_steps": "Training(max_steps=...)",
+}
+"""Parameters by the names of peft, transformers and TRL, or on the wrong class: where each is."""
+
+
+def check_names(kind: type, names: Collection[str]) -> None:
+    """Check that a class has parameters of these names.
+
+    Parameters
+    ----------
+    kind : type
+        A subclass of BaseEstimator.
+    names : collection of str
+
+    Raises
+    ------
+    InputError
+        Naming the parameter that is meant, where that can be guessed.
+    """
+    known = kind._get_param_names()  # type: ignore[attr-defined]
+    for name in names:
+        if name in known:
+            continue
+        close = get_close_matches(name, known, n=1)
+        hint = f"Its parameters are {', '.join(known)}."
+        if name in NAMES_ELSEWHERE:
+            hint = f"Use {NAMES_ELSEWHERE[name]}."
+        elif close:
+            hint = f"Did you mean {close[0]!r}?"
+        raise InputError(f"{kind.__name__} has no parameter {name!r}. {hint}")
 
 
 class Settings(BaseEstimator):
-    """A named group of parameters that checks itself; base of the groups below and of tasks."""
+    """Base of the groups of settings below and of tasks: parameters that check themselves."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
+
+    def __new__(cls, *args: Any, **parameters: Any) -> Self:
+        # Before Python's own complaint about an unknown name, which gives no hint.
+        check_names(cls, parameters)
+        return super().__new__(cls)
+
+    def set_params(self, **parameters: Any) -> Self:
+        """Set parameters by name; raises InputError for an unknown one."""
+        check_names(type(self), parameters)
+        super().set_params(**parameters)
+        return self
 
     def check(self) -> None:
         """Check every parameter.
@@ -36,7 +105,7 @@ class Settings(BaseEstimator):
 
 
 class LoRA(Settings):
-    """The adapter: h = W0 x + (alpha / r) B A x, with dropout on the input of A.
+    """Settings of the adapter: h = W0 x + (alpha / r) B A x, with dropout on the input of A.
 
     Parameters
     ----------
@@ -45,11 +114,10 @@ class LoRA(Settings):
     alpha : float, default=16
         The product is scaled by alpha / r.
     dropout : float, default=0.1
-        Probability with which an input feature of A is dropped, in training and in the
-        Monte-Carlo passes of a query. 0 allows only
-        ``Acquisition(n_passes=1, measure="entropy")``.
+        Probability of dropping an input feature of A, in training and in the Monte-Carlo passes of
+        a query. With 0 only ``Acquisition(n_passes=1, measure="entropy")`` is possible.
     target_modules : "all-linear" or sequence of str, default="all-linear"
-        Which linear layers get an adapter; "all-linear" leaves out the output head.
+        Linear layers that get an adapter. "all-linear" means all but the output head.
 
     Notes
     -----
@@ -77,106 +145,108 @@ class LoRA(Settings):
 
 
 class Acquisition(Settings):
-    """How a query turns a pool into the items worth labelling.
+    """Settings of a query: how it chooses the items to label.
 
-    The defaults had the highest mean on the built-in tasks, and passed a bar that was set
-    beforehand (docs/evidence.md). STAR as published is
+    The defaults had the highest mean accuracy on the built-in tasks and passed a criterion that
+    was set in advance (docs/evidence.md). STAR as published is
     ``Acquisition(measure="entropy", schedule="published")``.
 
     Parameters
     ----------
-    strategy : {"star", "random"}, default="star"
-        "random" is the baseline: a seeded draw of distinct texts that no model takes part in.
-    measure : {"mutual_information", "entropy", "predictive_entropy"}, \
+    strategy : {"uncertainty", "random"}, default="uncertainty"
+        "random" is the baseline: a seeded draw of distinct texts without any model.
+    measure : {"mutual_information", "bald", "entropy", "predictive_entropy"}, \
             default="mutual_information"
-        The uncertainty of one item: the mutual information between answer and dropout mask (BALD,
-        Houlsby et al. 2011, arXiv 1112.5745; Gal et al. 2017, arXiv 1703.02910), which is low
-        where all K networks agree, also that nothing is known; entropy of the answer
-        distribution (ME), or minus log-probability of the model's own answer (PE), both as in
-        arXiv 2403.01165, section 3.2. The base model is deterministic and has no mutual
-        information: before the first training, and in a mix, its entropy takes that place.
+        The uncertainty of one item. "mutual_information", or "bald", is the mutual information
+        between answer and dropout mask (BALD, Houlsby et al. 2011, arXiv 1112.5745; Gal et al.
+        2017, arXiv 1703.02910). It is low where the K networks agree, even if they agree on being
+        unsure. "entropy" is the entropy of the answer distribution (ME), "predictive_entropy" minus
+        the log-probability of the model's own answer (PE), both as in arXiv 2403.01165, section
+        3.2. The base model is deterministic and has no mutual information. Its entropy is used
+        before the first training and in a mix.
     n_passes : int, default=3
         K, the number of Monte-Carlo dropout passes. 1 scores once, without dropout, and needs
         another measure than mutual information.
     schedule : "published", float or sequence of float, default=0.0
         Weight lambda(t) of the base model's uncertainty in round t (0-based): the published
-        0.9, 0.8, ..., 0.1, one number for all rounds, or one number a round. The last one stays.
-        0 leaves the base model out of the ranking as soon as there is an adapter; it is scored all
-        the same, in one pass an item, which is kept with choices.
+        0.9, 0.8, ..., 0.1, one number for all rounds, or one number per round. The last number
+        holds for all later rounds. With 0 a query does not run the base model once there is an
+        adapter.
     normalise : {"rank", "zscore", "none"}, default="rank"
         How base and full uncertainty are brought to one scale within the pool.
     reduce : {"mean", "sum", "residual"}, default="mean"
-        How the tokens of a free-form answer become one number; "residual" is the sum after a
-        linear regression on the number of tokens. Sums make long answers win.
+        How the tokens of a free-form answer become one number. "residual" is the sum after a
+        linear regression on the number of tokens. With "sum" long answers rank first.
     mask_mode : {"shared", "token"}, default="shared"
-        Dropout masks: one per pass for all tokens and items, so that K networks judge the pool
-        (variational dropout), or one per token, the noise of training. Neither depends on the
-        batch or on the order of the pool.
-    mc_layers : int or None, default=None
-        Dropout in so many of the top layers only; the layers below run once for all passes.
-        Another approximation of the same posterior: see the performance notes for what it changes.
+        "shared" draws one dropout mask per pass for all tokens and items, so that the same K
+        networks judge every item (variational dropout). "token" draws one mask per token, as in
+        training. Neither depends on the batch or on the order of the pool.
     mc_scope : {"all", "answer"}, default="all"
-        "answer": dropout acts at the answer's positions only (the prompt's last token is the
-        first of them); the prompt runs once for all passes.
+        With "answer" dropout acts only at the answer's positions, from the prompt's last token on.
+        The prompt runs once for all passes.
     screen : int or None, default=None
-        Rank the pool without dropout first, and spend the K passes on the best ``screen * n``
-        items only. The batch is drawn from these.
+        Rank the pool without dropout first. Only the best ``screen * n`` items then go through the
+        K passes, and the batch is chosen from these.
     sub_pool : int or None, default=None
-        Score so many items only, drawn by the seed and by what the items say.
+        Score only this many items, drawn by the seed and by their text.
     distinct : {"exact", "none"} or float, default="exact"
-        "exact": an item whose text equals that of a better one or of a labelled one, but for case,
-        white space and punctuation at the ends, is passed over; where too few others are left
-        they fill up the batch, with a warning. A number also passes over items whose base hidden
-        state has at least this cosine to one of theirs.
+        "exact" skips an item whose text equals that of a better or labelled item, except for case,
+        white space and punctuation at the ends. If too few others are left, skipped items complete
+        the batch, with a warning. A number also skips items whose base hidden state has at least
+        this cosine similarity to one of those.
     diversity : {"none", "kmeans++", "k-centre"}, default="none"
-        Draw a batch of items that are unlike each other, by base hidden states weighted by
-        uncertainty, from the ``candidates * n`` most uncertain.
+        Choose items that differ from each other among the ``candidates * n`` most uncertain, by
+        base hidden states weighted by uncertainty.
     candidates : int, default=10
-        How many times n the candidates of a diverse batch are.
+        Number of candidates of a diverse batch, as a multiple of n.
+    select : callable or None, default=None
+        A query strategy of your own, ``select(scores, n, rng) -> indices``. It receives what the
+        query ranks by, an array of shape (m,), and a NumPy generator, and returns n indices.
+        `distinct` and `diversity` then have no effect.
     max_batch_tokens : int or None, default=None
-        Upper bound of padded tokens in one forward pass, over all K passes together. None starts
-        from what suits the device and shrinks when memory runs out. It decides memory and speed;
-        scores do not depend on it (in float32, see the performance notes).
+        Largest number of padded tokens in one forward pass, over all K passes together. None starts
+        with what suits the device and shrinks when memory runs out. Memory and speed depend on it,
+        scores do not (in float32, see the performance notes).
     chunk_size : int, default=2048
-        Items that are scored at a time. Finished chunks are kept when a query is interrupted;
-        scores do not depend on it.
+        Number of items scored at a time. An interrupted query keeps its finished chunks. Scores do
+        not depend on it.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "strategy": [StrOptions({"star", "random"})],
-        "measure": [StrOptions({"entropy", "predictive_entropy", "mutual_information"})],
+        "strategy": [StrOptions({"uncertainty", "random"})],
+        "measure": [StrOptions({"entropy", "predictive_entropy", "mutual_information", "bald"})],
         "n_passes": [Interval(Integral, 1, None, closed="left")],
         "schedule": [StrOptions({"published"}), Interval(Real, 0, 1, closed="both"), "array-like"],
         "normalise": [StrOptions({"rank", "zscore", "none"})],
         "reduce": [StrOptions({"mean", "sum", "residual"})],
         "mask_mode": [StrOptions({"shared", "token"})],
-        "mc_layers": [Interval(Integral, 1, None, closed="left"), None],
         "mc_scope": [StrOptions({"all", "answer"})],
         "screen": [Interval(Integral, 1, None, closed="left"), None],
         "sub_pool": [Interval(Integral, 1, None, closed="left"), None],
         "distinct": [StrOptions({"exact", "none"}), Interval(Real, 0, 1, closed="right")],
         "diversity": [StrOptions({"none", "kmeans++", "k-centre"})],
         "candidates": [Interval(Integral, 1, None, closed="left")],
+        "select": [callable, None],
         "max_batch_tokens": [Interval(Integral, 1, None, closed="left"), None],
         "chunk_size": [Interval(Integral, 1, None, closed="left")],
     }
 
     def __init__(
         self,
-        strategy: str = "star",
+        strategy: str = "uncertainty",
         measure: str = "mutual_information",
         n_passes: int = 3,
         schedule: str | float | Sequence[float] = 0.0,
         normalise: str = "rank",
         reduce: str = "mean",
         mask_mode: str = "shared",
-        mc_layers: int | None = None,
         mc_scope: str = "all",
         screen: int | None = None,
         sub_pool: int | None = None,
         distinct: str | float = "exact",
         diversity: str = "none",
         candidates: int = 10,
+        select: Callable[..., Any] | None = None,
         max_batch_tokens: int | None = None,
         chunk_size: int = 2048,
     ) -> None:
@@ -187,27 +257,31 @@ class Acquisition(Settings):
         self.normalise = normalise
         self.reduce = reduce
         self.mask_mode = mask_mode
-        self.mc_layers = mc_layers
         self.mc_scope = mc_scope
         self.screen = screen
         self.sub_pool = sub_pool
         self.distinct = distinct
         self.diversity = diversity
         self.candidates = candidates
+        self.select = select
         self.max_batch_tokens = max_batch_tokens
         self.chunk_size = chunk_size
 
     def check(self) -> None:
-        """Check every parameter, the numbers of a schedule too."""
+        """Check every parameter, including the numbers of a schedule."""
         super().check()
-        if isinstance(self.distinct, bool):  # a number to Python: True would be a cosine of 1
+        if isinstance(self.distinct, bool):  # True is the number 1 in Python
             raise InputError(
                 "The 'distinct' parameter of Acquisition must be 'exact', 'none' or a cosine. Got "
                 f"{self.distinct!r} instead."
             )
-        if self.measure == "mutual_information" and self.n_passes == 1 and self.strategy == "star":
+        uses_masks = self.strategy == "uncertainty" and self.resolved().measure not in (
+            "entropy",
+            "predictive_entropy",
+        )
+        if uses_masks and self.n_passes == 1:
             raise InputError(
-                "Acquisition(measure='mutual_information', n_passes=1): with one pass the mutual "
+                f"Acquisition(measure={self.measure!r}, n_passes=1): with one pass the mutual "
                 "information of answer and dropout mask is 0 for every item. Set n_passes=3, or "
                 "measure='entropy'."
             )
@@ -221,13 +295,21 @@ class Acquisition(Settings):
                 f"one. Got {self.schedule!r} instead."
             )
 
+    def resolved(self) -> "Acquisition":
+        """Return these settings with the measure by its name here: "bald" has another one."""
+        if self.measure not in SYNONYMS:
+            return self
+        found: Acquisition = clone(self)
+        found.measure = SYNONYMS[self.measure]
+        return found
+
     @property
-    def near(self) -> float | None:
-        """The cosine from which two items count as one question, where there is one."""
+    def cosine_threshold(self) -> float | None:
+        """Cosine similarity from which two items count as duplicates; None without one."""
         return None if isinstance(self.distinct, str) else float(self.distinct)
 
     def weights(self) -> list[float]:
-        """Return lambda(0), lambda(1), ... as a list; the last one holds for all later rounds."""
+        """Return lambda(0), lambda(1), ...; the last one holds for all later rounds."""
         if isinstance(self.schedule, str):
             return list(PUBLISHED_SCHEDULE)
         if isinstance(self.schedule, Real):
@@ -241,17 +323,17 @@ class Acquisition(Settings):
 
 
 class Training(Settings):
-    """How the adapter of a round is trained.
+    """Settings of the training of one round.
 
     Parameters
     ----------
     epochs : int, default=3
-        Passes over the labelled set, unless `max_steps` is given.
+        Passes over the labelled set. Ignored when `max_steps` is given.
     max_steps : int or None, default=None
-        A fixed number of optimiser steps whatever the number of labels, so that label counts can
-        be compared without comparing training lengths.
+        Number of optimiser steps, independent of the number of labels. Rounds then differ in their
+        labels and not in the length of the training.
     batch_size : int, default=8
-        Labelled items in one optimiser step (with `gradient_accumulation`, in one part of it).
+        Labelled items per forward pass of a step.
     learning_rate : float, default=1.5e-4
         Peak learning rate.
     scheduler : {"linear", "cosine", "constant"}, default="linear"
@@ -259,19 +341,20 @@ class Training(Settings):
     warmup_steps : int, default=0
         Steps over which the learning rate rises from 0.
     b_weight_decay : float, default=0.5
-        Decoupled weight decay (AdamW) on B alone; A has none (arXiv 2403.01165, section 3.3).
+        Decoupled weight decay (AdamW) on B alone. A has none (arXiv 2403.01165, section 3.3).
     b_shrinkage : float from 0 to 20 or None, default=None
-        The same penalty in terms of what it does: without gradients B would shrink by the factor
-        exp(-b_shrinkage) over a whole training. Replaces `b_weight_decay` when given. The
-        published value amounts to a few per cent.
+        The same penalty by its effect: without gradients, B would shrink by the factor
+        exp(-b_shrinkage) over a whole training. It replaces `b_weight_decay`. The published value
+        shrinks B by a few per cent.
     gradient_accumulation : int, default=1
-        Batches that make one optimiser step together, as one large batch would.
+        Forward passes per optimiser step. The result equals that of one large batch.
     gradient_checkpointing : bool, default=False
-        Recompute activations in the backward pass: less memory, about a third more time.
+        Compute activations a second time in the backward pass. This takes less memory and about a
+        third more time.
     max_grad_norm : float, default=1.0
         Gradients are clipped to this norm.
     warm_start : bool, default=False
-        Continue from the previous round's adapter instead of a fresh one.
+        Continue with the previous round's adapter instead of a new one.
 
     Notes
     -----
@@ -294,14 +377,14 @@ class Training(Settings):
     }
 
     def check(self) -> None:
-        """Check every parameter, and that the penalty shrinks B instead of turning it round."""
+        """Check every parameter, and that the penalty shrinks B without changing its sign."""
         super().check()
         step = self.learning_rate * self.b_weight_decay
         if self.b_shrinkage is None and step >= 1:
             raise InputError(
                 f"Training(learning_rate={self.learning_rate}, b_weight_decay="
-                f"{self.b_weight_decay}) would multiply B by {1 - step:g} in a step. Their product "
-                "must stay below 1; b_shrinkage says how much B shrinks over a whole training."
+                f"{self.b_weight_decay}) would multiply B by {1 - step:g} per step. Their product "
+                "must be below 1. b_shrinkage sets how much B shrinks over a whole training."
             )
 
     def __init__(
@@ -331,3 +414,29 @@ class Training(Settings):
         self.gradient_checkpointing = gradient_checkpointing
         self.max_grad_norm = max_grad_norm
         self.warm_start = warm_start
+
+
+class _Published(Mapping[str, Settings]):
+    """Settings of STAR as published, made anew for each use: settings can be changed in place."""
+
+    _made: ClassVar[dict[str, Callable[[], Settings]]] = {
+        "adapter": lambda: LoRA(r=64, alpha=16, dropout=0.1),
+        "acquisition": lambda: Acquisition(n_passes=3, measure="entropy", schedule="published"),
+        "training": lambda: Training(
+            epochs=3, batch_size=8, learning_rate=1.5e-4, b_weight_decay=0.5
+        ),
+    }
+
+    def __getitem__(self, name: str) -> Settings:
+        return self._made[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+
+PUBLISHED: Mapping[str, Any] = _Published()
+"""STAR as published (arXiv 2403.01165, section 4.1): ``STARLearner(model, task=task,
+**PUBLISHED)``."""

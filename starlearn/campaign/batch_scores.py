@@ -11,10 +11,13 @@ from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.paths import Place
 from starlearn.campaign.rounds import Issued, Round
 from starlearn.campaign.snapshot import write_table
+from starlearn.distributed.ray_workers import workers_of
 from starlearn.errors import InputError
 from starlearn.learner.estimator import STARLearner
+from starlearn.learner.inputs import checked_pool
+from starlearn.learner.session import session_of
 from starlearn.query.acquisition import screening
-from starlearn.query.pool_scores import Uncertainty
+from starlearn.query.score_table import Uncertainty
 from starlearn.settings import Acquisition
 from starlearn.storage.files import make_folder
 
@@ -88,14 +91,20 @@ def _kept_scores(
 ) -> Uncertainty | None:
     """Write the scores of all items, where the query has computed them all; None otherwise."""
     if (
-        acquisition.strategy != "star"
+        acquisition.strategy != "uncertainty"
         or acquisition.screen is not None
         or acquisition.sub_pool is not None
     ):
         return None
-    scores = learner.uncertainty(items, engine=engine)  # the query has just kept them
+    session = session_of(learner)
+    rows, fields = checked_pool(items, session.parts.task, "pool")
+    # The plan of the query, whose scores are stored: nothing is computed a second time.
+    plan = session.plan(rows, fields, workers=workers_of(engine, learner)).for_query()
+    scores = session.uncertainty(plan)
     columns: dict[str, Any] = {"id": pool["id"]}
-    columns |= {name: pa.array(np.asarray(getattr(scores, name))) for name in COLUMNS}
+    for name in COLUMNS:
+        values = getattr(scores, name)  # None for a base model that was not run
+        columns[name] = np.full(len(items), np.nan) if values is None else np.asarray(values)
     table = pa.table({**columns, "answer": [str(answer) for answer in scores.answers]})
     make_folder(place.scores)
     facts = {"weight of base": repr(_weight(learner, acquisition)), "measure": acquisition.measure}
@@ -132,7 +141,9 @@ def _reason(
     if scores is None:
         return f"{reason})"
     weight = _weight(learner, acquisition)
-    parts = [f"base model {scores.base[row]:.4g}"] if weight > 0 else []
+    parts = []
+    if weight > 0 and scores.base is not None:
+        parts = [f"base model {scores.base[row]:.4g}"]
     if trained:
         parts = [f"{part} with weight {weight:g}" for part in parts]
         parts.append(f"fine-tuned {scores.full[row]:.4g}")

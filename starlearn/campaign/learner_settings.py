@@ -13,8 +13,10 @@ from starlearn.errors import (
     UntrustedFileError,
 )
 from starlearn.export.saving import json_value, parameters_from_json, parameters_to_json
+from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
 from starlearn.learner.inputs import checked_parts
+from starlearn.learner.session import session_of
 from starlearn.tasks import DEFAULTS, ChoiceTask
 
 FIXED = ("model", "task", "quantization", "random_state")
@@ -105,9 +107,9 @@ def require_told_apart(recipe: str, model: str | None = None) -> None:
     learner = STARLearner(**parameters_of(recipe))
     if model is not None:
         learner.set_params(model=model)
-    parts = checked_parts(learner)
-    if isinstance(parts.task, ChoiceTask) and parts.task.choices is not None:
-        learner._engine().tree(parts, parts.task.choices)
+    session = session_of(learner)
+    if isinstance(session.parts.task, ChoiceTask) and session.parts.task.choices is not None:
+        session.choice_tree(session.parts.task.choices)
 
 
 def require_base(learner: STARLearner, fingerprint: str | None) -> str:
@@ -118,7 +120,7 @@ def require_base(learner: STARLearner, fingerprint: str | None) -> str:
     ModelMismatchError
         When the campaign was begun on another base model.
     """
-    found = learner._engine().backbone.fingerprint
+    found = base_of(learner).backbone.fingerprint
     if fingerprint is not None and found != fingerprint:
         raise ModelMismatchError(
             f"The campaign was begun on a base model with fingerprint {fingerprint[:12]}, and "

@@ -182,8 +182,9 @@ def _prompts(model: str | None) -> Iterator[Check]:
     from starlearn.tasks import ChoiceTask
 
     backbone = Backbone(model, verbose=False)
+    task = ChoiceTask("{text}")
     tokens = encode_prompts(
-        backbone.tokenizer, ChoiceTask("{text}"), [ASKED], context=backbone.context, room=0
+        backbone.tokenizer, task, task.fill([ASKED]), context=backbone.context, room=0
     )
     told = f"{_digest(repr(tokens))}, of the tokens of a fixed prompt"
     yield Check("model", "prompt format", "ok", told)
@@ -217,7 +218,7 @@ def _embedded() -> Iterator[Check]:
             "model", "embedded model", "error", told, "pip install --force-reinstall starlearn"
         )
         return
-    finite = bool(np.isfinite(found.base).all())
+    finite = bool(np.isfinite(found.full).all())
     told = f"answers {found.answers[0]}" if finite else "gives an entropy that is not finite"
     yield Check("model", "embedded model", "ok" if finite else "error", told)
 

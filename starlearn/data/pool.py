@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from starlearn.data.containers import as_items, is_dataset
 from starlearn.errors import InputError
-from starlearn.tasks import Item
+from starlearn.tasks import Fields, Item, Task
 
 READERS = {".jsonl": "from_json", ".json": "from_json", ".parquet": "from_parquet"}
 
@@ -92,6 +93,29 @@ class Pool:
         return f"Pool({len(self)} rows: {', '.join(self.dataset.column_names)})"
 
 
+@dataclass(frozen=True)
+class FilledPool:
+    """A pool on disk whose rows are brought to the prompt's fields when they are read.
+
+    Parameters
+    ----------
+    rows : Pool
+        m rows.
+    task : Task
+    """
+
+    rows: Pool
+    task: Task
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, positions: NDArray[np.intp] | slice) -> list[Fields]:
+        if isinstance(positions, slice):
+            positions = np.arange(len(self))[positions]
+        return self.task.fill(rows_of(self.rows, positions), positions.tolist())
+
+
 Rows = Sequence[Item] | Pool
 
 
@@ -105,9 +129,11 @@ def as_rows(X: Any, name: str = "X") -> Rows:
     return Pool(X) if is_dataset(X) else as_items(X, name)
 
 
-def rows_of(rows: Rows, positions: NDArray[np.intp]) -> list[Item]:
-    """Return the items at these positions."""
-    return rows[positions] if isinstance(rows, Pool) else [rows[i] for i in positions]
+def rows_of(rows: Any, positions: NDArray[np.intp]) -> list[Any]:
+    """Return the rows at these positions, of a list or of a pool on disk."""
+    if isinstance(rows, Pool | FilledPool):
+        return list(rows[positions])
+    return [rows[i] for i in positions]
 
 
 def _read(files: list[Path], cache_dir: str | os.PathLike[str] | None) -> Any:

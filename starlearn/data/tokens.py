@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from starlearn.data.chat import escaped, in_chat
 from starlearn.errors import InputError, listed
-from starlearn.tasks import Item, Task
+from starlearn.tasks import Fields, Task
 
 GRAINS = 16
 """Padded lengths between two powers of two: at most one token in 16 is padding. An item's padded
@@ -28,7 +28,7 @@ _LOCK = threading.Lock()
 def encode_prompts(
     tokenizer: Any,
     task: Task,
-    items: Sequence[Item],
+    fields: Sequence[Fields],
     *,
     context: int,
     room: int,
@@ -40,7 +40,8 @@ def encode_prompts(
     ----------
     tokenizer : transformers tokenizer
     task : Task
-    items : sequence of items, length m
+    fields : sequence of dict, length m
+        From :meth:`starlearn.tasks.Task.fill`.
     context : int
         Longest sequence in tokens that the model was made for.
     room : int
@@ -58,19 +59,18 @@ def encode_prompts(
         Naming the rows that have no token, or whose prompt and answer exceed the context: a
         model with rotary positions would give finite nonsense there, not an error.
     """
-    rows = range(len(items)) if rows is None else rows
-    filled = task.fill(items, rows)
+    rows = range(len(fields)) if rows is None else rows
     parts = _template_parts(tokenizer, task)
     start = bos_ids(tokenizer)
     if task.chat or parts[0] in start:
         start = []  # a chat template writes the beginning itself, and so may a prompt
-    prompts: list[list[int]] = [list(start) for _ in filled]
+    prompts: list[list[int]] = [list(start) for _ in fields]
     for place, part in enumerate(parts):
         if isinstance(part, int):
             for ids in prompts:
                 ids.append(part)
             continue
-        texts = [part.format(**fields) for fields in filled]
+        texts = [part.format(**filled) for filled in fields]
         if place == len(parts) - 1 and task.joint:
             texts = [text.rstrip(" ") for text in texts]
         tokenise = _tokenise if place == 0 else _tokenise_behind_special
@@ -105,7 +105,7 @@ class Encoder:
     """Tokens of the answer."""
 
     def __call__(
-        self, items: Sequence[Item], rows: NDArray[np.intp], room: int | None = None
+        self, fields: Sequence[Fields], rows: NDArray[np.intp], room: int | None = None
     ) -> list[list[int]]:
         """Return the prompts of items; `rows` say what to call them, `room` is for another answer.
 
@@ -117,7 +117,7 @@ class Encoder:
         return encode_prompts(
             self.tokenizer,
             self.task,
-            items,
+            fields,
             context=self.context,
             room=self.room if room is None else room,
             rows=rows.tolist(),

@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starlearn.model.processes import Processes, processes
-from starlearn.query.acquisition import Plan, score_pool
-from starlearn.query.pool_scores import PoolScores
+from starlearn.query.acquisition import QueryPlan, score_pool
 from starlearn.query.score_store import row_keys
-from starlearn.query.scoring import Scores
+from starlearn.query.score_table import ScoreTable
 
 REMEDY = (
     "Call fit or load in all of them with the same arguments; query the same pool in the same "
@@ -35,7 +34,12 @@ class ProcessWorkers:
         return cls(processes())
 
     def score(
-        self, plan: Plan, scores: PoolScores, n_passes: int, places: NDArray[np.intp]
+        self,
+        plan: QueryPlan,
+        positions: NDArray[np.intp],
+        scores: ScoreTable,
+        n_passes: int,
+        places: NDArray[np.intp],
     ) -> None:
         """Fill in scores, bit for bit those of one process.
 
@@ -52,23 +56,22 @@ class ProcessWorkers:
                 plan.seed,
                 plan.weight,
                 str(plan.acquisition.get_params()),
-                digest(plan, scores.positions[places]),
+                digest(plan, positions[places]),
             ],
             REMEDY,
         )
         mine = self._share(places, plan.acquisition.chunk_size)
 
-        def scored() -> tuple[NDArray[np.intp], NDArray[np.uint64], Scores]:
+        def scored() -> tuple[NDArray[np.intp], ScoreTable]:
             if len(mine):
-                score_pool(replace(plan, workers=None), scores, n_passes, mine)
-            return mine, scores.keys[mine], taken(scores, mine)
+                score_pool(replace(plan, workers=None), positions, scores, n_passes, mine)
+            return mine, scores.at(mine)
 
-        for theirs, keys, found in self.processes.together(scored):
-            scores.keys[theirs] = keys
+        for theirs, found in self.processes.together(scored):
             scores.put(theirs, found)
 
     def embeddings(
-        self, plan: Plan, prompts: list[list[int]], rows: NDArray[np.intp]
+        self, plan: QueryPlan, prompts: list[list[int]], rows: NDArray[np.intp]
     ) -> NDArray[np.float64]:
         """Return the base model's mean hidden state of each prompt, [c, D]; `rows` name them."""
         self.processes.agree(
@@ -94,22 +97,10 @@ class ProcessWorkers:
             return np.concatenate([places[:0], *mine])
 
 
-def digest(plan: Plan, rows: NDArray[np.intp]) -> str:
+def digest(plan: QueryPlan, rows: NDArray[np.intp]) -> str:
     """Return a hash of prompts in their order: processes exchange numbers by place."""
     found = blake2b(digest_size=16)
     size = plan.acquisition.chunk_size
     for start in range(0, len(rows), size):
         found.update(b"".join(row_keys(plan.prompts(rows[start : start + size]))))
     return found.hexdigest()
-
-
-def taken(scores: PoolScores, places: NDArray[np.intp]) -> Scores:
-    """Return the scores at some places: what `PoolScores.put` fills in."""
-    return Scores(
-        base=np.stack([scores.base_entropy[places], scores.base_log[places]], axis=1),
-        full=np.stack(
-            [scores.entropy[places], scores.log[places], scores.information[places]], axis=1
-        ),
-        n_tokens=np.asarray(scores.lengths[places]),
-        answers=[] if scores.answers is None else [scores.answers[i] for i in places],
-    )

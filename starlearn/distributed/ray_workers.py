@@ -19,12 +19,12 @@ from starlearn.data.pool import rows_of
 from starlearn.distributed.accelerate_workers import ProcessWorkers
 from starlearn.distributed.chunks import chunk_file, chunk_key, items_key, read_chunk, write_chunk
 from starlearn.distributed.cluster import RayEngine, engine_of, finished, numerics_there, running
-from starlearn.distributed.worker import EMBEDDING, POSITION, PROMPT, TIE, Work, scores_of
+from starlearn.distributed.worker import EMBEDDING, POSITION, PROMPT, Work, scores_of
 from starlearn.errors import InputError, OutOfMemoryError, WorkerError
 from starlearn.export import saving
 from starlearn.progress import ItemBar
-from starlearn.query.acquisition import Plan, Workers
-from starlearn.query.pool_scores import PoolScores
+from starlearn.query.acquisition import QueryPlan, Workers
+from starlearn.query.score_table import ScoreTable
 from starlearn.query.scoring import Scorer
 
 SPACES = 8
@@ -76,7 +76,12 @@ class RayWorkers:
     """What workers have said that they compute with."""
 
     def score(
-        self, plan: Plan, scores: PoolScores, n_passes: int, places: NDArray[np.intp]
+        self,
+        plan: QueryPlan,
+        positions: NDArray[np.intp],
+        scores: ScoreTable,
+        n_passes: int,
+        places: NDArray[np.intp],
     ) -> None:
         """Fill in scores, bit for bit those of one process.
 
@@ -94,14 +99,13 @@ class RayWorkers:
 
         def pieces() -> Iterator[Piece]:
             for number in range(-(-len(places) // size)):
-                positions = scores.positions[part(number)]
-                items = work.task.fill(rows_of(plan.rows, positions), positions.tolist())
-                columns = {name: pa.array([item[name] for item in items]) for name in items[0]}
-                yield Piece(number, positions, columns, items_key(space, items))
+                rows = positions[part(number)]
+                fields = rows_of(plan.fields, rows)
+                columns = {name: pa.array([item[name] for item in fields]) for name in fields[0]}
+                yield Piece(number, rows, columns, items_key(space, fields))
 
         def take(number: int, table: pa.Table) -> None:
             scores.put(part(number), scores_of(table))
-            scores.keys[part(number)] = table[TIE].to_numpy()
 
         work = self._work(plan, n_passes, self._scorer(plan).identity(n_passes))
         task = work.task
@@ -111,7 +115,7 @@ class RayWorkers:
             self._through(plan, work, pieces(), take, bar)
 
     def embeddings(
-        self, plan: Plan, prompts: list[list[int]], rows: NDArray[np.intp]
+        self, plan: QueryPlan, prompts: list[list[int]], rows: NDArray[np.intp]
     ) -> NDArray[np.float64]:
         """Return the base model's mean hidden state of each prompt, [c, D]; `rows` name them."""
         size, space = plan.acquisition.chunk_size, self._scorer(plan).embedding_space
@@ -129,7 +133,7 @@ class RayWorkers:
             self._through(plan, work, pieces, take, bar)
         return np.concatenate([found[number] for number in sorted(found)])
 
-    def _scorer(self, plan: Plan) -> Scorer:
+    def _scorer(self, plan: QueryPlan) -> Scorer:
         """Return what names the workers' numbers: they may have GPUs that this process lacks."""
         if not self.settings.gpus or torch.cuda.is_available():
             return plan.scorer
@@ -139,7 +143,7 @@ class RayWorkers:
             self._asked.append(there)
         return replace(plan.scorer, numerics=self._asked[0])
 
-    def _work(self, plan: Plan, n_passes: int, space: str) -> Work:
+    def _work(self, plan: QueryPlan, n_passes: int, space: str) -> Work:
         scorer = plan.scorer
         return Work(
             source=scorer.backbone.source,
@@ -149,6 +153,7 @@ class RayWorkers:
             seed=scorer.seed,
             tree=scorer.tree,
             max_new_tokens=scorer.max_new_tokens,
+            with_base=scorer.with_base,
             n_passes=n_passes,
             task=plan.encode.task,
             room=plan.encode.room,
@@ -159,7 +164,7 @@ class RayWorkers:
         )
 
     def _through(
-        self, plan: Plan, work: Work, pieces: Iterable[Piece], take: Take, bar: ItemBar
+        self, plan: QueryPlan, work: Work, pieces: Iterable[Piece], take: Take, bar: ItemBar
     ) -> None:
         with self._folders() as (folder, todo):
             waiting: dict[str, _Waiting] = {}
@@ -216,7 +221,7 @@ class RayWorkers:
                     f"{at or 'nothing yet'}. Finished chunks are kept; call again to go on."
                 ) from error
 
-    def _saved(self, plan: Plan, todo: Path) -> Path:
+    def _saved(self, plan: QueryPlan, todo: Path) -> Path:
         folder = todo / "learner"
         # Workers need the adapter; labelled texts have no business on shared storage.
         content = replace(saving.content_of(self.learner), items=[], labels=[])

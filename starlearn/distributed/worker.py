@@ -20,15 +20,14 @@ from starlearn.model.choices import ChoiceTree
 from starlearn.model.memory import renumbered
 from starlearn.progress import ItemBar
 from starlearn.query.score_store import ScoreStore, row_keys
-from starlearn.query.scoring import Scorer, Scores
-from starlearn.query.selection import item_keys
+from starlearn.query.score_table import BASE, ScoreTable
+from starlearn.query.scoring import Scorer
 from starlearn.settings import Acquisition
 from starlearn.tasks import Task
 
 ATTEMPTS = 3
 """How often a chunk may take its worker down before it is given up."""
-NUMBERS = ("base_entropy", "base_log", "entropy", "log", "information")
-EMBEDDING, TIE, POSITION, PROMPT = "embedding", " tie", " position", " prompt"
+EMBEDDING, ANSWER, POSITION, PROMPT = "embedding", "answer", " position", " prompt"
 """Columns; a field of a template is a name, and has no space."""
 
 
@@ -51,6 +50,8 @@ class Work:
     """Of the dropout masks."""
     tree: ChoiceTree | None
     max_new_tokens: int
+    with_base: bool
+    """Whether the base model is run too, once there is an adapter."""
     n_passes: int
     """K; 0 asks for hidden states instead of scores."""
     task: Task
@@ -83,6 +84,7 @@ class Work:
             self.seed,
             self.tree,
             self.max_new_tokens,
+            self.with_base,
         )
         found = scorer.identity(self.n_passes) if self.n_passes else scorer.embedding_space
         if found != self.space:
@@ -182,11 +184,11 @@ class ScoringWorker:
                 points = scorer.embeddings(prompts, bar)
                 return {EMBEDDING: pa.array(list(points), pa.list_(pa.float64()))}
             base: Any = nullcontext()  # free-form answers change, and base scores with them
-            if scorer.tree is not None:
+            if scorer.tree is not None and (scorer.with_base or scorer.adapter is None):
                 base = _BaseKept(self.folder, scorer, prompts)
             with base:
-                found = scorer.score(prompts, self.work.n_passes, bar)
-            return {**columns_of(found), TIE: item_keys(prompts, self.work.tie_seed)}
+                found = scorer.score(prompts, self.work.n_passes, bar, self.work.tie_seed)
+            return columns_of(found)
 
 
 class _BaseKept:
@@ -220,20 +222,15 @@ def told(error: StarlearnError) -> dict[str, Any]:
     return {"error": str(error), "numbers": numbers, "kind": kind}
 
 
-def columns_of(found: Scores) -> dict[str, Any]:
-    """Lay out scores as the columns of a file."""
-    numbers = np.column_stack([found.base, found.full]).T
-    kind = pa.int64() if all(isinstance(a, int) for a in found.answers) else pa.list_(pa.int64())
-    return {
-        **dict(zip(NUMBERS, numbers, strict=True)),
-        "n_tokens": found.n_tokens,
-        "answer": pa.array(found.answers, kind),
-    }
+def columns_of(scores: ScoreTable) -> dict[str, Any]:
+    """Return scores as the columns of a file."""
+    answers = scores.answers or []
+    kind = pa.int64() if all(isinstance(a, int) for a in answers) else pa.list_(pa.int64())
+    return {**scores.columns(), ANSWER: pa.array(answers, kind)}
 
 
-def scores_of(table: pa.Table) -> Scores:
-    """Undo `columns_of`."""
-    numbers = np.stack([table[name].to_numpy() for name in NUMBERS], axis=1)
-    return Scores(
-        numbers[:, :2], numbers[:, 2:], table["n_tokens"].to_numpy(), table["answer"].to_pylist()
-    )
+def scores_of(table: pa.Table) -> ScoreTable:
+    """Return the scores in a file that :func:`columns_of` made."""
+    columns: dict[str, Any] = dict.fromkeys(BASE)
+    columns |= {name: table[name].to_numpy() for name in table.column_names if name != ANSWER}
+    return ScoreTable(**columns, answers=table[ANSWER].to_pylist())

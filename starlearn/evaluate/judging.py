@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from starlearn.data.containers import as_labels
 from starlearn.evaluate.statistics import calibration_error, reliability
+from starlearn.learner.session import session_of
 from starlearn.progress import ItemBar
 from starlearn.tasks import GenerationTask
 
@@ -72,21 +73,23 @@ def _minus_log(probabilities: NDArray[np.float64], gold: NDArray[np.intp]) -> ND
 
 
 def _token_losses(learner: Any, items: Sequence[Any], labels: Sequence[Any]) -> Any:
-    parts, engine = learner._parts(), learner._engine()
-    examples = engine.examples(parts, items, as_labels(labels, len(items)))
+    session = session_of(learner)
+    fields = session.parts.task.fill(items)
+    examples = session.examples(fields, as_labels(labels, len(items)))
     answers = [example.answer for example in examples]
-    losses = engine.losses(parts, learner.adapter_, [e.prompt for e in examples], answers)
+    losses = session.losses([example.prompt for example in examples], answers)
     return losses / np.array([len(answer) for answer in answers])
 
 
 def _judge_texts(learner: Any, items: Sequence[Any], labels: Sequence[Any]) -> Judgement:
-    parts, engine = learner._parts(), learner._engine()
-    prompts = engine.prompts(parts, items, room=parts.task.max_new_tokens)
-    scorer = engine.scorer(parts, learner.adapter_, None, seed=0)
+    session = session_of(learner)
+    task: Any = session.parts.task
+    prompts = session.prompts(task.fill(items), room=task.max_new_tokens)
+    scorer = session.scorer(None)
     with scorer.ready(), ItemBar("judging", len(prompts), verbose=False) as bar:
         written = scorer.write(prompts, bar)
         own = scorer.losses(prompts, written, bar)
-    correct = parts.task.correct(engine.texts(written), list(labels))
+    correct = task.correct(session.texts(written), list(labels))
     return Judgement(
         np.asarray(correct, dtype=bool),
         np.exp(-np.maximum(own, 0.0)),

@@ -82,7 +82,21 @@ def push(
     commit_message: str | None = None,
     **contents: Any,
 ) -> str:
-    """Upload what :func:`write_hub_folder` writes; returns the address of the commit.
+    """Upload what :func:`write_hub_folder` writes; return the address of the commit.
+
+    Parameters
+    ----------
+    saved : Saved
+    backbone : Backbone
+    repo_id : str
+        "user/name"; created if it does not exist.
+    private : bool, default=True
+        With True a repository that is public already is refused.
+    token : str, optional
+        By default the one of ``hf auth login``.
+    commit_message : str, optional
+    **contents
+        As in :func:`write_hub_folder`.
 
     Raises
     ------

@@ -128,7 +128,13 @@ def parameters_to_json(parameters: Mapping[str, Any]) -> dict[str, Any]:
                     f"{name}={type(part).__name__}(...) is a class of your own, which no file may "
                     "name: loading would run code. Use starlearn's, or pickle the learner."
                 )
-            found[name] = {"class": type(part).__name__, **part.get_params(deep=False)}
+            settings = part.get_params(deep=False)
+            if code := [key for key, value in settings.items() if callable(value)]:
+                raise InputError(
+                    f"{name}.{code[0]} is a function, which cannot be saved: loading would run "
+                    f"code. Save with set_params({name}__{code[0]}=None), or pickle the learner."
+                )
+            found[name] = {"class": type(part).__name__, **settings}
     found["quantization"] = quantization_to_json(found["quantization"])
     if isinstance(found["random_state"], Integral):  # NumPy's numbers too
         found["random_state"] = int(found["random_state"])
@@ -159,9 +165,18 @@ def parameters_from_json(parameters: Mapping[str, Any], where: str) -> dict[str,
         kind = arguments.pop("class", None)
         if kind not in _CLASSES:
             raise UntrustedFileError(f"{where} names an unknown class {kind!r:.60} for {name!r}.")
-        found[name] = _CLASSES[kind](**arguments)
+        found[name] = _CLASSES[kind](**_renamed(arguments))
     found["quantization"] = quantization_from_json(found["quantization"])
     return found
+
+
+def _renamed(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of an earlier version by their names of today."""
+    if arguments.get("strategy") == "star":
+        arguments["strategy"] = "uncertainty"
+    if arguments.get("mc_layers", 0) is None:
+        del arguments["mc_layers"]
+    return arguments
 
 
 def _line(row: Mapping[str, Any]) -> str:

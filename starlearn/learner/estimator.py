@@ -1,92 +1,81 @@
-"""STARLearner: the estimator. A thin face: every method validates, calls one stage, records."""
+"""STARLearner: the estimator. Every method checks its input, uses a session, and records."""
 
 import math
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Self, Unpack, overload
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
+from sklearn.utils.metaestimators import available_if
 
-from starlearn.data.containers import as_count, as_items, object_array, take
-from starlearn.data.pool import Pool, Rows, rows_of
+from starlearn.data.containers import as_count, as_items, as_labels, object_array, take
+from starlearn.data.pool import rows_of
 from starlearn.distributed.ray_workers import workers_of
-from starlearn.export.face import ExportMixin
+from starlearn.errors import InputError, listed
+from starlearn.export import hub, merged, saving
+from starlearn.learner import inputs, tracking
+from starlearn.learner.base_models import LOADED, base_of, shared_bases
 from starlearn.learner.calibration import best_temperature, folds, tempered
-from starlearn.learner.inputs import (
-    Parts,
-    check_label_type,
-    check_passes,
-    checked_labels,
-    checked_parts,
-    checked_pool,
-    checked_rows,
-    has_choices,
-)
-from starlearn.learner.protocol import LOADED, EstimatorProtocol
 from starlearn.learner.rollback import unchanged_on_error
-from starlearn.learner.session import Prompts, answer_room
-from starlearn.learner.tracking import ReportMixin
-from starlearn.learner.typed import (
-    Asked,
-    AskedPerhaps,
-    AskedToo,
-    Batch,
-    Items,
-    Measured,
-    PoolT,
-    available_if,
-)
-from starlearn.model.adapter import Adapter
-from starlearn.model.backbone import check_quantization
-from starlearn.query.acquisition import Plan
+from starlearn.learner.session import Prompts, Session, classes_of, seed_of, session_of
+from starlearn.model.adapter import check_base
+from starlearn.model.processes import processes
 from starlearn.query.budget import Budget, budget_for
 from starlearn.query.estimate import Estimate, estimate
-from starlearn.query.pool_scores import Uncertainty
-from starlearn.randomness import derived_seed, drawn_seed
-from starlearn.settings import Acquisition, LoRA, Training
-from starlearn.tasks import ChoiceTask, GenerationTask, Item
+from starlearn.query.score_table import Uncertainty
+from starlearn.randomness import drawn_seed
+from starlearn.settings import Acquisition, LoRA, Training, check_names
+from starlearn.tasks import DEFAULTS, ChoiceTask, Fields, GenerationTask, Item
 
 
-class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
+class STARLearner(
+    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
+):
     """Active learning with a 4-bit language model and a LoRA adapter.
 
-    Each round trains a fresh adapter with a penalty on B, and asks it K times, with dropout on A
-    (STAR, arXiv 2403.01165). By default items are ranked by the mutual information of answer and
-    mask; STAR's mix with the base model: ``Acquisition(measure="entropy", schedule="published")``.
+    Each round trains a new adapter with a penalty on B. A query scores the pool in K passes with
+    dropout on A (STAR, arXiv 2403.01165). By default it ranks items by the mutual information
+    between answer and dropout mask. STAR as published is ``STARLearner(model, task=task,
+    **starlearn.PUBLISHED)``.
 
     Parameters
     ----------
     model : str, path or None, default=None
-        Folder or hub id of a causal language model; None is the small model in the package.
+        Folder or hub id of a causal language model. None is the small model in the package.
     task : ChoiceTask or GenerationTask, default=None
-        How items become prompts and answers become labels; None is ``ChoiceTask()``.
+        How prompts are made from items and labels from answers. None is ``ChoiceTask()``.
     quantization : {"nf4", "fp4", "none"} or transformers.BitsAndBytesConfig, default="nf4"
         Format of the base model's linear weights.
     adapter : LoRA, default=None
     acquisition : Acquisition, default=None
     training : Training, default=None
-        The settings; None stands for the part's defaults. ``set_params(adapter__r=8)`` works
+        Settings by group. None is the group's defaults, and ``set_params(adapter__r=8)`` works
         either way.
     random_state : int, RandomState or None, default=None
-        Decides initial weights, order of training, dropout masks and ties. With the same number
-        the same items are picked, whatever the batch size and the order of the pool.
+        Seed of initial weights, order of training, dropout masks and ties. With the same number the
+        same items are chosen, whatever the batch size and the order of the pool.
     cache_dir : path or None, default=None
-        Folder in which scores are kept, so that the base model's are computed once for all rounds
-        and an interrupted query goes on where it was, in another process too. None keeps them in
-        memory, up to 256 MB.
+        Folder that keeps scores. The base model's are then computed once for all rounds, and an
+        interrupted query resumes, also in another process. None keeps them in memory, up to 256 MB.
     verbose : bool or int, default=True
-        0 or False: nothing is written. 1: progress bars. 2: the loss of a training as well.
+        0 or False prints nothing, 1 shows progress bars, 2 also the loss of a training.
     callbacks : sequence or None, default=None
-        Functions that are given a :class:`starlearn.Progress` as a long step goes on, and
-        instances of ``transformers.TrainerCallback``, which take part in every training.
+        Functions that receive a :class:`starlearn.Progress` during long steps, and instances of
+        ``transformers.TrainerCallback`` for every training.
     report_to : str or sequence of {"tensorboard", "wandb", "mlflow", "trackio"}, default=()
-        Trackers that are told each round's figures: labels, loss, uncertainties, seconds, and what
-        :meth:`record` is given. No text goes there. By default nobody is told anything.
+        Trackers that receive each round's metrics: labels, loss, uncertainties, seconds, and the
+        figures of :meth:`record`. They receive no text.
 
     Attributes
     ----------
@@ -97,15 +86,13 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
     X_training, y_training : ndarray of shape (N,)
         The labelled set.
     rounds_ : list of dict
-        One record a training, with the query that followed it.
-
-    Examples
-    --------
-    >>> from starlearn import STARLearner, ChoiceTask
-    >>> learner = STARLearner(task=ChoiceTask("{question}", choices=["yes", "no"]))
-    >>> learner.set_params(training__learning_rate=3e-3).training
-    Training(learning_rate=0.003)
+        One record per training, with the query that followed it.
     """
+
+    def __new__(cls, *args: Any, **parameters: Any) -> Self:
+        # Before Python's own complaint about an unknown name, which gives no hint.
+        check_names(cls, parameters)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -134,14 +121,14 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         self.callbacks = callbacks
         self.report_to = report_to
 
-    # Labelled data in, adapter out
+    # Training
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Replace the labelled set and train a fresh adapter on it.
+        """Replace the labelled set and train a new adapter on it.
 
         Parameters
         ----------
-        X : N items in any container that :func:`starlearn.data.containers.as_items` takes
+        X : N items in any container that :func:`starlearn.data.containers.as_items` accepts
             Strings, or dicts of the prompt's fields.
         y : sequence of str, int or bool, length N
             Labels; for a GenerationTask the whole answer texts.
@@ -155,15 +142,14 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         InputError
             When parameters, items or labels cannot be used; before the model is loaded.
         TrainingDivergedError
-            When the loss or a weight becomes NaN or infinite. The learner is then what it was
-            before the call, as after any error and after Ctrl-C: mend the cause and call again.
+            When the loss or a weight becomes NaN or infinite. The learner stays as it was.
         """
-        parts = self._parts()
-        items, labels = checked_labels(X, y, parts.task)
+        parts = inputs.checked_parts(self)
+        items, fields, labels = inputs.checked_labels(X, y, parts.task)
         with unchanged_on_error(self, LOADED):
             self._begin()
             self._remember(items, labels)
-            return self._train(parts, items, labels)
+            return self._train(fields, labels)
 
     def teach(self, X: Any, y: Any, bootstrap: bool = False, only_new: bool = False) -> Self:
         """Add items to the labelled set and train the next round's adapter.
@@ -176,43 +162,23 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
             Train on a sample of the labelled set, drawn with replacement.
         only_new : bool
             Train on these items alone. They join the labelled set all the same.
-
-        Returns
-        -------
-        self
         """
-        parts = self._parts()
-        items, labels = checked_labels(X, y, parts.task)
+        parts = inputs.checked_parts(self)
+        items, fields, labels = inputs.checked_labels(X, y, parts.task)
         with unchanged_on_error(self, LOADED):
             if not hasattr(self, "rounds_"):
                 self._begin()
-            self._add_training_data(items, labels)
+            known = self._add_training_data(items, labels)
             if not only_new:
-                items, labels = list(self.X_training), self.y_training
+                fields, labels = [*known, *fields], self.y_training
             if bootstrap:
-                generator = np.random.default_rng(self._seed("bootstrap", len(self.rounds_)))
-                drawn = generator.integers(len(items), size=len(items))
-                items, labels = [items[i] for i in drawn], labels[drawn]
-            return self._train(parts, items, labels)
+                seed = seed_of(self, "bootstrap", len(self.rounds_))
+                drawn = np.random.default_rng(seed).integers(len(fields), size=len(fields))
+                fields, labels = [fields[i] for i in drawn], labels[drawn]
+            return self._train(fields, labels)
 
-    # A pool in, the items worth labelling out
+    # Queries
 
-    @overload
-    def query(self, X_pool: Pool, n_instances: int = 1, **how: Unpack[Asked]) -> Batch[Items]: ...
-    @overload
-    def query(self, X_pool: PoolT, n_instances: int = 1, **how: Unpack[Asked]) -> Batch[PoolT]: ...
-    @overload
-    def query(
-        self, X_pool: Pool, n_instances: int = 1, **how: Unpack[AskedToo]
-    ) -> Measured[Items]: ...
-    @overload
-    def query(
-        self, X_pool: PoolT, n_instances: int = 1, **how: Unpack[AskedToo]
-    ) -> Measured[PoolT]: ...
-    @overload
-    def query(
-        self, X_pool: Any, n_instances: int = 1, **how: Unpack[AskedPerhaps]
-    ) -> tuple[Any, ...]: ...
     def query(
         self,
         X_pool: Any,
@@ -222,145 +188,145 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         budget: Budget | None = None,
         engine: Any = None,
     ) -> tuple[Any, ...]:
-        """Choose the items whose labels are worth most.
+        """Choose the items to label.
 
-        Before the first fit the base model's uncertainty decides, if the task's answers are known.
+        Before the first fit items are ranked by the base model's uncertainty, if the task names its
+        answers.
 
         Parameters
         ----------
-        X_pool : m unlabelled items in any container that `fit` takes, or a Pool on disk
+        X_pool : m unlabelled items in any container that `fit` accepts, or a Pool on disk
         n_instances : int
             n, from 1 to m.
         return_metrics : bool
-            Also return what each chosen item was ranked by: by default its place, from 0 to 1.
+            Also return the values that the chosen items were ranked by. By default these are ranks
+            from 0 to 1.
         budget : Budget, optional
-            What labels may cost. Items that cost more than what is left are passed over, and the
-            batch is smaller than n when the money ends.
+            What labels may cost. Items that cost more than the rest of the budget are skipped, and
+            the batch may have fewer than n items.
         engine : None, "ray", RayEngine or "accelerate", default=None
-            Who scores: this process, workers of a Ray cluster, or all processes of this program
-            (`accelerate launch`, each calls this method); with the same result.
+            Processes that score: this one, the workers of a Ray cluster, or all processes of this
+            program (`accelerate launch`). The result is the same.
 
         Returns
         -------
         indices : ndarray of shape (n,)
-            Positions in the pool, most uncertain first; in the order in which they were drawn with
-            ``Acquisition(diversity=...)``.
+            Positions in the pool, most uncertain first. With ``Acquisition(diversity=...)`` in the
+            order in which they were chosen.
         batch : n items in a container of the pool's kind
         metrics : ndarray of shape (n,)
             Only with `return_metrics`; NaN for a random draw.
         """
         began = time.perf_counter()
-        parts = self._parts()
-        rows = checked_rows(X_pool, parts.task, "X_pool")
+        session = session_of(self)
+        acquisition, task = session.parts.acquisition, session.parts.task
+        rows, fields = inputs.checked_pool(X_pool, task, "X_pool")
         n_instances = as_count(n_instances, "n_instances", len(rows))
         budget = budget_for(budget, rows)
-        record: dict[str, Any] = {"n_pool": len(rows)}
-        scored = parts.acquisition.strategy != "random"
-        plan = self._plan(parts, rows, scores=scored, engine=engine)
-        asked = list(getattr(self, "X_training", []))
-        if not scored:
-            indices, metrics = plan.random(n_instances, parts.task, asked, budget)
-        else:
+        known = getattr(self, "X_training", ()) if acquisition.distinct != "none" else ()
+        scored = acquisition.strategy != "random"
+        plan = session.plan(
+            rows,
+            fields,
+            uses_scores=scored,
+            labelled=task.fill(known) if len(known) else (),
+            workers=workers_of(engine, self),
+        ).for_query()
+        found: dict[str, Any] = {"n_pool": len(rows)}
+        if scored:
             ranked = plan.ranked(n_instances)
-            indices, metrics = plan.chosen(ranked, n_instances, parts.task, asked, budget)
-            record["lambda"] = plan.weight
-            record |= ranked.means()
-        record["n_instances"] = len(indices)  # fewer than n where the money ends
-        record["seconds"] = time.perf_counter() - began
+            indices, metrics = plan.chosen(ranked, n_instances, budget)
+            found |= {"lambda": plan.weight, **ranked.means()}
+        else:
+            indices, metrics = plan.random(n_instances, budget)
+        found["n_instances"] = len(indices)  # fewer than n at the end of a budget
+        found["seconds"] = time.perf_counter() - began
         if budget is not None:
-            record["cost"] = math.fsum(budget.costs(rows_of(rows, indices)))
-        self._note_query(parts, record)
+            found["cost"] = math.fsum(budget.costs(rows_of(rows, indices)))
+        tracking.note_query(self, session.parts, session.round, found)
         batch = take(X_pool if hasattr(X_pool, "__getitem__") else rows, indices)
         return (indices, batch, metrics) if return_metrics else (indices, batch)
 
     def uncertainty(self, pool: Any, *, engine: Any = None) -> Uncertainty:
-        """Return what a query ranks by, and what it is made of, for every item.
+        """Return the values that a query ranks by, and their components, for every item.
 
         Parameters
         ----------
-        pool : m items in any container that `fit` takes
+        pool : m items in any container that `fit` accepts
         engine : as in `query`
 
         Returns
         -------
         Uncertainty
-            Arrays of shape (m,) in the pool's order: base, full, mixed, entropy,
-            mutual_information, n_tokens, confidence, answers.
+            Arrays of shape (m,) in the pool's order.
         """
-        parts = self._parts()
-        plan = self._plan(parts, checked_rows(pool, parts.task, "pool"), engine=engine)
-        scores = plan.uncertainty()
-        if plan.scorer.tree is None:
-            return replace(scores, answers=object_array(self._engine().texts(scores.answers)))
-        return replace(
-            scores,
-            n_tokens=plan.scorer.tree.n_tokens[scores.answers],
-            answers=self._classes(parts)[scores.answers],
-        )
+        session = session_of(self)
+        rows, fields = inputs.checked_pool(pool, session.parts.task, "pool")
+        return session.uncertainty(session.plan(rows, fields, workers=workers_of(engine, self)))
 
     def estimate(self, pool: Any, n_instances: int = 1) -> Estimate:
-        """Tell what a query of this pool will take, from a sample of it.
+        """Estimate the time and memory of a query of this pool from a sample of it.
 
         Parameters
         ----------
-        pool : m items in any container that `query` takes
+        pool : m items in any container that `query` accepts
         n_instances : int
-            n; decides how many items are screened.
+            n. The number of screened items depends on it.
 
         Returns
         -------
         Estimate
-            Seconds, peak memory, and rates; ``print`` it.
         """
-        parts = self._parts()
-        rows = checked_rows(pool, parts.task, "pool")
-        return estimate(self._plan(parts, rows), as_count(n_instances, "n_instances", len(rows)))
+        session = session_of(self)
+        rows, fields = inputs.checked_pool(pool, session.parts.task, "pool")
+        n_instances = as_count(n_instances, "n_instances", len(rows))
+        scored = session.parts.acquisition.strategy != "random"
+        return estimate(session.plan(rows, fields, uses_scores=scored).for_query(), n_instances)
 
     def transform(self, X: Any) -> NDArray[np.float64]:
-        """Return items as points: the base model's hidden states, averaged over the prompt.
-
-        They do not change over the rounds, and serve for density, diversity and plots.
+        """Return the base model's hidden states of items, averaged over the prompt.
 
         Parameters
         ----------
-        X : m items in any container that `fit` takes
+        X : m items in any container that `fit` accepts
 
         Returns
         -------
         ndarray of shape (m, D)
         """
-        parts = self._parts()
-        rows = checked_rows(X, parts.task, "X")
-        return self._plan(parts, rows, scores=False).embeddings(rows[:])
+        session = session_of(self)
+        rows, fields = inputs.checked_pool(X, session.parts.task, "X")
+        return session.plan(rows, fields, uses_scores=False).embeddings(fields[:])
 
-    # Items in, answers out
+    # Predictions
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the label of each item; for a GenerationTask the parsed answer.
 
         Parameters
         ----------
-        X : m items in any container that `fit` takes
+        X : m items in any container that `fit` accepts
 
         Returns
         -------
         ndarray of shape (m,)
         """
-        if has_choices(self):
+        if inputs.has_choices(self):
             probabilities = self.predict_proba(X)
             return np.asarray(self.classes_[probabilities.argmax(axis=1)])
-        return object_array([self._parts().task.parse(text) for text in self._written(X)])
+        session, _, prompts = self._to_predict(X)
+        return object_array([session.parts.task.parse(text) for text in session.written(prompts)])
 
-    @available_if(has_choices)
+    @available_if(inputs.has_choices)
     def predict_proba(self, X: Any, *, n_passes: int = 1) -> NDArray[np.float64]:
         """Return the probability of each choice.
 
         Parameters
         ----------
-        X : m items in any container that `fit` takes
+        X : m items in any container that `fit` accepts
         n_passes : int, default=1
-            K. With more than one, the mean over an ensemble of K dropout masks, those of a query
-            in this round; it takes K times as long (arXiv 1506.02142, equation 6).
+            K. With more than one, the mean over K dropout masks, those of a query in this round
+            (arXiv 1506.02142, equation 6). It takes K times as long.
 
         Returns
         -------
@@ -370,56 +336,42 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         Raises
         ------
         InputError
-            When K is no whole number from 1, or there is no dropout to draw masks from.
+            When K is not a whole number of at least 1, or the adapter has no dropout.
         """
-        parts, tree, prompts = self._to_predict(X)
-        check_passes(parts, n_passes, "predict_proba(n_passes={})")
-        seed = self._seed("masks", self._round)
-        found = self._engine().probabilities(
-            parts, self.adapter_, prompts, tree, n_passes=n_passes, seed=seed, verbose=self.verbose
-        )
+        session, tree, prompts = self._to_predict(X)
+        inputs.check_passes(session.parts, n_passes, "predict_proba(n_passes={})")
+        found = session.probabilities(prompts, tree, n_passes=n_passes)
         return tempered(found, self.rounds_[-1].get("temperature", 1.0)) if n_passes == 1 else found
 
-    @available_if(has_choices)
+    @available_if(inputs.has_choices)
     def calibrate(self, *, n_splits: int = 5) -> Self:
-        """Find the temperature of `predict_proba` by cross-fitting on the labelled set.
+        """Set the temperature of `predict_proba` by cross-fitting on the labelled set.
 
-        For each part of the labelled set a fresh adapter is trained on the others and judged on
-        this part; they are not kept (with ``warm_start`` they are of another kind than the
-        learner's). Items of the same text are in one part. The temperature that fits all of them,
-        ``rounds_[-1]["temperature"]``, holds until the next training, for one pass. It changes no
-        answer and no query; a strategy that asks `predict_proba` may rank otherwise.
+        For each part of the labelled set a new adapter is trained on the other parts and predicts
+        this one. Items with the same text are in one part. The temperature that fits all of them,
+        ``rounds_[-1]["temperature"]``, holds until the next training, for a single pass.
 
         Parameters
         ----------
         n_splits : int, default=5
             From 2 to the number of distinct items. It takes about as many trainings.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        InputError
-            When `n_splits` does not fit the labelled set, or the task has other choices by now.
         """
-        parts, tree, prompts = self._to_predict(self.X_training)
-        items, labels = checked_labels(self.X_training, self.y_training, parts.task)
-        examples, t = self._engine().examples(parts, items, labels), self._round
-        splits = folds(parts.task.fill(items), n_splits, self._seed("folds", t))
-        how: dict[str, Any] = {"seed": self._seed("training", t), "verbose": self.verbose}
-        found = self._engine().unseen_probabilities(parts, examples, prompts, tree, splits, **how)
+        self._require_fit()
+        session = session_of(self)
+        X, y = self.X_training, self.y_training
+        _, fields, labels = inputs.checked_labels(X, y, session.parts.task)
+        splits = folds(fields, n_splits, session.seed_for("folds", session.round))
+        found = session.held_out_probabilities(fields, labels, splits)
         right = np.searchsorted(self.classes_, labels)
         self.rounds_[-1]["temperature"] = best_temperature(found, right)
         return self
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the accuracy; for a GenerationTask the share of parsed answers that are equal.
+        """Return the accuracy; for a GenerationTask the share of equal parsed answers.
 
         Parameters
         ----------
-        X : m items in any container that `fit` takes
+        X : m items in any container that `fit` accepts
         y : sequence of labels or answer texts, length m
         sample_weight : array-like of shape (m,), optional
 
@@ -428,14 +380,119 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         float
         """
         self._require_fit()
-        task = self._parts().task
-        items, labels = checked_labels(X, y, task)
+        session = session_of(self)
+        task = session.parts.task
+        _, fields, labels = inputs.checked_labels(X, y, task)
         if isinstance(task, GenerationTask):
-            right = task.correct(self._written(items), labels.tolist())
+            prompts = session.prompts(fields, session.room(None))
+            right = task.correct(session.written(prompts), labels.tolist())
         else:
-            check_label_type(labels, self.classes_)
-            right = (self.predict(items) == labels).tolist()
+            inputs.check_label_type(labels, self.classes_)
+            right = (self.predict(fields) == labels).tolist()
         return float(accuracy_score(np.ones(len(right)), right, sample_weight=sample_weight))
+
+    # Records and files
+
+    def record(self, **figures: float) -> Self:
+        """Add figures of your own to the last round's record, for its card and trackers.
+
+        Parameters
+        ----------
+        **figures : float
+            By name, such as ``accuracy=learner.score(X_validation, y_validation)``. A name that the
+            record itself uses is refused.
+        """
+        self._require_fit()
+        tracking.record_figures(self, inputs.checked_parts(self), figures)
+        return self
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write adapter, settings and labelled set to a new folder, which peft can open too."""
+        self._on_main(lambda content, backbone: saving.save(content, folder, backbone))
+
+    @classmethod
+    def load(
+        cls, folder: str | os.PathLike[str], model: str | os.PathLike[str] | None = None
+    ) -> Self:
+        """Read a saved learner; `model` is where the base model is now, if it moved.
+
+        For errors see :func:`starlearn.export.saving.load`.
+        """
+        saved = saving.load(folder)
+        if unknown := sorted(set(saved.parameters) - set(cls._get_param_names())):
+            raise InputError(
+                f"{folder} has parameters that this starlearn does not know: {listed(unknown)}. "
+                "It was written by a newer one: update starlearn."
+            )
+        learner = cls(**saved.parameters)
+        if model is not None:
+            learner.model = model
+        inputs.checked_parts(learner)
+        check_base(base_of(learner).backbone, saved.adapter)
+        learner.adapter_, learner.seed_, learner.rounds_ = saved.adapter, saved.seed, saved.rounds
+        if saved.classes is not None:
+            learner.classes_ = as_labels(saved.classes, len(saved.classes))
+        learner._remember(list(saved.items), as_labels(saved.labels, len(saved.items)))
+        return learner
+
+    def merge(
+        self,
+        to: str | os.PathLike[str],
+        *,
+        dtype: str = "auto",
+        dequantize: bool = False,
+        max_shard_size: str = "5GB",
+    ) -> merged.Merged:
+        """Write the base model with the adapter merged into it.
+
+        The base model is loaded a second time, into the CPU's memory and in full precision. The
+        adapter was trained on the quantised one, so some answers differ from the learner's. See
+        :func:`starlearn.export.merged.merge`.
+        """
+        options: dict[str, Any] = {"dtype": dtype, "dequantize": dequantize}
+        options["max_shard_size"] = max_shard_size
+        return self._on_main(
+            lambda content, backbone: merged.merge(content, backbone, to, **options)
+        )
+
+    def write_hub_folder(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        include: Sequence[str] = (),
+        base_model: str | None = None,
+        license: str | None = None,
+    ) -> None:
+        """Write to a new folder what `push_to_hub` would upload, and upload nothing."""
+        page: dict[str, Any] = {"include": include, "base_model": base_model, "license": license}
+        self._on_main(
+            lambda content, backbone: hub.write_hub_folder(content, backbone, Path(folder), **page)
+        )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = True,
+        include: Sequence[str] = (),
+        base_model: str | None = None,
+        license: str | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Upload the adapter and a model card to a hub; see :func:`starlearn.export.hub.push`.
+
+        The card holds counts, settings, the learning curve and versions. No text of an item, no
+        label, no choice and no prompt is uploaded unless `include` names it.
+
+        Returns the address of the commit.
+        """
+        page: dict[str, Any] = {"include": include, "base_model": base_model, "license": license}
+        options: dict[str, Any] = {"private": private, "token": token}
+        options["commit_message"] = commit_message
+        return self._on_main(
+            lambda content, backbone: hub.push(content, backbone, repo_id, **options, **page)
+        )
 
     # modAL's learner interface
 
@@ -444,106 +501,106 @@ class STARLearner(ExportMixin, ReportMixin, EstimatorProtocol):
         """The learner itself: it is its own estimator."""
         return self
 
-    def _add_training_data(self, X: Any, y: Any) -> None:
-        if hasattr(self, "X_training"):
-            X, y = [*self.X_training, *as_items(X)], [*self.y_training, *y]
-        # All of them: the task's choices may have changed since the first were taught.
-        self._remember(*checked_labels(X, y, self._parts().task))
+    def _add_training_data(self, X: Any, y: Any) -> list[Fields]:
+        """Add to the labelled set; return the fields of the items that were there before."""
+        task = inputs.checked_parts(self).task
+        known = list(getattr(self, "X_training", ()))
+        fields = task.fill(known) if known else []
+        labels = [*self.y_training, *y] if known else y
+        items = [*known, *as_items(X)]
+        labels = as_labels(labels, len(items))
+        inputs.check_labels(
+            labels, task
+        )  # the task's choices may have changed since the last round
+        self._remember(items, labels)
+        return fields
 
-    # Inner steps
+    # scikit-learn's estimator interface
 
-    def _parts(self) -> Parts:
-        check_quantization(self.quantization)
-        return checked_parts(self)
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, also those of a group, as in ``set_params(adapter__r=8)``."""
+        check_names(type(self), {name.partition("__")[0] for name in params})
+        for name in {key.partition("__")[0] for key in params if "__" in key}:
+            if name in DEFAULTS and params.get(name, getattr(self, name)) is None:
+                params[name] = DEFAULTS[name][0]()
+        super().set_params(**params)
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.non_deterministic = self.random_state is None
+        tags.transformer_tags.preserves_dtype = []
+        if not inputs.has_choices(self):
+            tags.estimator_type = None
+            tags.classifier_tags = None
+        return tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "adapter_")
+
+    def __sklearn_clone__(self) -> Self:
+        copy: Self = super().__sklearn_clone__()
+        copy._shared_bases = shared_bases(self)
+        return copy
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The base model is loaded again where the pickle is opened.
+        state: dict[str, Any] = dict(super().__getstate__())
+        state.pop("_base", None)
+        state.pop("_trackers", None)
+        return state
 
     @property
-    def _round(self) -> int:
-        """t: how many trainings lie behind, less one; 0 also before the first."""
-        return max(len(getattr(self, "rounds_", [])) - 1, 0)
+    def _n_features_out(self) -> int:
+        """D, the number of outputs that get_feature_names_out counts."""
+        return session_of(self).width
+
+    # Steps of several methods
 
     def _begin(self) -> None:
-        self._end_report()
+        tracking.end_report(self)
         self.seed_ = drawn_seed(self.random_state)
         self.rounds_: list[dict[str, Any]] = []
-
-    def _seed(self, purpose: str, t: int) -> int:
-        if not hasattr(self, "seed_"):
-            self.seed_ = drawn_seed(self.random_state)
-        return derived_seed(self.seed_, purpose, t)
 
     def _remember(self, items: list[Item], labels: NDArray[Any]) -> None:
         self.X_training = object_array(items)
         self.y_training = labels
 
-    def _classes(self, parts: Parts, training: bool = False) -> NDArray[Any]:
-        """Labels in the order of the columns: those of the adapter, or of its next training."""
-        if hasattr(self, "classes_") and not training:
-            return self.classes_
-        if isinstance(parts.task, ChoiceTask) and parts.task.choices is not None:
-            return object_array(sorted(parts.task.choices))
-        if not hasattr(self, "y_training"):
-            raise NotFittedError(
-                "The choices are not known yet: call fit first, or name them: "
-                "ChoiceTask(choices=[...])."
-            )
-        return np.unique(self.y_training)
-
-    def _tree_and_prompts(self, parts: Parts, items: list[Item]) -> tuple[Any, Prompts]:
-        tree = None
-        if has_choices(self):
-            tree = self._engine().tree(parts, self._classes(parts).tolist())
-        return tree, self._engine().prompts(parts, items, room=answer_room(parts, tree))
-
-    def _to_predict(self, X: Any) -> tuple[Parts, Any, Prompts]:
-        self._require_fit()
-        parts = self._parts()
-        return (parts, *self._tree_and_prompts(parts, checked_pool(X, parts.task)))
-
-    def _written(self, X: Any) -> list[str]:
-        parts, _, prompts = self._to_predict(X)
-        return self._engine().write(parts, self.adapter_, prompts, self.verbose)
-
     def _require_fit(self) -> None:
         if not hasattr(self, "adapter_"):
             raise NotFittedError("This STARLearner has no adapter yet: call fit(X, y) first.")
 
-    def _train(self, parts: Parts, items: list[Item], labels: NDArray[Any]) -> Self:
+    def _to_predict(self, X: Any) -> tuple[Session, Any, Prompts]:
+        self._require_fit()
+        session = session_of(self)
+        tree = session.tree()
+        fields = inputs.checked_items(X, session.parts.task)
+        return session, tree, session.prompts(fields, session.room(tree))
+
+    def _train(self, fields: list[Fields], labels: NDArray[Any]) -> Self:
         began = time.perf_counter()
-        if has_choices(self):
-            classes = self._classes(parts, training=True)
-            self._engine().check_classes(parts, classes.tolist())
-        examples = self._engine().examples(parts, items, labels)
-        self._report(parts)  # what is wrong with a tracker shows before the training
-        warm = parts.training.warm_start and len(self.rounds_) > 0
+        session = session_of(self)
+        classes = classes_of(session.parts.task, self.y_training)
+        if classes is not None:
+            session.check_classes(classes.tolist())
+        examples = session.examples(fields, labels)
+        tracking.report(self, session.parts)  # errors of a tracker appear before the training
         t = len(self.rounds_)
-        previous: Adapter | None = getattr(self, "adapter_", None)
-        self.adapter_, record = self._engine().train(
-            parts,
-            examples,
-            seed=self._seed("training", t),
-            start=previous if warm else None,
-            verbose=self.verbose,
-        )
-        if has_choices(self):
+        start = session.adapter if session.parts.training.warm_start and t > 0 else None
+        seed = session.seed_for("training", t)
+        self.adapter_, record = session.train(examples, seed=seed, start=start)
+        if classes is not None:
             self.classes_ = classes
-        self._note_training(parts, record, time.perf_counter() - began)
+        tracking.note_training(self, session.parts, record, time.perf_counter() - began)
         return self
 
-    def _plan(self, parts: Parts, rows: Rows, *, scores: bool = True, engine: Any = None) -> Plan:
-        """Say how a pool is scored in the current round, or only drawn from."""
-        workers = workers_of(engine, self)
-        stages, trained = self._engine(), hasattr(self, "adapter_")
-        tree = None
-        if scores and has_choices(self):
-            tree = stages.tree(parts, self._classes(parts).tolist())
-        seeds = {purpose: self._seed(purpose, self._round) for purpose in ("masks", "draw")}
-        return Plan(
-            scorer=stages.scorer(parts, getattr(self, "adapter_", None), tree, seeds["masks"]),
-            rows=rows,
-            encode=stages.encode(parts, answer_room(parts, tree)),
-            weight=parts.acquisition.base_weight(self._round) if trained else 1.0,
-            seed=seeds["draw"],
-            verbose=self.verbose,
-            callbacks=parts.callbacks,
-            workers=workers,
-        )
+    def _on_main(self, act: Callable[[Any, Any], Any]) -> Any:
+        """Call a function with the learner's content, in the first of several processes."""
+        self._require_fit()
+        backbone = base_of(self).backbone
+        check_base(backbone, self.adapter_)
+        content = saving.content_of(self)
+        return processes().on_main(lambda: act(content, backbone))

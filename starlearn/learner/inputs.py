@@ -1,6 +1,7 @@
-"""The door: parameters, items and labels are checked here, before any model is loaded."""
+"""Checks of parameters, items and labels, before any model is loaded."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -9,19 +10,17 @@ from numpy.typing import NDArray
 from sklearn.utils._param_validation import InvalidParameterError, validate_parameter_constraints
 
 from starlearn.data.containers import as_items, as_labels
-from starlearn.data.pool import Rows, as_rows
+from starlearn.data.pool import FilledPool, Pool, Rows, as_rows
 from starlearn.errors import InputError, listed
+from starlearn.model.backbone import check_quantization
 from starlearn.progress import checked_callbacks, checked_trackers
 from starlearn.settings import Acquisition, LoRA, Training
-from starlearn.tasks import DEFAULTS, ChoiceTask, GenerationTask, Item, Task
-
-PIECE = 2048
-"""Rows of a pool on disk that are checked at a time."""
+from starlearn.tasks import DEFAULTS, ChoiceTask, Fields, GenerationTask, Item, Task
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The settings of a learner, none of them None, all of them checked."""
+    """The settings of a learner, all of them checked, with defaults in place of None."""
 
     task: ChoiceTask | GenerationTask
     adapter: LoRA
@@ -32,7 +31,7 @@ class Parts:
 
 
 def has_choices(learner: Any) -> bool:
-    """Tell a learner with a closed set of answers."""
+    """Whether the answers come from a closed set."""
     return not isinstance(learner.task, GenerationTask)
 
 
@@ -42,8 +41,9 @@ def checked_parts(learner: Any) -> Parts:
     Raises
     ------
     InputError
-        Naming the parameter, what is allowed and what came.
+        Naming the parameter, what is allowed and the value.
     """
+    check_quantization(learner.quantization)
     try:
         validate_parameter_constraints(
             {"cache_dir": [str, os.PathLike, None], "verbose": ["verbose"]},
@@ -63,6 +63,7 @@ def checked_parts(learner: Any) -> Parts:
             )
         part.check()
         found[name] = part
+    found["acquisition"] = found["acquisition"].resolved()
     parts = Parts(
         **found,
         callbacks=checked_callbacks(learner.callbacks),
@@ -72,61 +73,63 @@ def checked_parts(learner: Any) -> Parts:
     return parts
 
 
-def check_passes(parts: Parts, n_passes: Any, said: str) -> None:
-    """Raise InputError unless K is a whole number from 1, and more than 1 only with dropout.
+def check_passes(parts: Parts, n_passes: Any, expression: str) -> None:
+    """Check that K is a whole number of at least 1, and 1 where the adapter has no dropout.
 
     Parameters
     ----------
     parts : Parts
     n_passes : int
         K.
-    said : str
-        What the user wrote, with {} for the number.
-    """
-    said = said.format(n_passes)
-    if isinstance(n_passes, bool) or not isinstance(n_passes, Integral) or int(n_passes) < 1:
-        raise InputError(f"{said}: n_passes must be a whole number, at least 1.")
-    if int(n_passes) > 1 and parts.adapter.dropout == 0:
-        raise InputError(
-            f"{said} needs dropout on the adapter, and LoRA(dropout=0) has none: all passes would "
-            "be the same. Set LoRA(dropout=0.1), or n_passes=1 and measure='entropy'."
-        )
-
-
-def checked_pool(X: Any, task: Task, name: str = "X") -> list[Item]:
-    """Return unlabelled items as a list, each known to fill the prompt.
+    expression : str
+        The user's code, for the error, with {} in place of the number.
 
     Raises
     ------
     InputError
-        Naming the rows that cannot be used, or when there are none at all.
+    """
+    expression = expression.format(n_passes)
+    if isinstance(n_passes, bool) or not isinstance(n_passes, Integral) or int(n_passes) < 1:
+        raise InputError(f"{expression}: n_passes must be a whole number, at least 1.")
+    if int(n_passes) > 1 and parts.adapter.dropout == 0:
+        raise InputError(
+            f"{expression} needs dropout on the adapter. With LoRA(dropout=0) all passes would be "
+            "the same. Set LoRA(dropout=0.1), or n_passes=1 and measure='entropy'."
+        )
+
+
+def checked_items(X: Any, task: Task, name: str = "X") -> list[Fields]:
+    """Return unlabelled items as the fields of their prompts.
+
+    Raises
+    ------
+    InputError
+        Naming the rows that cannot be used, or when there is no row.
     """
     items = as_items(X, name)
     if not items:
         raise InputError(f"{name} is empty: give at least one item.")
-    task.fill(items)
-    return items
+    return task.fill(items)
 
 
-def checked_rows(X: Any, task: Task, name: str) -> Rows:
-    """Return an unlabelled pool that may lie on disk, each item known to fill the prompt.
+def checked_pool(X: Any, task: Task, name: str) -> tuple[Rows, Sequence[Fields] | FilledPool]:
+    """Return a pool of m rows and the fields of their prompts.
+
+    Rows on disk are read, and their fields filled, only when they are used.
 
     Raises
     ------
     InputError
-        Naming the rows that cannot be used, or when there are none at all.
+        Naming the rows that cannot be used, or when there is no row.
     """
     rows = as_rows(X, name)
     if not len(rows):
         raise InputError(f"{name} is empty: give at least one item.")
-    for start in range(0, len(rows), PIECE):
-        piece = rows[start : start + PIECE]
-        task.fill(piece, range(start, start + len(piece)))
-    return rows
+    return rows, FilledPool(rows, task) if isinstance(rows, Pool) else task.fill(rows)
 
 
-def checked_labels(X: Any, y: Any, task: Task) -> tuple[list[Item], NDArray[Any]]:
-    """Return labelled items as a list and an array of N labels that the task knows.
+def checked_labels(X: Any, y: Any, task: Task) -> tuple[list[Item], list[Fields], NDArray[Any]]:
+    """Return labelled items, the fields of their prompts, and N labels that the task allows.
 
     Raises
     ------
@@ -135,7 +138,19 @@ def checked_labels(X: Any, y: Any, task: Task) -> tuple[list[Item], NDArray[Any]
     """
     items = as_items(X)
     labels = as_labels(y, len(items))
-    items = checked_pool(items, task)
+    fields = checked_items(items, task)
+    check_labels(labels, task)
+    return items, fields, labels
+
+
+def check_labels(labels: NDArray[Any], task: Task) -> None:
+    """Check that the task allows all of the labels.
+
+    Raises
+    ------
+    InputError
+        Naming the rows whose label cannot be used.
+    """
     if isinstance(task, GenerationTask):
         if not all(isinstance(label, str) for label in labels):
             raise InputError(
@@ -158,20 +173,18 @@ def checked_labels(X: Any, y: Any, task: Task) -> tuple[list[Item], NDArray[Any]
                 f"{list(task.choices)[:8]!r}: {listed(unknown)}. Correct them, or add them to "
                 "ChoiceTask(choices=[...])."
             )
-    return items, labels
 
 
 def check_label_type(labels: NDArray[Any], classes: NDArray[Any]) -> None:
-    """Refuse labels to score against that are of another type than the classes: none is equal.
+    """Check that labels to score against are of the type of the classes; else none is equal.
 
     Raises
     ------
     InputError
-        When they are.
     """
     if not isinstance(labels[0], type(classes[0])):
         raise InputError(
             f"The learner's classes are {type(classes[0]).__name__}, the labels to score against "
             f"are {type(labels[0]).__name__} ({labels[0]!r:.40}). Give labels of the type that fit "
-            "was given."
+            "received."
         )

@@ -1,273 +1,334 @@
-"""Engine: a learner's base model with the stages that run on it, one method a stage."""
+"""Session: a base model with the settings and the state of one learner."""
 
-import json
-import os
 import warnings
-from collections.abc import Iterable, Sequence
-from threading import RLock
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
-from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.exceptions import NotFittedError
 
+from starlearn.data.containers import object_array
+from starlearn.data.pool import FilledPool, Rows
 from starlearn.data.tokens import Encoder, encode_answers, encode_prompts
 from starlearn.errors import InputError
-from starlearn.learner.inputs import Parts
+from starlearn.learner.base_models import base_of
+from starlearn.learner.inputs import Parts, checked_parts
 from starlearn.model.adapter import Adapter
-from starlearn.model.backbone import Backbone, quantization_to_json
+from starlearn.model.backbone import Backbone
 from starlearn.model.choices import ChoiceTree, build_tree
 from starlearn.progress import ItemBar
+from starlearn.query.acquisition import QueryPlan, Workers
 from starlearn.query.score_store import ScoreStore
+from starlearn.query.score_table import Uncertainty
 from starlearn.query.scoring import Scorer
-from starlearn.tasks import GenerationTask, Item
+from starlearn.randomness import derived_seed, drawn_seed
+from starlearn.tasks import ChoiceTask, Fields, GenerationTask, Task
 from starlearn.train.batches import Example
 from starlearn.train.trainer import TrainingRecord, check_lengths, train_adapter
 
 Prompts = list[list[int]]
 
 
-class Engine:
-    """Tokenizer at once, weights when they are first needed, scores kept.
+@dataclass(frozen=True)
+class Session:
+    """A base model, its stored scores, and the settings and state of one learner.
 
     Parameters
     ----------
-    source, quantization, verbose
-        As in :class:`starlearn.model.backbone.Backbone`.
-    cache_dir : path or None
-        As in :class:`starlearn.query.score_store.ScoreStore`.
-    backbone : Backbone, optional
-        The base model, where it is there already.
+    backbone : Backbone
+        Its tokenizer is loaded at once, its weights when they are first needed.
+    store : ScoreStore
+    parts : Parts
+        The learner's settings.
+    adapter : Adapter or None
+        None before the first training.
+    known_classes : ndarray of shape (C,) or None
+        Labels in the order of the columns; None while they are unknown, and for free-form answers.
+    round : int
+        t, the number of trainings less one; 0 also before the first.
+    seed_for : callable
+        Returns the seed for a purpose in a round: ``seed_for("masks", t)``.
+    verbose : int
     """
 
-    def __init__(
-        self,
-        source: str | os.PathLike[str] | None,
-        quantization: Any,
-        cache_dir: str | os.PathLike[str] | None,
-        verbose: int = True,
-        backbone: Backbone | None = None,
-    ) -> None:
-        self.backbone = backbone or Backbone(source, quantization, verbose)
-        self.store = ScoreStore(cache_dir)
-        self.base = _base_name(source, quantization)
-        self.cache_dir = cache_dir
-
-    def serves(
-        self,
-        source: str | os.PathLike[str] | None,
-        quantization: Any,
-        cache_dir: str | os.PathLike[str] | None,
-    ) -> bool:
-        """Tell whether this is the engine for a learner with these parameters."""
-        return self.base == _base_name(source, quantization) and self.cache_dir == cache_dir
+    backbone: Backbone
+    store: ScoreStore
+    parts: Parts
+    adapter: Adapter | None
+    known_classes: NDArray[Any] | None
+    round: int
+    seed_for: Callable[[str, int], int]
+    verbose: int
 
     @property
     def width(self) -> int:
         """D, the length of a hidden state; needs no weights."""
         return int(self.backbone.config.get_text_config().hidden_size)
 
-    def tree(self, parts: Parts, classes: Sequence[Any]) -> ChoiceTree:
-        """Arrange the texts of the C classes in a tree."""
-        texts = [str(label) for label in classes]
-        tokens = encode_answers(self.backbone.tokenizer, parts.task, texts)
+    @property
+    def classes(self) -> NDArray[Any]:
+        """Labels in the order of the columns, [C].
+
+        Raises
+        ------
+        NotFittedError
+            When they are not known yet.
+        """
+        if self.known_classes is None:
+            raise NotFittedError(
+                "The choices are not known yet: call fit first, or name them: "
+                "ChoiceTask(choices=[...])."
+            )
+        return self.known_classes
+
+    # Tokens
+
+    def tree(self) -> ChoiceTree | None:
+        """Return the learner's choices as a tree; None for free-form answers."""
+        return None if isinstance(self.parts.task, GenerationTask) else self.choice_tree()
+
+    def choice_tree(self, classes: Sequence[Any] | None = None) -> ChoiceTree:
+        """Return the choices' tokens as a tree.
+
+        Parameters
+        ----------
+        classes : sequence of length C, optional
+            By default those of the learner.
+
+        Raises
+        ------
+        InputError
+            When two choices have the same tokens.
+        """
+        texts = [str(label) for label in (self.classes if classes is None else classes)]
+        tokens = encode_answers(self.backbone.tokenizer, self.parts.task, texts)
         first: dict[tuple[int, ...], str] = {}
         for text, ids in zip(texts, tokens, strict=True):
             other = first.setdefault(tuple(ids), text)
             if other is not text:
                 raise InputError(
-                    f"The choices {other!r:.60} and {text!r:.60} become the same tokens for the "
+                    f"The choices {other!r:.60} and {text!r:.60} have the same tokens in the "
                     f"tokenizer of {self.backbone.source}, so no answer could tell them apart. "
                     "Rename one of them."
                 )
         return build_tree(tokens, self.backbone.eos_id)
 
-    def check_classes(self, parts: Parts, classes: Sequence[Any]) -> None:
-        """Warn of a single class; InputError when two are the same for this tokenizer."""
-        if len(classes) == 1:
-            warnings.warn(
-                f"All labels are {classes[0]!r}: with one class every item is certain, and a "
-                "query cannot tell them apart. Name all classes: ChoiceTask(choices=[...]).",
-                UserWarning,
-                stacklevel=4,
-            )
-        self.tree(parts, classes)
+    def room(self, tree: ChoiceTree | None) -> int:
+        """Return the number of tokens that an answer may take after its prompt."""
+        if isinstance(self.parts.task, GenerationTask):
+            return int(self.parts.task.max_new_tokens)
+        return 1 if tree is None else int(tree.n_tokens.max())
 
-    def prompts(self, parts: Parts, items: Sequence[Item], room: int) -> Prompts:
-        """Turn m items into prompts that leave `room` tokens for the answer."""
+    def prompts(self, fields: Sequence[Fields], room: int) -> Prompts:
+        """Return the prompts of m items; `room` tokens are left for the answer."""
         return encode_prompts(
-            self.backbone.tokenizer, parts.task, items, context=self.backbone.context, room=room
+            self.backbone.tokenizer,
+            self.parts.task,
+            fields,
+            context=self.backbone.context,
+            room=room,
         )
 
-    def examples(self, parts: Parts, items: Sequence[Item], labels: NDArray[Any]) -> list[Example]:
-        """Turn N labelled items into prompts and answers that end with the end of sequence."""
-        answers = encode_answers(self.backbone.tokenizer, parts.task, [str(y) for y in labels])
-        prompts = self.prompts(parts, items, room=1)
+    def examples(self, fields: Sequence[Fields], labels: NDArray[Any]) -> list[Example]:
+        """Return N labelled items as prompts and answers, which end with the end of sequence."""
+        texts = [str(label) for label in labels]
+        answers = encode_answers(self.backbone.tokenizer, self.parts.task, texts)
         examples = [
             Example(prompt, [*answer, self.backbone.eos_id])
-            for prompt, answer in zip(prompts, answers, strict=True)
+            for prompt, answer in zip(self.prompts(fields, room=1), answers, strict=True)
         ]
         check_lengths(examples, self.backbone.context)
         return examples
 
-    def train(
-        self,
-        parts: Parts,
-        examples: Sequence[Example],
-        *,
-        seed: int,
-        start: Adapter | None,
-        verbose: int,
-    ) -> tuple[Adapter, TrainingRecord]:
-        """Train an adapter; see :func:`starlearn.train.trainer.train_adapter`."""
-        return train_adapter(
-            self.backbone,
-            parts.adapter,
-            parts.training,
-            examples,
-            seed=seed,
-            start=start,
-            verbose=verbose,
-            callbacks=parts.callbacks,
-        )
-
-    def encode(self, parts: Parts, room: int) -> Encoder:
-        """Return what turns items of a pool into prompts that leave room for the answer."""
-        return Encoder(self.backbone.tokenizer, parts.task, self.backbone.context, room)
-
-    def scorer(
-        self, parts: Parts, adapter: Adapter | None, tree: ChoiceTree | None, seed: int
-    ) -> Scorer:
-        """Return what scores items; without a tree the model writes the answers."""
-        room = answer_room(parts, tree)
-        return Scorer(self.backbone, adapter, parts.acquisition, self.store, seed, tree, room)
-
-    def probabilities(
-        self,
-        parts: Parts,
-        adapter: Adapter,
-        prompts: Prompts,
-        tree: ChoiceTree,
-        *,
-        n_passes: int,
-        seed: int,
-        verbose: int,
-    ) -> NDArray[np.float64]:
-        """Return the probability of each choice, the mean of K passes, shape [m, C]."""
-        scorer = self.scorer(parts, adapter, tree, seed)
-        scorer.check(prompts, np.arange(len(prompts)), n_passes)
-        with (
-            scorer.ready(),
-            ItemBar("predicting", len(prompts), verbose, parts.callbacks) as bar,
-        ):
-            return scorer.probabilities(tree, prompts, bar, n_passes)
-
-    def unseen_probabilities(
-        self,
-        parts: Parts,
-        examples: Sequence[Example],
-        prompts: Prompts,
-        tree: ChoiceTree,
-        folds: Iterable[tuple[NDArray[np.intp], NDArray[np.intp]]],
-        *,
-        seed: int,
-        verbose: int,
-    ) -> NDArray[np.float64]:
-        """Return the probability of each choice for N labelled items, shape [N, C].
-
-        Each fold's come from an adapter that was trained on the other labels.
-        """
-        found = np.zeros((len(prompts), len(tree.paths)))
-        for train, judge in folds:
-            known, unseen = [examples[i] for i in train], [prompts[i] for i in judge]
-            adapter, _ = self.train(parts, known, seed=seed, start=None, verbose=verbose)
-            found[judge] = self.probabilities(
-                parts, adapter, unseen, tree, n_passes=1, seed=seed, verbose=verbose
-            )
-        return found
-
-    def write(self, parts: Parts, adapter: Adapter, prompts: Prompts, verbose: int) -> list[str]:
-        """Let the model answer m prompts in free form, without dropout."""
-        scorer = self.scorer(parts, adapter, None, seed=0)
-        with (
-            scorer.ready(),
-            ItemBar("answering", len(prompts), verbose, parts.callbacks) as bar,
-        ):
-            return self.texts(scorer.write(prompts, bar))
-
-    def losses(
-        self, parts: Parts, adapter: Adapter, prompts: Prompts, answers: Prompts
-    ) -> NDArray[np.float64]:
-        """Return minus the log-probability of given answers to m prompts, without dropout, [m]."""
-        scorer = self.scorer(parts, adapter, None, seed=0)
-        with scorer.ready(), ItemBar("reading", len(prompts), verbose=False) as bar:
-            return scorer.losses(prompts, answers, bar)
-
     def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
-        """Turn answer tokens into texts without special tokens."""
+        """Return answers as texts without special tokens."""
         decoded = self.backbone.tokenizer.batch_decode(
             [list(ids) for ids in tokens], skip_special_tokens=True
         )
         return [text.strip() for text in decoded]
 
+    # Training
 
-class Bases:
-    """Engines that several learners use, so that one base model in memory serves all of them.
+    def check_classes(self, classes: Sequence[Any]) -> None:
+        """Warn of a single class; raise InputError when two have the same tokens."""
+        if len(classes) == 1:
+            warnings.warn(
+                f"All labels are {classes[0]!r}. With one class every item is certain, and a query "
+                "cannot rank them. Name all classes: ChoiceTask(choices=[...]).",
+                UserWarning,
+                stacklevel=4,
+            )
+        self.choice_tree(classes)
 
-    A learner shares it with its clones. The engine in use last stays in memory as long as one of
-    them is there, so that a search over parameters loads the base model once.
-    """
+    def train(
+        self, examples: Sequence[Example], *, seed: int, start: Adapter | None = None
+    ) -> tuple[Adapter, TrainingRecord]:
+        """Train an adapter; see :func:`starlearn.train.trainer.train_adapter`."""
+        return train_adapter(
+            self.backbone,
+            self.parts.adapter,
+            self.parts.training,
+            examples,
+            seed=seed,
+            start=start,
+            verbose=self.verbose,
+            callbacks=self.parts.callbacks,
+        )
 
-    def __init__(self) -> None:
-        self._engines: WeakSet[Engine] = WeakSet()
-        self._latest: Engine | None = None
-        self._lock = RLock()  # two threads must not load the same base model
+    # Answers
 
-    def __reduce__(self) -> Any:
-        return Bases, ()  # a pickle carries no base model; those who share it share the next one
+    def scorer(self, tree: ChoiceTree | None, adapter: Adapter | None = None) -> Scorer:
+        """Return the scorer of an adapter, by default the learner's."""
+        return Scorer(
+            self.backbone,
+            self.adapter if adapter is None else adapter,
+            self.parts.acquisition,
+            self.store,
+            self.seed_for("masks", self.round),
+            tree,
+            self.room(tree),
+        )
 
-    def get(
+    def probabilities(
         self,
-        source: str | os.PathLike[str] | None,
-        quantization: Any,
-        cache_dir: str | os.PathLike[str] | None,
+        prompts: Prompts,
+        tree: ChoiceTree,
         *,
-        verbose: int,
-    ) -> Engine:
-        """Return the engine for these parameters; a new one on a base model that is there."""
-        with self._lock:
-            for engine in self._engines:
-                if engine.serves(source, quantization, cache_dir):
-                    self._latest = engine
-                    return engine
-            backbone = self._backbone(_base_name(source, quantization))
-            self._latest = Engine(source, quantization, cache_dir, verbose, backbone)
-            self._engines.add(self._latest)
-            return self._latest
+        n_passes: int = 1,
+        adapter: Adapter | None = None,
+    ) -> NDArray[np.float64]:
+        """Return the probability of each choice, the mean over K passes, shape [m, C]."""
+        scorer = self.scorer(tree, adapter)
+        scorer.check(prompts, np.arange(len(prompts)), n_passes)
+        with scorer.ready(), self._bar("predicting", len(prompts)) as bar:
+            return scorer.probabilities(tree, prompts, bar, n_passes)
 
-    def adopted(self, engine: Engine) -> Engine:
-        """Take in the engine of another learner, or return the equal one that is there."""
-        name = (engine.base, engine.cache_dir)
-        with self._lock:
-            for known in self._engines:
-                if known is engine or (known.base, known.cache_dir) == name:
-                    return known
-            engine.backbone = self._backbone(engine.base) or engine.backbone
-            self._engines.add(engine)
-            return engine
+    def held_out_probabilities(
+        self,
+        fields: Sequence[Fields],
+        labels: NDArray[Any],
+        splits: Iterable[tuple[NDArray[np.intp], NDArray[np.intp]]],
+    ) -> NDArray[np.float64]:
+        """Return the probability of each choice for N labelled items, shape (N, C).
 
-    def _backbone(self, base: tuple[str | None, str]) -> Backbone | None:
-        return next((known.backbone for known in self._engines if known.base == base), None)
+        The probabilities of each split are from an adapter trained on the other items.
+        """
+        tree = self.choice_tree()
+        prompts, examples = self.prompts(fields, self.room(tree)), self.examples(fields, labels)
+        found = np.zeros((len(prompts), len(tree.paths)))
+        seed = self.seed_for("training", self.round)
+        for train, test in splits:
+            adapter, _ = self.train([examples[i] for i in train], seed=seed)
+            found[test] = self.probabilities([prompts[i] for i in test], tree, adapter=adapter)
+        return found
+
+    def written(self, prompts: Prompts) -> list[str]:
+        """Return free-form answers of the model to m prompts, without dropout."""
+        scorer = self.scorer(None)
+        with scorer.ready(), self._bar("answering", len(prompts)) as bar:
+            return self.texts(scorer.write(prompts, bar))
+
+    def losses(self, prompts: Prompts, answers: Prompts) -> NDArray[np.float64]:
+        """Return minus the log-probability of given answers to m prompts, without dropout, [m]."""
+        scorer = self.scorer(None)
+        with scorer.ready(), ItemBar("reading", len(prompts), verbose=False) as bar:
+            return scorer.losses(prompts, answers, bar)
+
+    def plan(
+        self,
+        rows: Rows,
+        fields: Sequence[Fields] | FilledPool,
+        *,
+        uses_scores: bool = True,
+        labelled: Sequence[Fields] = (),
+        workers: Workers | None = None,
+    ) -> QueryPlan:
+        """Return the plan that scores a pool of m rows in the current round.
+
+        Parameters
+        ----------
+        rows, fields
+            From :func:`starlearn.learner.inputs.checked_pool`.
+        uses_scores : bool
+            False for random draws and hidden states, which need no choices.
+        labelled : sequence of dict
+            Fields of the labelled items.
+        workers : Workers, optional
+            Processes that score in place of this one.
+        """
+        tree = self.tree() if uses_scores else None
+        trained = self.adapter is not None
+        encoder = Encoder(
+            self.backbone.tokenizer, self.parts.task, self.backbone.context, self.room(tree)
+        )
+        return QueryPlan(
+            scorer=self.scorer(tree),
+            rows=rows,
+            fields=fields,
+            encode=encoder,
+            weight=self.parts.acquisition.base_weight(self.round) if trained else 1.0,
+            seed=self.seed_for("draw", self.round),
+            labelled=labelled,
+            verbose=self.verbose,
+            callbacks=self.parts.callbacks,
+            workers=workers,
+        )
+
+    def uncertainty(self, plan: QueryPlan) -> Uncertainty:
+        """Return the uncertainty of a plan's pool, with answers as labels or texts."""
+        scores, tree = plan.uncertainty(), plan.scorer.tree
+        if tree is None:
+            return replace(scores, answers=object_array(self.texts(scores.answers)))
+        return replace(
+            scores, n_tokens=tree.n_tokens[scores.answers], answers=self.classes[scores.answers]
+        )
+
+    def _bar(self, title: str, total: int) -> ItemBar:
+        return ItemBar(title, total, self.verbose, self.parts.callbacks)
 
 
-def _base_name(source: Any, quantization: Any) -> tuple[str | None, str]:
-    # As text: two BitsAndBytesConfigs are equal to Python whatever they say.
-    form = json.dumps(quantization_to_json(quantization), default=str, sort_keys=True)
-    return None if source is None else str(source), form
+def session_of(learner: Any) -> Session:
+    """Return the session of a learner, with its parameters checked.
+
+    Parameters
+    ----------
+    learner : STARLearner
+
+    Raises
+    ------
+    InputError
+        When a parameter cannot be used, or the base model is not found.
+    """
+    parts = checked_parts(learner)
+    base = base_of(learner)
+    known = getattr(learner, "classes_", None)
+    if known is None:
+        known = classes_of(parts.task, getattr(learner, "y_training", None))
+    return Session(
+        base.backbone,
+        base.store,
+        parts,
+        getattr(learner, "adapter_", None),
+        known,
+        max(len(getattr(learner, "rounds_", [])) - 1, 0),
+        lambda purpose, t: seed_of(learner, purpose, t),
+        learner.verbose,
+    )
 
 
-def answer_room(parts: Parts, tree: ChoiceTree | None = None) -> int:
-    """Return the tokens that an answer may take behind its prompt."""
-    if isinstance(parts.task, GenerationTask):
-        return int(parts.task.max_new_tokens)
-    return 1 if tree is None else int(tree.n_tokens.max())
+def classes_of(task: Task, labels: NDArray[Any] | None) -> NDArray[Any] | None:
+    """Return the classes in the order of the columns; None where there are none or no labels."""
+    if not isinstance(task, ChoiceTask):
+        return None
+    if task.choices is not None:
+        return object_array(sorted(task.choices))
+    return None if labels is None else np.unique(labels)
+
+
+def seed_of(learner: Any, purpose: str, t: int) -> int:
+    """Return a learner's seed for a purpose in round t; its own seed is drawn on first use."""
+    if not hasattr(learner, "seed_"):
+        learner.seed_ = drawn_seed(learner.random_state)
+    return derived_seed(learner.seed_, purpose, t)

@@ -1,7 +1,6 @@
-"""Free-form answers scored token by token: the model's own, never the gold ones."""
+"""Scores of free-form answers, token by token."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,25 +12,13 @@ from starlearn.data.tokens import Batch
 from starlearn.model.forward import Sequences, Workload, row_hidden
 
 
-@dataclass(frozen=True)
-class AnswerStatistics:
-    """Sums over the tokens of each answer; K passes, m items."""
-
-    entropy: NDArray[np.float64]
-    """Sum of token entropies in nats, shape [K, m]."""
-    log_probability: NDArray[np.float64]
-    """Log-probability of the answer, shape [K, m]."""
-    mutual_information: NDArray[np.float64]
-    """Sum over tokens of the mutual information of token and pass, shape [m]."""
-
-
 @torch.no_grad()
-def answer_statistics(
+def answer_scores(
     work: Workload,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
     keys: NDArray[np.int64],
-) -> AnswerStatistics:
+) -> NDArray[np.float64]:
     """Score the given answers, teacher-forced, in the workload's K passes.
 
     Parameters
@@ -40,14 +27,15 @@ def answer_statistics(
     prompts, answers : sequences of token sequences, length m
         Every answer has at least one token.
     keys : ndarray of shape (m,)
-        A number for each item; masks per token are drawn by it.
+        A number for each item; masks per token are drawn from it.
+
+    Returns
+    -------
+    ndarray of shape (m, 3)
+        Sums over the tokens of an answer, in nats: mean over passes of the entropy, mean over
+        passes of minus the log-probability, and mutual information between token and pass.
     """
-    n_passes, n_items = work.n_passes, len(prompts)
-    found = AnswerStatistics(
-        np.full((n_passes, n_items), np.nan),
-        np.full((n_passes, n_items), np.nan),
-        np.full(n_items, np.nan),
-    )
+    scores = np.full((len(prompts), 3), np.nan)
     head, device = work.head, work.head.device
     lengths = np.array(
         [(len(p), len(a)) for p, a in zip(prompts, answers, strict=True)], dtype=np.intp
@@ -63,13 +51,13 @@ def answer_statistics(
         stats = head.statistics(hidden[:, real], target=targets.flatten()[real])
         ends = np.cumsum([0, *map(len, chosen)])
         offsets = torch.from_numpy(ends).to(device)  # [B + 1]
-        found.entropy[:, batch.indices] = _sum_by_item(stats.entropy, offsets)
-        found.log_probability[:, batch.indices] = _sum_by_item(stats.logprob, offsets)
-        found.mutual_information[batch.indices] = _sum_by_item(stats.mutual_information, offsets)
+        scores[batch.indices, 0] = mean_over_passes(_sum_by_item(stats.entropy, offsets))
+        scores[batch.indices, 1] = -mean_over_passes(_sum_by_item(stats.logprob, offsets))
+        scores[batch.indices, 2] = _sum_by_item(stats.mutual_information, offsets)
         work.progress(len(chosen), batch.tokens(work.copies))
 
     work.run(lengths if work.split else lengths.sum(axis=1), compute)
-    return found
+    return scores
 
 
 def answer_input(
@@ -80,14 +68,14 @@ def answer_input(
     keys: NDArray[np.int64],
     device: torch.device,
 ) -> tuple[Sequences, Tensor]:
-    """Lay out prompt and answer in rows of T tokens.
+    """Return prompts and answers in rows of T tokens.
 
     Returns
     -------
     sequences : Sequences
-        R rows an item, R the longest padded answer; shorter ones repeat their last position.
+        R rows per item, R the longest padded answer; shorter ones repeat their last position.
     targets : Tensor of shape (B, R)
-        The answer tokens; -1 behind the end of a shorter answer.
+        The answer tokens; -1 after the end of a shorter answer.
     """
     longest = batch.parts[-1] if len(batch.parts) > 1 else max(map(len, answers))
     ids = np.full((len(prompts), batch.length), pad_id, dtype=np.int64)
@@ -108,3 +96,14 @@ def _sum_by_item(values: Tensor | None, offsets: Tensor) -> NDArray[np.float64]:
     if values is None:
         raise TypeError("the kernel returned no value for a statistic that was asked for")
     return segment_reduce(values.double(), offsets, how="sum").cpu().numpy()
+
+
+def mean_over_passes(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over K passes of values [K, m], added up in one order, shape (m,).
+
+    NumPy's own mean adds in another order for m = 1, and a score would depend on the batch.
+    """
+    total = values[0].copy()
+    for row in values[1:]:
+        total += row
+    return np.asarray(total / len(values))

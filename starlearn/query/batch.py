@@ -1,4 +1,4 @@
-"""From a ranking to a batch: distinct items, unlike each other, within a budget."""
+"""Choice of a batch from ranked items: distinct, diverse, within a budget."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -8,33 +8,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from starlearn.errors import InputError
 from starlearn.query.budget import Budget, within_budget
 from starlearn.query.diversity import k_centre, kmeans_plus_plus
 from starlearn.query.duplicates import first_distinct, text_digest
 from starlearn.query.mixing import pieces
 from starlearn.query.selection import RunningTop
 from starlearn.settings import Acquisition
-from starlearn.tasks import Item, Task
+from starlearn.tasks import Fields, Item
 
-DRAWS = {"kmeans++": kmeans_plus_plus, "k-centre": k_centre}
+STRATEGIES = {"kmeans++": kmeans_plus_plus, "k-centre": k_centre}
 GROWTH = 4
-"""How many times more candidates are looked at when too few of them will do."""
+"""Factor by which the number of candidates grows when too few of them can be chosen."""
 
 
 @dataclass(frozen=True)
-class Draw:
-    """What a batch is drawn by, besides the ranking."""
+class BatchSelection:
+    """Everything that the choice of a batch depends on, except the ranking."""
 
     acquisition: Acquisition
-    task: Task
     rng: np.random.Generator
     items_at: Callable[[NDArray[np.intp]], Sequence[Item]]
-    """Items at some places of the ranking's columns."""
-    embed: Callable[[Sequence[Item], Any], NDArray[np.float64]]
-    """Base hidden states of items, [c, D], from them and their places, None where they are not of
-    the pool; called only where they are needed."""
-    asked: Sequence[Item]
-    """The labelled items, which are not asked again."""
+    """Returns the items at some places of the ranking; for their costs."""
+    fields_at: Callable[[NDArray[np.intp]], Sequence[Fields]]
+    """Returns the fields of these items."""
+    embed: Callable[[Sequence[Fields], Any], NDArray[np.float64]]
+    """Returns the base hidden states of items, [c, D], from their fields and places. The places of
+    items outside the pool are None."""
+    labelled: Sequence[Fields]
+    """Fields of the labelled items, which are not chosen again."""
     budget: Budget | None
 
     def batch(
@@ -44,66 +46,92 @@ class Draw:
         places: NDArray[np.intp],
         n: int,
     ) -> NDArray[np.intp]:
-        """Draw n items, fewer where the budget allows no more.
+        """Choose n items, or fewer where the budget allows no more.
 
         Parameters
         ----------
         values, keys : ndarray of shape (m,)
-            Uncertainties, and numbers that break ties.
+            Uncertainties, and numbers that decide between equal ones.
         places : ndarray of shape (c,)
-            Where in them a batch may be drawn from.
+            Places in them that a batch may be chosen from.
         n : int
 
         Returns
         -------
         ndarray of shape (at most n,)
-            Places; best first, or in the order in which a diverse batch was drawn.
+            Places, best first, or in the order in which a diverse batch was chosen.
         """
         if self.budget is not None:
             n = min(n, self.budget.most)
         if n == 0:
             return places[:0]
+        if self.acquisition.select is not None:
+            return self._selected(values, places, n)
         wanted = n * self.acquisition.candidates if self._diverse else n
         while True:
             wanted = min(wanted, len(places))
             best = best_places(values, keys, places, wanted)
-            drawn, repeats, enough = self._from(best, values[best], keys[best], n)
+            chosen, repeats, enough = self._from(best, values[best], keys[best], n)
             if enough or wanted == len(places):
                 break
             wanted *= GROWTH
-        missing = n - len(drawn)
+        missing = n - len(chosen)
         if missing and self.budget is None:
             warnings.warn(
-                f"Only {len(drawn)} of the {len(places)} items to choose from are new: the others "
-                "repeat one another or what is labelled already. The best of them fill up.",
+                f"Only {len(chosen)} of the {len(places)} items to choose from are new. The others "
+                "repeat one another or a labelled item. The best of them complete the batch.",
                 UserWarning,
                 stacklevel=4,
             )
-            drawn = np.concatenate([drawn, repeats[:missing]])
-        return best[drawn]
+            chosen = np.concatenate([chosen, repeats[:missing]])
+        return best[chosen]
+
+    def _selected(
+        self, values: NDArray[np.float64], places: NDArray[np.intp], n: int
+    ) -> NDArray[np.intp]:
+        """Return the places that the user's own strategy chooses."""
+        select: Any = self.acquisition.select
+        given = np.asarray(select(np.array(values[places]), n, self.rng))
+        whole = given.ndim == 1 and np.issubdtype(given.dtype, np.integer)
+        inside = whole and bool(((given >= 0) & (given < len(places))).all())
+        if not inside or len(given) != n or len(np.unique(given)) != n:
+            raise InputError(
+                f"Acquisition(select=...) must return {n} different indices from 0 to "
+                f"{len(places) - 1}; got {given!r:.200}."
+            )
+        chosen = places[given]
+        if self.budget is None:
+            return chosen
+        costs = self.budget.costs(self.items_at(chosen))
+        return chosen[within_budget(np.arange(n), costs, self.budget.remaining)]
 
     def _from(
         self, best: NDArray[np.intp], values: NDArray[np.float64], keys: NDArray[np.uint64], n: int
     ) -> tuple[NDArray[np.intp], NDArray[np.intp], bool]:
-        """Draw up to n distinct items from a ranking of c; and those that repeat others.
+        """Choose up to n distinct items from the c best.
 
-        Also say whether there were enough. A diverse batch that the money ends early was drawn
-        from enough candidates; down a plain ranking, a cheaper item may still come.
+        Returns
+        -------
+        chosen, repeats : ndarray
+            Positions among the c: the batch, and the items that repeat others.
+        enough : bool
+            Whether more candidates would not change the batch. A diverse batch that the budget
+            ends had enough. A plain ranking may still have a cheaper item further down.
         """
-        items = list(self.items_at(best))
-        wanted = self._diverse or self.acquisition.near is not None
-        embedded = self.embed(items, best) if wanted else None
-        order = np.arange(len(best))
-        order, repeats = self._distinct(items, order, embedded)
-        costs = None if self.budget is None else self.budget.costs(items)
-        if costs is not None and self.budget is not None:
+        fields = self.fields_at(best)
+        uses_states = self._diverse or self.acquisition.cosine_threshold is not None
+        states = self.embed(fields, best) if uses_states else None  # [c, D]
+        order, repeats = self._distinct(fields, np.arange(len(best)), states)
+        costs = None
+        if self.budget is not None:
+            costs = self.budget.costs(self.items_at(best))
             order = order[self.budget.allows(costs[order])]
         enough = len(order) >= n
         if self._diverse and len(order):
-            draw = DRAWS[self.acquisition.diversity]
-            # A budget may pass over some of those drawn, so all are put in order.
-            room = min(n, len(order)) if costs is None else len(order)
-            some = draw(values[order], embedded[order], room, self.rng, keys=keys[order])  # type: ignore[index]
+            strategy = STRATEGIES[self.acquisition.diversity]
+            # With a budget some of the chosen may be skipped, so all candidates are ordered.
+            size = min(n, len(order)) if costs is None else len(order)
+            some = strategy(values[order], states[order], size, self.rng, keys=keys[order])  # type: ignore[index]
             order = order[some]
         if costs is not None and self.budget is not None:
             order = within_budget(order, costs, self.budget.remaining)
@@ -112,18 +140,19 @@ class Draw:
         return order[:n], repeats, enough
 
     def _distinct(
-        self, items: Sequence[Item], order: NDArray[np.intp], embedded: Any
+        self, fields: Sequence[Fields], order: NDArray[np.intp], states: Any
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Split a ranking into distinct items and near-duplicates of better or labelled ones."""
         if self.acquisition.distinct == "none":
             return order, order[:0]
         cosines: dict[str, Any] = {}
-        if self.acquisition.near is not None:
-            cosines = {"embeddings": embedded, "threshold": self.acquisition.near}
-            if len(self.asked):
-                cosines["asked_embeddings"] = self.embed(self.asked, None)
-        asked = set(self._digests(self.asked))
+        threshold = self.acquisition.cosine_threshold
+        if threshold is not None:
+            cosines = {"embeddings": states, "threshold": threshold}
+            if len(self.labelled):
+                cosines["labelled_embeddings"] = self.embed(self.labelled, None)
         found, n_repeated = first_distinct(
-            order, self._digests(items), len(order), asked=asked, **cosines
+            order, digests(fields), len(order), labelled=set(digests(self.labelled)), **cosines
         )
         cut = len(found) - n_repeated
         return found[:cut], found[cut:]
@@ -132,14 +161,16 @@ class Draw:
     def _diverse(self) -> bool:
         return self.acquisition.diversity != "none"
 
-    def _digests(self, items: Sequence[Item]) -> list[bytes]:
-        return [text_digest(*fields.values()) for fields in self.task.fill(items)] if items else []
+
+def digests(fields: Sequence[Fields]) -> list[bytes]:
+    """Return a digest of each item's normalised text; equal for duplicates."""
+    return [text_digest(*texts.values()) for texts in fields]
 
 
 def best_places(
     values: NDArray[np.float64], keys: NDArray[np.uint64], places: NDArray[np.intp], n: int
 ) -> NDArray[np.intp]:
-    """The n best places, best first, a piece of the columns at a time."""
+    """Return the n best places, best first, reading a piece of the columns at a time."""
     top = RunningTop(n)
     for part in pieces(len(places)):
         some = places[part]

@@ -104,8 +104,8 @@ def first_distinct(
     *,
     embeddings: Any = None,
     threshold: float | None = None,
-    asked: Collection[bytes] = (),
-    asked_embeddings: Any = None,
+    labelled: Collection[bytes] = (),
+    labelled_embeddings: Any = None,
 ) -> tuple[NDArray[np.intp], int]:
     """Take the best n items of a ranking, passing over near-duplicates of better ones.
 
@@ -122,9 +122,9 @@ def first_distinct(
     threshold : float, optional
         Above 0, up to 1. An item whose cosine to a better chosen one is at least this (less
         1e-9, for rounding) is a near-duplicate. An embedding of zeros is like nothing.
-    asked : collection of digests
+    labelled : collection of digests
         Of the labelled items.
-    asked_embeddings : array-like of shape (a, D), optional
+    labelled_embeddings : array-like of shape (a, D), optional
         Of the labelled items; needs `embeddings`.
 
     Returns
@@ -152,8 +152,8 @@ def first_distinct(
     n = as_count(n, "n", len(order))
     if len(np.unique(order)) != len(order):
         raise InputError("The ranking holds a position twice. Give each position once.")
-    near = _NearDuplicates(n, len(digests), embeddings, threshold, asked_embeddings)
-    seen = set(asked)
+    near = _NearDuplicates(n, len(digests), embeddings, threshold, labelled_embeddings)
+    seen = set(labelled)
     chosen: list[int] = []
     passed_over: list[int] = []
     for position, unit, known in near.walk(order):
@@ -176,31 +176,31 @@ class _NearDuplicates:
     """Cosines to the chosen and the labelled items; without embeddings nothing is near."""
 
     def __init__(
-        self, n: int, n_items: int, embeddings: Any, threshold: float | None, asked: Any
+        self, n: int, n_items: int, embeddings: Any, threshold: float | None, labelled: Any
     ) -> None:
         if (embeddings is None) != (threshold is None):
             raise InputError("Near-duplicates by cosine need both `embeddings` and `threshold`.")
-        if asked is not None and embeddings is None:
-            raise InputError("`asked_embeddings` need `embeddings` to be compared with.")
+        if labelled is not None and embeddings is None:
+            raise InputError("`labelled_embeddings` need `embeddings` to be compared with.")
         if threshold is not None and not 0 < threshold <= 1:
             raise InputError(f"`threshold` must be above 0 and at most 1, got {threshold!r}.")
         self.level = 0.0 if threshold is None else threshold - 1e-9
         self.embeddings: NDArray[Any] | None = None
-        self.asked: Unit = None
+        self.labelled: Unit = None
         self.chosen = np.empty((0, 0))
         self.n_before = self.n_chosen = 0
         if embeddings is None:
             return
         self.embeddings = checked_embeddings(embeddings, n_items)
         self.chosen = np.empty((n, self.embeddings.shape[1]))
-        if asked is not None and len(asked):
-            asked = checked_embeddings(asked, len(asked), "asked_embeddings")
-            if asked.shape[1] != self.embeddings.shape[1]:
+        if labelled is not None and len(labelled):
+            labelled = checked_embeddings(labelled, len(labelled), "labelled_embeddings")
+            if labelled.shape[1] != self.embeddings.shape[1]:
                 raise InputError(
-                    f"`asked_embeddings` are {asked.shape[1]} wide, `embeddings` "
+                    f"`labelled_embeddings` are {labelled.shape[1]} wide, `embeddings` "
                     f"{self.embeddings.shape[1]}. Take both from the same model."
                 )
-            self.asked = normalize(asked.astype(np.float64))
+            self.labelled = normalize(labelled.astype(np.float64))
 
     def walk(self, order: NDArray[np.intp]) -> Iterator[tuple[int, Unit, bool]]:
         """Give each position with its unit vector, and whether it is near a labelled item or one
@@ -214,7 +214,7 @@ class _NearDuplicates:
             known = np.zeros(len(block), dtype=bool)
             # Against all that are known so far in one product; in the block, one by one.
             self.n_before = self.n_chosen
-            for others in (self.asked, self.chosen[: self.n_before]):
+            for others in (self.labelled, self.chosen[: self.n_before]):
                 if others is not None and len(others):
                     known |= (units @ others.T).max(axis=1) >= self.level
             for position, unit, is_known in zip(block, units, known, strict=True):

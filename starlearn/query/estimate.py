@@ -1,4 +1,4 @@
-"""What a query will take: time and memory, from a sample of the pool."""
+"""Time and memory of a query, estimated from a sample of the pool."""
 
 import sys
 import time
@@ -8,37 +8,36 @@ import numpy as np
 import torch
 
 from starlearn.progress import ItemBar
-from starlearn.query.acquisition import Plan
+from starlearn.query.acquisition import QueryPlan
 from starlearn.query.score_store import ScoreStore
 
 SAMPLE = 512
-"""Items whose length is looked at."""
+"""Items whose length is measured."""
 PROBE = 64
-"""Items that are scored, of all lengths alike."""
+"""Items that are scored, spread over all lengths."""
 QUICK = 1.0
-"""Seconds under which they tell more of what a call costs than of what an item costs: then the
-whole sample is scored."""
+"""Seconds below which the overhead of a call dominates. The whole sample is scored then."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a query of a pool will take, on this machine as it is now."""
+    """Time and memory of a query of a pool on this machine."""
 
     n_items: int
-    """Items that will be scored."""
+    """Number of items to score."""
     seconds: float
     """Time of the query."""
     items_per_second: float
-    """Rate over all its stages."""
+    """Rate over all stages of the query."""
     prompt_tokens: float
     """Mean length of a prompt."""
     peak_memory_mb: float
-    """Peak memory in MB of 10^6 bytes, model included: of the GPU, or of this process on a CPU.
-    It does not grow with the pool."""
+    """Peak memory in MB of 10^6 bytes, with the model: of the GPU, or of this process on a CPU. It
+    does not grow with the pool."""
 
     def __str__(self) -> str:
         if not self.n_items:
-            return "a random draw, which scores nothing"
+            return "a random draw, which needs no scores"
         minutes, seconds = divmod(round(self.seconds), 60)
         return (
             f"{self.n_items:,} items of {self.prompt_tokens:.0f} tokens in about {minutes} min "
@@ -47,14 +46,14 @@ class Estimate:
         )
 
 
-def estimate(plan: Plan, n: int) -> Estimate:
-    """Score a sample and tell from it what the whole query will take.
+def estimate(plan: QueryPlan, n: int) -> Estimate:
+    """Score a sample and estimate the time and memory of the whole query.
 
     Parameters
     ----------
-    plan : Plan
+    plan : QueryPlan
     n : int
-        Items that the query is to choose; decides how many are screened.
+        Items that the query will choose. The number of screened items depends on it.
 
     Returns
     -------
@@ -62,9 +61,9 @@ def estimate(plan: Plan, n: int) -> Estimate:
 
     Notes
     -----
-    Base scores that are kept already are counted as free, other kept scores are not: after an
-    interruption the rest takes less than it says. Hidden states for diverse batches are not
-    counted. On a GPU the first, longest batch may be larger than a sample of short pools can fill.
+    Stored base scores take no time. Other stored scores are not considered, so that the rest of an
+    interrupted query takes less. Hidden states for diverse batches are not counted. On a GPU the
+    first, longest batch may be larger than a sample of a short pool.
     """
     acquisition = plan.acquisition
     if acquisition.strategy == "random":
@@ -72,7 +71,7 @@ def estimate(plan: Plan, n: int) -> Estimate:
     positions = np.unique(np.linspace(0, len(plan.rows) - 1, SAMPLE).astype(np.intp))
     prompts = plan.prompts(positions)
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
-    # As many of the longest as one batch holds: they decide the peak.
+    # The longest items that fit in one batch: the peak memory depends on them.
     room = plan.scorer.backbone.budget.tokens // len(prompts[order[-1]]) // acquisition.n_passes
     longest = order[-max(room, PROBE // 4) :]
     probe = order[np.unique(np.linspace(0, len(order) - 1, PROBE).astype(np.intp))]
@@ -88,7 +87,7 @@ def estimate(plan: Plan, n: int) -> Estimate:
     if first < QUICK and len(chosen) < len(prompts):
         chosen = prompts
         first, base = _seconds(plan, chosen, passes)
-    share = plan.scorer.share_without_base(chosen)
+    share = plan.scorer.share_without_base(chosen) if base else 1.0
     m = len(plan.rows)
     if acquisition.sub_pool is not None:
         m = min(m, max(acquisition.sub_pool, n))
@@ -105,12 +104,12 @@ def estimate(plan: Plan, n: int) -> Estimate:
     )
 
 
-def _seconds(plan: Plan, prompts: list[list[int]], n_passes: int) -> tuple[float, float]:
-    """Time to score some prompts anew, and the part of it that the base model takes."""
+def _seconds(plan: QueryPlan, prompts: list[list[int]], n_passes: int) -> tuple[float, float]:
+    """Return the time to score some prompts, and the part of it that the base model takes."""
     scorer = replace(plan.scorer, store=ScoreStore())
     with scorer.ready(), ItemBar("estimate", len(prompts), plan.verbose) as bar:
         began = time.perf_counter()
-        scorer.score(prompts, n_passes, bar)
+        scorer.score(prompts, n_passes, bar, plan.seed)
         _wait()
         return time.perf_counter() - began, bar.seconds.get("base model", 0.0)
 

@@ -1,7 +1,7 @@
 """Base and full uncertainty on one scale, and the dynamic mix of both, piece by piece.
 
-Sums over a pool are exact (`math.fsum`), so that no number depends on the order of the pool; and no
-step needs more memory than a piece, but for one sorted copy of a column that is ranked.
+Sums over a pool are exact (`math.fsum`), so that no number depends on the order of the pool. Each
+step needs the memory of one piece, and ranking a sorted copy of the column.
 """
 
 import math
@@ -17,21 +17,21 @@ Values = NDArray[np.float64]
 Transform = Callable[[Values], Values]
 
 PIECE = 65536
-"""Numbers that are worked on at a time."""
+"""Numbers per piece."""
 
 
 def pieces(length: int) -> Iterator[slice]:
-    """Cut 0 .. length - 1 into pieces."""
+    """Return the slices that cut 0 .. length - 1 into pieces."""
     return (slice(start, min(start + PIECE, length)) for start in range(0, length, PIECE))
 
 
 def exact_sum(parts: Iterable[NDArray[np.floating[Any]]]) -> float:
-    """Sum all numbers of all parts, rounded once."""
+    """Return the sum of all numbers of all parts, rounded once."""
     return math.fsum(value for part in parts for value in part.tolist())
 
 
 def per_answer(sums: Values, n_tokens: NDArray[np.int64], reduce: str) -> Values:
-    """Bring sums over answer tokens to one number per item.
+    """Return one number per item from sums over answer tokens.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def per_answer(sums: Values, n_tokens: NDArray[np.int64], reduce: str) -> Values
     n_tokens : ndarray of shape (m,)
         Scored tokens of each answer, at least 1.
     reduce : {"mean", "sum", "residual"}
-        "residual" takes off what a linear regression on the number of tokens explains.
+        "residual" subtracts the prediction of a linear regression on the number of tokens.
 
     Returns
     -------
@@ -47,8 +47,8 @@ def per_answer(sums: Values, n_tokens: NDArray[np.int64], reduce: str) -> Values
 
     Notes
     -----
-    The published code takes sums, whose rank correlation with the length of the answer is about
-    0.85 on GSM8K: it asks for long answers, not for uncertain ones.
+    The published code uses sums. Their rank correlation with the length of the answer is about 0.85
+    on GSM8K, so they select long answers rather than uncertain ones.
     """
     m, result = len(sums), copy_of(sums)
     if reduce == "mean":
@@ -66,19 +66,19 @@ def per_answer(sums: Values, n_tokens: NDArray[np.int64], reduce: str) -> Values
 
 
 def scale_of(values: Values, how: str) -> Transform:
-    """Return what brings uncertainties of a pool to a scale that base and full model share.
+    """Return the function that maps uncertainties to a scale shared by base and full model.
 
     Parameters
     ----------
     values : ndarray of shape (m,)
         All values of the pool.
     how : {"rank", "zscore", "none"}
-        "rank": position within the pool from 0 to 1, equal values sharing their mean position.
+        "rank" is the position within the pool from 0 to 1. Equal values get their mean position.
 
     Returns
     -------
     callable
-        From some of the values to their place on the scale.
+        Maps values of the pool to the scale.
     """
     m = len(values)
     if how == "rank":
@@ -95,22 +95,24 @@ def scale_of(values: Values, how: str) -> Transform:
         mean = exact_sum(values[p] for p in pieces(m)) / m
         spread = math.sqrt(exact_sum((values[p] - mean) ** 2 for p in pieces(m)) / m)
         largest = max(float(np.abs(values[p]).max()) for p in pieces(m))
-        # Rounding alone gives equal values a spread; it must not be blown up to a signal.
+        # Equal values have a small spread from rounding, which must not become a signal.
         if spread <= 1e-9 * max(1.0, largest):
             return np.zeros_like
         return lambda some: np.asarray((some - mean) / spread)
     return np.asarray
 
 
-def mixed(base: Values, full: Values, base_weight: float, how: str) -> Values:
+def mixed(base: Values | None, full: Values, base_weight: float, how: str) -> Values:
     """Return the dynamic uncertainty of each item.
 
-    u = lambda(t) u_b + (1 - lambda(t)) u_f, arXiv 2403.01165, equation 5, with both sides
-    brought to one scale first (the published code scales one side only).
+    u = lambda(t) u_b + (1 - lambda(t)) u_f, arXiv 2403.01165, equation 5. Both terms are brought to
+    one scale first (the published code scales one of them).
 
     Parameters
     ----------
-    base, full : ndarray of shape (m,)
+    base : ndarray of shape (m,) or None
+        None is possible where its weight is 0.
+    full : ndarray of shape (m,)
     base_weight : float
         lambda(t), from 0 to 1.
     how : {"rank", "zscore", "none"}
@@ -118,11 +120,13 @@ def mixed(base: Values, full: Values, base_weight: float, how: str) -> Values:
     Returns
     -------
     ndarray of shape (m,)
-        Where base and full are kept in a file, so is the result.
+        In a file where `full` is in a file.
     """
-    scale_base, scale_full = scale_of(base, how), scale_of(full, how)
-    result = empty_like(base)
-    for part in pieces(len(base)):
-        result[part] = base_weight * scale_base(base[part])
-        result[part] += (1 - base_weight) * scale_full(full[part])
+    scale_full, result = scale_of(full, how), empty_like(full)
+    for part in pieces(len(full)):
+        result[part] = (1 - base_weight) * scale_full(full[part])
+    if base is not None and base_weight > 0:
+        scale_base = scale_of(base, how)
+        for part in pieces(len(base)):
+            result[part] += base_weight * scale_base(base[part])
     return result

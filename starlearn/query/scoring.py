@@ -1,4 +1,4 @@
-"""Scores of a piece of a pool: what is kept is looked up, what is missing is computed."""
+"""Scores of a chunk of a pool: stored scores are read, the others are computed and stored."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,12 +17,13 @@ from starlearn.model.choices import ChoiceTree, choice_distribution
 from starlearn.model.dropout import MonteCarlo, evaluation_mode, mc_dropout
 from starlearn.model.embedding import prompt_embeddings
 from starlearn.model.forward import Workload
-from starlearn.model.free_form import answer_statistics
+from starlearn.model.free_form import answer_scores
 from starlearn.model.generation import generate_answers
 from starlearn.model.memory import renumbered
 from starlearn.progress import ItemBar
 from starlearn.query.score_store import ScoreStore, row_keys
-from starlearn.query.scores import answer_scores, choice_scores
+from starlearn.query.score_table import ScoreTable, choice_scores
+from starlearn.query.selection import item_keys
 from starlearn.settings import Acquisition
 
 Tokens = Sequence[Sequence[int]]
@@ -30,41 +31,28 @@ Rows = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Scores:
-    """One row an item of a piece of c items; in nats, sums over tokens for free-form answers."""
-
-    base: Rows
-    """Entropy and minus log-probability of the answer under the base model, [c, 2]."""
-    full: Rows
-    """Means over the passes of entropy and minus log-probability, and mutual information of
-    answer and pass, [c, 3]."""
-    n_tokens: NDArray[np.int64]
-    """Scored tokens of each answer, [c]."""
-    answers: list[Any]
-    """Index of the likeliest choice, or the tokens of the text, length c."""
-
-
-@dataclass(frozen=True)
 class Scorer:
-    """All that decides the scores of an item, and where they are kept."""
+    """Everything that the scores of an item depend on, and the store that keeps them."""
 
     backbone: Backbone
     adapter: Adapter | None
-    """None before the first training: then the base model's uncertainty is all there is."""
+    """None before the first training: only the base model's uncertainty is known then."""
     acquisition: Acquisition
     store: ScoreStore
     seed: int
-    """Of the dropout masks."""
+    """Seed of the dropout masks."""
     tree: ChoiceTree | None
     """The choices; None where answers are free-form."""
     max_new_tokens: int
-    """Of a free-form answer."""
+    """Longest free-form answer."""
+    with_base: bool = True
+    """Whether the base model is run too, once there is an adapter."""
     numerics: str | None = None
-    """What computes in this process's place, if that has another kind of device."""
+    """Device and versions that compute in place of this process's, if they differ."""
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Put the adapter on the model, or take every adapter off, and switch to evaluation."""
+        """Attach the adapter to the model, or detach all, and switch to evaluation mode."""
         with self.backbone.alone():
             if self.adapter is None:
                 detach(self.backbone)
@@ -75,30 +63,31 @@ class Scorer:
                 yield
 
     def check(self, prompts: Tokens, rows: NDArray[np.intp], n_passes: int) -> None:
-        """Refuse items that these settings cannot score; needs no weights.
+        """Check that these settings can score the items; needs no weights.
 
-        Behind keys and values that are kept from the prompt, the mask is ours, and the same in all
-        layers: it cannot tell which of them have a sliding window.
+        With dropout at the answer only, the answer's tokens attend to stored keys and values of the
+        prompt. The attention mask is then the same in all layers, and so cannot apply the sliding
+        window of some of them.
 
         Parameters
         ----------
         prompts : sequence of token sequences, length c
         rows : ndarray of shape (c,)
-            What to call them.
+            Row numbers for error messages.
         n_passes : int
             K.
 
         Raises
         ------
         InputError
-            When dropout is to act at the answer only, and prompt and answer may be longer than a
-            sliding window.
+            When dropout acts at the answer only, and prompt and answer may be longer than a sliding
+            window.
         """
         if self.adapter is None or n_passes == 1 or self.acquisition.mc_scope == "all":
             return
         window = self.backbone.window
-        behind = self.max_new_tokens if self.tree is None else len(self.tree.tokens)
-        sizes = [len(prompt) + behind for prompt in prompts]
+        answer = self.max_new_tokens if self.tree is None else len(self.tree.tokens)
+        sizes = [len(prompt) + answer for prompt in prompts]
         long = [
             f"row {row}: {size} tokens"
             for row, size in zip(rows, sizes, strict=True)
@@ -108,12 +97,12 @@ class Scorer:
             raise InputError(
                 f"{len(long)} of {len(prompts)} prompts with their answers do not fit into the "
                 f"model's sliding window of {window} tokens: {listed(long)}. "
-                "Acquisition(mc_scope='answer') cannot score them: use mc_scope='all', or remove "
+                "Acquisition(mc_scope='answer') cannot score them. Use mc_scope='all', or remove "
                 "them."
             )
 
-    def score(self, prompts: Tokens, n_passes: int, bar: ItemBar) -> Scores:
-        """Score a piece of a pool; call it inside `ready`.
+    def score(self, prompts: Tokens, n_passes: int, bar: ItemBar, tie_seed: int) -> ScoreTable:
+        """Score a chunk of a pool; call it inside `ready`.
 
         Parameters
         ----------
@@ -121,21 +110,35 @@ class Scorer:
         n_passes : int
             K; 1 is one pass without dropout.
         bar : ItemBar
+        tie_seed : int
+            Seed of the numbers that decide between equal scores.
 
         Returns
         -------
-        Scores
+        ScoreTable
+            Of c items.
         """
         if self.tree is not None:
-            return self._score_choices(self.tree, prompts, n_passes, bar)
-        return self._score_answers(prompts, n_passes, bar)
+            base, full, n_tokens, answers = self._choices(self.tree, prompts, n_passes, bar)
+        else:
+            base, full, n_tokens, answers = self._answers(prompts, n_passes, bar)
+        return ScoreTable(
+            None if base is None else base[:, 0],
+            None if base is None else base[:, 1],
+            full[:, 0],
+            full[:, 1],
+            full[:, 2],
+            n_tokens,
+            item_keys(prompts, tie_seed),
+            answers,
+        )
 
     def probabilities(
         self, tree: ChoiceTree, prompts: Tokens, bar: ItemBar, n_passes: int = 1
     ) -> Rows:
-        """Return the probability of each of C choices, the mean of K passes, [c, C].
+        """Return the probability of each of C choices, the mean over K passes, [c, C].
 
-        One pass is without dropout. Call it inside `ready`.
+        A single pass is without dropout. Call it inside `ready`.
         """
         with self._work("reading", bar, n_passes) as work:
             numbers = mask_keys(row_keys(prompts))
@@ -143,7 +146,7 @@ class Scorer:
             return np.asarray(np.exp(logs).mean(axis=0))
 
     def embeddings(self, prompts: Tokens, bar: ItemBar) -> Rows:
-        """Return the base model's mean hidden state of each prompt, [c, D]; inside `ready`."""
+        """Return the base model's mean hidden state per prompt, [c, D]; inside `ready`."""
 
         def embedded(missing: list[int]) -> Rows:
             with renumbered(missing), self._base_work(bar, counts=True) as work:
@@ -152,7 +155,7 @@ class Scorer:
         return self.store.get(self.embedding_space, row_keys(prompts), embedded)
 
     def write(self, prompts: Tokens, bar: ItemBar, *, counts: bool = True) -> list[list[int]]:
-        """Let the model answer each prompt, greedily and without dropout; inside `ready`."""
+        """Generate an answer to each prompt, greedily and without dropout; inside `ready`."""
         width = self.max_new_tokens
         space = f"answers {width} {self._model}"
 
@@ -180,11 +183,16 @@ class Scorer:
         """
         with self._work("reading", bar) as work:
             keys = mask_keys(row_keys(prompts, answers))
-            return np.asarray(-answer_statistics(work, prompts, answers, keys).log_probability[0])
+            return answer_scores(work, prompts, answers, keys)[:, 1]
 
-    def _score_choices(
+    @property
+    def _runs_base(self) -> bool:
+        return self.with_base or self.adapter is None
+
+    def _choices(
         self, tree: ChoiceTree, prompts: Tokens, n_passes: int, bar: ItemBar
-    ) -> Scores:
+    ) -> tuple[Rows | None, Rows, NDArray[np.int64], list[Any]]:
+        """Return scores of base [c, 2 or more] and full [c, 3 or more], lengths and answers."""
         keys = row_keys(prompts)
         numbers = mask_keys(keys)
 
@@ -199,19 +207,23 @@ class Scorer:
                 logs = choice_distribution(work, tree, chosen, numbers[missing])  # [K, c, C]
             return choice_scores(logs)
 
-        base_logs = self.store.get(self.base_space, keys, base_rows)[None]  # [1, c, C]
-        if self.adapter is None:
+        base_logs = None
+        if self._runs_base:
+            base_logs = self.store.get(self.base_space, keys, base_rows)[None]  # [1, c, C]
+        if self.adapter is None and base_logs is not None:
             full = choice_scores(base_logs)
         else:
             space = f"full {tree.identity} {self._model} {self._passes(n_passes)}"
             full = self.store.get(self._space(space), keys, full_rows)  # [c, 4]
         answers = full[:, 3].astype(np.int64)
-        base = choice_scores(base_logs, answers)
-        # One distribution an answer: its entropy is not a sum over tokens.
-        lengths = np.ones(len(prompts), dtype=np.int64)
-        return Scores(base[:, :2], full[:, :3], lengths, answers.tolist())
+        base = None if base_logs is None else choice_scores(base_logs, answers)
+        # A choice has one distribution. Its entropy is not a sum over tokens.
+        return base, full, np.ones(len(prompts), dtype=np.int64), answers.tolist()
 
-    def _score_answers(self, prompts: Tokens, n_passes: int, bar: ItemBar) -> Scores:
+    def _answers(
+        self, prompts: Tokens, n_passes: int, bar: ItemBar
+    ) -> tuple[Rows | None, Rows, NDArray[np.int64], list[Any]]:
+        """Return scores of base [c, 2 or more] and full [c, 3 or more], lengths and answers."""
         answers = self.write(prompts, bar, counts=False)
         keys = row_keys(prompts, answers)
         numbers = mask_keys(keys)
@@ -225,16 +237,16 @@ class Scorer:
         def scored(missing: list[int], context: Any) -> Rows:
             chosen, own = [prompts[i] for i in missing], [answers[i] for i in missing]
             with renumbered(missing), context as work:
-                return answer_scores(answer_statistics(work, chosen, own, numbers[missing]))
+                return answer_scores(work, chosen, own, numbers[missing])
 
-        base = self.store.get(self.base_space, keys, base_rows)  # [c, 2]
-        if self.adapter is None:
+        base = self.store.get(self.base_space, keys, base_rows) if self._runs_base else None
+        if self.adapter is None and base is not None:
             full = np.column_stack([base, np.zeros(len(base))])
         else:
             space = f"full free-form {self._model} {self._passes(n_passes)}"
             full = self.store.get(self._space(space), keys, full_rows)  # [c, 3]
         n_tokens = np.array([len(answer) for answer in answers], dtype=np.int64)
-        return Scores(base, full, n_tokens, list(answers))
+        return base, full, n_tokens, list(answers)
 
     @contextmanager
     def _work(
@@ -243,18 +255,16 @@ class Scorer:
         backbone, acquisition = self.backbone, self.acquisition
         dropout: Any = nullcontext()
         if n_passes > 1:
-            cut = acquisition.mc_scope == "answer" or acquisition.mc_layers is not None
-            if not backbone.by_positions and cut:
+            if not backbone.by_positions and acquisition.mc_scope == "answer":
                 raise InputError(
-                    f"{backbone.source} counts places in a row (ALiBi), so that its passes cannot "
-                    "share a part. Use Acquisition(mc_scope='all', mc_layers=None)."
+                    f"{backbone.source} uses attention by distance (ALiBi), so its passes cannot "
+                    "share the prompt. Use Acquisition(mc_scope='all')."
                 )
             dropout = mc_dropout(
                 backbone.peft_model,
-                int(n_passes),  # NumPy's whole numbers too
+                int(n_passes),  # also for NumPy's integers
                 self.seed,
                 mask_mode=acquisition.mask_mode,
-                layers=acquisition.mc_layers,
                 answer_only=acquisition.mc_scope == "answer",
             )
         with dropout as passes, bar.stage(stage, counts=counts):
@@ -279,9 +289,9 @@ class Scorer:
         )
 
     def share_without_base(self, prompts: Tokens) -> float:
-        """Return the share of prompts whose base scores have to be computed.
+        """Return the share of prompts whose base scores are not stored yet.
 
-        Free-form answers change with the adapter, and their base scores with them: all of them.
+        That is 1 for free-form answers: they change with the adapter, and their base scores too.
         """
         if self.tree is None:
             return 1.0
@@ -290,38 +300,39 @@ class Scorer:
 
     @cached_property
     def base_space(self) -> str:
-        """Name of all that decides the base model's rows, the item aside."""
+        """Name of everything that the base model's scores of an item depend on."""
         kind = "free-form" if self.tree is None else f"choices {self.tree.identity}"
         return self._space(f"base {kind}")
 
     @cached_property
     def embedding_space(self) -> str:
-        """Name of all that decides an item's hidden states, the item aside."""
+        """Name of everything that the hidden states of an item depend on."""
         return self._space("embedding")
 
     def identity(self, n_passes: int) -> str:
-        """Name all that decides an item's scores over K passes, the item aside."""
+        """Return a name of everything that an item's scores over K passes depend on."""
         kind = f"free-form {self.max_new_tokens}" if self.tree is None else self.tree.identity
-        return self._space(f"scores {kind} {self._model} {self._passes(n_passes)}")
+        base = "" if self._runs_base else " without base"
+        return self._space(f"scores {kind} {self._model} {self._passes(n_passes)}{base}")
 
     @cached_property
     def _model(self) -> str:
-        """What answers: the base model, or an adapter on it, which will be gone some day."""
+        """Name of the model that answers: the base model, or an adapter, kept for a while."""
         return "base" if self.adapter is None else f"{self.adapter.digest}*"
 
     def _passes(self, n_passes: int) -> str:
         if n_passes == 1:
             return "one pass"
         part = self.acquisition
-        return f"{n_passes} {self.seed} {part.mask_mode} {part.mc_layers} {part.mc_scope}"
+        return f"{n_passes} {self.seed} {part.mask_mode} {part.mc_scope}"
 
     def _space(self, name: str) -> str:
-        """A short name for everything but the item that decides a row."""
+        """Return a short name for everything but the item that a row depends on."""
         numerics = self.numerics or self.backbone.numerics
         digest = blake2b(f"{numerics} {name}".encode(), digest_size=16).hexdigest()
         return f"{digest}*" if "*" in self._model and self._model in name else digest
 
 
 def mask_keys(keys: Sequence[bytes]) -> NDArray[np.int64]:
-    """Turn the items' keys to the numbers that masks per token are drawn by, [c]."""
+    """Return the numbers that masks per token are drawn from, [c], from the items' keys."""
     return np.frombuffer(b"".join(key[:8] for key in keys), dtype=np.int64).copy()

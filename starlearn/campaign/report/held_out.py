@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from starlearn.campaign.items import item_id
 from starlearn.campaign.report.trials import Model, Trial, free_form_task, models, right
 from starlearn.data.readers import converted, read_rows, text_of
 from starlearn.errors import InputError, StorageError, UntrustedFileError
+from starlearn.learner.base_models import share_bases
 from starlearn.learner.estimator import STARLearner
 from starlearn.learner.inputs import checked_labels
 from starlearn.settings import Acquisition
@@ -103,7 +103,7 @@ class _Answerer:
     def __init__(self, campaign: Campaign, test: TestSet, tell: Tell) -> None:
         self.campaign, self.test, self.tell = campaign, test, tell
         self.by_round = {found.id: found for found in rounds.rounds(campaign.store)}
-        self.engine: Any = None
+        self.first: STARLearner | None = None
 
     def table(self, model: Model) -> pa.Table | None:
         """Return answers and confidences, N rows; None where the adapter is damaged."""
@@ -130,10 +130,10 @@ class _Answerer:
         learner = self._learner(model)
         # One pass without dropout: the model as `predict` uses it. The cache belongs to queries.
         learner.set_params(acquisition=Acquisition(n_passes=1, measure="entropy"), cache_dir=None)
-        if self.engine is not None:
-            learner._loaded_engine = self.engine
+        if self.first is not None:
+            share_bases([self.first, learner])
+        self.first = learner if self.first is None else self.first
         found = learner.uncertainty(self.test.items)
-        self.engine = learner._engine()
         answers = [str(answer) for answer in found.answers]
         return pa.table({"answer": answers, "confidence": np.asarray(found.confidence)})
 

@@ -1,0 +1,210 @@
+"""The scores of a pool, one column each, and the uncertainty computed from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import entr
+
+from starlearn.errors import NotFiniteError, listed
+from starlearn.model.choices import mean_log_probability
+from starlearn.model.free_form import mean_over_passes
+from starlearn.query.columns import column
+from starlearn.query.mixing import mixed, per_answer, pieces
+from starlearn.settings import Acquisition
+
+Column = NDArray[np.float64]
+
+BASE = ("base_entropy", "base_log")
+FULL = ("entropy", "log", "information")
+MEASURES = {
+    "entropy": "entropy",
+    "predictive_entropy": "log",
+    "mutual_information": "information",
+}
+"""Column of `ScoreTable` that each measure ranks by."""
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Raw scores of m items in nats, one column each; sums over tokens for free-form answers."""
+
+    base_entropy: Column | None
+    """Entropy under the base model, [m]; None where the base model was not run."""
+    base_log: Column | None
+    """Minus log-probability of the answer under the base model, [m]."""
+    entropy: Column
+    """Mean over the K passes of the entropy, [m]."""
+    log: Column
+    """Mean over the K passes of minus the log-probability of the answer, [m]."""
+    information: Column
+    """Mutual information between answer and pass, [m]."""
+    n_tokens: NDArray[np.int64]
+    """Number of tokens that a sum over tokens is divided by, [m]."""
+    keys: NDArray[np.uint64]
+    """Pseudo-random number of each item, for ties, [m]."""
+    answers: list[Any] | None
+    """Index of the likeliest choice or tokens of the text, length m; None where not kept."""
+
+    @classmethod
+    def empty(cls, m: int, *, with_base: bool, with_answers: bool) -> "ScoreTable":
+        """Return a table of zeros for m items."""
+        base: dict[str, Any] = {name: column(m) if with_base else None for name in BASE}
+        return cls(
+            **base,
+            **{name: column(m) for name in FULL},
+            n_tokens=column(m, np.int64),
+            keys=column(m, np.uint64),
+            answers=[None] * m if with_answers else None,
+        )
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return the columns of numbers by name, without those of a base model that was not run."""
+        names = (*BASE, *FULL, "n_tokens", "keys")
+        found = {name: getattr(self, name) for name in names}
+        return {name: values for name, values in found.items() if values is not None}
+
+    def put(self, places: NDArray[np.intp], chunk: "ScoreTable") -> None:
+        """Copy the scores of c items to these places, shape [c]."""
+        given = chunk.columns()
+        for name, values in self.columns().items():
+            values[places] = given[name]
+        if self.answers is not None and chunk.answers is not None:
+            for place, answer in zip(places, chunk.answers, strict=True):
+                self.answers[place] = answer
+
+    def at(self, places: NDArray[np.intp]) -> "ScoreTable":
+        """Return the scores of the items at these places."""
+        answers = None if self.answers is None else [self.answers[i] for i in places]
+        found: dict[str, Any] = {"base_entropy": None, "base_log": None}
+        found |= {name: np.asarray(values[places]) for name, values in self.columns().items()}
+        return ScoreTable(**found, answers=answers)
+
+    def reduced(self, values: Column, reduce: str) -> Column:
+        """Return one number per item from sums over tokens; see `mixing.per_answer`."""
+        return per_answer(values, self.n_tokens, reduce)
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """One value per item of a pool of m, in the pool's order."""
+
+    base: Column | None
+    """Entropy of the base model's answer, or its predictive entropy where that is the measure,
+    shape [m]. None where the base model was not run."""
+    full: Column
+    """The measure under base and adapter over the passes, shape [m]. With mutual information it is
+    another quantity than `base`, and much smaller. Before the first training it is `base`."""
+    mixed: Column
+    """Value that the query ranks by, shape [m]."""
+    entropy: Column
+    """Mean entropy over the passes, shape [m]."""
+    mutual_information: Column
+    """Mutual information between answer and pass, shape [m]."""
+    n_tokens: NDArray[np.int64]
+    """Scored tokens of the answer, shape [m]."""
+    confidence: Column
+    """Probability of the answer: the geometric mean over the passes, and over the tokens of a
+    free-form answer, shape [m]."""
+    answers: Any
+    """The model's own answers, shape [m]: labels or texts. None where they were not kept."""
+
+
+def choice_scores(
+    log_probabilities: NDArray[np.float64], answers: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """Return scores from distributions over choices.
+
+    Parameters
+    ----------
+    log_probabilities : ndarray of shape (K, m, C)
+    answers : ndarray of shape (m,), optional
+        Index of the choice that is the answer of each item. By default the likeliest one, by the
+        mean over passes.
+
+    Returns
+    -------
+    ndarray of shape (m, 4)
+        Mean over passes of the entropy in nats, mean over passes of minus the log-probability of
+        the answer, mutual information between answer and pass (0 for one pass), and the answer.
+    """
+    n_passes, n_items, _ = log_probabilities.shape
+    probabilities = np.exp(log_probabilities)
+    entropies = entr(probabilities).sum(axis=-1)  # [K, m]
+    log_mean = mean_log_probability(log_probabilities)  # [m, C]
+    if answers is None:
+        answers = log_mean.argmax(axis=-1)
+    # The mean divergence from the mean distribution. The difference of two entropies equals it,
+    # but is lost in rounding where it is small.
+    information = (probabilities * (log_probabilities - log_mean)).sum(axis=-1)  # [K, m]
+    return np.column_stack(
+        [
+            mean_over_passes(entropies),
+            -mean_over_passes(log_probabilities[:, np.arange(n_items), answers]),
+            np.clip(mean_over_passes(information), 0, np.log(n_passes)),
+            answers,
+        ]
+    )
+
+
+def combine(
+    scores: ScoreTable,
+    positions: Sequence[int] | NDArray[np.intp],
+    acquisition: Acquisition,
+    *,
+    weight: float,
+    trained: bool,
+) -> Uncertainty:
+    """Return the uncertainty of each item: reduced to one number, normalised and mixed.
+
+    Parameters
+    ----------
+    scores : ScoreTable
+        Of m items.
+    positions : sequence of int, length m
+        Row numbers for error messages.
+    acquisition : Acquisition
+    weight : float
+        lambda(t), the weight of the base model.
+    trained : bool
+        False before the first training: only the base model's uncertainty is known then.
+
+    Raises
+    ------
+    NotFiniteError
+        When a score is NaN or infinite.
+    """
+    measure, reduce = acquisition.measure, acquisition.reduce
+    # The base model has no dropout, and so no mutual information: its entropy is used instead.
+    raw = scores.base_log if measure == "predictive_entropy" else scores.base_entropy
+    base = None if raw is None else scores.reduced(raw, reduce)
+    if trained or base is None:
+        full = scores.reduced(getattr(scores, MEASURES[measure]), reduce)
+    else:
+        full = base
+    for part in pieces(len(full)):
+        total = full[part] if base is None else base[part] + full[part]
+        wrong = np.flatnonzero(~np.isfinite(total))
+        if wrong.size:
+            rows = np.asarray(positions[part])[wrong]
+            raise NotFiniteError(
+                f"The model's uncertainty is NaN or infinite for {len(wrong)} of {len(full)} "
+                f"items: {listed([f'row {row}' for row in rows])}. Its numbers overflow, or its "
+                "weights are broken; nothing was chosen. Try another quantization, or another copy "
+                "of the model."
+            )
+    confidence = scores.reduced(scores.log, "mean")
+    for part in pieces(len(confidence)):
+        confidence[part] = np.exp(-confidence[part])
+    return Uncertainty(
+        base=base,
+        full=full,
+        mixed=mixed(base, full, weight if trained else 1.0, acquisition.normalise),
+        entropy=scores.reduced(scores.entropy, reduce),
+        mutual_information=scores.reduced(scores.information, reduce),
+        n_tokens=scores.n_tokens,
+        confidence=confidence,
+        answers=scores.answers,
+    )
