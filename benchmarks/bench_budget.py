@@ -41,7 +41,7 @@ from starlearn import Acquisition
 from starlearn.learner.session import Prompts
 from starlearn.progress import ItemBar
 from starlearn.query.scoring import Scorer
-from starlearn.settings import PUBLISHED
+from starlearn.settings import PUBLISHED_ACQUISITION
 
 BUDGETS = {
     "passes": [512, 1024, 2048, 4096, 8192, 16384],
@@ -58,7 +58,7 @@ FIELDS = [
 def contenders_of(case: Case, stage: str, n_passes: int, budgets: list[int]) -> dict[str, Any]:
     """Return one contender a budget; each holds its results against the first one's."""
     learner, engine = case.learner, case.engine
-    learner.set_params(acquisition=Acquisition(**PUBLISHED, n_passes=n_passes))
+    learner.set_params(acquisition=Acquisition(**PUBLISHED_ACQUISITION, n_passes=n_passes))
     scorer, prompts = scorer_of(case)
     kept = base_scores(case.base)
     engine.store = kept

@@ -30,13 +30,14 @@ from starlearn.distributed import cluster
 from starlearn.distributed.cluster import running
 from starlearn.distributed.ray_workers import RayWorkers
 from starlearn.distributed.worker import ScoringWorker
+from starlearn.learner.base_models import base_of
 from starlearn.learner.inputs import checked_rows
 from starlearn.progress import ItemBar
 from starlearn.query.batch import best_places
 from starlearn.query.columns import counted
-from starlearn.query.pool_scores import PoolScores, combine
 from starlearn.query.score_store import ScoreStore
-from starlearn.settings import PUBLISHED
+from starlearn.query.score_table import PoolScores, combine
+from starlearn.settings import PUBLISHED_ACQUISITION
 
 VOCABULARY = 500
 CONFIGURATIONS = [
@@ -63,7 +64,7 @@ def fitted(folder: Path, shape: str, length: int, passes: int, chunk: int = 2048
         model,
         task=ChoiceTask("{text}", choices=CHOICES),
         adapter=LoRA(r=4),
-        acquisition=Acquisition(**PUBLISHED, n_passes=passes, chunk_size=chunk),
+        acquisition=Acquisition(**PUBLISHED_ACQUISITION, n_passes=passes, chunk_size=chunk),
         training=Training(max_steps=1),
         random_state=0,
         verbose=False,
@@ -94,7 +95,7 @@ def cpu_seconds(call: Callable[[], object]) -> float:
 
 def forget(learner: STARLearner) -> None:
     """Start from no scores."""
-    learner._engine().store = ScoreStore()
+    base_of(learner).store = ScoreStore()
 
 
 def throughput(folder: Path, out: Path, workers: Sequence[int]) -> None:
@@ -192,7 +193,7 @@ def merging(out: Path) -> None:
     scores.lengths[:] = 1
 
     def merge() -> None:
-        found = combine(scores, Acquisition(**PUBLISHED), weight=0.5, trained=True)
+        found = combine(scores, Acquisition(**PUBLISHED_ACQUISITION), weight=0.5, trained=True)
         best_places(found.mixed, scores.keys, counted(large), 500)
 
     row = {"part": "merge", "m": large, "note": "ranks, mix, best 500"}

@@ -31,6 +31,7 @@ from random_models import BY_NAME, TINY, random_model
 
 from starlearn import Acquisition, ChoiceTask, GenerationTask, LoRA, STARLearner, Training
 from starlearn.embedded.grammar import WORDS
+from starlearn.learner.base_models import base_of
 
 BATCH, LENGTH = 8, 256
 """Sequences of a training step, and tokens of every sequence here, answer included."""
@@ -120,7 +121,7 @@ class Subject:
     def load(self) -> dict[str, Any]:
         """Load and quantise the weights."""
         with measured() as found:
-            _ = self.learner._engine().backbone.model
+            _ = base_of(self.learner).backbone.model
         computed = weight_bytes(self.shape)
         return {"what": "weights", **columns(found, computed, computed)}
 
@@ -152,7 +153,7 @@ class Subject:
         texts = self.prompts(tokens // LENGTH, LENGTH - written)
         with measured() as found:
             learner.query(texts, n_instances=4)
-        fitted = learner._engine().backbone.budget.tokens
+        fitted = base_of(learner).backbone.budget.tokens
         computed = query_bytes(self.shape, self.args.r, tokens)
         return {
             "what": f"query, {'free-form' if written else 'choices'}",

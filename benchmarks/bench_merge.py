@@ -16,6 +16,7 @@ from measuring import COMMON, RESULTS, common, write_row
 
 from starlearn import ChoiceTask, LoRA, STARLearner, Training
 from starlearn.embedded.pools import EmbeddedPool, make_pool
+from starlearn.learner.base_models import base_of
 from starlearn.learner.session import answer_room
 from starlearn.progress import ItemBar
 
@@ -30,7 +31,7 @@ FIELDS = [
 def base_probabilities(folder: Path, learner: STARLearner, items: list) -> np.ndarray:
     """Return the probabilities of the learner's choices by a model without an adapter, [m, C]."""
     merged = STARLearner(str(folder), task=learner.task, quantization="none", verbose=False)
-    parts, engine = merged._parts(), merged._engine()
+    parts, engine = merged._parts(), base_of(merged)
     tree = engine.tree(parts, learner.classes_.tolist())
     prompts = engine.prompts(parts, items, room=answer_room(parts, tree))
     scorer = engine.scorer(parts, None, tree, seed=0)

@@ -61,7 +61,7 @@ from query_cases import (
 from scipy.stats import spearmanr
 
 from starlearn import Acquisition
-from starlearn.settings import PUBLISHED
+from starlearn.settings import PUBLISHED_ACQUISITION
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -208,7 +208,7 @@ def timed_settings(case: Case, arguments: dict[str, Any], n: int, later: bool) -
 
     def prepare() -> None:
         # Times are of scoring: in a small run all of the pool may be labelled already.
-        settings = {**PUBLISHED, "distinct": "none", **arguments}
+        settings = {**PUBLISHED_ACQUISITION, "distinct": "none", **arguments}
         case.learner.set_params(acquisition=Acquisition(**settings))
         case.set_store(later)
 
@@ -276,7 +276,9 @@ def ranked(
     """Return the full model's uncertainty of the pool, and the items that a query chooses."""
     learner = case.learner
     learner.seed_ = seed
-    learner.set_params(acquisition=Acquisition(**{**PUBLISHED, "distinct": "none", **arguments}))
+    learner.set_params(
+        acquisition=Acquisition(**{**PUBLISHED_ACQUISITION, "distinct": "none", **arguments})
+    )
     scores = learner.uncertainty(case.pool).full
     return scores, learner.query(case.pool, n_instances=batch_size(case, n))[0].tolist()
 

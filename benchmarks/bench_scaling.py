@@ -26,6 +26,9 @@ from bench_linear_entropy import kilobytes
 from measuring import COMMON, RESULTS, SPREAD, common, quartiles, watched_memory, write_row
 from scipy.stats import linregress
 
+from starlearn.learner.base_models import base_of
+from starlearn.settings import PUBLISHED_ACQUISITION
+
 SIZES = {
     "m": [500, 1000, 2000, 4000],
     "L": [16, 32, 64, 128, 256],
@@ -98,7 +101,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     from starlearn import Acquisition, ChoiceTask, GenerationTask, LoRA, Pool, STARLearner, Training
     from starlearn.query.score_store import ScoreStore
-    from starlearn.settings import PUBLISHED
 
     torch.set_num_threads(args.threads)
     size = {name: getattr(args, name) for name in "mLKV"}
@@ -116,7 +118,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             folder / "model",
             task=task,
             adapter=LoRA(r=4),
-            acquisition=Acquisition(**PUBLISHED, n_passes=size["K"]),
+            acquisition=Acquisition(**PUBLISHED_ACQUISITION, n_passes=size["K"]),
             training=Training(max_steps=1),
             random_state=0,
             cache_dir=folder / "scores",
@@ -129,7 +131,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         pool = Pool(pool_file, cache_dir=folder / "arrow")
         with watched_memory() as memory:
             for repeat in range(args.repeats):
-                learner._engine().store = ScoreStore(folder / f"scores {repeat}")
+                base_of(learner).store = ScoreStore(folder / f"scores {repeat}")
                 began, clock = time.perf_counter(), time.process_time()
                 learner.query(pool, n_instances=min(50, size["m"]))
                 cpu.append(time.process_time() - clock)

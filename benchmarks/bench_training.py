@@ -45,6 +45,7 @@ from transformers import (
 from starlearn import ChoiceTask, LoRA, STARLearner, Training
 from starlearn.embedded.location import model_folder
 from starlearn.embedded.pools import make_pool
+from starlearn.learner.base_models import base_of
 from starlearn.randomness import derived_seed
 from starlearn.train.batches import Example
 
@@ -83,7 +84,7 @@ class Ours:
         """Return the tokens that it trains on."""
         parts = self.learner._parts()
         labels = np.array(self.labels, dtype=object)
-        return self.learner._engine().examples(parts, self.items, labels)
+        return base_of(self.learner).examples(parts, self.items, labels)
 
 
 class Plain:
@@ -176,7 +177,7 @@ def both(args: argparse.Namespace) -> tuple[Ours, Plain]:
         args,
         ours.examples(),
         derived_seed(ours.learner.seed_, "training", 0),
-        ours.learner._engine().backbone.pad_id,
+        base_of(ours.learner).backbone.pad_id,
     )
     return ours, plain
 
@@ -206,9 +207,9 @@ def print_peak(args: argparse.Namespace) -> None:
     ours = Ours(args)
     contender: Any = ours
     if args.peak == "plain":  # starlearn makes tokens only, and loads no model
-        contender = Plain(args, ours.examples(), 0, ours.learner._engine().backbone.pad_id)
+        contender = Plain(args, ours.examples(), 0, base_of(ours.learner).backbone.pad_id)
     else:
-        _ = ours.learner._engine().backbone.model
+        _ = base_of(ours.learner).backbone.model
     with watched_memory(0.002) as memory:
         contender.train()
     print(memory.before, memory.peak)
@@ -246,7 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
             f"the weights differ by {difference:.1e} after {args.steps} steps; times of unequal "
             "work mean nothing"
         )
-    backbone = ours.learner._engine().backbone
+    backbone = base_of(ours.learner).backbone
     device = backbone.device.type
     times = take_turns(
         {

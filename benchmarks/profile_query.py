@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from starlearn import Acquisition
 from starlearn.query.score_store import ScoreStore
-from starlearn.settings import PUBLISHED
+from starlearn.settings import PUBLISHED_ACQUISITION
 
 FIELDS = [
     *COMMON, "model", "parameters", "quantization", "dtype", "task", "items", "tokens_mean",
@@ -75,7 +75,7 @@ def bench(args: argparse.Namespace, case: Case) -> None:
     """Write one row a stage and one an operation."""
     # In a small run all of the pool may be labelled already.
     case.learner.set_params(
-        acquisition=Acquisition(**PUBLISHED, n_passes=args.passes, distinct="none")
+        acquisition=Acquisition(**PUBLISHED_ACQUISITION, n_passes=args.passes, distinct="none")
     )
     case.engine.store = base_scores(case.base)
     case.learner.query(case.pool, n_instances=1)  # libraries load what they need

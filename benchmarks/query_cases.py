@@ -14,6 +14,7 @@ from random_models import BY_NAME, random_model
 
 from starlearn import ChoiceTask, GenerationTask, LoRA, STARLearner, Training
 from starlearn.embedded.pools import make_pool
+from starlearn.learner.base_models import base_of
 from starlearn.model.adapter import activate
 from starlearn.progress import ItemBar
 from starlearn.query.score_store import ScoreStore
@@ -38,7 +39,7 @@ class Case:
     @property
     def engine(self) -> Any:
         """The learner's engine, with model and store."""
-        return self.learner._engine()
+        return base_of(self.learner)
 
     def set_store(self, later: bool) -> None:
         """Keep what a first or a later query finds: nothing, or the base model's scores."""
@@ -143,7 +144,7 @@ def make_case(args: argparse.Namespace, name: str) -> Case:
     pool = data.items[start:]
     learner.fit(data.items[:N_LABELS], data.labels[:N_LABELS])
     learner.uncertainty(pool)
-    base = base_scores(learner._engine().store)
+    base = base_scores(base_of(learner).store)
     learner.teach(data.items[N_LABELS:end], data.labels[N_LABELS:end])
     accuracy = learner.score(data.items[end:start], data.labels[end:start])
     n_tokens = learner.uncertainty(pool).n_tokens

@@ -61,7 +61,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "sum": {**PUBLISHED, "reduce": "sum"},
     "residual": {**PUBLISHED, "reduce": "residual"},
     "mask by token": {"mask_mode": "token"},
-    "top layer": {"mc_layers": 1},
     "dropout in the answer": {"mc_scope": "answer"},
     "dropout in the answer, by token": {"mc_scope": "answer", "mask_mode": "token"},
     "screen": {"screen": 2},

@@ -21,7 +21,7 @@ import torch
 from starlearn.learner.estimator import STARLearner
 from starlearn.model import processes
 from starlearn.query.scoring import Scorer
-from starlearn.settings import PUBLISHED, Acquisition, LoRA, Training
+from starlearn.settings import PUBLISHED_ACQUISITION, Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask
 from starlearn.train import trainer
 
@@ -54,7 +54,9 @@ def learner(folder: Path, dropout: float = 0.0, **changes: Any) -> STARLearner:
         folder / "model",
         task=ChoiceTask("{text} Answer :", choices=COLOURS),
         adapter=LoRA(r=4, alpha=8, dropout=dropout),
-        acquisition=Acquisition(**PUBLISHED, n_passes=2 if dropout else 1, chunk_size=3),
+        acquisition=Acquisition(
+            **PUBLISHED_ACQUISITION, n_passes=2 if dropout else 1, chunk_size=3
+        ),
         training=Training(**training),
         random_state=7,
         verbose=False,

@@ -14,6 +14,7 @@ from skactiveml.pool import CoreSet, QueryByCommittee, RandomSampling, Uncertain
 
 from starlearn.activeml import StarClassifier
 from starlearn.errors import InputError
+from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
 from starlearn.settings import LoRA, Training
 from starlearn.tasks import ChoiceTask
@@ -85,7 +86,7 @@ def test_it_answers_what_the_learner_answers(
     np.testing.assert_array_equal(one.predict_proba(X[4:]), fitted.predict_proba(POOL))
     assert one.predict(X[4:]).tolist() == fitted.predict(POOL).tolist()
     assert one.classes_.tolist() == ["blue", "green", "red"]
-    assert one.estimator_._engine() is star._engine()  # one base model in memory
+    assert base_of(one.estimator_) is base_of(star)  # one base model in memory
 
 
 def test_costs_decide_the_answer(classifier: StarClassifier, data: tuple[Any, Any]) -> None:

@@ -21,8 +21,8 @@ from starlearn.evaluate.run_log import append_line, read_lines
 from starlearn.evaluate.runs import Observed, made_part, play, without_times
 from starlearn.evaluate.simulate import content_id, simulate
 from starlearn.evaluate.study_file import Settings
-from starlearn.query.pool_scores import Uncertainty
-from starlearn.settings import PUBLISHED, Acquisition
+from starlearn.query.score_table import Uncertainty
+from starlearn.settings import PUBLISHED_ACQUISITION, Acquisition
 from starlearn.tasks import GenerationTask
 from starlearn.train import trainer
 
@@ -186,7 +186,7 @@ def test_every_arm_makes_parts_that_can_be_used():
         assert arm.leaks_labels == ("leaks_labels" in name)
     made = {name: made_part("acquisition", Settings(**SETTINGS), arm) for name, arm in ARMS.items()}
     assert made["bald"].get_params() == Acquisition().get_params(), "the default is what won"
-    assert made["star_entropy"].get_params() == Acquisition(**PUBLISHED).get_params()
+    assert made["star_entropy"].get_params() == Acquisition(**PUBLISHED_ACQUISITION).get_params()
     weights = [
         made_part("acquisition", settings, arm_named("lambda_reversed")).base_weight(t)
         for t in range(10)
@@ -288,7 +288,7 @@ def test_a_draw_by_rank_gives_each_item_a_chance_of_one_over_its_rank():
 @pytest.mark.parametrize(("base", "weight"), [([1, 2, 3], 0.9), ([3, 2, 1], 0.0), ([5, 5, 5], 0)])
 def test_a_base_that_does_not_agree_has_no_weight(base, weight):
     class Learner:
-        acquisition, rounds_ = Acquisition(**PUBLISHED), [{}]
+        acquisition, rounds_ = Acquisition(**PUBLISHED_ACQUISITION), [{}]
 
         def uncertainty(self, items):
             full = np.array([0.1, 0.2, 0.4])

@@ -22,7 +22,9 @@ def make_case(bench: ModuleType, learner: Any, items: list[str], labels: list[st
     learner.uncertainty(items)
     from query_cases import base_scores
 
-    base = base_scores(learner._engine().store)
+    from starlearn.learner.base_models import base_of
+
+    base = base_scores(base_of(learner).store)
     return bench.Case("tiny", learner, items, 0.0, 1.0, base)
 
 

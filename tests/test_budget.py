@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starlearn.errors import InputError
-from starlearn.query.budget import Budget, uncertainty_per_cost, within_budget
+from starlearn.query.budget import Budget, within_budget
 
 costs_of = st.lists(st.integers(1, 40).map(lambda i: i / 10), min_size=1, max_size=15)
 
@@ -119,13 +119,3 @@ def test_a_budget_that_makes_no_sense(wrong: dict[str, float]) -> None:
 def test_less_than_nothing_cannot_remain(remaining: float) -> None:
     with pytest.raises(InputError, match="remains"):
         within_budget([0], np.ones(1), remaining)
-
-
-def test_uncertainty_per_cost() -> None:
-    scores, costs = np.array([0.9, 0.6, 0.0]), np.array([3, 1, 2.0])
-    assert uncertainty_per_cost(scores, costs) == pytest.approx([0.3, 0.6, 0])
-    # A z-score has no zero: -1 for 10 would look better than -1 for 1.
-    with pytest.raises(InputError, match=r"2 of 3 scores .*row 0: -1; row 2: nan.*rank"):
-        uncertainty_per_cost(np.array([-1, 0, np.nan]), costs)
-    with pytest.raises(InputError, match="row 1"):
-        uncertainty_per_cost(scores, np.array([1, 0, 1.0]))

@@ -13,6 +13,7 @@ from scipy.special import softmax
 from starlearn.errors import InputError
 from starlearn.learner.calibration import COLDEST, HOTTEST, best_temperature, folds, tempered
 from starlearn.learner.estimator import STARLearner
+from starlearn.learner.session import Session
 from starlearn.settings import Training
 from starlearn.tasks import GenerationTask
 
@@ -94,19 +95,18 @@ def test_the_adapters_of_the_folds_see_the_other_labels_alone(
     learner = make_learner().fit(*labelled)
     seen: list[set[tuple[int, ...]]] = []
     judged: list[set[tuple[int, ...]]] = []
-    engine = learner._engine()
-    train, probabilities = engine.train, engine.probabilities
+    train, probabilities = Session.train, Session.probabilities
 
-    def spied_train(parts: Any, examples: Any, **how: Any) -> Any:
+    def spied_train(session: Session, examples: Any, **options: Any) -> Any:
         seen.append({tuple(example.prompt) for example in examples})
-        return train(parts, examples, **how)
+        return train(session, examples, **options)
 
-    def spied_probabilities(parts: Any, adapter: Any, prompts: Any, *tree: Any, **how: Any) -> Any:
+    def spied_probabilities(session: Session, prompts: Any, *tree: Any, **options: Any) -> Any:
         judged.append(set(map(tuple, prompts)))
-        return probabilities(parts, adapter, prompts, *tree, **how)
+        return probabilities(session, prompts, *tree, **options)
 
-    monkeypatch.setattr(engine, "train", spied_train)
-    monkeypatch.setattr(engine, "probabilities", spied_probabilities)
+    monkeypatch.setattr(Session, "train", spied_train)
+    monkeypatch.setattr(Session, "probabilities", spied_probabilities)
     learner.calibrate(n_splits=np.int64(3))
     assert len(seen) == len(judged) == 3
     for known, unseen in zip(seen, judged, strict=True):

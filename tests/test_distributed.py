@@ -26,6 +26,7 @@ from starlearn.distributed import ray_workers
 from starlearn.distributed.cluster import RayEngine
 from starlearn.distributed.worker import ATTEMPTS, ScoringWorker
 from starlearn.errors import WorkerError
+from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
 from starlearn.settings import Acquisition
 
@@ -266,7 +267,7 @@ def test_workers_take_gpus_where_the_driver_has_none(
         found = learner.query(pool, 5, return_metrics=True, engine=settings)
         same_batch(found, expected)
         # What computes is what torch sees there, and it sees no GPU: RayEngine only counts them.
-        assert asked == [learner._engine().backbone.numerics]
+        assert asked == [base_of(learner).backbone.numerics]
         assert {file.read_text() for file in tmp_path.glob("*.gpus")} == {"0", "1"}
         with pytest.warns(UserWarning, match="gpus=3.* waits until it has more"):
             cluster_module._look_for_room(ray, RayEngine(gpus=3))

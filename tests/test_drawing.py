@@ -9,9 +9,10 @@ from scipy.stats import spearmanr
 
 from starlearn import Budget
 from starlearn.errors import InputError, OutOfMemoryError
+from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
 from starlearn.query import batch
-from starlearn.settings import PUBLISHED, Acquisition
+from starlearn.settings import PUBLISHED_ACQUISITION, Acquisition
 from starlearn.tasks import ChoiceTask, GenerationTask
 
 Factory = Callable[..., STARLearner]
@@ -23,7 +24,9 @@ def learner(make_learner: Factory, labelled: Any) -> STARLearner:
 
 
 def ask(learner: STARLearner, pool: list, n: int, **options: Any) -> list[int]:
-    learner.set_params(acquisition=Acquisition(**{**PUBLISHED, "n_passes": 3, **options}))
+    learner.set_params(
+        acquisition=Acquisition(**{**PUBLISHED_ACQUISITION, "n_passes": 3, **options})
+    )
     return learner.query(pool, n)[0].tolist()  # type: ignore[no-any-return]
 
 
@@ -117,7 +120,7 @@ def test_a_diverse_batch_is_spread_and_does_not_depend_on_the_order(
 def test_embeddings_do_not_depend_on_the_batch(learner: STARLearner, pool: list) -> None:
     points = learner.transform(pool)
     learner.set_params(acquisition__max_batch_tokens=30, acquisition__chunk_size=5)
-    learner._engine().store = type(learner._engine().store)()
+    base_of(learner).store = type(base_of(learner).store)()
     assert np.array_equal(learner.transform(pool[::-1])[::-1], points)
     assert points.shape == (len(pool), 64)
 
@@ -135,7 +138,7 @@ def test_a_budget_ends_the_batch(learner: STARLearner, pool: list) -> None:
     assert len(learner.query(pool, 10, budget=Budget(1, cost=2))[0]) == 0
     learner.set_params(acquisition__strategy="random")
     assert len(learner.query(pool, 10, budget=Budget(4))[0]) == 4
-    learner.set_params(acquisition__strategy="star", acquisition__diversity="kmeans++")
+    learner.set_params(acquisition__strategy="uncertainty", acquisition__diversity="kmeans++")
     assert len(learner.query(pool, 10, budget=Budget(4))[0]) == 4
 
 
@@ -158,7 +161,9 @@ def test_trap_money_that_ends_early_does_not_make_the_whole_pool_candidates(
         return original(values, keys, places, n)
 
     monkeypatch.setattr(batch, "best_places", top)
-    learner.set_params(acquisition=Acquisition(**PUBLISHED, diversity=diversity, candidates=2))
+    learner.set_params(
+        acquisition=Acquisition(**PUBLISHED_ACQUISITION, diversity=diversity, candidates=2)
+    )
     chosen = learner.query(items, 8, budget=Budget(3, cost=cost))[0].tolist()
     assert len(chosen) == 3
     assert set(chosen) <= set(best)
@@ -187,7 +192,7 @@ def test_trap_a_budget_is_checked_before_any_scoring(
     fresh = make_learner()
     with pytest.raises(InputError, match=message):
         fresh.query(items, 2, budget=budget)
-    assert "model" not in vars(fresh._engine().backbone)
+    assert "model" not in vars(base_of(fresh).backbone)
 
 
 def test_trap_a_labelled_item_that_leaves_no_room_for_an_answer_has_a_point(
@@ -269,11 +274,11 @@ def test_a_sub_pool_is_drawn_by_the_seed_not_by_the_order(learner: STARLearner, 
 
 def test_approximations_rank_alike(learner: STARLearner, pool: list) -> None:
     def full(**options: Any) -> np.ndarray:
-        learner.set_params(acquisition=Acquisition(**PUBLISHED, n_passes=8, **options))
+        learner.set_params(acquisition=Acquisition(**PUBLISHED_ACQUISITION, n_passes=8, **options))
         return learner.uncertainty(pool).full
 
     whole = full()
-    for options in ({"mask_mode": "token"}, {"mc_layers": 1}, {"mc_scope": "answer"}):
+    for options in ({"mask_mode": "token"}, {"mc_scope": "answer"}):
         found = full(**options)
         assert not np.array_equal(found, whole), options
         assert spearmanr(found, whole).statistic > 0.9, options
@@ -289,7 +294,6 @@ def test_approximations_rank_alike(learner: STARLearner, pool: list) -> None:
         {"candidates": 0},
         {"screen": 0},
         {"sub_pool": 0},
-        {"mc_layers": 0},
         {"mc_scope": "prompt"},
         {"mask_mode": "item"},
         {"chunk_size": 0},
@@ -306,9 +310,9 @@ def test_an_estimate_comes_near_and_leaves_the_scores_alone(
     learner: STARLearner, pool: list
 ) -> None:
     learner.set_params(acquisition=Acquisition(n_passes=3))
-    before = dict(learner._engine().store._memory)
+    before = dict(base_of(learner).store._memory)
     found = learner.estimate(pool, 5)
-    assert learner._engine().store._memory == before
+    assert base_of(learner).store._memory == before
     assert found.n_items == len(pool)
     assert found.seconds > 0
     assert found.peak_memory_mb > 50

@@ -99,7 +99,7 @@ def naive(
     embeddings: np.ndarray,
     threshold: float,
     asked: set[bytes],
-    asked_embeddings: np.ndarray,
+    labelled_embeddings: np.ndarray,
 ) -> tuple[list[int], int]:
     """The same rule, said as plainly as can be."""
 
@@ -113,7 +113,7 @@ def naive(
             digests[i] not in asked
             and all(digests[i] != digests[j] for j in chosen)
             and not any(near(embeddings[i], embeddings[j]) for j in chosen)
-            and not any(near(embeddings[i], row) for row in asked_embeddings)
+            and not any(near(embeddings[i], row) for row in labelled_embeddings)
         ):
             chosen.append(i)
     n_distinct = min(n, len(chosen))
@@ -139,7 +139,7 @@ def test_the_walk_is_the_plain_rule(
     embeddings = np.array([item[:2] for item in items], dtype=float)
     digests = [text_digest(str(item[2])) for item in items]
     asked = {text_digest(str(text)) for text in asked_texts}
-    asked_embeddings = np.array(asked_rows, dtype=float).reshape(-1, 2)
+    labelled_embeddings = np.array(asked_rows, dtype=float).reshape(-1, 2)
     order = data.draw(st.permutations(range(len(items))))
     order = order[: data.draw(st.integers(1, len(items)))]
     n = data.draw(st.integers(1, len(order)))
@@ -149,14 +149,14 @@ def test_the_walk_is_the_plain_rule(
         n,
         embeddings=embeddings,
         threshold=threshold,
-        asked=asked,
-        asked_embeddings=asked_embeddings,
+        labelled=asked,
+        labelled_embeddings=labelled_embeddings,
     )
-    expected = naive(order, digests, n, embeddings, threshold, asked, asked_embeddings)
+    expected = naive(order, digests, n, embeddings, threshold, asked, labelled_embeddings)
     assert (found[0].tolist(), found[1]) == expected
-    by_text = first_distinct(order, digests, n, asked=asked)
+    by_text = first_distinct(order, digests, n, labelled=asked)
     nothing_near = np.zeros((len(items), 2))
-    expected = naive(order, digests, n, nothing_near, threshold, asked, asked_embeddings)
+    expected = naive(order, digests, n, nothing_near, threshold, asked, labelled_embeddings)
     assert (by_text[0].tolist(), by_text[1]) == expected
 
 
@@ -166,7 +166,7 @@ def test_the_best_copy_is_asked_and_the_number_of_repeats_told() -> None:
     assert (positions.tolist(), n_repeated) == ([3, 2, 4], 0)
     positions, n_repeated = first_distinct([3, 2, 1, 0, 4], digests, 5)
     assert (positions.tolist(), n_repeated) == ([3, 2, 4, 1, 0], 2)
-    positions, n_repeated = first_distinct([3, 2, 4], digests, 2, asked=[text_digest("a")])
+    positions, n_repeated = first_distinct([3, 2, 4], digests, 2, labelled=[text_digest("a")])
     assert (positions.tolist(), n_repeated) == ([2, 4], 0)
 
 
@@ -196,7 +196,7 @@ def test_a_ranking_longer_than_a_block_is_walked_to_its_end() -> None:
         2,
         embeddings=embeddings,
         threshold=0.9,
-        asked_embeddings=embeddings[:1],
+        labelled_embeddings=embeddings[:1],
     )
     assert n_repeated == 1
 
@@ -210,19 +210,19 @@ def test_what_cannot_be_used_is_said() -> None:
     with pytest.raises(InputError, match="both"):
         first_distinct([0, 1], digests, 1, embeddings=points)
     with pytest.raises(InputError, match="need `embeddings`"):
-        first_distinct([0, 1], digests, 1, asked_embeddings=points)
+        first_distinct([0, 1], digests, 1, labelled_embeddings=points)
     with pytest.raises(InputError, match="`threshold` must be above 0"):
         first_distinct([0, 1], digests, 1, embeddings=points, threshold=1.5)
-    with pytest.raises(InputError, match="`asked_embeddings` are 3 wide"):
+    with pytest.raises(InputError, match="`labelled_embeddings` are 3 wide"):
         first_distinct(
-            [0, 1], digests, 1, embeddings=points, threshold=0.9, asked_embeddings=np.eye(3)
+            [0, 1], digests, 1, embeddings=points, threshold=0.9, labelled_embeddings=np.eye(3)
         )
-    with pytest.raises(NotFiniteError, match=r"asked_embeddings .* row 0"):
+    with pytest.raises(NotFiniteError, match=r"labelled_embeddings .* row 0"):
         first_distinct(
             [0, 1],
             digests,
             1,
             embeddings=points,
             threshold=0.9,
-            asked_embeddings=np.full((1, 2), np.inf),
+            labelled_embeddings=np.full((1, 2), np.inf),
         )

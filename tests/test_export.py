@@ -14,6 +14,7 @@ from tiny_models import COLOURS, build_model
 
 from starlearn.errors import InputError, ModelMismatchError, StorageError, UntrustedFileError
 from starlearn.export import merged
+from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
 from starlearn.model.adapter import activate
 from starlearn.model.dropout import evaluation_mode
@@ -30,7 +31,7 @@ def learner(make_learner: Callable[..., STARLearner], labelled: tuple[list, list
 
 def own_logits(learner: STARLearner) -> torch.Tensor:
     """Of the learner's own model: quantised base and adapter."""
-    model = activate(learner._engine().backbone, learner.adapter_)
+    model = activate(base_of(learner).backbone, learner.adapter_)
     with torch.no_grad(), evaluation_mode(model):
         return model(IDS).logits
 
@@ -227,7 +228,7 @@ def test_a_base_that_is_stored_in_four_bits_cannot_be_merged_into(
     learner: STARLearner, tmp_path: Path
 ) -> None:
     stored = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    learner._engine().backbone.config.quantization_config = stored
+    base_of(learner).backbone.config.quantization_config = stored
     with pytest.raises(InputError, match="themselves quantised"):
         learner.merge(tmp_path / "merged")
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,9 @@ from transformers import BitsAndBytesConfig
 
 from starlearn.data.tokens import encode_answers, encode_prompts
 from starlearn.errors import InputError
+from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
+from starlearn.learner.session import session_of
 from starlearn.model.adapter import activate
 from starlearn.model.backbone import Backbone
 from starlearn.model.dropout import evaluation_mode
@@ -140,7 +142,7 @@ def test_a_family_learns_asks_and_answers(
     assert [again.predict(POOL).tolist(), again.uncertainty(POOL).full.tolist()] == before
     assert len(set(index.tolist())) == 2
     assert own_entropies(learner) == pytest.approx(fused_entropies(learner), abs=1e-4)
-    assert isinstance(learner._engine().backbone.head, LinearHead)
+    assert isinstance(base_of(learner).backbone.head, LinearHead)
     passed.setdefault(name, set()).add(f"{quantization} {kind}")
 
 
@@ -152,11 +154,13 @@ def fused_entropies(learner: STARLearner) -> list[float]:
 
 def own_entropies(learner: STARLearner) -> list[float]:
     """The same from the logits of the model's own forward pass over plain text."""
-    engine = learner._engine()
+    engine = base_of(learner)
     tokenizer = engine.backbone.tokenizer
     model = activate(engine.backbone, learner.adapter_)
     context = engine.backbone.context
-    prompts = encode_prompts(tokenizer, learner.task, POOL, context=context, room=4)
+    prompts = encode_prompts(
+        tokenizer, learner.task, learner.task.fill(POOL), context=context, room=4
+    )
 
     def log_probabilities(ids: list[int]) -> Any:
         return model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
@@ -173,7 +177,7 @@ def own_entropies(learner: STARLearner) -> list[float]:
                 continue
             sums = []
             # "red" begins "red green": the end of sequence belongs to every choice.
-            classes = learner._classes(learner._parts()).tolist()
+            classes = session_of(learner).classes.tolist()
             for tokens in encode_answers(tokenizer, learner.task, classes):
                 answer = [*tokens, engine.backbone.eos_id]
                 logs = log_probabilities(prompt + answer)
@@ -235,7 +239,7 @@ def test_trap_transposed_weights_are_merged_as_the_learner_has_them(
         verbose=False,
     ).fit(*LABELLED)
     ids = torch.tensor([[5, 9, 12, 7]])
-    model = activate(learner._engine().backbone, learner.adapter_)
+    model = activate(base_of(learner).backbone, learner.adapter_)
     with torch.no_grad(), evaluation_mode(model):
         expected = model(ids).logits
     learner.merge(tmp_path / "merged", dequantize=True)

@@ -12,6 +12,7 @@ import torch
 from scipy.stats import spearmanr
 
 from starlearn.embedded.pools import make_pool
+from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
 from starlearn.model.memory import TokenBudget
 from starlearn.settings import Acquisition, LoRA, Training
@@ -43,7 +44,7 @@ def make_learner(data: Any) -> STARLearner:
 def test_query_teach_query_in_four_bits(kind: Any) -> None:
     data = make_pool(kind, 240, 60, random_state=0)
     learner = make_learner(data).fit(data.items[:40], data.labels[:40])
-    assert learner._engine().backbone.head.device.type == "cuda"
+    assert base_of(learner).backbone.head.device.type == "cuda"
     before = learner.score(data.test_items, data.test_labels)
     pool = data.items[40:]
     index, batch = learner.query(pool, 20)
@@ -60,7 +61,7 @@ import numpy as np
 from starlearn.embedded.pools import make_pool
 from starlearn.learner.estimator import STARLearner
 learner = STARLearner.load(sys.argv[1])
-assert learner._engine().backbone.device.type == "cpu"
+assert base_of(learner).backbone.device.type == "cpu"
 found = learner.uncertainty(make_pool("skewed", 240, 60, random_state=0).items[40:])
 np.savez(sys.argv[2], base=found.base, full=found.full)
 """
@@ -87,7 +88,7 @@ def test_a_batch_that_does_not_fit_is_split() -> None:
     data = make_pool("skewed", 4_040, 60, random_state=0)
     learner = make_learner(data).fit(data.items[:40], data.labels[:40])
     learner.set_params(acquisition__chunk_size=4_000)
-    backbone = learner._engine().backbone
+    backbone = base_of(learner).backbone
     backbone.budget = TokenBudget(10**7)  # all of them, in all passes, at once
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()

@@ -16,9 +16,10 @@ from test_scoring import TASKS, forget, interrupted
 from tiny_models import build_model
 
 from starlearn.embedded.pools import make_pool
+from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
 from starlearn.model.backbone import Backbone
-from starlearn.settings import PUBLISHED, Acquisition, LoRA, Training
+from starlearn.settings import PUBLISHED_ACQUISITION, Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask
 
 TOLERANCE, ON_AVERAGE = 0.2, 0.01
@@ -92,9 +93,9 @@ def assert_close(found: Any, expected: Any, order: np.ndarray) -> None:
 def test_scores_in_bfloat16_move_by_less_than_the_tolerance(
     learner: STARLearner, pool: list[str], data: st.DataObject
 ) -> None:
-    assert learner._engine().backbone.model.dtype == torch.bfloat16
+    assert base_of(learner).backbone.model.dtype == torch.bfloat16
     mode = data.draw(st.sampled_from(["shared", "token"]))
-    learner.set_params(acquisition=Acquisition(**PUBLISHED, n_passes=3, mask_mode=mode))
+    learner.set_params(acquisition=Acquisition(**PUBLISHED_ACQUISITION, n_passes=3, mask_mode=mode))
     forget(learner)
     expected = learner.uncertainty(pool)
     assert expected.full.std() > 2 * ON_AVERAGE
@@ -128,7 +129,7 @@ def test_the_embedded_model_keeps_the_tolerance_with_every_number_rounded_anew(
     ).fit(data.items[:30], data.labels[:30])
     pool, order = data.items[30:], np.random.default_rng(0).permutation(40)
     expected = learner.uncertainty(pool)
-    model = learner._engine().backbone.model
+    model = base_of(learner).backbone.model
     for rounding in (False, True):
         learner.set_params(acquisition__max_batch_tokens=300, acquisition__chunk_size=9)
         forget(learner)

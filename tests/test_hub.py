@@ -114,12 +114,12 @@ def test_the_card_says_how_items_were_chosen(learner: STARLearner, tmp_path: Pat
         head = (tmp_path / name / "README.md").read_text().partition("labels. ")[2]
         return head.partition("\n")[0]
 
-    passes = learner._parts().acquisition.n_passes
+    passes = Acquisition().n_passes
     learner.set_params(acquisition=Acquisition(n_passes=passes))
     told = f"Items were asked for by the model's mutual information over {passes} passes."
     assert chosen("default") == told
     learner.set_params(acquisition__measure="entropy", acquisition__schedule="published")
-    assert chosen("star").endswith(", mixed with the base model's (weight published).")
+    assert chosen("uncertainty").endswith(", mixed with the base model's (weight published).")
     learner.set_params(acquisition__strategy="random")
     assert chosen("random") == "Items were drawn at random."
     learner.fit(ITEMS, LABELS)

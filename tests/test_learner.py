@@ -25,7 +25,7 @@ from starlearn.errors import (
     TrainingDivergedError,
 )
 from starlearn.learner.estimator import STARLearner
-from starlearn.settings import PUBLISHED, Acquisition, LoRA, Training
+from starlearn.settings import PUBLISHED_ACQUISITION, Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask, GenerationTask, Task
 from starlearn.train import trainer as trainer_module
 
@@ -45,7 +45,7 @@ def same_adapter(first: STARLearner, second: STARLearner) -> bool:
 
 
 def test_rounds_of_query_and_teach(make_learner: Factory, labelled: Labelled, pool: list) -> None:
-    learner = make_learner(acquisition=Acquisition(**PUBLISHED)).fit(*labelled)
+    learner = make_learner(acquisition=Acquisition(**PUBLISHED_ACQUISITION)).fit(*labelled)
     for t in range(2):
         indices, batch = learner.query(pool, n_instances=3)
         assert batch == [pool[i] for i in indices]
@@ -188,7 +188,7 @@ def test_a_random_draw_is_seeded_and_needs_no_weights(make_learner: Factory, poo
     learner = make_learner(acquisition=Acquisition(strategy="random"))
     first, _, metrics = learner.query(pool, 5, return_metrics=True)
     assert np.isnan(metrics).all()
-    assert "model" not in vars(learner._loaded_engine.backbone)
+    assert "model" not in vars(learner._base.backbone)
     again = make_learner(acquisition=Acquisition(strategy="random"), random_state=8)
     assert first.tolist() != again.query(pool, 5)[0].tolist()
 
@@ -208,9 +208,9 @@ def test_a_first_fit_that_fails_keeps_the_model_that_it_loaded(
     with pytest.raises(KeyboardInterrupt):
         learner.fit(*labelled)
     assert not hasattr(learner, "rounds_")
-    loaded = learner._loaded_engine.backbone.model
+    loaded = learner._base.backbone.model
     learner.set_params(callbacks=()).fit(*labelled)
-    assert learner._loaded_engine.backbone.model is loaded
+    assert learner._base.backbone.model is loaded
 
 
 def _interrupts(progress: object) -> None:
@@ -474,7 +474,7 @@ def test_base_scores_are_computed_once(
 ) -> None:
     learner = make_learner().fit(*labelled)
     learner.query(pool, 2)
-    kept = learner._loaded_engine.store._memory
+    kept = learner._base.store._memory
     base = [key for key in kept if not key[0].endswith("*")]
     assert len(base) == len(pool)
     learner.teach(["night sky"], ["blue"]).query(pool, 2)

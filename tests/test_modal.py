@@ -35,6 +35,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 import starlearn
 import starlearn.modal
 from starlearn.errors import InputError
+from starlearn.learner.base_models import base_of
 from starlearn.modal import ActiveLearner, Committee, star_sampling
 
 X = np.random.default_rng(0).normal(size=(40, 3))
@@ -834,7 +835,7 @@ def test_an_interrupted_committee_of_star_learners_is_as_it_was(
         learners = [ActiveLearner(make_pipeline(FunctionTransformer(), one)) for one in members]
     committee = Committee(learners)
     committee.fit(TEXTS, LABELS)
-    assert members[0]._engine().backbone is members[1]._engine().backbone
+    assert base_of(members[0]).backbone is base_of(members[1]).backbone
     adapters = [one.adapter_ for one in members]
     rounds = [len(one.rounds_) for one in members]
 

@@ -16,7 +16,7 @@ from starlearn.model.backbone import Backbone
 from starlearn.model.choices import build_tree, choice_distribution
 from starlearn.model.dropout import MaskedA, evaluation_mode, mc_dropout
 from starlearn.model.forward import row_hidden
-from starlearn.model.free_form import answer_statistics
+from starlearn.model.free_form import answer_scores
 from starlearn.settings import LoRA
 
 EOS = 2
@@ -48,8 +48,8 @@ def scores(model: Any, tokens: int = 4096, **options: Any) -> tuple[np.ndarray, 
     with mc_dropout(model, 3, seed=4, **options) as passes:
         work = workload(model, dropout=passes, tokens=tokens)
         choices = choice_distribution(work, build_tree(CHOICES, EOS), PROMPTS, numbers(4))
-        answers = answer_statistics(work, PROMPTS, ANSWERS, numbers(4))
-    return choices, answers.entropy
+        answers = answer_scores(work, PROMPTS, ANSWERS, numbers(4))
+    return choices, answers[:, 0]
 
 
 def test_a_pass_is_the_adapter_with_its_own_masked_a(model: Any) -> None:
@@ -115,9 +115,9 @@ def test_a_shared_prompt_gives_what_masks_at_answer_rows_give(
             tree = build_tree(CHOICES, EOS)
             passes.per_token = True  # so that the last layer's rows keep their places
             choices = choice_distribution(work, tree, [prompt], numbers(1))
-            statistics = answer_statistics(work, [prompt], [answer], numbers(1))
+            statistics = answer_scores(work, [prompt], [answer], numbers(1))
             assert quick[0][:, row] == pytest.approx(choices[:, 0], abs=1e-4)
-            assert quick[1][:, row] == pytest.approx(statistics.entropy[:, 0], abs=1e-4)
+            assert quick[1][row] == pytest.approx(statistics[0, 0], abs=1e-4)
     assert not np.allclose(quick[0], whole[0], atol=1e-3)
 
 

@@ -13,6 +13,7 @@ import torch
 from tiny_models import build_model
 
 from starlearn.errors import InputError, ModelMismatchError, UntrustedFileError
+from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
 from starlearn.settings import LoRA
 from starlearn.tasks import ChoiceTask, GenerationTask
@@ -66,7 +67,7 @@ def test_peft_opens_the_folder_as_it_is(saved: tuple[STARLearner, Path], pool: l
 
     learner, folder = saved
     ids = torch.tensor([[5, 6, 7, 8]])
-    own = learner._engine().backbone
+    own = base_of(learner).backbone
     with torch.no_grad():
         learner.predict_proba(pool)  # activates the adapter
         expected = own.peft_model(ids).logits

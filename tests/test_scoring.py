@@ -19,7 +19,9 @@ from sklearn.base import clone
 from tiny_models import COLOURS, build_model
 
 from starlearn.errors import InputError, OutOfMemoryError
+from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
+from starlearn.learner.session import session_of
 from starlearn.model.structure import trunk_of
 from starlearn.query import columns, mixing
 from starlearn.query.score_store import ScoreStore, row_keys
@@ -54,7 +56,7 @@ def learner(request: pytest.FixtureRequest, make_learner: Factory, labelled: Any
 
 def forget(learner: STARLearner, folder: Path | None = None) -> None:
     """Start from nothing: no score is kept, and the budget is the device's."""
-    engine = learner._engine()
+    engine = base_of(learner)
     engine.store = ScoreStore(folder)
     for name in ("budget", "writing_budget"):
         engine.backbone.__dict__.pop(name, None)
@@ -91,7 +93,7 @@ def test_scores_do_not_depend_on_order_budget_or_chunks(
     assert_same(learner.uncertainty([pool[i] for i in order]), expected, order)
 
 
-@pytest.mark.parametrize("options", [{"mc_layers": 1}, {"mc_scope": "answer"}, ONE_PASS])
+@pytest.mark.parametrize("options", [{"mc_scope": "answer"}, ONE_PASS])
 def test_options_do_not_depend_on_the_cut_either(
     learner: STARLearner, pool: list, options: dict[str, Any]
 ) -> None:
@@ -131,8 +133,12 @@ def test_no_array_of_a_large_pools_length_is_in_memory(
             patch.setattr(mixing, "PIECE", 7)
             assert isinstance(columns.counted(25), np.memmap)
             assert columns.counted(25).tolist() == list(range(25))
-            ranked = learner._plan(learner._parts(), pool).ranked(4)
-            for name, values in vars(ranked.scores).items():
+            session = session_of(learner)
+            fields = session.parts.task.fill(pool)
+            ranked = session.plan(pool, fields).ranked(4)
+            kept = {**vars(ranked), **vars(ranked.uncertainty)}
+            del kept["uncertainty"]
+            for name, values in kept.items():
                 assert values is None or isinstance(values, np.memmap) or len(values) < len(pool), (
                     name
                 )
@@ -166,7 +172,7 @@ def interrupted(after: int, error: type[BaseException] = KeyboardInterrupt) -> I
 def counted_rows(learner: STARLearner) -> Iterator[list[int]]:
     """Count the rows of tokens that the model computes."""
     rows: list[int] = []
-    trunk = trunk_of(learner._engine().backbone.model)
+    trunk = trunk_of(base_of(learner).backbone.model)
     hook = trunk.register_forward_pre_hook(
         lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
     )
@@ -188,7 +194,7 @@ def test_an_interrupted_query_goes_on_where_it_was(
     with interrupted(after), pytest.raises(KeyboardInterrupt):
         learner.query(pool, 4)
     if on_disk:  # as another process would
-        learner._engine().store = ScoreStore(folder)
+        base_of(learner).store = ScoreStore(folder)
     with counted_rows(learner) as rows:
         found = learner.query(pool, 4, return_metrics=True)
     assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
@@ -210,7 +216,7 @@ def test_an_interrupted_query_goes_on_where_it_was(
 @contextmanager
 def short_of_memory(learner: STARLearner, fails: Callable[[int, int], bool]) -> Iterator[list[int]]:
     """Let runs of the trunk fail, by their number and their tokens."""
-    trunk = trunk_of(learner._engine().backbone.model)
+    trunk = trunk_of(base_of(learner).backbone.model)
     calls, failures = itertools.count(), list[int]()
 
     def before(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -265,7 +271,7 @@ def test_what_did_not_fit_is_not_tried_again(learner: STARLearner, pool: list) -
         assert_same(learner.uncertainty(pool), expected)
     # A few halvings, none of them in a later chunk.
     assert 1 <= len(failures) <= 5
-    assert learner._engine().backbone.budget.tokens < 1.5 * most
+    assert base_of(learner).backbone.budget.tokens < 1.5 * most
 
 
 @pytest.mark.parametrize(
@@ -341,7 +347,6 @@ def test_a_kept_score_is_never_wrong_after_any_change(
                 ONE_PASS,
                 {"n_passes": 2},
                 {"mask_mode": "token"},
-                {"mc_layers": 1},
                 {"mc_scope": "answer"},
                 {"measure": "entropy"},
                 {"measure": "predictive_entropy"},

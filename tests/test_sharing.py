@@ -14,6 +14,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from tiny_models import build_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
 from starlearn.modal import ActiveLearner, Committee, star_sampling
 from starlearn.settings import Acquisition, Training
@@ -49,7 +50,7 @@ def storages(learners: list[STARLearner]) -> dict[int, int]:
                 add(part)
 
     for learner in learners:
-        model = learner._engine().backbone.model
+        model = base_of(learner).backbone.model
         for tensor in (*model.parameters(), *model.buffers()):
             add(tensor)
             add(getattr(tensor, "quant_state", None))
@@ -82,10 +83,10 @@ def test_a_committee_holds_one_base_model(
     committee.teach(committee.query(pool, n_instances=2)[1], ["red", "blue"])
     committee.vote_proba(pool)
     assert len(loads) == 1
-    assert len({id(one._engine().backbone) for one in inner}) == 1
-    first = {n: p.data_ptr() for n, p in inner[0]._engine().backbone.model.named_parameters()}
+    assert len({id(base_of(one).backbone) for one in inner}) == 1
+    first = {n: p.data_ptr() for n, p in base_of(inner[0]).backbone.model.named_parameters()}
     for one in inner[1:]:
-        mine = {n: p.data_ptr() for n, p in one._engine().backbone.model.named_parameters()}
+        mine = {n: p.data_ptr() for n, p in base_of(one).backbone.model.named_parameters()}
         assert mine == first
     held = sum(storages(inner).values()) + sum(map(adapter_bytes, inner))
     assert held <= one_base + 4 * one_adapter
@@ -113,10 +114,10 @@ def test_base_scores_are_computed_once_for_all_members(
 ) -> None:
     first, second = Committee(list(members(make_learner, 2))).fit(*labelled).learner_list
     first.query(pool, 2)
-    known = len(first._engine().store._memory)
+    known = len(base_of(first).store._memory)
     second.query(pool, 2)
-    assert second._engine().store is first._engine().store
-    assert len(second._engine().store._memory) == known + len(pool)  # its full scores alone
+    assert base_of(second).store is base_of(first).store
+    assert len(base_of(second).store._memory) == known + len(pool)  # its full scores alone
 
 
 def test_members_of_other_bases_keep_their_own(
@@ -132,7 +133,7 @@ def test_members_of_other_bases_keep_their_own(
     committee = Committee(learners).fit(*labelled)
     committee.predict(labelled[0])
     assert len(loads) == 3
-    first, *_, cached = (one._engine() for one in learners)
+    first, *_, cached = (base_of(one) for one in learners)
     assert cached.backbone is first.backbone
     assert cached.store is not first.store
 
@@ -142,9 +143,9 @@ def test_learners_that_had_loaded_give_their_copies_up(
 ) -> None:
     one, two = make_learner().fit(*labelled), make_learner(random_state=1).fit(*labelled)
     before = two.predict_proba(pool)
-    assert one._engine() is not two._engine()
+    assert base_of(one) is not base_of(two)
     Committee([one, two])
-    assert one._engine() is two._engine()
+    assert base_of(one) is base_of(two)
     assert np.array_equal(two.predict_proba(pool), before)
 
 
@@ -161,14 +162,14 @@ def test_a_committee_shares_again_after_clone_and_pickle(
         loads.clear()
         assert np.array_equal(again.predict_proba(pool), expected)
         assert len(loads) <= 1
-        assert len({id(one._engine()) for one in again}) == 1
+        assert len({id(base_of(one)) for one in again}) == 1
 
 
 def test_a_learner_joined_later_shares_too(make_learner: Factory, labelled: Labelled) -> None:
     committee = Committee([make_learner()])
     committee.learner_list.append(make_learner(random_state=1))
     committee.fit(*labelled)
-    assert len({id(one._engine()) for one in committee}) == 1
+    assert len({id(base_of(one)) for one in committee}) == 1
 
 
 def test_a_search_loads_the_base_model_once(

@@ -26,6 +26,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_html_repr
 
 from starlearn.errors import InputError
+from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
 from starlearn.settings import LoRA, Training
 from starlearn.tasks import ChoiceTask
@@ -122,7 +123,7 @@ def test_a_vote_of_frozen_learners(three: list[tuple[str, Any]]) -> None:
     mean = np.mean([one.predict_proba(NEW) for _, one in three], axis=0)
     np.testing.assert_allclose(vote.predict_proba(NEW), mean)
     assert vote.predict(NEW).tolist() == vote.classes_[mean.argmax(axis=1)].tolist()
-    assert len({id(one.estimator._engine().backbone) for _, one in three}) == 1
+    assert len({id(base_of(one.estimator).backbone) for _, one in three}) == 1
 
 
 def test_a_stack_of_frozen_learners(three: list[tuple[str, Any]]) -> None:

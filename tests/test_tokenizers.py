@@ -23,6 +23,7 @@ from tiny_tokenizers import (
 
 from starlearn.data.tokens import _tokenise, bos_ids, encode_answers, encode_prompts
 from starlearn.errors import InputError
+from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
 from starlearn.model.adapter import activate
 from starlearn.model.dropout import evaluation_mode
@@ -119,7 +120,7 @@ def own_probabilities(
     learner: STARLearner, sequences: list[list[tuple[list[int], list[int]]]]
 ) -> Any:
     """From the logits of the model's own forward pass; sequences are prompts and answers, [m][C]"""
-    model = activate(learner._engine().backbone, learner.adapter_)
+    model = activate(base_of(learner).backbone, learner.adapter_)
     rows = []
     with torch.no_grad(), evaluation_mode(model):
         for item in sequences:
@@ -306,7 +307,7 @@ def test_what_is_taught_reads_the_same_when_it_is_written(
     name: str, folder_of: Callable[[str], Path]
 ) -> None:
     """No cleaning of spaces before punctuation, no lost bytes."""
-    engine = learner_on(folder_of(name), GenerationTask(PROMPT))._engine()
+    engine = base_of(learner_on(folder_of(name), GenerationTask(PROMPT)))
 
     @settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
     @given(ANSWERS, st.sampled_from([None, "", "\n"]))

@@ -170,9 +170,8 @@ def within_budget(
     """Buy down a ranking while the money lasts.
 
     An item that costs more than what is left is passed over, and cheaper ones further down may
-    still fit. That is greedy, not the best use of the money: a dear item at the top is bought
-    though many cheap ones could be had for it. :func:`uncertainty_per_cost` ranks with that in
-    view.
+    still fit. That is greedy and not optimal: an expensive item at the top is bought
+    even if the same money would buy many cheap ones.
 
     Parameters
     ----------
@@ -211,43 +210,6 @@ def within_budget(
             bought.append(int(order[i]))
             spent += float(prices[i])
     return np.array(bought, dtype=np.intp)
-
-
-def uncertainty_per_cost(
-    scores: NDArray[np.float64], costs: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the uncertainty that each unit of money buys, to rank by in place of the scores.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (m,)
-        From 0 up: a ratio needs a zero. Ranks, entropies and mutual information have one;
-        z-scores and residuals have none.
-    costs : ndarray of shape (m,)
-
-    Returns
-    -------
-    ndarray of shape (m,)
-
-    Raises
-    ------
-    InputError
-        When a score is negative or NaN, or a cost is not above 0.
-
-    Notes
-    -----
-    Return on investment, Haertel, Ringger, Seppi, Carroll and McClanahan 2008, "Assessing the
-    costs of sampling methods in active learning for annotation".
-    """
-    scores, costs = np.asarray(scores, dtype=np.float64), checked_costs(costs)
-    wrong = np.flatnonzero(~(scores >= 0))
-    if wrong.size:
-        raise InputError(
-            f"{len(wrong)} of {len(scores)} scores are negative or NaN: "
-            f"{listed([f'row {row}: {scores[row]:g}' for row in wrong])}. Uncertainty per cost "
-            "needs scores from 0 up, such as ranks: Acquisition(normalise='rank')."
-        )
-    return scores / costs
 
 
 def checked_costs(

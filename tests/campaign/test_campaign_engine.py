@@ -9,6 +9,7 @@ from starlearn.campaign import batch_scores
 from starlearn.cli.app import app
 from starlearn.distributed.cluster import RayEngine
 from starlearn.errors import MissingDependencyError, WorkerError
+from starlearn.learner.base_models import base_of
 from starlearn.settings import Acquisition
 
 
@@ -28,7 +29,7 @@ def test_workers_give_the_batch_and_the_scores_of_one_process(
         in_place_of_ray.clear()
         if where == "python":
             shared.query(3, engine=RayEngine(workers=3))
-            loaded = "model" in vars(shared.learner()._engine().backbone)
+            loaded = "model" in vars(base_of(shared.learner()).backbone)
             assert loaded == (turn > 0), "this process needs no weights until it trains"
         else:
             result = query(shared, "--engine", "ray", "--workers", "3")
