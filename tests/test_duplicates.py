@@ -1,6 +1,7 @@
 """Near-duplicates are asked once: what counts as one, and how a ranking is walked."""
 
 import unicodedata
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from starlearn.errors import InputError, NotFiniteError
-from starlearn.query.duplicates import first_distinct, normalised_text, text_digest
+from starlearn.query.duplicates import normalised_text, split_duplicates, text_digest
 
 SAME = [
     ("Who has more coins?", "who has  more\ncoins"),
@@ -95,30 +96,32 @@ def test_digests_tell_fields_apart() -> None:
 def naive(
     order: list[int],
     digests: list[bytes],
-    n: int,
     embeddings: np.ndarray,
     threshold: float,
-    asked: set[bytes],
+    labelled: set[bytes],
     labelled_embeddings: np.ndarray,
-) -> tuple[list[int], int]:
-    """The same rule, said as plainly as can be."""
+) -> tuple[list[int], list[int]]:
+    """The same rule without blocks and products."""
 
     def near(x: np.ndarray, y: np.ndarray) -> bool:
         size = np.linalg.norm(x) * np.linalg.norm(y)
         return bool(size > 0 and x @ y / size >= threshold - 1e-9)
 
-    chosen: list[int] = []
+    distinct: list[int] = []
     for i in order:
         if (
-            digests[i] not in asked
-            and all(digests[i] != digests[j] for j in chosen)
-            and not any(near(embeddings[i], embeddings[j]) for j in chosen)
+            digests[i] not in labelled
+            and all(digests[i] != digests[j] for j in distinct)
+            and not any(near(embeddings[i], embeddings[j]) for j in distinct)
             and not any(near(embeddings[i], row) for row in labelled_embeddings)
         ):
-            chosen.append(i)
-    n_distinct = min(n, len(chosen))
-    n_repeated = n - n_distinct
-    return chosen[:n_distinct] + [i for i in order if i not in chosen][:n_repeated], n_repeated
+            distinct.append(i)
+    return distinct, [i for i in order if i not in distinct]
+
+
+def split(*args: Any, **options: Any) -> tuple[list[int], list[int]]:
+    distinct, repeated = split_duplicates(*args, **options)
+    return distinct.tolist(), repeated.tolist()
 
 
 @settings(deadline=None)
@@ -129,45 +132,37 @@ def naive(
     st.sampled_from([0.5, 0.9, 1.0]),
     st.data(),
 )
-def test_the_walk_is_the_plain_rule(
+def test_the_split_follows_the_rule_for_each_pair(
     items: list[tuple[int, int, int]],
-    asked_rows: list[tuple[int, int]],
-    asked_texts: set[int],
+    labelled_rows: list[tuple[int, int]],
+    labelled_texts: set[int],
     threshold: float,
     data: st.DataObject,
 ) -> None:
     embeddings = np.array([item[:2] for item in items], dtype=float)
     digests = [text_digest(str(item[2])) for item in items]
-    asked = {text_digest(str(text)) for text in asked_texts}
-    labelled_embeddings = np.array(asked_rows, dtype=float).reshape(-1, 2)
+    labelled = {text_digest(str(text)) for text in labelled_texts}
+    rows = np.array(labelled_rows, dtype=float).reshape(-1, 2)
     order = data.draw(st.permutations(range(len(items))))
     order = order[: data.draw(st.integers(1, len(items)))]
-    n = data.draw(st.integers(1, len(order)))
-    found = first_distinct(
+    found = split(
         order,
         digests,
-        n,
         embeddings=embeddings,
         threshold=threshold,
-        labelled=asked,
-        labelled_embeddings=labelled_embeddings,
+        labelled=labelled,
+        labelled_embeddings=rows,
     )
-    expected = naive(order, digests, n, embeddings, threshold, asked, labelled_embeddings)
-    assert (found[0].tolist(), found[1]) == expected
-    by_text = first_distinct(order, digests, n, labelled=asked)
+    assert found == naive(order, digests, embeddings, threshold, labelled, rows)
     nothing_near = np.zeros((len(items), 2))
-    expected = naive(order, digests, n, nothing_near, threshold, asked, labelled_embeddings)
-    assert (by_text[0].tolist(), by_text[1]) == expected
+    by_text = split(order, digests, labelled=labelled)
+    assert by_text == naive(order, digests, nothing_near, threshold, labelled, rows)
 
 
-def test_the_best_copy_is_asked_and_the_number_of_repeats_told() -> None:
+def test_the_best_of_several_copies_is_kept() -> None:
     digests = [text_digest(text) for text in ("a", "B", "b", "A?", "c")]
-    positions, n_repeated = first_distinct([3, 2, 1, 0, 4], digests, 3)
-    assert (positions.tolist(), n_repeated) == ([3, 2, 4], 0)
-    positions, n_repeated = first_distinct([3, 2, 1, 0, 4], digests, 5)
-    assert (positions.tolist(), n_repeated) == ([3, 2, 4, 1, 0], 2)
-    positions, n_repeated = first_distinct([3, 2, 4], digests, 2, labelled=[text_digest("a")])
-    assert (positions.tolist(), n_repeated) == ([2, 4], 0)
+    assert split([3, 2, 1, 0, 4], digests) == ([3, 2, 4], [1, 0])
+    assert split([3, 2, 4], digests, labelled=[text_digest("a")]) == ([2, 4], [3])
 
 
 def test_a_copy_has_cosine_one_in_any_precision() -> None:
@@ -176,52 +171,37 @@ def test_a_copy_has_cosine_one_in_any_precision() -> None:
         rows = rng.normal(size=(200, 33)).astype(dtype)
         embeddings = np.concatenate([rows, rows])
         digests = [bytes([i % 256, i // 256]) for i in range(400)]
-        _, n_repeated = first_distinct(
-            np.arange(400), digests, 400, embeddings=embeddings, threshold=1.0
-        )
-        assert n_repeated == 200
+        _, repeated = split(np.arange(400), digests, embeddings=embeddings, threshold=1.0)
+        assert len(repeated) == 200
 
 
-def test_a_ranking_longer_than_a_block_is_walked_to_its_end() -> None:
+def test_a_ranking_longer_than_a_block_is_split_to_its_end() -> None:
     embeddings = np.ones((700, 2))
     embeddings[650] = [1, -1]
     digests = [i.to_bytes(2, "big") for i in range(700)]
-    positions, n_repeated = first_distinct(
-        np.arange(700), digests, 2, embeddings=embeddings, threshold=0.9
-    )
-    assert (positions.tolist(), n_repeated) == ([0, 650], 0)
-    _, n_repeated = first_distinct(
-        np.arange(700),
-        digests,
-        2,
-        embeddings=embeddings,
-        threshold=0.9,
-        labelled_embeddings=embeddings[:1],
-    )
-    assert n_repeated == 1
+    near = {"embeddings": embeddings, "threshold": 0.9}
+    assert split(np.arange(700), digests, **near)[0] == [0, 650]
+    assert split(np.arange(700), digests, **near, labelled_embeddings=embeddings[:1])[0] == [650]
 
 
 def test_what_cannot_be_used_is_said() -> None:
     digests, points = [b"a", b"b"], np.eye(2)
-    with pytest.raises(InputError, match="n=3 is more than the 2"):
-        first_distinct([0, 1], digests, 3)
     with pytest.raises(InputError, match="twice"):
-        first_distinct([1, 1], digests, 1)
+        split_duplicates([1, 1], digests)
     with pytest.raises(InputError, match="both"):
-        first_distinct([0, 1], digests, 1, embeddings=points)
+        split_duplicates([0, 1], digests, embeddings=points)
     with pytest.raises(InputError, match="need `embeddings`"):
-        first_distinct([0, 1], digests, 1, labelled_embeddings=points)
+        split_duplicates([0, 1], digests, labelled_embeddings=points)
     with pytest.raises(InputError, match="`threshold` must be above 0"):
-        first_distinct([0, 1], digests, 1, embeddings=points, threshold=1.5)
+        split_duplicates([0, 1], digests, embeddings=points, threshold=1.5)
     with pytest.raises(InputError, match="`labelled_embeddings` are 3 wide"):
-        first_distinct(
-            [0, 1], digests, 1, embeddings=points, threshold=0.9, labelled_embeddings=np.eye(3)
+        split_duplicates(
+            [0, 1], digests, embeddings=points, threshold=0.9, labelled_embeddings=np.eye(3)
         )
     with pytest.raises(NotFiniteError, match=r"labelled_embeddings .* row 0"):
-        first_distinct(
+        split_duplicates(
             [0, 1],
             digests,
-            1,
             embeddings=points,
             threshold=0.9,
             labelled_embeddings=np.full((1, 2), np.inf),

@@ -11,7 +11,7 @@ from scipy import stats
 from starlearn.errors import InputError
 from starlearn.query.stopping import (
     RULES,
-    Round,
+    RoundResult,
     StopAdvice,
     advise,
     agreement,
@@ -166,7 +166,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 
 def test_each_rule_reads_its_own_history() -> None:
     rounds = [
-        Round(
+        RoundResult(
             n_labels=50 * (t + 1),
             accuracy=0.8,
             agreement=None if t == 0 else 0.995,
@@ -183,10 +183,10 @@ def test_each_rule_reads_its_own_history() -> None:
 
 
 def test_rounds_without_a_measurement_are_left_out() -> None:
-    rounds = [Round(50 * t, accuracy=0.8 if t % 2 else None) for t in range(1, 11)]
+    rounds = [RoundResult(50 * t, accuracy=0.8 if t % 2 else None) for t in range(1, 11)]
     (advice,) = advise(rounds, {"flat_learning_curve": {"next_labels": 50}})
     assert advice.reason.startswith("the last 4 rounds gained 0.0 points for 400 labels")
-    for advice in advise([Round(50)], PARAMETERS):
+    for advice in advise([RoundResult(50)], PARAMETERS):
         assert isinstance(advice, StopAdvice)
         assert not advice.stop
         assert np.isnan(advice.value)
@@ -206,7 +206,7 @@ def test_rounds_without_a_measurement_are_left_out() -> None:
 )
 def test_rules_that_do_not_exist_are_refused(rules: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        advise([Round(50)], rules)
+        advise([RoundResult(50)], rules)
 
 
 def test_histories_that_cannot_be_used_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Temperature: one number that brings the probabilities of choices in line with their errors."""
+"""Temperature scaling of the probabilities of choices."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from starlearn.errors import InputError
 
 COLDEST, HOTTEST = 0.05, 20.0
-"""Bounds of a temperature; a set whose answers are all right has no finite best one."""
+"""Bounds of a temperature. For a set without errors the best one is not finite."""
 
 Probabilities = NDArray[np.float64]
 
@@ -23,7 +23,7 @@ def tempered(probabilities: Probabilities, temperature: float) -> Probabilities:
     ----------
     probabilities : ndarray of shape (m, C)
     temperature : float
-        T; above 1 less certain, below 1 more. The likeliest choice stays the same.
+        T. Above 1 the model is less certain, below 1 more. The likeliest choice stays the same.
 
     Returns
     -------
@@ -46,14 +46,14 @@ def tempered(probabilities: Probabilities, temperature: float) -> Probabilities:
 
 
 def best_temperature(probabilities: Probabilities, columns: NDArray[np.intp]) -> float:
-    """Return the temperature at which the given choices are likeliest.
+    """Return the temperature that maximises the likelihood of the right choices.
 
     Parameters
     ----------
     probabilities : ndarray of shape (N, C)
         Of items that the model was not trained on.
     columns : ndarray of shape (N,)
-        The right choice of each.
+        Index of the right choice of each.
 
     Returns
     -------
@@ -77,9 +77,9 @@ def best_temperature(probabilities: Probabilities, columns: NDArray[np.intp]) ->
 def folds(
     items: Sequence[Mapping[str, str]], n_splits: Any, seed: int
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Yield the labels to train on and those to judge, once for each split.
+    """Yield the indices to train on and to predict, once per split.
 
-    An item that was labelled twice is never in both.
+    Items with the same text are never in both.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def folds(
     Raises
     ------
     InputError
-        When `n_splits` is no whole number from 2 to the number of distinct items.
+        When `n_splits` is not a whole number from 2 to the number of distinct items.
     """
     from sklearn.model_selection import KFold
     from sklearn.utils.validation import check_scalar
@@ -101,9 +101,9 @@ def folds(
     try:
         check_scalar(n_splits, "n_splits", Integral, min_val=2, max_val=len(numbers))
     except (TypeError, ValueError) as error:
-        told = f"There are {len(items)} labels, of {len(numbers)} distinct items."
-        raise InputError(f"{error} {told}") from None
-    # Not by class: a class with one label is common, and nothing to warn about.
+        sizes = f"There are {len(items)} labels, of {len(numbers)} distinct items."
+        raise InputError(f"{error} {sizes}") from None
+    # Not stratified: a class with a single label is common and needs no warning.
     split = KFold(int(n_splits), shuffle=True, random_state=seed).split(np.zeros(len(numbers)))
     for train, judge in split:
         yield np.flatnonzero(np.isin(group, train)), np.flatnonzero(np.isin(group, judge))

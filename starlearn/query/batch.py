@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from starlearn.errors import InputError
 from starlearn.query.budget import Budget, within_budget
 from starlearn.query.diversity import k_centre, kmeans_plus_plus
-from starlearn.query.duplicates import first_distinct, text_digest
+from starlearn.query.duplicates import split_duplicates, text_digest
 from starlearn.query.mixing import pieces
 from starlearn.query.selection import RunningTop
 from starlearn.settings import Acquisition
@@ -151,11 +151,8 @@ class BatchSelection:
             cosines = {"embeddings": states, "threshold": threshold}
             if len(self.labelled):
                 cosines["labelled_embeddings"] = self.embed(self.labelled, None)
-        found, n_repeated = first_distinct(
-            order, digests(fields), len(order), labelled=set(digests(self.labelled)), **cosines
-        )
-        cut = len(found) - n_repeated
-        return found[:cut], found[cut:]
+        labelled = set(digests(self.labelled))
+        return split_duplicates(order, digests(fields), labelled=labelled, **cosines)
 
     @property
     def _diverse(self) -> bool:

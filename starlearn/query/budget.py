@@ -1,4 +1,4 @@
-"""A label budget with a cost per item: what labels cost, what is left, what it still buys."""
+"""A label budget with a cost per item."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,17 +18,17 @@ SLACK = 1e-9  # relative: three times 0.1 is within a budget of 0.3, which in fl
 
 @dataclass(frozen=True)
 class Budget:
-    """What labels may cost, and what has been spent; a value that never changes.
+    """A limit on the cost of labels, and the amount spent; immutable.
 
     Parameters
     ----------
     total : float
-        All the money (or minutes, or tokens) there is; above 0.
+        The whole budget in money, minutes or another unit; above 0.
     cost : float, str or callable
-        Of one label: the same for every item, the name of a field of dict items, or a function
-        of an item. Always above 0.
+        Cost of one label: a number for every item, the name of a field of dict items, or a
+        function of an item. Always above 0.
     spent : float
-        So far.
+        Amount spent so far.
 
     Examples
     --------
@@ -42,7 +42,7 @@ class Budget:
     cost: float | str | Callable[[Any], float] = 1.0
     spent: float = 0.0
     cheapest: float = field(default=0.0, repr=False, compare=False)
-    """What no item of the pool at hand costs less than; see `budget_for`."""
+    """Cost of the cheapest item of the pool; see `budget_for`."""
 
     def __post_init__(self) -> None:
         """Check the numbers before anything is spent."""
@@ -60,39 +60,39 @@ class Budget:
 
     @property
     def remaining(self) -> float:
-        """What is left; never below 0."""
+        """Rest of the budget; never below 0."""
         return max(self.total - self.spent, 0.0)
 
     @property
     def each(self) -> bool:
-        """Whether each item has a price of its own."""
+        """Whether items have different costs."""
         return isinstance(self.cost, str) or callable(self.cost)
 
     @property
     def most(self) -> int:
-        """How many labels can be bought at the most; 2^31 - 1 where each has a price of its own."""
+        """Largest number of labels within the rest; 2^31 - 1 if items have different costs."""
         if isinstance(self.cost, str) or callable(self.cost):
             return 2**31 - 1
         return int(self.remaining * (1 + SLACK) / self.cost)
 
     def allows(self, costs: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Tell which of these costs is within what is left, one at a time."""
+        """Return whether each of these costs alone is within the rest."""
         return costs <= self.remaining * (1 + SLACK)
 
     def lasts(self, bill: float) -> bool:
-        """Tell whether the cheapest item of the pool can be had after paying a bill."""
+        """Whether the rest pays for the cheapest item of the pool after a bill."""
         return bill + self.cheapest <= self.remaining * (1 + SLACK)
 
     def costs(
         self, items: Sequence[Item], rows: Sequence[int] | None = None
     ) -> NDArray[np.float64]:
-        """Return what the label of each item costs.
+        """Return the cost of each item's label.
 
         Parameters
         ----------
         items : sequence of str or dict, length m
         rows : sequence of int, optional
-            What to call the items in complaints; by default 0 .. m - 1.
+            Row numbers for error messages; by default 0 .. m - 1.
 
         Returns
         -------
@@ -101,7 +101,7 @@ class Budget:
         Raises
         ------
         InputError
-            When a cost is missing, no number, NaN, infinite, 0 or negative; names the rows.
+            When a cost is missing, not a number, NaN, infinite, 0 or negative; with the rows.
         """
         if isinstance(self.cost, str):
             return checked_costs(_field_values(items, self.cost, rows), rows)
@@ -115,7 +115,7 @@ class Budget:
         Raises
         ------
         InputError
-            When they cost more than is left.
+            When they cost more than the rest.
         """
         bill = math.fsum(checked_costs(costs))
         if self.spent + bill > self.total * (1 + SLACK):
@@ -137,12 +137,12 @@ def budget_for(budget: Any, rows: Any) -> "Budget | None":
     Returns
     -------
     Budget or None
-        The same, knowing what the cheapest item costs.
+        The same, with the cost of the cheapest item.
 
     Raises
     ------
     InputError
-        Unless it is None, or a Budget that knows what every item of the pool costs.
+        Unless it is None, or a Budget with a cost for every item of the pool.
     """
     if budget is None:
         return None
@@ -165,12 +165,10 @@ def within_budget(
     order: Sequence[int] | NDArray[np.intp],
     costs: NDArray[np.float64],
     remaining: float,
-    n: int | None = None,
 ) -> NDArray[np.intp]:
-    """Buy down a ranking while the money lasts.
+    """Return the items to buy, from the top of a ranking, within the budget.
 
-    An item that costs more than what is left is passed over, and cheaper ones further down may
-    still fit. That is greedy and not optimal: an expensive item at the top is bought
+    An item that costs more than the rest is skipped, and cheaper ones further down may still fit. That is greedy and not optimal: an expensive item at the top is bought
     even if the same money would buy many cheap ones.
 
     Parameters
@@ -179,32 +177,29 @@ def within_budget(
         Positions, best first.
     costs : ndarray of shape (m,)
     remaining : float
-        What may be spent, from 0 up; exceeded by at most 1e-9 of itself, for rounding.
-    n : int, optional
-        At most this many.
+        Rest of the budget, at least 0; exceeded by at most 1e-9 of itself, for rounding.
 
     Returns
     -------
-    ndarray of shape (at most n,)
-        Positions in the ranking's order; empty when nothing fits.
+    ndarray of shape (at most m,)
+        Positions in the order of the ranking; empty when nothing fits.
 
     Raises
     ------
     InputError
-        When a cost is not above 0, or `remaining` is negative or no number.
+        When a cost is not above 0, or `remaining` is negative or not a number.
     """
     order = np.asarray(order, dtype=np.intp)
     prices = checked_costs(costs)[order]
     if not remaining >= 0:
         raise InputError(f"What remains must be a number from 0 up, got {remaining!r}.")
     limit = remaining * (1 + SLACK)
-    most = len(order) if n is None else n
-    # The cheapest from each place on: where even that is too dear, the walk ends.
+    # The cheapest from each place on: where that is too expensive, nothing more fits.
     cheapest = np.minimum.accumulate(prices[::-1])[::-1]
     bought: list[int] = []
     spent = 0.0
     for i in range(len(order)):
-        if len(bought) >= most or spent + cheapest[i] > limit:
+        if spent + cheapest[i] > limit:
             break
         if spent + prices[i] <= limit:
             bought.append(int(order[i]))
@@ -215,7 +210,7 @@ def within_budget(
 def checked_costs(
     costs: Sequence[Any] | NDArray[Any], rows: Sequence[int] | None = None
 ) -> NDArray[np.float64]:
-    """Return costs as numbers above 0, or say which rows have none."""
+    """Return costs as numbers above 0, or raise InputError with the rows that have none."""
     numbers = costs.tolist() if isinstance(costs, np.ndarray) else costs
     wrong = [
         f"row {row}: {cost!r:.40}"
@@ -224,8 +219,8 @@ def checked_costs(
     ]
     if wrong:
         raise InputError(
-            f"{len(wrong)} of {len(costs)} costs are no number above 0: {listed(wrong)}. "
-            "Give each item what its label costs."
+            f"{len(wrong)} of {len(costs)} costs are not numbers above 0: {listed(wrong)}. "
+            "Give each item the cost of its label."
         )
     return np.asarray(costs, dtype=np.float64)
 

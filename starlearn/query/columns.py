@@ -1,4 +1,4 @@
-"""Columns of numbers, one number an item: in memory for usual pools, in files for large ones."""
+"""Columns of numbers, one per item: in memory for usual pools, in files for large ones."""
 
 from tempfile import TemporaryFile
 from typing import Any
@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 IN_MEMORY = 100_000
-"""Items up to which a column is an ordinary array. Longer ones are mapped from temporary files, so
-that a pool of any length takes the same memory; the files vanish with the arrays."""
+"""Length up to which a column is an ordinary array. Longer ones are mapped from temporary files, so
+that a pool of any length takes the same memory. The files are removed with the arrays."""
 
 
 def column(length: int, dtype: Any = np.float64) -> NDArray[Any]:
-    """Make a column of zeros.
+    """Return a column of zeros.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def column(length: int, dtype: Any = np.float64) -> NDArray[Any]:
 
 
 def counted(length: int) -> NDArray[np.intp]:
-    """Make a column of 0 .. length - 1."""
+    """Return a column of 0 .. length - 1."""
     numbers = column(length, np.intp)
     for start in range(0, length, IN_MEMORY):
         end = min(start + IN_MEMORY, length)
@@ -39,12 +39,12 @@ def counted(length: int) -> NDArray[np.intp]:
 
 
 def empty_like(values: NDArray[Any]) -> NDArray[Any]:
-    """Make a column of the same length and type."""
+    """Return a column of zeros of the same length and type."""
     return column(len(values), values.dtype)
 
 
 def copy_of(values: NDArray[Any]) -> NDArray[Any]:
-    """Copy a column to another one."""
+    """Return a copy of a column."""
     copied = empty_like(values)
     copied[:] = values
     return copied

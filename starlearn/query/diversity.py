@@ -1,4 +1,4 @@
-"""Batches that are uncertain and unlike each other: k-means++ and k-centre on hidden states."""
+"""Diverse and uncertain batches: k-means++ and k-centre on hidden states."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ from starlearn.query.selection import top_n
 
 
 def uncertainty_weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bring scores to weights from 0 (the least uncertain candidate) to 1 (the most).
+    """Return weights of scores, from 0 (the least uncertain candidate) to 1 (the most).
 
     w_i = (u_i - min u) / (max u - min u) over the candidates, rounded to 9 decimals; all 1 when
-    the scores are equal. So a shift or a change of unit changes no batch: after ranks, z-scores
-    or residuals an uncertainty has no zero of its own to multiply a distance with.
+    the scores are equal. A shift or a change of unit then changes no batch. Ranks, z-scores and
+    residuals have no natural zero, so they cannot weight a distance directly.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def uncertainty_weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:
             f"{listed([f'row {row}' for row in wrong])}. Nothing was chosen."
         )
     spread = float(np.ptp(scores))
-    # Rounding alone gives equal scores a spread; it must not be blown up to a signal.
+    # Equal scores have a small spread from rounding, which must not become a signal.
     if spread <= 1e-9 * max(1.0, float(np.abs(scores).max())):
         return np.ones_like(scores)
     return np.round((scores - scores.min()) / spread, 9)
@@ -55,25 +55,26 @@ def kmeans_plus_plus(
     *,
     keys: NDArray[np.uint64],
 ) -> NDArray[np.intp]:
-    """Draw a batch as k-means++ draws its first centres, weighted by uncertainty.
+    """Return a batch drawn like the first centres of k-means++, weighted by uncertainty.
 
-    The first item is drawn with probability proportional to its weight w_i, every further one
-    to w_i d_i^2 with d_i the Euclidean distance to the nearest item drawn before; of a few draws
-    the one is kept that leaves the smallest sum of w_i d_i^2 (scikit-learn's greedy variant).
-    Items of weight 0 and copies of what is drawn come last, by weight, ties by key.
+    The first item is drawn with probability proportional to its weight w_i, each further one
+    proportional to w_i d_i^2, where d_i is the Euclidean distance to the nearest item drawn so far.
+    Of a few draws the one with the smallest remaining sum of w_i d_i^2 is kept (scikit-learn's
+    greedy variant). Items of weight 0 and copies of drawn items come last, by weight, ties by
+    key.
 
     Parameters
     ----------
     scores : ndarray of shape (c,)
-        Uncertainty of the candidates, made weights by :func:`uncertainty_weights`.
+        Uncertainty of the candidates; weights are by :func:`uncertainty_weights`.
     embeddings : array-like of shape (c, D)
     n : int
         From 1 to c.
     rng : numpy.random.Generator
-        One number is taken from it.
+        Draws one number.
     keys : ndarray of shape (c,)
-        One number per item, as of :func:`starlearn.query.selection.item_keys`: with them the
-        same items are drawn in whatever order the candidates come.
+        One number per item, as by :func:`starlearn.query.selection.item_keys`. The same items are
+        then drawn in any order of the candidates.
 
     Returns
     -------
@@ -98,7 +99,7 @@ def kmeans_plus_plus(
     order = np.lexsort((weights, keys))
     order = order[weights[order] > 0]
     points = points[order].astype(np.float64)
-    # Distances are computed from scalar products: a large common part would drown them.
+    # Distances are computed from scalar products, and a large common part would dominate them.
     points -= points.mean(axis=0)
     _, drawn = kmeans_plusplus(
         points,
@@ -106,7 +107,7 @@ def kmeans_plus_plus(
         sample_weight=weights[order],
         random_state=int(rng.integers(2**32)),
     )
-    # Once all distances are 0 scikit-learn draws an item again and again.
+    # When all distances are 0, scikit-learn draws an item repeatedly.
     chosen = order[list(dict.fromkeys(drawn.tolist()))]
     rest = np.setdiff1d(np.arange(len(weights)), chosen)
     fill = rest[top_n(weights[rest], n - len(chosen), keys[rest])]
@@ -130,7 +131,7 @@ def k_centre(
     Parameters
     ----------
     scores : ndarray of shape (c,)
-        Uncertainty of the candidates, made weights by :func:`uncertainty_weights`.
+        Uncertainty of the candidates; weights are by :func:`uncertainty_weights`.
     embeddings : array-like of shape (c, D)
     n : int
         From 1 to c.

@@ -1,4 +1,4 @@
-"""Hidden states of items as points in space: checked once, before anything is measured on them."""
+"""Checks of hidden states before distances between them are computed."""
 
 from typing import Any
 
@@ -9,25 +9,25 @@ from starlearn.errors import InputError, NotFiniteError, listed
 
 
 def checked_embeddings(embeddings: Any, n_items: int, name: str = "embeddings") -> NDArray[Any]:
-    """Return embeddings as an array of numbers, one row an item.
+    """Return embeddings as an array of numbers, one row per item.
 
     Parameters
     ----------
     embeddings : array-like of shape (c, D)
     n_items : int
-        c, the rows that there must be.
+        c, the expected number of rows.
     name : str
-        What to call it in an error.
+        Name in an error message.
 
     Returns
     -------
     ndarray of shape (c, D)
-        Of a floating type; not copied where it is one already.
+        Of a floating type; not copied if it is one already.
 
     Raises
     ------
     InputError
-        When the shape is another one.
+        When the shape is different.
     NotFiniteError
         When a value is NaN or infinite.
     """
@@ -36,7 +36,7 @@ def checked_embeddings(embeddings: Any, n_items: int, name: str = "embeddings") 
         points = points.astype(np.float64)
     if points.ndim != 2 or len(points) != n_items or points.shape[1] == 0:
         raise InputError(
-            f"{name} must have the shape ({n_items}, D), a row for each item; got {points.shape}."
+            f"{name} must have the shape ({n_items}, D), one row per item; got {points.shape}."
         )
     wrong = np.flatnonzero(~np.isfinite(points).all(axis=1))
     if wrong.size:

@@ -1,4 +1,4 @@
-"""Rows of numbers that were computed once: kept over rounds and over interruptions."""
+"""A store of computed scores, which lasts over rounds and interruptions."""
 
 import os
 import sqlite3
@@ -18,11 +18,11 @@ from starlearn.errors import InputError, StorageError
 Row = NDArray[np.float64]
 
 MEMORY_BYTES = 256_000_000
-"""What is kept without a folder; the oldest rows go first."""
+"""Memory for rows without a folder. The oldest rows are dropped first."""
 ROW_BYTES = 200
-"""Of a row in memory besides its numbers: key, array, dict entry."""
+"""Memory of a row in addition to its numbers: key, array, dict entry."""
 SPACES = 8
-"""Spaces whose name ends in a star and that stay in a folder: the newest few adapters."""
+"""Number of spaces of adapters, whose names end in a star, that a folder keeps."""
 SCHEMA = """
 create table if not exists spaces (id integer primary key, name text unique not null);
 create table if not exists rows (
@@ -30,11 +30,11 @@ create table if not exists rows (
 ) without rowid;
 """
 VARIABLES = 500
-"""Keys in one SQL statement; SQLite allows 999 at least."""
+"""Keys per SQL statement; SQLite allows at least 999."""
 
 
 def row_keys(*columns: Sequence[Sequence[int]]) -> list[bytes]:
-    """Identify items by tokens: prompts, or prompts and answers.
+    """Return keys that identify items by their tokens: prompts, or prompts and answers.
 
     Parameters
     ----------
@@ -60,13 +60,13 @@ def row_keys(*columns: Sequence[Sequence[int]]) -> list[bytes]:
 class ScoreStore:
     """Rows by space and key, in memory or in a file.
 
-    A space is all that decides a row besides its item: model, quantisation, task, adapter, masks.
-    A name that ends in ``*`` is one of many that pass by, and old ones are dropped.
+    A space names everything that a row depends on except its item: model, quantisation, task,
+    adapter, masks. A name that ends in ``*`` belongs to an adapter, and old ones are dropped.
 
     Parameters
     ----------
     folder : path, optional
-        Where ``scores.sqlite`` is kept; made if it is not there. Without it rows are kept in
+        Folder of ``scores.sqlite``; created if it does not exist. Without it rows are kept in
         memory, up to 256 MB.
 
     Raises
@@ -76,8 +76,8 @@ class ScoreStore:
 
     Notes
     -----
-    Every row carries a checksum; a row that fails it counts as not there, and a file that SQLite
-    calls damaged is set aside with a warning: all of it can be computed again.
+    Every row has a checksum, and a row that fails it is computed again. A file that SQLite reports
+    as damaged is moved aside with a warning. All scores in it can be computed again.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
@@ -91,15 +91,15 @@ class ScoreStore:
         self._parents: list[sqlite3.Connection] = []
 
     def get(self, space: str, keys: Sequence[bytes], compute: Callable[[list[int]], Row]) -> Row:
-        """Return a row for each key; what is not there yet is computed first, and kept.
+        """Return a row per key; missing rows are computed first, and stored.
 
         Parameters
         ----------
         space : str
         keys : sequence of bytes, length m
         compute : callable
-            Takes positions in `keys`, each for another key, returns an array of shape (number of
-            positions, width).
+            Takes positions in `keys`, each of a different key. Returns an array of shape (number
+            of positions, width).
 
         Returns
         -------
@@ -117,12 +117,12 @@ class ScoreStore:
         return np.stack([found[key] for key in keys])
 
     def known(self, space: str, keys: Sequence[bytes]) -> dict[bytes, Row]:
-        """Return the rows that are kept of these keys."""
+        """Return the stored rows of these keys."""
         if self._database is None:
             pairs = ((key, self._memory.get((space, key))) for key in keys)
             return {key: row for key, row in pairs if row is not None}
         found: dict[bytes, Row] = {}
-        with self._mended():
+        with self._recovering():
             number = _number(self._database, space)
             distinct = list(dict.fromkeys(keys))
             for start in range(0, len(distinct), VARIABLES):
@@ -139,9 +139,9 @@ class ScoreStore:
         return found
 
     def _own(self) -> None:
-        """Open the file anew in a process that was forked: SQLite's connections do not survive it.
+        """Open the file again after a fork: SQLite's connections cannot be used in a child.
 
-        The parent's connection is kept, because closing it here would take its locks.
+        The parent's connection stays open, because closing it here would release its locks.
         """
         if self._database is not None and os.getpid() != self._process:
             self._parents.append(self._database)
@@ -149,7 +149,7 @@ class ScoreStore:
 
     def _write(self, space: str, new: dict[bytes, Row]) -> None:
         if self._database is not None:
-            with self._mended(), self._database:
+            with self._recovering(), self._database:
                 self._database.execute("begin immediate")
                 number = self._made(self._database, space)
                 self._database.executemany(
@@ -165,10 +165,10 @@ class ScoreStore:
             self._bytes -= row.nbytes + ROW_BYTES
 
     def _made(self, database: sqlite3.Connection, space: str) -> int:
-        """The space's number in the file; a new passing space pushes the oldest ones out.
+        """Return the space's number in the file; a new space of an adapter removes the oldest.
 
-        To be called within the transaction that writes: another process may have pushed this space
-        out, and rows under a number that is gone would stay for ever without being found.
+        Call it within the transaction that writes. Another process may have removed this space, and
+        rows under a removed number would never be found or deleted.
         """
         number = _number(database, space)
         if number is not None:
@@ -184,8 +184,8 @@ class ScoreStore:
         return int(cursor.lastrowid or 0)
 
     @contextmanager
-    def _mended(self) -> Iterator[None]:
-        """Go on without the file's rows when it turns out to be damaged."""
+    def _recovering(self) -> Iterator[None]:
+        """Continue without the file's rows if it is damaged."""
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -210,7 +210,7 @@ def _number(database: sqlite3.Connection, space: str) -> int | None:
 def _opened(file: Path) -> sqlite3.Connection:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch(mode=0o600)  # rows are known by what the user's items say
+        file.touch(mode=0o600)  # keys are derived from the user's texts
         return _connected(file)
     except (OSError, sqlite3.OperationalError) as error:
         raise InputError(
@@ -225,11 +225,11 @@ def _opened(file: Path) -> sqlite3.Connection:
 
 
 def _connected(file: Path) -> sqlite3.Connection:
-    # Calls may come from several threads, one after the other; SQLite itself takes turns.
+    # Several threads may call, one after the other. SQLite itself serialises them.
     database = sqlite3.connect(file, timeout=60, check_same_thread=False)
     try:
-        # A cache may lose its last rows in a power cut, so it need not wait for the disk. A journal
-        # of the older kind: a write-ahead log does not work on network file systems.
+        # A cache may lose its last rows in a power cut, so it does not wait for the disk. The
+        # rollback journal also works on network file systems, unlike the write-ahead log.
         database.execute("pragma journal_mode = delete")
         database.execute("pragma synchronous = normal")
         database.executescript(SCHEMA)
@@ -240,14 +240,14 @@ def _connected(file: Path) -> sqlite3.Connection:
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Tell a damaged file from any other error: only for the former are rows given up."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says where it was found
+    """Whether the error means a damaged file; rows are given up only then."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the other bits are details
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _set_aside(file: Path) -> None:
     aside = file.with_suffix(".damaged")
-    with suppress(FileNotFoundError):  # another process was faster
+    with suppress(FileNotFoundError):  # another process has moved it
         file.replace(aside)
     file.with_name(f"{file.name}-journal").unlink(missing_ok=True)
     warnings.warn(

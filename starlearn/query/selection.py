@@ -1,4 +1,4 @@
-"""From one number per item to the items to ask for: plain functions, seeded, order-free."""
+"""The n largest scores: seeded ties, independent of the order of the pool."""
 
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -10,10 +10,10 @@ from starlearn.errors import InputError
 
 
 def item_keys(prompts: Sequence[Sequence[int]], seed: int) -> NDArray[np.uint64]:
-    """Return a pseudo-random number per item that depends on its prompt and the seed alone.
+    """Return a pseudo-random number per item, from its prompt and the seed.
 
-    It breaks ties and draws random batches, so that the same items are picked in whatever order
-    the pool comes and whatever else is in it.
+    It decides ties and random draws. The same items are chosen whatever the order of the pool, and
+    whatever else is in it.
 
     Returns
     -------
@@ -28,37 +28,28 @@ def item_keys(prompts: Sequence[Sequence[int]], seed: int) -> NDArray[np.uint64]
 
 
 def top_n(
-    scores: NDArray[np.float64],
-    n_instances: int,
-    keys: NDArray[np.uint64],
-    *,
-    scale: float = 1.0,
+    scores: NDArray[np.float64], n_instances: int, keys: NDArray[np.uint64]
 ) -> NDArray[np.intp]:
     """Return the positions of the n largest scores, largest first; ties by key.
 
     Parameters
     ----------
     scores : ndarray of shape (m,)
-        NaN counts as smallest.
+        NaN counts as smallest. Scores are equal if they agree after rounding to 9 decimals: the
+        last bits of a matrix product depend on the batch shape.
     n_instances : int
     keys : ndarray of shape (m,)
-    scale : float
-        The size of an ordinary score. Scores count as equal where they agree after rounding to
-        9 decimals of it: between batch shapes that far apart are the last bits of a matrix
-        product. It is given and not taken from the scores, so that what else is in the pool
-        changes no tie, and a pool in pieces gives the same positions (:class:`RunningTop`).
     """
-    return _ranking(scores, keys, scale)[:n_instances]
+    return _ranking(scores, keys)[:n_instances]
 
 
 def _ranking(
     scores: NDArray[np.float64],
     keys: NDArray[np.uint64],
-    scale: float,
     positions: NDArray[np.intp] | None = None,
 ) -> NDArray[np.intp]:
     """Sort by score, largest first, then by key, then by position."""
-    rounded = -np.round(np.asarray(scores, dtype=np.float64) / scale, 9)
+    rounded = -np.round(np.asarray(scores, dtype=np.float64), 9)
     return np.lexsort((keys, rounded) if positions is None else (positions, keys, rounded))
 
 
@@ -69,17 +60,14 @@ def _positive(count: int, name: str) -> int:
 
 
 class RunningTop:
-    """The n largest scores of a pool that comes in pieces, in memory for n and one piece.
+    """The n largest scores of a pool that is added in pieces, in memory for n and one piece.
 
-    Whatever the pieces and the order they are added in, it holds what ``top_n`` with the same
-    `scale` gives for the whole pool.
+    The result is that of ``top_n`` for the whole pool, whatever the pieces and their order.
 
     Parameters
     ----------
     n_instances : int
         n, at least 1.
-    scale : float
-        As in :func:`top_n`.
 
     Attributes
     ----------
@@ -96,9 +84,8 @@ class RunningTop:
     [1, 2]
     """
 
-    def __init__(self, n_instances: int, *, scale: float = 1.0) -> None:
+    def __init__(self, n_instances: int) -> None:
         self.n_instances = _positive(n_instances, "n_instances")
-        self.scale = scale
         self.positions: NDArray[np.intp] = np.empty(0, dtype=np.intp)
         self.scores: NDArray[np.float64] = np.empty(0)
         self.keys: NDArray[np.uint64] = np.empty(0, dtype=np.uint64)
@@ -109,13 +96,13 @@ class RunningTop:
         keys: NDArray[np.uint64],
         positions: NDArray[np.intp],
     ) -> None:
-        """Take in a piece of p items.
+        """Add a piece of p items.
 
         Parameters
         ----------
         scores, keys : ndarray of shape (p,)
         positions : ndarray of shape (p,)
-            Places in the whole pool.
+            Positions in the whole pool.
         """
         if not len(scores) == len(keys) == len(positions):
             raise InputError(
@@ -125,7 +112,7 @@ class RunningTop:
         all_scores = np.concatenate([self.scores, scores])
         all_keys = np.concatenate([self.keys, np.asarray(keys, dtype=np.uint64)])
         all_positions = np.concatenate([self.positions, np.asarray(positions, dtype=np.intp)])
-        best = _ranking(all_scores, all_keys, self.scale, all_positions)[: self.n_instances]
+        best = _ranking(all_scores, all_keys, all_positions)[: self.n_instances]
         self.scores, self.keys, self.positions = (
             all_scores[best],
             all_keys[best],

@@ -1,4 +1,4 @@
-"""When to stop buying labels: advice from the history of a campaign, each rule with its source."""
+"""Stopping rules: advice from the history of the rounds, each rule with its source."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -13,34 +13,34 @@ from starlearn.errors import InputError
 
 
 @dataclass(frozen=True)
-class Round:
-    """What the rules read of one round; None where it was not measured."""
+class RoundResult:
+    """Results of one round that the rules use; None where not measured."""
 
     n_labels: int
-    """Labelled items that the round's model was trained on."""
+    """Number of labels that the round's model was trained on."""
     accuracy: float | None = None
-    """On a test set that stays the same, from 0 to 1."""
+    """Accuracy on a fixed test set, from 0 to 1."""
     agreement: float | None = None
-    """Of its predictions with those of the round before, by :func:`agreement`."""
+    """Agreement of its predictions with those of the round before, by :func:`agreement`."""
     uncertainty: float | None = None
-    """Mean or maximum over the pool, raw: ranks and z-scores have the same mean every round."""
+    """Mean or maximum over the pool, not normalised: ranks have the same mean in every round."""
     n_pool: int | None = None
-    """Unlabelled items that are left after the round's batch."""
+    """Number of unlabelled items after the round's batch."""
     budget_left: float | None = None
-    """Money that is left."""
+    """Rest of the budget."""
 
 
 @dataclass(frozen=True)
 class StopAdvice:
-    """What one rule says."""
+    """Advice of one rule."""
 
     stop: bool
     reason: str
-    """In words, whichever way the advice goes."""
+    """Reason for stopping or for continuing."""
     rule: str
     """The rule's name in :data:`RULES`."""
     value: float
-    """The number that was compared with the rule's level; NaN where there was none yet."""
+    """Number that was compared with the rule's level; NaN while there is none."""
 
 
 def rounds_of(
@@ -49,19 +49,19 @@ def rounds_of(
     accuracy: Sequence[float | None] = (),
     agreement: Sequence[float | None] = (),
     budget_left: Sequence[float | None] = (),
-) -> list[Round]:
-    """Read a learner's history, and put beside it what only its user can measure.
+) -> list[RoundResult]:
+    """Return the results of a learner's rounds, with measurements of its user.
 
     Parameters
     ----------
     records : sequence of dict
         ``learner.rounds_``.
     accuracy, agreement, budget_left : sequences of float or None
-        One a round, from the first on; shorter ones leave the rest unknown.
+        One per round, from the first on. Missing ones at the end are unknown.
 
     Returns
     -------
-    list of Round
+    list of RoundResult
 
     Examples
     --------
@@ -75,7 +75,7 @@ def rounds_of(
     for record, *measured in zip(records, *columns, strict=False):
         query = record.get("query", {})
         rounds.append(
-            Round(
+            RoundResult(
                 n_labels=record["n_labels"],
                 accuracy=measured[0],
                 agreement=measured[1],
@@ -93,13 +93,13 @@ def agreement(before: Sequence[Any], after: Sequence[Any]) -> float:
     Parameters
     ----------
     before, after : sequences of labels or answers, length s
-        On a fixed stop set of unlabelled items; the source advises about 2000.
+        On a fixed set of unlabelled items. The source recommends about 2000.
 
     Returns
     -------
     float
-        1 for equal predictions, about 0 for what chance would give. Equal predictions of one
-        class only, where kappa itself is 0/0, count as 1.
+        1 for equal predictions, about 0 for agreement by chance. Equal predictions of a single
+        class, where kappa itself is 0/0, count as 1.
 
     Raises
     ------
@@ -126,29 +126,29 @@ def _plain(labels: Sequence[Any]) -> list[Any]:
 def stabilised_predictions(
     agreements: Sequence[float], *, window: int = 3, level: float = 0.99
 ) -> StopAdvice:
-    """Stop when the models of successive rounds say the same: mean kappa at least `level`.
+    """Stop when the models of successive rounds agree: mean kappa of at least `level`.
 
     Parameters
     ----------
     agreements : sequence of float
         By :func:`agreement`, oldest first.
     window : int
-        How many of the last ones are averaged.
+        Number of last agreements to average.
     level : float
-        A lower one stops earlier.
+        A lower level stops earlier.
 
     Notes
     -----
     Bloodgood and Vijay-Shanker 2009, "A method for stopping active learning based on stabilizing
     predictions and the need for user-adjustable stopping" (arXiv 1409.5165): a window of 3 and a
-    level of 0.99. Small batches change a model little, and agree for that reason too.
+    level of 0.99. Small batches change a model little, and so its predictions agree as well.
     """
     rule = "stabilised_predictions"
     _check(rule, window=window, level=level)
     if len(agreements) < window:
         return _too_early(rule, len(agreements), window, "comparisons of predictions")
     mean = float(np.mean(agreements[-window:]))
-    stop = mean >= level - 1e-9  # rounding alone must not keep a campaign going
+    stop = mean >= level - 1e-9  # within rounding
     return StopAdvice(
         stop,
         f"the predictions of successive rounds agreed with a kappa of {mean:.4g} over "
@@ -159,12 +159,12 @@ def stabilised_predictions(
 
 
 def low_uncertainty(uncertainties: Sequence[float], *, level: float, window: int = 1) -> StopAdvice:
-    """Stop when the model is no longer uncertain: below `level` for the last `window` rounds.
+    """Stop when the uncertainty was below `level` in the last `window` rounds.
 
     Parameters
     ----------
     uncertainties : sequence of float
-        One a round, oldest first: the maximum over the pool, or the mean.
+        One per round, oldest first: the maximum over the pool, or the mean.
     level : float
         In the unit of the measure, such as nats.
     window : int
@@ -172,8 +172,8 @@ def low_uncertainty(uncertainties: Sequence[float], *, level: float, window: int
     Notes
     -----
     Zhu, Wang and Hovy 2008, "Multi-criteria-based strategy to stop active learning for data
-    annotation": their maximum uncertainty and overall uncertainty. A model that is sure and wrong
-    stops it too.
+    annotation": their maximum uncertainty and overall uncertainty. It also stops for a model that
+    is confident and wrong.
     """
     rule = "low_uncertainty"
     _check(rule, window=window, level=level)
@@ -198,7 +198,7 @@ def flat_learning_curve(
     min_gain: float = 0.01,
     window: int = 5,
 ) -> StopAdvice:
-    """Stop when the next batch is not expected to gain `min_gain`, noise considered.
+    """Stop when the next batch is not expected to gain `min_gain`, given the noise.
 
     A line is fitted to the last `window` points by least squares. The advice is to stop when the
     upper end of the 95 % interval (Student's t, window - 2 degrees of freedom) of slope x
@@ -213,9 +213,9 @@ def flat_learning_curve(
     next_labels : int
         Size of the next batch.
     min_gain : float
-        The smallest gain of accuracy that is worth a batch; 0.01 is one point.
+        Smallest gain of accuracy that justifies a batch; 0.01 is one point.
     window : int
-        At least 3; with fewer points the interval is so wide that it never stops.
+        At least 3. With fewer points the interval is too wide to stop.
 
     Raises
     ------
@@ -227,12 +227,12 @@ def flat_learning_curve(
     Slope of the curve as in Laws and Schütze 2008, "Stopping criteria for active learning of
     named entity recognition", with the interval of simple regression in place of a fixed level.
 
-    A curve that bends flattens further than its line, so the rule is rather late than early; one
-    that rests before it rises again is not foreseen. Simulated with independent noise of 0.5 and
-    1 points and the defaults: a curve that gains exactly `min_gain` a batch is stopped in 2.4 and
-    2.7 % of single looks (2.5 % by theory) but in 27 % of campaigns of 20 rounds, for the chances
-    add up; one that gains twice as much in none of 1000; a flat one is seen at the first look in
-    98 and 57 % of cases.
+    A curve that flattens lies below its fitted line later, so the rule stops late rather than
+    early. It does not foresee a curve that rests before it rises again. In simulations with
+    independent noise of 0.5 and 1 points and the defaults, a curve that gains exactly `min_gain`
+    per batch is stopped in 2.4 and 2.7 % of single tests (2.5 % in theory), but in 27 % of
+    campaigns of 20 rounds, because the chances add up. A curve that gains twice as much is stopped
+    in none of 1000. A flat curve is found at the first test in 98 and 57 % of cases.
     """
     rule = "flat_learning_curve"
     _check(rule, window=window, next_labels=next_labels, min_gain=min_gain)
@@ -247,7 +247,7 @@ def flat_learning_curve(
     if not (np.diff(x) > 0).all():
         raise InputError(f"{rule}: label counts must increase, got {x.tolist()}.")
     fit = stats.linregress(x, y)
-    # A constant curve has no noise to estimate; linregress calls its standard error NaN.
+    # A constant curve has no noise. linregress returns NaN for its standard error.
     error = 0.0 if np.ptp(y) == 0 else float(fit.stderr)
     margin = float(stats.t.ppf(0.975, window - 2)) * error
     most = float(fit.slope + margin) * next_labels
@@ -292,22 +292,24 @@ RULES: dict[str, tuple[Callable[..., StopAdvice], tuple[str, ...]]] = {
     "exhausted_pool": (exhausted_pool, ("n_pool",)),
     "exhausted_budget": (exhausted_budget, ("budget_left",)),
 }
-"""Each rule by name, and the fields of :class:`Round` whose histories it reads."""
+"""Each rule by name, and the fields of :class:`RoundResult` that it uses."""
 
 
-def advise(rounds: Sequence[Round], rules: Mapping[str, Mapping[str, Any]]) -> list[StopAdvice]:
-    """Ask several rules about one history.
+def advise(
+    rounds: Sequence[RoundResult], rules: Mapping[str, Mapping[str, Any]]
+) -> list[StopAdvice]:
+    """Return the advice of several rules on one history.
 
     Parameters
     ----------
-    rounds : sequence of Round, oldest first
+    rounds : sequence of RoundResult, oldest first
     rules : mapping of names in :data:`RULES` to the rule's parameters
 
     Returns
     -------
     list of StopAdvice
-        One for each rule, in the order of `rules`. A rule reads the rounds that have all it
-        needs, and advises to go on while those are too few.
+        One per rule, in the order of `rules`. A rule uses the rounds that have all fields it
+        needs, and advises to continue while these are too few.
 
     Raises
     ------
@@ -316,7 +318,7 @@ def advise(rounds: Sequence[Round], rules: Mapping[str, Mapping[str, Any]]) -> l
 
     Examples
     --------
-    >>> history = [Round(n_labels=50 * t, accuracy=0.8, n_pool=100) for t in range(1, 6)]
+    >>> history = [RoundResult(n_labels=50 * t, accuracy=0.8, n_pool=100) for t in range(1, 6)]
     >>> for advice in advise(history, {"exhausted_pool": {"next_labels": 50},
     ...                                "flat_learning_curve": {"next_labels": 50}}):
     ...     print(advice.stop, advice.reason)
