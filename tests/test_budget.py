@@ -85,7 +85,7 @@ def test_spending_leaves_the_earlier_budget_as_it_was() -> None:
 @pytest.mark.parametrize("bad", [0, -1, np.nan, np.inf, "3", None, True], ids=repr)
 def test_a_cost_that_is_no_price_names_its_row(bad: object) -> None:
     items = [{"price": 1}, {"price": bad}, {"price": 2.5}]
-    message = r"1 of 3 costs are no number above 0: row 1: "
+    message = r"1 of 3 costs are not numbers above 0: row 1: "
     with pytest.raises(InputError, match=message):
         Budget(9, cost="price").costs(items)
     with pytest.raises(InputError, match=message):

@@ -168,8 +168,9 @@ def within_budget(
 ) -> NDArray[np.intp]:
     """Return the items to buy, from the top of a ranking, within the budget.
 
-    An item that costs more than the rest is skipped, and cheaper ones further down may still fit. That is greedy and not optimal: an expensive item at the top is bought
-    even if the same money would buy many cheap ones.
+    An item that costs more than the rest is skipped, and cheaper ones further down may still fit.
+    That is greedy and not optimal: an expensive item at the top is bought even if the same money
+    would buy many cheap ones.
 
     Parameters
     ----------
