@@ -1,4 +1,8 @@
-"""What the README says runs: its Python blocks, its commands, its files."""
+"""The README runs: its Python blocks, its commands, its files.
+
+A Python block with the tag ``needs-download`` names a model on the hub, so it does not run as it
+is: a test runs it with a tiny model in place of the hub's.
+"""
 
 import json
 import re
@@ -6,13 +10,15 @@ import shlex
 from pathlib import Path
 
 import pytest
+import tiny_models
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    """Return the blocks with exactly this info string; ``python needs-download`` is another one."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 
 
 def test_the_examples_run_from_top_to_bottom(
@@ -31,7 +37,30 @@ def test_the_examples_run_from_top_to_bottom(
     assert 0 <= float(score) <= 1
     assert estimate.startswith("70 items of ")
     assert len(names["learner"].y_training) == 60  # type: ignore[attr-defined]
-    assert len(names["batch"]) == 50  # type: ignore[arg-type]
+
+
+def test_the_block_that_needs_a_download_runs_with_a_tiny_model(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = blocks("python needs-download")
+    words = re.findall(r"[\w?:]+", code)
+    monkeypatch.setattr(tiny_models, "WORDS", words)
+    folder = tiny_models.build_model(tmp_path)
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or "card")
+    for written, here in [
+        ("HuggingFaceTB/SmolLM2-1.7B-Instruct", str(folder)),
+        ("max_steps=100", "max_steps=2, learning_rate=0.02"),
+    ]:
+        assert written in code, written
+        code = code.replace(written, here)
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own README
+    assert len(asked) == 2
+    assert capsys.readouterr().out.splitlines()[-1] in ("['card']", "['payment']", "['other']")
+
+
+def test_the_first_block_is_the_one_that_needs_a_download() -> None:
+    assert re.findall(r"^```(.*)\n", README, flags=re.MULTILINE)[0] == "python needs-download"
 
 
 def test_the_command_for_own_data_runs(tiny_model: str, tmp_path: Path) -> None:
@@ -54,7 +83,7 @@ def test_the_command_for_own_data_runs(tiny_model: str, tmp_path: Path) -> None:
     ]:
         assert written in command, written
         command = command.replace(written, here)
-    # Two labels at a learning rate for large models would teach nothing, which is warned of.
+    # Two labels at the default learning rate, for large models, teach nothing and cause a warning.
     result = CliRunner().invoke(app, [*shlex.split(command)[1:], "--learning-rate", "0.02"])
     assert result.exit_code == 0, result.output
     left = {file.name for file in (tmp_path / "out").iterdir()}
