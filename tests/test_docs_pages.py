@@ -77,7 +77,7 @@ def test_the_commands_of_a_page_work(
         if words[:3] == ["python", "-m", "starlearn"]:
             words = words[2:]
         assert words[0] == "starlearn", line
-        result = CliRunner().invoke(app.app, words[1:])
+        result = CliRunner().invoke(app, words[1:])
         assert result.exit_code == 0, (line, result.output)
 
 
@@ -108,7 +108,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     page = (DOCS / "api.md").read_text("utf-8")
     entry = r"^(?:   |\.\. autodata:: starlearn\.settings\.)([A-Za-z_.]+)$"
     listed = re.findall(entry, page, re.MULTILINE)
-    assert set(starlearn.__all__) <= set(listed)
+    assert set(starlearn.__all__) - {"__version__"} <= set(listed)
 
 
 def test_every_page_is_tested_here_or_elsewhere() -> None:
