@@ -25,17 +25,12 @@ def test_the_examples_run_from_top_to_bottom(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-    lines = [json.dumps({"question": f"Ann has {n} coins . how many ?"}) + "\n" for n in range(70)]
-    Path("pool.jsonl").write_text("".join(lines), encoding="utf-8")
     code = "\n".join(blocks("python"))
     assert "max_steps=150" in code
     short = code.replace("max_steps=150", "max_steps=3").replace("n_test=100", "n_test=10")
     names: dict[str, object] = {}
     exec(compile(short, "README.md", "exec"), names)  # noqa: S102 - our own README
-    score, estimate = capsys.readouterr().out.splitlines()[-2:]
-    assert 0 <= float(score) <= 1
-    assert estimate.startswith("70 items of ")
+    assert 0 <= float(capsys.readouterr().out.splitlines()[-1]) <= 1
     assert len(names["learner"].y_training) == 60  # type: ignore[attr-defined]
 
 
@@ -46,8 +41,8 @@ def test_the_block_that_needs_a_download_runs_with_a_tiny_model(
     words = re.findall(r"[\w?:]+", code)
     monkeypatch.setattr(tiny_models, "WORDS", words)
     folder = tiny_models.build_model(tmp_path)
-    asked: list[str] = []
-    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or "card")
+    questions: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda text: questions.append(text) or "card")
     for written, here in [
         ("HuggingFaceTB/SmolLM2-1.7B-Instruct", str(folder)),
         ("max_steps=100", "max_steps=2, learning_rate=0.02"),
@@ -55,7 +50,7 @@ def test_the_block_that_needs_a_download_runs_with_a_tiny_model(
         assert written in code, written
         code = code.replace(written, here)
     exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own README
-    assert len(asked) == 2
+    assert len(questions) == 2
     assert capsys.readouterr().out.splitlines()[-1] in ("['card']", "['payment']", "['other']")
 
 
