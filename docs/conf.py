@@ -1,4 +1,4 @@
-"""How the documentation is built: make docs. Nothing is fetched from a network."""
+"""Settings of the documentation build (make docs). Nothing is downloaded."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
-# As in the tests: small models gain nothing from more threads, and no hub is asked.
+# As in the tests: small models gain nothing from more threads, and nothing is downloaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -28,26 +28,26 @@ exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 html_theme = "alabaster"
 html_theme_options = {
-    "description": "Pick the prompts worth labelling, fine-tune in 4 bits, repeat.",
+    "description": "Choose the prompts worth labelling, fine-tune in 4 bits, repeat.",
     "page_width": "1100px",
     "sidebar_width": "240px",
     "fixed_sidebar": True,
 }
 html_show_sourcelink = False
 
-# Markdown. Links to files of the repository that are no pages stay links in its own viewer.
+# Links to files of the repository that are not pages remain links for the repository's viewer.
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
-suppress_warnings = ["config.cache"]  # the gallery's settings are not kept between builds
+suppress_warnings = ["config.cache"]  # the gallery's settings cannot be cached
 
-# The public face. Types stand in the docstrings, with shapes.
+# The public API. Docstrings contain the types, with shapes.
 autosummary_generate = True
 autodoc_typehints = "none"
 ROUTING = ["fit", "predict", "predict_proba", "partial_fit", "transform", "inverse_transform"]
 autodoc_default_options = {
     "members": True,
     "member-order": "bysource",
-    # scikit-learn adds these to every estimator, and its docstrings link to its own pages.
+    # scikit-learn adds these to every estimator. Their docstrings link to scikit-learn's pages.
     "exclude-members": ",".join(
         [f"set_{name}_request" for name in [*ROUTING, "score"]]
         + ["get_metadata_routing", "set_output"]
@@ -69,5 +69,5 @@ sphinx_gallery_conf = {
     "within_subsection_order": "FileNameSortKey",
     "write_computation_times": False,
 }
-# A figure is drawn without a display, which matplotlib tells on show().
+# Figures are drawn without a display, and matplotlib warns about this on show().
 warnings.filterwarnings("ignore", message=".*non-interactive.*")

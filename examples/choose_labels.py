@@ -1,13 +1,12 @@
-"""Which 40 prompts would you label next? A first round, looked at item by item.
+"""Which 40 prompts would you label next? One round, item by item.
 
-The pool is skewed: four in five items ask for a skill that the base model has already. Random
-choice therefore spends four labels in five on it. What does the default query ask for
-instead?
+The pool is skewed: 80 % of the items need a skill that the base model already has. Random choice
+therefore spends 80 % of the labels on it. Which items does the default query select?
 
     python examples/choose_labels.py
 
-One round with one seed shows how a query works, not that it saves labels: for that see
-``starlearn study``, which pairs many seeds, and ``docs/evidence.md``.
+One round with one seed shows how a query works. It does not show that a query saves labels. For
+that, see ``starlearn study``, which pairs many seeds, and ``docs/evidence.md``.
 """
 
 from collections import Counter
@@ -17,7 +16,7 @@ from starlearn.embedded.pools import make_pool
 
 
 def main(max_steps: int = 150) -> dict[str, Counter[str]]:
-    """Train on 50 random labels, then ask for 40 more in both ways; print the skills chosen."""
+    """Train on 50 random labels, select 40 items by both strategies, and print their skills."""
     data = make_pool("skewed", n_items=600, n_test=100, random_state=1)
     learner = STARLearner(
         task=ChoiceTask(data.prompt, choices=data.choices),
@@ -31,15 +30,14 @@ def main(max_steps: int = 150) -> dict[str, Counter[str]]:
     print(f"accuracy after 50 labels: {learner.score(data.test_items, data.test_labels):.2f}")
 
     chosen: dict[str, Counter[str]] = {}
-    for strategy in ("random", "star"):
+    for strategy in ("random", "uncertainty"):
         index, _ = learner.set_params(acquisition__strategy=strategy).query(pool, n_instances=40)
-        chosen[strategy] = Counter(
-            skills[i] for i in index
-        )  # for the analysis; a query never sees it
-        print(f"{strategy:>6} asks for {dict(chosen[strategy].most_common())}")
+        # The skills serve the analysis only. A query never reads them.
+        chosen[strategy] = Counter(skills[i] for i in index)
+        print(f"{strategy:>11} selects {dict(chosen[strategy].most_common())}")
 
     found = learner.uncertainty(pool[:5])
-    print("the first five: base model's entropy / mutual information / what the query ranks by:")
+    print("the first five items: base model's entropy / mutual information / score of the query:")
     for item, base, full, mixed, answer in zip(
         pool, found.base, found.full, found.mixed, found.answers, strict=False
     ):

@@ -1,14 +1,14 @@
-"""Does uncertainty just ask for long answers? Sum, mean and residual on free-form answers.
+"""Does uncertainty simply select long answers? Sum, mean and residual on free-form answers.
 
-The code published with STAR adds the entropies of all answer tokens up, so that a long answer
-looks uncertain because it is long. The default here is the mean per token. This example trains
-on multi-step answers and prints the rank correlation of each score with the length of the
+The code published with STAR sums the entropies of all answer tokens. A long answer then looks
+uncertain because it is long. The default of starlearn is the mean per token. This example trains
+on answers of several steps. It prints the rank correlation of each score with the length of the
 model's own answer.
 
     python examples/length_bias.py
 
-The embedded task's labels have 8 to 26 tokens; on your data look at the same number before
-trusting either form. A mean is no cure for everything: it can favour short answers instead.
+The labels of this task have 8 to 26 tokens. Check the same correlation on your own data before you
+trust any of the three. A mean does not solve everything: it can favour short answers instead.
 """
 
 from scipy.stats import spearmanr
@@ -18,7 +18,7 @@ from starlearn.embedded.pools import make_pool
 
 
 def main(max_steps: int = 150, n_items: int = 300) -> dict[str, float]:
-    """Print Spearman's correlation of score and answer length for each reduction."""
+    """Print the rank correlation of score and answer length for each reduction."""
     data = make_pool("steps", n_items=n_items, n_test=50, random_state=1)
     learner = STARLearner(
         task=GenerationTask(data.prompt, max_new_tokens=32, answer_pattern=data.answer_pattern),

@@ -1,4 +1,4 @@
-"""Each example runs, with a few steps instead of many."""
+"""Every example runs, with fewer training steps."""
 
 import runpy
 from pathlib import Path
@@ -8,7 +8,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 def test_choose_labels() -> None:
     chosen = runpy.run_path(str(EXAMPLES / "choose_labels.py"))["main"](max_steps=3)
-    assert {name: counts.total() for name, counts in chosen.items()} == {"random": 40, "star": 40}
+    totals = {name: counts.total() for name, counts in chosen.items()}
+    assert totals == {"random": 40, "uncertainty": 40}
 
 
 def test_length_bias() -> None:

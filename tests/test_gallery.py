@@ -1,4 +1,4 @@
-"""Every example of the gallery, and the notebook, runs from top to bottom, with a few steps."""
+"""Every gallery example and the notebook run from top to bottom, with fewer training steps."""
 
 import os
 import re
@@ -26,9 +26,9 @@ print(any("image/png" in o.get("data", {}) for c in notebook.cells for o in c.ge
 
 
 def shrunk(code: str) -> str:
-    """Give the constants at an example's top small values."""
+    """Return the example with small values for the constants at its top."""
     match = re.search(r"^([A-Z_]+(?:, [A-Z_]+)*) = (\d+(?:, \d+)*)$", code, flags=re.MULTILINE)
-    assert match, "the sizes of an example stand in one line of constants"
+    assert match, "an example defines its sizes in one line of constants"
     names, values = match[1].split(", "), match[2].split(", ")
     small = [str(SMALLER.get(name, value)) for name, value in zip(names, values, strict=True)]
     assert "STEPS" in names
@@ -44,20 +44,20 @@ def test_an_example_of_the_gallery_runs(file: Path, capsys: pytest.CaptureFixtur
 
     plt.close("all")
     exec(compile(shrunk(file.read_text("utf-8")), file.name, "exec"), {})  # noqa: S102 - our own
-    assert plt.get_fignums(), "an example shows a figure"
+    assert plt.get_fignums(), "an example must show a figure"
     plt.close("all")
-    assert capsys.readouterr().out.strip(), "an example prints its numbers"
+    assert capsys.readouterr().out.strip(), "an example must print its numbers"
 
 
 @pytest.mark.parametrize("file", GALLERY, ids=lambda f: f.stem)
-def test_an_example_asks_one_question_and_says_what_it_cannot_show(file: Path) -> None:
+def test_an_example_has_a_question_as_title_and_states_its_limits(file: Path) -> None:
     code = file.read_text(encoding="utf-8")
     title = code.splitlines()[1]
     assert title.endswith("?"), title
     assert "does not show**" in code.replace("\n# ", " ")
 
 
-def test_there_are_enough_of_them() -> None:
+def test_the_gallery_has_at_least_six_examples() -> None:
     assert len(GALLERY) >= 6
 
 
@@ -68,10 +68,10 @@ def test_the_notebook_runs_and_holds_no_output(tmp_path: Path) -> None:
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
     assert any("max_steps=80" in cell.source for cell in code)
-    # In a process of its own: a kernel talks over the loopback interface, which tests may not.
-    places = {"IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR"}
-    environment = {**os.environ, **{name: str(tmp_path / name) for name in places}}
-    environment.pop("MPLBACKEND", None)  # one that draws nowhere shows no figure
+    # A kernel uses the loopback interface, which tests may not, so it runs in another process.
+    folders = {"IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR"}
+    environment = {**os.environ, **{name: str(tmp_path / name) for name in folders}}
+    environment.pop("MPLBACKEND", None)  # without a display backend, no figure is shown
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(NOTEBOOK)],
         capture_output=True,

@@ -2,14 +2,15 @@
 How does the weight of the base model move a ranking?
 =====================================================
 
-STAR mixes two uncertainties: that of the base model, with a weight that falls over the rounds,
-and that of the fine-tuned model. How far apart are the two, and whose ranking does a query follow
-in which round?
+STAR mixes the uncertainties of the base model and of the fine-tuned model. The weight of the base
+model falls over the rounds. How different are the two rankings, and which one does a query follow
+in each round?
 """
 
 # %%
-# Three rounds of query and teach. After each training the pool is scored once: ``base``, ``full``
-# and ``mixed`` are the two parts, and what a query of that round would rank by.
+# The example runs three rounds of query and teach. After each training, the pool is scored once.
+# ``base`` and ``full`` are the two uncertainties. ``mixed`` is the score that a query of that round
+# ranks by.
 
 import matplotlib.pyplot as plt
 from scipy.stats import spearmanr
@@ -54,9 +55,9 @@ for t in range(N_ROUNDS):
     pool = [item for i, item in enumerate(pool) if i not in taken]
 
 # %%
-# Left, the published schedule over ten rounds. Right, what the measured rounds followed: while
-# the weight is high, the query's ranking is nearly the base model's, whatever the training has
-# taught.
+# The left panel shows the published schedule over ten rounds. The right panel shows the measured
+# rounds. While the weight is high, the query's ranking is nearly that of the base model, whatever
+# the training has changed.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.5), layout="constrained")
 left.step(range(10), [learner.acquisition.base_weight(t) for t in range(10)], where="post")
@@ -69,6 +70,6 @@ right.axhline(0, color="0.8", zorder=0)
 right.legend(frameon=False)
 
 # %%
-# **What this does not show**: which weight is best. Where base and fine-tuned model disagree, a
-# schedule decides who is asked, and the published one trusts the base model for long. Whether that
-# is too long on some task is a question for many seeds (:doc:`/evidence`).
+# **What this does not show**: which weight is best. Where the two models disagree, the schedule
+# decides which ranking counts, and the published one favours the base model for many rounds.
+# Whether that is too many on some task needs many seeds (:doc:`/evidence`).

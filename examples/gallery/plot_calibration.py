@@ -1,16 +1,17 @@
 """
-Can the probabilities be believed?
-==================================
+Are the predicted probabilities reliable?
+=========================================
 
-An adapter that was trained on few labels is over-confident. How far is ``predict_proba`` from the
-share of right answers, and how much of that does a single temperature repair?
+An adapter trained on few labels is over-confident. How far is ``predict_proba`` from the share of
+correct answers, and how much of this does a single temperature correct?
 """
 
 # %%
-# A temperature divides the logarithms of all probabilities by one number T; it changes no answer,
-# only how sure it is (Guo et al. 2017, arXiv 1706.04599). ``calibrate`` finds one without further
-# labels: adapters that are trained on a part of the labelled set are judged on the rest. Beside it
-# stands one that was fitted on half of the held-out items, which a user would have to label.
+# A temperature divides the logarithms of all probabilities by one number T. It changes the
+# confidence of an answer, and not the answer (Guo et al. 2017, arXiv 1706.04599). ``calibrate``
+# finds a temperature without further labels: it trains adapters on a part of the labelled set, and
+# evaluates them on the rest. For comparison, a second temperature is fitted on half of the held-out
+# items, which a user would have to label.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -51,7 +52,7 @@ own = learner.calibrate(n_splits=3).rounds_[-1]["temperature"]
 
 # %%
 # The expected calibration error is the mean distance between confidence and accuracy over bins of
-# confidence, weighted by how many answers are in a bin.
+# confidence. Each bin is weighted by its number of answers.
 
 
 def reliability(temperature):
@@ -83,11 +84,11 @@ for name, temperature in temperatures.items():
         f"{name:>26}: accuracy {accuracy:.3f}, expected calibration error {error:.3f}, "
         f"log loss {loss(temperature, judging):.3f} nats"
     )
-axes.set(xlabel="confidence", ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1))
+axes.set(xlabel="confidence", ylabel="share of correct answers", xlim=(0, 1), ylim=(0, 1))
 axes.legend(frameon=False)
 
 # %%
-# **What this does not show**: that a temperature holds for other items. The labelled set here is
-# four fifths one skill and the test set is balanced over five, so what is learnt about confidence
-# on the one need not fit the other. One number repairs over-confidence that is alike for all
-# answers; where the model is sure and wrong on one skill only, it cannot. No query changes.
+# **What this does not show**: that a temperature fits other items. One skill makes up 80 % of the
+# labelled set, and the test set is balanced over five skills. A temperature for one set need not
+# fit the other. One number corrects over-confidence that is the same for all answers. It cannot
+# correct a model that is confidently wrong on a single skill. A temperature changes no query.

@@ -2,14 +2,14 @@
 Which items does uncertainty choose?
 ====================================
 
-Four in five items of this pool ask for a skill that the base model has already. Random choice
-spends four labels in five on it. What do the base model's uncertainty, the fine-tuned model's,
-the mixture of both as published, and the default spend them on?
+80 % of the items of this pool need a skill that the base model already has. Random choice spends
+80 % of the labels on it. Which items are selected by the base model's uncertainty, by the
+fine-tuned model's, by the published mix of both, and by the default?
 """
 
 # %%
-# A learner is trained on a few random labels. The skills are known because the pool is generated;
-# no learner ever reads them.
+# A learner is trained on a few random labels. The skills are known because the pool is generated.
+# No learner reads them.
 
 from collections import Counter
 
@@ -33,10 +33,10 @@ learner.fit(data.items[:N_LABELS], data.labels[:N_LABELS])
 pool, skills = data.items[N_LABELS:], data.skills[N_LABELS:]
 
 # %%
-# ``schedule`` is the weight of the base model's uncertainty: 1 asks it alone, 0 the fine-tuned
-# model alone, and "published" is STAR's 0.9 in this round. The default asks the fine-tuned model
-# for the mutual information of answer and dropout mask. A query is the same whatever was asked
-# before, so the five can be compared.
+# ``schedule`` is the weight of the base model's uncertainty. With 1, only the base model counts,
+# and with 0 only the fine-tuned model. "published" is STAR's 0.9 in this round. The default uses
+# the mutual information of the fine-tuned model's answer and the dropout mask. A query does not
+# depend on earlier queries, so the five batches can be compared.
 
 arms = {
     "random": Acquisition(strategy="random"),
@@ -62,11 +62,11 @@ for kind in kinds:
     left += counts
 axes.invert_yaxis()
 axes.set_xlabel(f"items of a batch of {N_BATCH}")
-axes.set_title("What the batch asks for")
+axes.set_title("Skills in the batch")
 axes.legend(ncols=len(kinds), loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
 
 # %%
-# **What this does not show**: that the batch is worth its labels. It is one round with one seed,
-# and the pool was made so that there is something to choose. On a pool where all items are alike
-# every batch is as good as a random one; whether the labels pay is what a learning curve with
-# many seeds shows (:doc:`/evidence`).
+# **What this does not show**: that the batch improves the model. This is one round with one seed,
+# and the pool was made so that the choice matters. On a pool where all items are alike, every batch
+# is as good as a random one. A learning curve over many seeds shows whether the labels help
+# (:doc:`/evidence`).

@@ -1,14 +1,14 @@
 """
-Is a diverse batch another batch?
+How different is a diverse batch?
 =================================
 
-The most uncertain items can be n times the same question. ``Acquisition(diversity="kmeans++")``
-draws a batch of unlike items from the most uncertain ones. How unlike are they, and what does
-that cost in uncertainty?
+The most uncertain items can be n variants of one question. ``Acquisition(diversity="kmeans++")``
+draws a batch of dissimilar items from the most uncertain ones. How dissimilar are they, and how
+much uncertainty does that cost?
 """
 
 # %%
-# One adapter, one pool; only the way in which the batch is drawn differs.
+# There is one adapter and one pool. Only the batch selection differs.
 
 from collections import Counter
 
@@ -34,7 +34,7 @@ learner.fit(data.items[:N_LABELS], data.labels[:N_LABELS])
 pool, skills = data.items[N_LABELS:], data.skills[N_LABELS:]
 
 # %%
-# ``transform`` gives the base model's hidden states, the same that diversity goes by.
+# ``transform`` returns the base model's hidden states. ``diversity`` uses the same states.
 
 points = learner.transform(pool)
 flat = PCA(n_components=2, random_state=0).fit_transform(points)
@@ -47,7 +47,7 @@ for kind in ("none", "kmeans++", "k-centre"):
     distances = pairwise_distances(points[index], metric="cosine")
     nearest = np.median(np.partition(distances + np.eye(len(index)), 0, axis=1)[:, 0])
     print(
-        f"{kind:>9}: median cosine distance to the nearest of the batch {nearest:.4f}, "
+        f"{kind:>9}: median cosine distance to the nearest item of the batch {nearest:.4f}, "
         f"mean score {mixed[index].mean():.2f}, {dict(Counter(skills[i] for i in index))}"
     )
 
@@ -61,7 +61,7 @@ for axis, (kind, index) in zip(axes, batches.items(), strict=True):
 figure.colorbar(shown, ax=axes, label="uncertainty (mixed ranks)")
 
 # %%
-# The map shows two of many dimensions, so circles that touch need not be alike. **What this does
-# not show**: that unlike items teach more. Exact doubles are left out of every batch by default
-# (``distinct="exact"``); beyond that, diversity gives up some uncertainty for spread, and whether
-# the trade pays depends on the pool.
+# The map shows two of many dimensions, so items whose circles touch may still differ. **What this
+# does not show**: that dissimilar items teach more. Every batch leaves out exact duplicates by
+# default (``distinct="exact"``). Diversity also trades uncertainty for spread. Whether this helps
+# depends on the pool.

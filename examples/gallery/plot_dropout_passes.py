@@ -2,13 +2,13 @@
 Do Monte-Carlo dropout passes change a ranking?
 ===============================================
 
-Each dropout pass costs as much as a pass without. What does a query get for K of them? One
-trained adapter ranks the same pool without dropout, and with 3 and 10 passes; and twice with 3
-passes under another seed, which tells how much of it is chance.
+Each dropout pass costs as much as a pass without dropout. What do K passes change? One trained
+adapter ranks the same pool without dropout, and with 3 and 10 passes. A second ranking with 3
+passes and another seed shows how much of the change is chance.
 """
 
 # %%
-# The adapter is trained once, with dropout 0.1 on A as published.
+# The adapter is trained once, with the published dropout of 0.1 on A.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -33,8 +33,8 @@ pool = data.items[N_LABELS:]
 
 
 def scored(n_passes, seed=4):
-    """Entropy and mutual information of every item."""
-    learner.seed_ = seed  # of the masks; the adapter stays
+    """Return the entropy and the mutual information of every item."""
+    learner.seed_ = seed  # changes the masks, and not the adapter
     found = learner.set_params(acquisition__n_passes=n_passes).uncertainty(pool)
     return found.entropy, found.mutual_information
 
@@ -45,7 +45,7 @@ other, other_information = scored(3, seed=5)
 ten, _ = scored(MANY)
 
 # %%
-# Rank correlation, and the share of a batch that stays.
+# Compare two rankings by their rank correlation, and by the share of common items in a batch.
 
 
 def compared(one, two):
@@ -62,7 +62,7 @@ pairs = {
 }
 results = {name: compared(*pair) for name, pair in pairs.items()}
 for name, (rho, overlap) in results.items():
-    print(f"{name:42} rho {rho:.3f}, same {overlap:.0%} of the batch")
+    print(f"{name:42} rho {rho:.3f}, {overlap:.0%} of the batch in common")
 
 # %%
 
@@ -73,7 +73,7 @@ axes[1].scatter(none, information, s=8, color="C1")
 axes[1].set(xlabel="entropy without dropout (nats)", ylabel="mutual information, K = 3 (nats)")
 
 # %%
-# **What to take from it**: ranked by entropy, passes move a few items, about as many as another
-# seed does. By mutual information they choose other items, but with 3 passes another seed moves
-# many of them as well. **What it does not show**: which items are the better ones. The same
-# comparison over three pools, rates and seeds is in :doc:`/evidence`.
+# **What this shows**: with the entropy, passes change a few items of a batch, about as many as
+# another seed does. The mutual information selects other items, but with 3 passes another seed also
+# changes many of them. **What this does not show**: which items are better. :doc:`/evidence` has
+# the same comparison over three pools, rates and seeds.

@@ -1,13 +1,13 @@
 """
-What do wrong labels do?
-========================
+How much do wrong labels cost?
+==============================
 
-Annotators err. A share of the labels is replaced by a wrong choice: how much accuracy does that
-cost, and do the wrong labels stand out to the model that was trained on them?
+Annotators make mistakes. This example replaces a share of the labels by a wrong choice. How much
+accuracy does that cost, and can the model that was trained on wrong labels find them?
 """
 
 # %%
-# The same items, order of training and initial weights each time; only labels differ.
+# Items, order of training and initial weights are the same each time. Only the labels differ.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,13 +36,13 @@ for share in SHARES:
         verbose=False,
     ).fit(data.items, labels)
     accuracy.append(learner.score(data.test_items, data.test_labels))
-    told = f"{share:>4.0%} wrong: accuracy {accuracy[-1]:.3f}"
+    line = f"{share:>4.0%} wrong: accuracy {accuracy[-1]:.3f}"
     if flipped.any():
         column = [learner.classes_.tolist().index(label) for label in labels]
         given = learner.predict_proba(data.items)[np.arange(N_LABELS), column]
         found.append(roc_auc_score(flipped, -given))
-        told += f", a wrong label is less likely than a right one in {found[-1]:.0%} of pairs"
-    print(told)
+        line += f", a wrong label is less likely than a right one in {found[-1]:.0%} of pairs"
+    print(line)
 
 # %%
 
@@ -55,8 +55,8 @@ right.set(xlabel="share of wrong labels", ylabel="area under the ROC curve", yli
 right.set_title("finding wrong labels by their probability", fontsize="medium")
 
 # %%
-# A model that has learnt its labels by heart finds nothing; the right panel says how far this one
-# is from that. It is worth looking at the labels to which a campaign's model gives least
-# probability, and ``--per-item 2`` has items answered twice. **What this does not show**: errors
-# that people make. They err on the same hard items that uncertainty asks for, and not at random
+# A model that has memorised its labels finds no wrong ones. The right panel shows how well this
+# model finds them. In a campaign, check the labels to which the model gives the lowest probability,
+# or have each item labelled twice with ``--per-item 2``. **What this does not show**: the mistakes
+# of people. People make mistakes on hard items, which uncertainty also selects, and not at random
 # as here.

@@ -1,16 +1,15 @@
 """
-Does the learner's own query work inside modAL's loop?
-======================================================
+How does the learner's own query work inside modAL's loop?
+==========================================================
 
-`modAL <https://modal-python.readthedocs.io>`_ is a loop around a scikit-learn estimator and a
-query strategy. ``STARLearner`` is such an estimator, and ``star_sampling`` such a strategy. Does
-the loop reach the same as modAL's own strategy and random choice?
+`modAL <https://modal-python.readthedocs.io>`_ runs a loop with a scikit-learn estimator and a query
+strategy. ``STARLearner`` is such an estimator, and ``star_sampling`` is such a strategy. How does
+it compare with modAL's own strategy and with random choice?
 """
 
 # %%
-# The loop comes from :mod:`starlearn.modal`, which repairs modAL's for scikit-learn 1.8 and
-# later. A strategy is a function that takes the learner and the pool and returns positions and
-# scores.
+# The loop comes from :mod:`starlearn.modal`, which repairs modAL's for scikit-learn 1.8 and later.
+# A strategy is a function of the learner and the pool that returns positions and scores.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -62,14 +61,12 @@ bought = N_INITIAL + N_BATCH * np.arange(N_ROUNDS + 1)
 figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
 for name, accuracy in curves.items():
     axes.plot(bought, accuracy, marker="o", label=name)
-axes.set(
-    xlabel="labels", ylabel="test accuracy", ylim=(0, 1), title="one seed: a look, not evidence"
-)
+axes.set(xlabel="labels", ylabel="test accuracy", ylim=(0, 1), title="one seed: an illustration")
 axes.legend(frameon=False)
 
 # %%
-# **What this does not show**: which strategy is better. Curves of one seed cross by chance; the
-# package's own comparison pairs many seeds and gives intervals (:doc:`/evidence`). What it does
-# show is that the loop is modAL's and the rounds are counted, as
-# ``Acquisition(schedule="published")`` needs, where the base model's weight falls from round to
-# round.
+# **What this does not show**: which strategy is better. Curves of one seed cross by chance.
+# :doc:`/evidence` compares strategies over many paired seeds, with intervals. The example shows
+# that the learner works in modAL's loop, and that it counts the rounds.
+# ``Acquisition(schedule="published")`` needs this count, because the base model's weight falls from
+# round to round.

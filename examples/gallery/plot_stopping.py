@@ -1,15 +1,16 @@
 """
-When do the stopping rules say stop?
-====================================
+When do the stopping rules advise to stop?
+==========================================
 
-Three rules look at the same campaign: the learning curve is flat, successive models predict the
-same, the pool is used up. When does each say stop, and would that have been right?
+Three rules watch the same campaign. They stop when the learning curve is flat, when successive
+models make the same predictions, or when the pool is empty. When does each rule stop, and would
+that have been right?
 """
 
 # %%
-# A labelling effort is simulated round by round. The test set gives the accuracy; a stop set of
-# unlabelled items gives the agreement of successive models, which needs no labels at all.
-# Seven rounds are few, so windows and the level of agreement are below the defaults (5, 3, 0.99).
+# A labelling effort is simulated round by round. The test set gives the accuracy. A stop set of
+# unlabelled items gives the agreement of successive models, which needs no labels. Seven rounds are
+# few, so windows and the level of agreement are below the defaults (5, 3, 0.99).
 
 import matplotlib.pyplot as plt
 
@@ -30,7 +31,7 @@ learner = STARLearner(
     verbose=False,
 )
 
-accuracy, kappas, said, before = [], [], [], None
+accuracy, kappas, advised, before = [], [], [], None
 rules = {
     "flat_learning_curve": {"next_labels": N_BATCH, "window": 4},
     "stabilised_predictions": {"window": 2, "level": 0.9},
@@ -46,20 +47,20 @@ for _ in range(N_ROUNDS):
     kappas.append(None if before is None else agreement(before, now))
     before = now
     history = rounds_of(learner.rounds_, accuracy=accuracy, agreement=kappas)
-    said.append({advice.rule: advice for advice in advise(history, rules)})
+    advised.append({advice.rule: advice for advice in advise(history, rules)})
 
 for rule in rules:
-    print(f"{rule}: {said[-1][rule].reason}")
+    print(f"{rule}: {advised[-1][rule].reason}")
 
 # %%
-# Marks show the rounds after which a rule says stop.
+# Marks show the rounds after which a rule advises to stop.
 
 labels = [record["n_labels"] for record in learner.rounds_]
 figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
 axes.plot(labels, accuracy, marker="o", color="0.3", label="accuracy")
 axes.plot(labels[1:], kappas[1:], marker=".", ls=":", color="0.6", label="agreement (kappa)")
 for place, rule in enumerate(rules):
-    stops = [n for n, advice in zip(labels, said, strict=True) if advice[rule].stop]
+    stops = [n for n, advice in zip(labels, advised, strict=True) if advice[rule].stop]
     axes.plot(
         stops, [1.06 + 0.06 * place] * len(stops), "s", color=f"C{place}", label=f"stop: {rule}"
     )
@@ -67,7 +68,7 @@ axes.set(xlabel="labels", ylabel="accuracy, kappa", ylim=(0, 1.28))
 axes.legend(frameon=False, fontsize="small", ncols=2, loc="lower right")
 
 # %%
-# **What this does not show**: where you should stop. A test set of 100 items is off by four
-# points either way, so a flat curve is hard to tell from a slow one, and a rule that never spoke
-# here has had too few rounds to speak. Looking after every round raises the chance of a stop too
-# early: the docstring of ``flat_learning_curve`` says by how much.
+# **What this does not show**: where you should stop. With 100 test items, accuracy is off by four
+# points either way, so a flat curve looks like a slow one. A rule without a mark had too few
+# rounds. Checking after every round increases the chance of stopping too early. The docstring of
+# ``flat_learning_curve`` gives the size of this effect.
