@@ -34,13 +34,10 @@ OWN = [
 ]
 NOT_RUN = "# not run: "
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
-MERGE = r"^<!-- MERGE: \w+ -->\n```.*?^```$"
-"""A block whose feature is not in the code yet; the mark is removed together with that."""
 
 
 def blocks(page: str, language: str) -> list[str]:
     text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
-    text = re.sub(MERGE, "", text, flags=re.DOTALL | re.MULTILINE)
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
