@@ -22,11 +22,11 @@ def check_tensor(name: str, value: object, shape: str, ndims: Sequence[int]) -> 
     return value
 
 
-def check_number(name: str, value: object, allowed: str, *, positive: bool = True) -> float:
-    """Return ``value`` as a float if it is a finite number, and above zero where asked."""
+def check_number(name: str, value: object, allowed: str) -> float:
+    """Return ``value`` as a float if it is a finite number above zero."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"`{name}` must be {allowed}, got {type(value).__name__} {value!r}")
-    if not math.isfinite(value) or (positive and value <= 0):
+    if not math.isfinite(value) or value <= 0:
         raise ValueError(f"`{name}` must be {allowed}, got {value!r}")
     return float(value)
 

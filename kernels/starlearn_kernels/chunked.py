@@ -84,9 +84,7 @@ Look = Callable[[Head, Workspace, Running, int, Tile, Tensor], None]
 
 def chunked(head: Head, max_workspace_mb: float) -> EntropyStats:
     """Statistics of a head by torch alone; arguments as for `sweep`."""
-    return sweep(
-        head, max_workspace_mb, _first_look, _second_look, alpha=head.scale * LOG2E, unit=LN2
-    )
+    return sweep(head, max_workspace_mb, _first_look, _second_look, alpha=head.scale * LOG2E)
 
 
 def sweep(
@@ -96,7 +94,6 @@ def sweep(
     second_look: Look,
     *,
     alpha: float,
-    unit: float,
     target: Tensor | None = None,
 ) -> EntropyStats:
     """Walk over row blocks and vocabulary tiles and let the looks add up the statistics.
@@ -111,10 +108,8 @@ def sweep(
         What to do with a tile of ``alpha * hidden @ weight.T``. The second is called for K > 1
         only, after the first has seen all tiles of the block. A kept tile is given to both.
     alpha : float
-    unit : float
-        Nats in the looks' unit of logits.
     target : Tensor [K, N], optional
-        Logits of the targets in that unit, where the first look does not pick them.
+        Logits of the targets in bits, where the first look does not pick them.
 
     Returns
     -------
@@ -146,7 +141,7 @@ def sweep(
                     load_rows(head, plan, work, block)
                     x = product(head, work, weight, tile, alpha)
                     look(head, work, run, block, tile, x)
-    return _collect(head, plan, run, target, unit)
+    return _collect(head, plan, run, target)
 
 
 def product_dtype(head: Head) -> torch.dtype:
@@ -184,9 +179,7 @@ def allocate(head: Head, plan: TorchPlan, exact: torch.dtype) -> Workspace:
     )
 
 
-def plan_for(
-    head: Head, exact: torch.dtype, max_workspace_mb: float, *, interval: bool = False
-) -> TorchPlan:
+def plan_for(head: Head, exact: torch.dtype, max_workspace_mb: float) -> TorchPlan:
     """Cut the sizes of a head into blocks that fit the workspace."""
     passes, _, width, vocabulary = head.sizes
     return plan_torch(
@@ -197,7 +190,6 @@ def plan_for(
         itemsize=exact.itemsize,
         copy_weight=head.weight.dtype != exact,
         max_workspace_mb=max_workspace_mb,
-        interval=interval,
     )
 
 
@@ -356,9 +348,7 @@ def _second_look(
     run.information[block] += mean_over_passes(share)
 
 
-def _collect(
-    head: Head, plan: TorchPlan, run: Running, target: Tensor | None, unit: float
-) -> EntropyStats:
+def _collect(head: Head, plan: TorchPlan, run: Running, target: Tensor | None) -> EntropyStats:
     passes, rows = head.sizes[:2]
 
     def per_pass(values: Tensor) -> Tensor:
@@ -375,5 +365,4 @@ def _collect(
         per_pass(run.second),
         target,
         run.information.flatten()[:rows] if passes > 1 else None,
-        unit=unit,
     )

@@ -17,7 +17,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from starlearn_kernels import triton_entropy as kernels
 from starlearn_kernels.chunked import Running, Tile, Workspace, sweep
-from starlearn_kernels.stats import FLOOR, LN2, LOG2E, EntropyStats, Head, finish
+from starlearn_kernels.stats import FLOOR, LOG2E, EntropyStats, Head, finish
 
 CHUNK_ROWS = 8192
 # 2048 rows make 16 blocks of 128: with 16 splits they fill 132 multiprocessors about twice.
@@ -146,7 +146,7 @@ def fused(head: Head, max_workspace_mb: float) -> EntropyStats:
         norm = top + mass.log2()  # [K, N]
         information = _look_twice(head, hidden, weight, norm, second)
     target = _target_bits(head, max_workspace_mb)
-    return finish(top, mass, slope, runner_up, target, information, unit=LN2)
+    return finish(top, mass, slope, runner_up, target, information)
 
 
 def _require(head: Head) -> None:
@@ -316,15 +316,7 @@ def cached(head: Head, max_workspace_mb: float) -> EntropyStats:
     """
     _require(head)
     target = _target_bits(head, max_workspace_mb)
-    return sweep(
-        head,
-        max_workspace_mb,
-        _cached_first,
-        _cached_second,
-        alpha=1.0,
-        unit=LN2,
-        target=target,
-    )
+    return sweep(head, max_workspace_mb, _cached_first, _cached_second, alpha=1.0, target=target)
 
 
 def _cached_first(

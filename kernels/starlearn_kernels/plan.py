@@ -8,8 +8,6 @@ import torch
 
 # Vocabulary tiles are padded to this many columns, so that vector loops have no tail.
 ALIGN = 64
-# Columns that the lower bound on mutual information adds up; divides ALIGN.
-GROUP = 16
 # torch gives a thread at least so many numbers of an elementwise operation.
 GRAIN = 32768
 
@@ -66,7 +64,6 @@ def plan_torch(
     itemsize: int,
     copy_weight: bool,
     max_workspace_mb: float,
-    interval: bool = False,
 ) -> TorchPlan:
     """Choose the largest blocks, up to the usual ones, that fit the workspace.
 
@@ -81,8 +78,6 @@ def plan_torch(
         Whether the weight comes in another dtype than the product's inputs.
     max_workspace_mb : float
         In MB of 10^6 bytes.
-    interval : bool
-        Keep sums of groups of columns instead of logits.
 
     Raises
     ------
@@ -94,22 +89,12 @@ def plan_torch(
     copies = copy_weight or full != vocabulary
     onednn = device_type == "cpu" and has_onednn()
     least = math.inf
-    for keep in (True, False) if passes > 1 and not interval else (False,):
+    for keep in (True, False) if passes > 1 else (False,):
         fewest = sizes.fewest_kept if keep else 1
         for rows in _halvings(sizes.rows, max(fewest, min(passes, sizes.rows))):
             for columns in _halvings(min(sizes.columns, full), min(4 * ALIGN, full)):
-                per_row = (full + sizes.columns) // GROUP if interval else 0
                 plan = _sized(
-                    passes,
-                    width,
-                    vocabulary,
-                    rows,
-                    columns,
-                    itemsize,
-                    keep,
-                    copies,
-                    onednn,
-                    per_row,
+                    passes, width, vocabulary, rows, columns, itemsize, keep, copies, onednn
                 )
                 if plan.workspace_bytes <= max_workspace_mb * 1e6:
                     return plan
@@ -139,13 +124,12 @@ def _sized(
     keep: bool,
     copies: bool,
     onednn: bool,
-    per_row: int,
 ) -> TorchPlan:
     tokens = max(1, rows // passes)
     rows = tokens * passes
     tiles = -(-vocabulary // columns)
     tile = rows * columns + slack(rows * columns)
-    floats = 2 * tile + rows * per_row + (tokens * columns if passes > 1 else 0)
+    floats = 2 * tile + (tokens * columns if passes > 1 else 0)
     if keep:
         floats += tiles * tile
     inputs = rows * width + (columns * width if copies else 0)

@@ -104,37 +104,34 @@ def finish(
     second: Tensor,  # [K, N]
     target_logit: Tensor | None,  # [K, N]
     information: Tensor | None,  # [N]
-    *,
-    unit: float,
 ) -> EntropyStats:
     """Turn the running sums of a route into statistics.
 
-    Logits and mutual information come in units of ``unit`` nats (log 2 where a route counts in
-    bits). With x the logits and b the base that goes with the unit: ``top`` is the largest, m;
-    ``mass`` the sum of b^(x - m); ``slope`` the sum of b^(x - m) (x - m); ``second`` the second
-    largest. Mutual information is zero where it is not given.
+    Logits x and mutual information come in bits. ``top`` is the largest logit m, ``mass`` the sum
+    of 2^(x - m), ``slope`` the sum of 2^(x - m) (x - m), and ``second`` the second largest logit.
+    Mutual information is zero where it is not given.
     """
     log_mass = mass.log()
     unknown = torch.isnan(mass)
     dead = (top <= FLOOR) & ~unknown  # no finite logit
     bad = unknown | dead
 
-    entropy = log_mass - unit * (slope / mass)
+    entropy = log_mass - LN2 * (slope / mass)
     # Comparisons, not clamps: a maximum with 0 can turn NaN into "certain". Below 1e-30 there is
     # only what is left of probabilities that underflow.
     entropy = torch.where(entropy < 1e-30, 0.0, entropy)
     entropy = torch.where(bad, torch.nan, entropy)
-    logsumexp = torch.where(dead, -torch.inf, unit * top + log_mass)
-    margin = torch.where(second <= FLOOR, torch.inf, unit * (top - second))
+    logsumexp = torch.where(dead, -torch.inf, LN2 * top + log_mass)
+    margin = torch.where(second <= FLOOR, torch.inf, LN2 * (top - second))
     logprob = None
     if target_logit is not None:
-        logprob = unit * (target_logit - top) - log_mass
+        logprob = LN2 * (target_logit - top) - log_mass
         logprob = torch.where(target_logit <= FLOOR, -torch.inf, logprob)
         logprob = torch.where(logprob > 0, 0.0, logprob)
         logprob = torch.where(bad, torch.nan, logprob)
 
     expected = mean_over_passes(entropy)
-    information = torch.zeros_like(expected) if information is None else unit * information
+    information = torch.zeros_like(expected) if information is None else LN2 * information
     ceiling = math.log(top.shape[0])
     information = torch.where(information < 0, 0.0, information)
     information = torch.where(information > ceiling, ceiling, information)

@@ -6,12 +6,10 @@ import pytest
 import torch
 from starlearn_kernels import (
     feature_mask,
-    information_interval,
     linear_entropy,
     lora_product,
     segment_reduce,
     token_mask,
-    top_information,
 )
 
 H, W = torch.zeros(3, 4), torch.zeros(5, 4)
@@ -95,11 +93,6 @@ WRONG: list[tuple[Callable[[], object], type[Exception], list[str]]] = [
         ["`A`", "D = 4", "[5, 3]"],
     ),
     (lambda: lora_product(1.0, W, torch.ones(2, 4)), TypeError, ["`x`", "float"]),
-    (lambda: information_interval(H3, W, scale=-1), ValueError, ["`scale`", "-1"]),
-    (lambda: top_information(H, W, 1), ValueError, ["`hidden`", "[K, N, D]", "[3, 4]"]),
-    (lambda: top_information(H3, W, 0), ValueError, ["`n`", "at least 1", "0"]),
-    (lambda: top_information(H3, W, 4), ValueError, ["`n`", "below 4", "4"]),
-    (lambda: top_information(H3, W, 1, how="max"), ValueError, ["`how`", "'max'"]),
 ]
 
 

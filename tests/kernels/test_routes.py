@@ -180,10 +180,9 @@ def test_writing_keeps_the_last_row_of_the_largest_n_and_the_fastest_route(tmp_p
 def test_neither_package_imports_triton_before_a_triton_route_is_asked_for() -> None:
     code = """
 import sys, torch, starlearn, starlearn.cli.app  # peft, which is behind the models, imports it
-from starlearn_kernels import information_interval, linear_entropy, lora_product
+from starlearn_kernels import linear_entropy, lora_product
 hidden, weight = torch.ones(2, 3, 4), torch.ones(5, 4)
 linear_entropy(hidden, weight)
-information_interval(hidden, weight)
 lora_product(hidden, weight, torch.ones(2, 4))
 raise SystemExit("triton" in sys.modules)
 """
