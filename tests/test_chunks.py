@@ -122,7 +122,6 @@ def test_whatever_decides_a_score_makes_another_chunk(
     changes: list[dict[str, Any]] = [
         {"acquisition__n_passes": 3},
         {"acquisition__mask_mode": "token"},
-        {"acquisition__mc_layers": 1},
         {"acquisition__mc_scope": "answer"},
         {"task__prompt": "{text} is Answer :"},
         {"task": TASKS["several tokens"]},

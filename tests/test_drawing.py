@@ -273,7 +273,7 @@ def test_approximations_rank_alike(learner: STARLearner, pool: list) -> None:
         return learner.uncertainty(pool).full
 
     whole = full()
-    for options in ({"mask_mode": "token"}, {"mc_layers": 1}, {"mc_scope": "answer"}):
+    for options in ({"mask_mode": "token"}, {"mc_scope": "answer"}):
         found = full(**options)
         assert not np.array_equal(found, whole), options
         assert spearmanr(found, whole).statistic > 0.9, options

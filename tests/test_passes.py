@@ -73,32 +73,12 @@ def test_a_pass_is_the_adapter_with_its_own_masked_a(model: Any) -> None:
         assert torch.allclose(stacked[number], alone[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("layers", [1, 2, LAYERS, 10])
-def test_a_shared_trunk_gives_what_whole_passes_give(model: Any, layers: int) -> None:
-    with mc_dropout(model, 3, seed=4, layers=layers) as passes:
-        assert passes.n_modules == 7 * min(layers, LAYERS)
-        assert passes.first_layer == max(LAYERS - layers, 0)
-        ids, rows = torch.tensor([[5, 9, 12, 7], [8, 9, 6, 5]]), torch.tensor([[1, 3], [0, 2]])
-        with torch.no_grad():
-            shared = row_hidden(model, sequences(ids, rows), passes)
-            passes.first_layer = 0
-            whole = row_hidden(model, sequences(ids, rows), passes)
-    assert torch.allclose(shared, whole, atol=1e-5)
-    assert not torch.allclose(shared[0], shared[1], atol=1e-3)
-
-
-def test_dropout_in_all_layers_is_the_default(model: Any) -> None:
-    for one, other in zip(scores(model), scores(model, layers=LAYERS), strict=True):
-        assert np.array_equal(one, other)
-
-
-@pytest.mark.parametrize("layers", [None, 2])
 def test_a_shared_prompt_gives_what_masks_at_answer_rows_give(
-    model: Any, layers: int | None, monkeypatch: pytest.MonkeyPatch
+    model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The plain way: whole passes, in which the mask is left out before the prompt's last token."""
-    quick = scores(model, answer_only=True, layers=layers)
-    whole = scores(model, layers=layers)
+    quick = scores(model, answer_only=True)
+    whole = scores(model)
 
     def forward(self: MaskedA, x: torch.Tensor) -> torch.Tensor:
         length = int(starts["prompt"]) - 1
@@ -108,7 +88,7 @@ def test_a_shared_prompt_gives_what_masks_at_answer_rows_give(
 
     starts: dict[str, int] = {}
     monkeypatch.setattr(MaskedA, "forward", forward)
-    with mc_dropout(model, 3, seed=4, layers=layers) as passes:
+    with mc_dropout(model, 3, seed=4) as passes:
         work = workload(model, dropout=passes)
         for row, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
             starts["prompt"] = len(prompt)
@@ -124,11 +104,8 @@ def test_a_shared_prompt_gives_what_masks_at_answer_rows_give(
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"mask_mode": "token"},
-    {"layers": 1},
     {"answer_only": True},
-    {"answer_only": True, "layers": 1},
     {"answer_only": True, "mask_mode": "token"},
-    {"layers": 2, "mask_mode": "token"},
 ]
 
 
@@ -202,14 +179,8 @@ def test_the_last_feed_forward_part_sees_the_wanted_rows_only(model: Any) -> Non
     assert torch.allclose(got[0], whole, atol=1e-5)
 
 
-def test_trap_an_adapter_without_weights_in_the_top_layers_is_told_so(tmp_path: Path) -> None:
+def test_an_adapter_on_the_token_embeddings_is_refused(tmp_path: Path) -> None:
     backbone = Backbone(build_model(tmp_path), "nf4", verbose=False)
-    model = attach_fresh(backbone, LoRA(r=2, target_modules=["layers.0.mlp.up_proj"]), seed=0)
-    with (
-        pytest.raises(InputError, match=r"no weights in the top 1 layers.*mc_layers=None"),
-        mc_dropout(model, 2, seed=0, layers=1),
-    ):
-        pass
     with pytest.raises(InputError, match=r"embed_tokens.*token embeddings.*Leave it out"):
         attach_fresh(backbone, LoRA(r=2, target_modules=["q_proj", "embed_tokens"]), seed=0)
     assert backbone.peft_model is None

@@ -91,7 +91,7 @@ def test_scores_do_not_depend_on_order_budget_or_chunks(
     assert_same(learner.uncertainty([pool[i] for i in order]), expected, order)
 
 
-@pytest.mark.parametrize("options", [{"mc_layers": 1}, {"mc_scope": "answer"}, ONE_PASS])
+@pytest.mark.parametrize("options", [{"mc_scope": "answer"}, ONE_PASS])
 def test_options_do_not_depend_on_the_cut_either(
     learner: STARLearner, pool: list, options: dict[str, Any]
 ) -> None:
@@ -341,7 +341,6 @@ def test_a_kept_score_is_never_wrong_after_any_change(
                 ONE_PASS,
                 {"n_passes": 2},
                 {"mask_mode": "token"},
-                {"mc_layers": 1},
                 {"mc_scope": "answer"},
                 {"measure": "entropy"},
                 {"measure": "predictive_entropy"},

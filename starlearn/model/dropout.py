@@ -11,7 +11,6 @@ from starlearn_kernels.masks import feature_mask, lora_product, token_mask
 from torch import Tensor, nn
 
 from starlearn.errors import InputError
-from starlearn.model.structure import causal_model, decoder_layers
 
 
 @dataclass
@@ -20,8 +19,6 @@ class MonteCarlo:
 
     n_passes: int
     """K; a batch of B items becomes K * B rows, pass k in rows k * B to (k + 1) * B - 1."""
-    first_layer: int = 0
-    """Layers below have no dropout, so that one run of them serves all passes."""
     answer_only: bool = False
     """Dropout acts on the last token of the prompt and on the answer; the rest of the prompt is
     computed once for all passes."""
@@ -152,11 +149,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _has_dropout(adapted: list[Any]) -> bool:
-    drops = (layer.lora_dropout[name] for layer in adapted for name in layer.active_adapters)
-    return any(isinstance(drop, nn.Dropout) for drop in drops)
-
-
 @contextmanager
 def mc_dropout(
     model: Any,
@@ -164,7 +156,6 @@ def mc_dropout(
     seed: int,
     *,
     mask_mode: str = "shared",
-    layers: int | None = None,
     answer_only: bool = False,
 ) -> Iterator[MonteCarlo]:
     """Make the adapter's dropout random for K stacked passes, and nothing else.
@@ -181,8 +172,6 @@ def mc_dropout(
         are K networks drawn once (variational dropout, Gal and Ghahramani 2016) and every item is
         judged by the same K. "token": a mask for each token, as in training. Either comes from a
         counter, so the result depends on neither batch size nor order.
-    layers : int, optional
-        Dropout in so many of the top layers only; the layers below run once for all passes.
     answer_only : bool
         Dropout at the answer's positions only; the prompt runs once for all passes.
 
@@ -193,24 +182,10 @@ def mc_dropout(
     Raises
     ------
     InputError
-        When the adapter has no dropout, so that all passes would be the same, or the model's top
-        layers cannot be found.
+        When the adapter has no dropout, so that all passes would be the same.
     """
     adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
     passes = MonteCarlo(n_passes, answer_only=answer_only, per_token=mask_mode == "token")
-    random = {id(layer) for layer in adapted}
-    if layers is not None:
-        blocks = decoder_layers(model)
-        if blocks is None:
-            raise InputError(
-                f"{type(causal_model(model)).__name__} does not keep its layers in one list, so "
-                "that its top layers cannot be told from the others. Use "
-                "Acquisition(mc_layers=None)."
-            )
-        passes.first_layer = max(len(blocks) - layers, 0)
-        random = {
-            id(module) for block in blocks[passes.first_layer :] for module in block.modules()
-        }
     undo: list[tuple[nn.ModuleDict, str, nn.Module]] = []
 
     def stand_in(modules: nn.ModuleDict, name: str, module: nn.Module) -> None:
@@ -219,7 +194,7 @@ def mc_dropout(
 
     try:
         for index, layer in enumerate(adapted):
-            for name in layer.active_adapters if id(layer) in random else ():
+            for name in layer.active_adapters:
                 dropout = layer.lora_dropout[name]
                 if not isinstance(dropout, nn.Dropout):  # peft puts Identity where p is 0
                     continue
@@ -231,11 +206,6 @@ def mc_dropout(
                 else:
                     stand_in(layer.lora_dropout, name, TokenMasks(draw.by_token, passes))
                 passes.n_modules += 1
-        if not passes.n_modules and layers is not None and _has_dropout(adapted):
-            raise InputError(
-                f"The adapter has no weights in the top {layers} layers, so that all passes would "
-                "be the same. Use Acquisition(mc_layers=None), or other LoRA(target_modules=...)."
-            )
         if not passes.n_modules:
             raise InputError(
                 f"{n_passes} Monte-Carlo passes need dropout on the adapter, and it has none "

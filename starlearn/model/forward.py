@@ -11,7 +11,6 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from starlearn.data.tokens import Batch
-from starlearn.errors import InputError
 from starlearn.model.dropout import MonteCarlo
 from starlearn.model.head import Head
 from starlearn.model.memory import TokenBudget
@@ -132,12 +131,9 @@ def _whole(model: Any, batch: Sequences, dropout: MonteCarlo | None) -> Tensor:
         plain = torch.arange(length, device=inputs.device).expand(n_items, -1)
         dropout.positions = plain if positions is None else positions
     with ExitStack() as hooks:
-        if dropout is not None and dropout.first_layer:
-            hooks.enter_context(_copied_from(model, dropout.first_layer, n_items, n_passes))
-        else:
-            inputs = inputs.repeat(n_passes, 1)  # [K * B, T]
-            mask = None if mask is None else mask.repeat(n_passes, 1, 1, 1)
-            positions = None if positions is None else positions.repeat(n_passes, 1)
+        inputs = inputs.repeat(n_passes, 1)  # [K * B, T]
+        mask = None if mask is None else mask.repeat(n_passes, 1, 1, 1)
+        positions = None if positions is None else positions.repeat(n_passes, 1)
         hooks.enter_context(_last_mlp_at(model, batch.rows, n_passes, dropout))
         states = trunk_of(model)(
             input_ids=inputs, attention_mask=mask, position_ids=positions, use_cache=False
@@ -173,23 +169,16 @@ def _behind_prompt(model: Any, batch: Sequences, dropout: MonteCarlo) -> Tensor:
     before = torch.arange(width, device=device) < starts[:, None]  # [B, P]
     whole = torch.cat([before[:, None, :].expand(-1, n_rows, -1), sees], dim=2)  # [B, R, P + R]
     dropout.item_keys, dropout.positions = batch.keys, positions
-    first, n_passes = dropout.first_layer, dropout.n_passes
+    n_passes = dropout.n_passes
     mask = _additive(model, whole)
-    for number, layer in enumerate(cache.layers):
-        cache.layers[number] = _PromptLayer(layer, n_passes if number >= first else 1)
-    with ExitStack() as hooks:
-        if first:
-            hooks.enter_context(_copied_from(model, first, n_items, n_passes))
-        else:
-            ids, positions = ids.repeat(n_passes, 1), positions.repeat(n_passes, 1)
-            mask = None if mask is None else mask.repeat(n_passes, 1, 1, 1)
-        states = trunk_of(model)(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state  # [K * B, R, D]
+    cache.layers = [_PromptLayer(layer, n_passes) for layer in cache.layers]
+    states = trunk_of(model)(
+        input_ids=ids.repeat(n_passes, 1),
+        attention_mask=None if mask is None else mask.repeat(n_passes, 1, 1, 1),
+        position_ids=positions.repeat(n_passes, 1),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state  # [K * B, R, D]
     return states.unflatten(0, (n_passes, n_items))
 
 
@@ -228,40 +217,6 @@ def _gathered(states: Tensor, rows: Tensor, n_passes: int) -> Tensor:
     states = states.unflatten(0, (n_passes, -1))
     index = rows[None, :, :, None].expand(n_passes, -1, -1, states.shape[-1])
     return states.gather(2, index)
-
-
-@contextmanager
-def _copied_from(model: Any, first: int, n_items: int, n_passes: int) -> Iterator[None]:
-    """Let layers from `first` on work on K copies of what the layers below give."""
-
-    def copied(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(copied(part) for part in value)
-        if isinstance(value, Tensor) and value.dim() > 1 and len(value) == n_items:
-            return value.repeat(n_passes, *[1] * (value.dim() - 1))
-        return value
-
-    def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        # The states reach layer `first` as they are, and later layers as copies.
-        return copied(args), {name: copied(value) for name, value in kwargs.items()}
-
-    hooks = [
-        layer.register_forward_pre_hook(before, with_kwargs=True)
-        for layer in decoder_layers(model)[first:]
-    ]
-    try:
-        yield
-    except RuntimeError as error:
-        if "is invalid for input of size" not in str(error):
-            raise
-        # GPT-BigCode gives what leaves its layers the shape of what entered them.
-        raise InputError(
-            f"{type(causal_model(model)).__name__} cannot have K copies of its upper layers alone. "
-            "Use Acquisition(mc_layers=None)."
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager

@@ -243,18 +243,16 @@ class Scorer:
         backbone, acquisition = self.backbone, self.acquisition
         dropout: Any = nullcontext()
         if n_passes > 1:
-            cut = acquisition.mc_scope == "answer" or acquisition.mc_layers is not None
-            if not backbone.by_positions and cut:
+            if not backbone.by_positions and acquisition.mc_scope == "answer":
                 raise InputError(
                     f"{backbone.source} counts places in a row (ALiBi), so that its passes cannot "
-                    "share a part. Use Acquisition(mc_scope='all', mc_layers=None)."
+                    "share a part. Use Acquisition(mc_scope='all')."
                 )
             dropout = mc_dropout(
                 backbone.peft_model,
                 int(n_passes),  # NumPy's whole numbers too
                 self.seed,
                 mask_mode=acquisition.mask_mode,
-                layers=acquisition.mc_layers,
                 answer_only=acquisition.mc_scope == "answer",
             )
         with dropout as passes, bar.stage(stage, counts=counts):
