@@ -200,7 +200,7 @@ def test_recurrent_models_are_refused_at_the_door(kind: str, tmp_path: Path) -> 
     kinds = {"layer_types": ["conv", "full_attention"]} if kind == "lfm2" else {}
     AutoConfig.for_model(kind, num_hidden_layers=2, **kinds).save_pretrained(tmp_path)
     save_file({}, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match="attention alone"):
+    with pytest.raises(InputError, match="attention layers only"):
         Backbone(tmp_path, "none", verbose=False)
 
 

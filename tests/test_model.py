@@ -177,7 +177,7 @@ def test_trap_a_hub_model_without_its_weights_is_not_identified(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("transformers.utils.hub.HF_HUB_CACHE", str(tmp_path), raising=False)
     backbone = Backbone("a/model", verbose=False)
-    with pytest.raises(InputError, match=r"weights of the model 'a/model' cannot be had"):
+    with pytest.raises(InputError, match=r"weights of the model 'a/model' are not available"):
         _ = backbone.fingerprint
     shutil.copy(Path(tiny_model) / "model.safetensors", cache / "snapshots" / "abc")
     assert backbone.fingerprint == Backbone(tiny_model, verbose=False).fingerprint

@@ -18,7 +18,7 @@ from tiny_models import build_model
 
 from starlearn.learner.estimator import STARLearner
 from starlearn.model import processes
-from starlearn.model.processes import Meeting, Processes
+from starlearn.model.processes import ProcessGroup, SynchronizedBlock
 from starlearn.settings import Training
 from starlearn.train.batches import ALL_TOKENS, IGNORED, Collator, Example, layout, share
 
@@ -45,7 +45,7 @@ def test_every_step_sees_the_examples_of_one_process_each_once(
         found = []
         for first in range(0, len(batches), often):
             parts = [
-                share(batch, Processes(n, index))
+                share(batch, ProcessGroup(n, index))
                 for batch in batches[first : first + often]
                 for index in range(n)
             ]
@@ -71,7 +71,7 @@ examples = st.lists(
 def test_parts_of_a_batch_have_its_tokens_and_know_their_number(
     batch: Sequence[Example], n: int
 ) -> None:
-    parts = [Collator(0, Processes(n, index))(batch) for index in range(n)]
+    parts = [Collator(0, ProcessGroup(n, index))(batch) for index in range(n)]
     # transformers counts labels from the second position on: the first is predicted from nothing
     counted = sum(int((part["labels"][:, 1:] != IGNORED).sum()) for part in parts)
     assert {part[ALL_TOKENS] for part in parts} == {counted}
@@ -91,12 +91,12 @@ def test_a_program_of_one_process_meets_nobody(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(processes, "PartialState", None)
     monkeypatch.setattr(processes, "gather", None)
     one = processes.processes()
-    assert one == Processes(1, 0)
+    assert one == ProcessGroup(1, 0)
     assert one.main
     assert one.together(lambda: 5) == [5]
-    with Meeting(one) as meeting:
-        assert meeting.total(2.5) == 2.5
-    with pytest.raises(ValueError, match="mine"), Meeting(one):
+    with SynchronizedBlock(one) as block:
+        assert block.sum(2.5) == 2.5
+    with pytest.raises(ValueError, match="mine"), SynchronizedBlock(one):
         raise ValueError("mine")
 
 
@@ -191,8 +191,8 @@ def test_dropout_differs_between_processes_and_the_adapter_does_not(
 def test_no_process_waits_for_one_that_failed(found: list[dict[str, Any]]) -> None:
     first, second = (result["failures"] for result in found)
     assert second["training"] == "ValueError: a broken cable"
-    told = "WorkerError: Process 1 of 2 failed, and the others stop with it: ValueError: a broken"
-    assert first["training"].startswith(told)
+    message = "WorkerError: Process 1 of 2 failed, so the others stop too: ValueError: a broken"
+    assert first["training"].startswith(message)
     assert first["left"] == second["left"] == "False"
     assert first["the first"] == "ValueError: the first one too"
     assert "Process 0 of 2 failed" in second["the first"]

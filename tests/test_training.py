@@ -194,7 +194,7 @@ def test_weights_that_are_not_finite_are_not_published(
         return result
 
     monkeypatch.setattr(trainer_module._AdapterTrainer, "train", poisoned)
-    with pytest.raises(TrainingDivergedError, match="Nothing was published"):
+    with pytest.raises(TrainingDivergedError, match="adapter was not kept"):
         train_adapter(backbone, LORA, SHORT, EXAMPLES, seed=0)
 
 
@@ -218,7 +218,7 @@ def test_fault_26_memory_that_runs_out_makes_batches_smaller_not_steps(
 ) -> None:
     sizes = memory_for(monkeypatch, 2)
     training = Training(max_steps=3, batch_size=8, gradient_accumulation=1, learning_rate=5e-3)
-    with pytest.warns(UserWarning, match=r"begins anew with Training\(batch_size=") as told:
+    with pytest.warns(UserWarning, match=r"starts again with Training\(batch_size=") as told:
         adapter, record = train_adapter(backbone, LORA, training, EXAMPLES, seed=0)
     assert len(told) == 2
     assert "batch_size=2, gradient_accumulation=4" in str(told[1].message)
