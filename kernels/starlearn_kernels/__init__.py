@@ -1,4 +1,4 @@
-"""Entropy and mutual information of a model's head without its logits: the public names."""
+"""Entropy and mutual information of a model's head without its logits."""
 
 from starlearn_kernels.entropy import linear_entropy
 from starlearn_kernels.fallback import logits_entropy

@@ -1,4 +1,4 @@
-"""What every route is given and what every route returns."""
+"""Input and output of every route, and the step from running sums to statistics."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-# "-inf" is a finite floor, so that differences of two masked logits need no guard.
+# Finite replacement of -inf: differences of two masked logits are then 0 instead of NaN.
 FLOOR = -1e30
 LN2 = math.log(2.0)
 LOG2E = 1 / LN2
@@ -14,7 +14,7 @@ LOG2E = 1 / LN2
 
 @dataclass(frozen=True)
 class Head:
-    """A checked question to a route: hidden states and the head that turns them into logits.
+    """Checked input of a route: hidden states and the head that turns them into logits.
 
     The logits are ``cap(scale * hidden @ weight.T + bias)`` with ``cap(x) = softcap *
     tanh(x / softcap)``; they are never stored for all rows.
@@ -29,7 +29,7 @@ class Head:
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
-        """Passes K, rows N, width D and vocabulary V."""
+        """K, N, D and V."""
         passes, rows, width = self.hidden.shape
         return passes, rows, width, self.weight.shape[0]
 
@@ -49,20 +49,20 @@ class EntropyStats:
     max_prob : Tensor [K, N]
         Largest probability.
     margin : Tensor [K, N]
-        Largest logit minus the second largest; 0 on a tie, inf where there is no second one.
+        Largest logit minus the second largest; 0 for a tie, inf if there is only one.
     logprob : Tensor [K, N] or None
-        Log probability of the target, where targets were given.
+        Log probability of the target; None without targets.
     expected_entropy : Tensor [N]
         Mean over the passes of their entropies.
     predictive_entropy : Tensor [N]
         Entropy of the mean of the K distributions.
     mutual_information : Tensor [N]
-        Their difference (BALD), computed directly, between 0 and log K.
+        Predictive minus expected entropy (BALD), computed directly, between 0 and log K.
 
     Notes
     -----
     A row without a finite logit has ``logsumexp`` -inf and NaN elsewhere. A row with a logit that
-    is NaN or +inf has NaN everywhere. Neither touches another row.
+    is NaN or +inf has NaN everywhere. Neither changes another row.
     """
 
     entropy: Tensor
@@ -75,21 +75,21 @@ class EntropyStats:
     mutual_information: Tensor
 
     def squeezed(self) -> "EntropyStats":
-        """The same statistics without the axis of passes, for a single pass."""
+        """Return the statistics of a single pass without the axis of passes."""
         per_pass = ("entropy", "logsumexp", "max_prob", "margin", "logprob")
-        given = self.tensors()
-        return replace(self, **{name: given[name][0] for name in per_pass if name in given})
+        found = self.tensors()
+        return replace(self, **{name: found[name][0] for name in per_pass if name in found})
 
     def tensors(self) -> dict[str, Tensor]:
-        """The fields that are there, by name."""
+        """Return the fields that are not None, by name."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in found.items() if value is not None}
 
 
 def mean_over_passes(values: Tensor) -> Tensor:
-    """Mean of [K, ...] over K, added one after the other.
+    """Return the mean of [K, ...] over K, added in a fixed order.
 
-    A library's sum may change its order with the shape, and with it a row's bits.
+    The order of a library's sum may depend on the shape, which would change a row's bits.
     """
     total = values[0].clone()
     for value in values[1:]:
@@ -113,15 +113,15 @@ def finish(
     """
     log_mass = mass.log()
     unknown = torch.isnan(mass)
-    dead = (top <= FLOOR) & ~unknown  # no finite logit
-    bad = unknown | dead
+    empty = (top <= FLOOR) & ~unknown  # no finite logit
+    bad = unknown | empty
 
     entropy = log_mass - LN2 * (slope / mass)
-    # Comparisons, not clamps: a maximum with 0 can turn NaN into "certain". Below 1e-30 there is
-    # only what is left of probabilities that underflow.
+    # Comparisons instead of clamps, because a maximum with 0 can turn NaN into 0. Entropies below
+    # 1e-30 come from probabilities that underflow.
     entropy = torch.where(entropy < 1e-30, 0.0, entropy)
     entropy = torch.where(bad, torch.nan, entropy)
-    logsumexp = torch.where(dead, -torch.inf, LN2 * top + log_mass)
+    logsumexp = torch.where(empty, -torch.inf, LN2 * top + log_mass)
     margin = torch.where(second <= FLOOR, torch.inf, LN2 * (top - second))
     logprob = None
     if target_logit is not None:

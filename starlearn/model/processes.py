@@ -115,7 +115,7 @@ class SynchronizedBlock:
         if self.group.count == 1:
             return
         self._closed = True
-        # All processes must reduce the same parameters, so they first agree on those with gradients.
+        # All processes must reduce the same parameters, so they first find those with gradients.
         present = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
         present = present.to(self.group.state.device)
         torch.distributed.all_reduce(present)
