@@ -54,7 +54,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], bool]] = {
     "mpt": ({"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}, False),
     "falcon": ({"alibi": True}, False),
 }
-"""Settings beside the usual ones, and whether the family goes by positions."""
+"""Settings that differ from the usual ones, and whether the family uses position ids."""
 
 
 def tiny(kind: str) -> Any:
