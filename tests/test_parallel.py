@@ -250,9 +250,7 @@ def test_scores_of_any_process_are_kept_for_all(
 
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_program(folder: Path) -> None:
-    done = launch(
-        program.__file__, str(folder), "die", timeout=200
-    )  # far below TIMEOUT
+    done = launch(program.__file__, str(folder), "die", timeout=200)  # far below TIMEOUT
     assert done.returncode != 0
     assert "Signal 9 (SIGKILL)" in done.stderr
 
