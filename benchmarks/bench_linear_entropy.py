@@ -2,7 +2,6 @@
 
     python benchmarks/bench_linear_entropy.py --shapes cpu --threads 1
     python benchmarks/bench_linear_entropy.py --shapes gpu --device cuda
-    python benchmarks/bench_linear_entropy.py --model FOLDER --text FILE
     python benchmarks/bench_linear_entropy.py --write-table
 
 Contenders take turns within a run, so that a busy machine slows all of them; compare within a run.
@@ -25,14 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from starlearn_kernels import (
-    feature_mask,
-    information_interval,
-    linear_entropy,
-    segment_reduce,
-    top_information,
-)
-from starlearn_kernels.plan import plan_torch
+from starlearn_kernels import linear_entropy
 from starlearn_kernels.routes import TABLE, write_table
 from torch import Tensor
 
@@ -137,7 +129,6 @@ def contenders(device: str, workspace_mb: float) -> dict[str, Contender]:
         "eager-compiled": torch.compile(eager, dynamic=False),
         "eager-chunked": in_chunks,
         "torch": route("torch"),
-        "interval": lambda h, w: information_interval(h, w, max_workspace_mb=workspace_mb),
     }
     if device != "cpu":
         names = ("triton-fused", "triton-chunk")
@@ -307,84 +298,6 @@ def write_row(args: argparse.Namespace, row: dict[str, object]) -> None:
         writer.writerow(row)
 
 
-def bench_top_items(args: argparse.Namespace) -> None:
-    """Exact top n through the interval against the full computation, on a real model's states."""
-    hidden, weight, offsets = model_states(args)
-    passes, rows, width = hidden.shape
-    shape = (passes, rows, width, len(weight))
-
-    def full() -> Tensor:
-        stats = linear_entropy(hidden, weight, max_workspace_mb=args.workspace_mb)
-        values = segment_reduce(stats.mutual_information, offsets)
-        return values.sort(descending=True, stable=True).indices[: args.n]
-
-    def one_pass() -> object:
-        flat = hidden.reshape(1, -1, width)
-        return linear_entropy(flat, weight, max_workspace_mb=args.workspace_mb)
-
-    def top() -> object:
-        return top_information(
-            hidden, weight, args.n, offsets=offsets, max_workspace_mb=args.workspace_mb
-        )
-
-    found = top_information(
-        hidden, weight, args.n, offsets=offsets, max_workspace_mb=args.workspace_mb
-    )
-    if found.indices.tolist() != full().tolist():
-        raise RuntimeError("the top items differ from the full computation")
-    calls: dict[str, Callable[[], object]] = {"one-pass": one_pass, "full": full, "top-items": top}
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(args.repeats):
-        for name, call in calls.items():
-            times[name].append(seconds(args.device, call))
-    plan = plan_torch(
-        hidden.device.type, passes, width, len(weight),
-        itemsize=hidden.dtype.itemsize, copy_weight=False, max_workspace_mb=args.workspace_mb,
-    )  # fmt: skip
-    note = f"{Path(args.model).name}: {found.survivors} of {len(offsets) - 1} items looked at twice"
-    note += f", full computes the product {'once' if plan.keep else 'twice'}"
-    for name, values in times.items():
-        row = describe(args, shape, name, values, times)
-        pairs = zip(values, times["one-pass"], strict=True)
-        more = statistics.median(a / b for a, b in pairs)
-        write_row(args, row | {"note": f"top {args.n}; {note}; {more:.3f} of one pass"})
-
-
-def model_states(args: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states of K dropout passes at every token of the text's lines, weight and offsets."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(args.model, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(args.model, local_files_only=True)
-    model = model.to(args.device, DTYPES[args.dtype]).eval()
-    text = Path(args.text).read_text(encoding="utf-8").splitlines()[: args.items]
-    lines = [tokenizer(line, return_tensors="pt").input_ids[:, :64] for line in text if line]
-    current = {"pass": 0}
-
-    def drop(layer: int) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-        def hook(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            x = inputs[0]
-            masks = feature_mask(
-                seed=0, n_passes=args.passes, layer=layer, module="down_proj",
-                n_features=x.shape[-1], p=0.1, device=x.device, dtype=x.dtype,
-            )  # fmt: skip
-            return (x * masks[current["pass"]],)
-
-        return hook
-
-    for number, layer in enumerate(model.model.layers):
-        layer.mlp.down_proj.register_forward_pre_hook(drop(number))
-    states = []
-    with torch.no_grad():
-        for number in range(args.passes):
-            current["pass"] = number
-            rows = [model.model(line.to(args.device)).last_hidden_state[0] for line in lines]
-            states.append(torch.cat(rows))
-    lengths = torch.tensor([0] + [line.shape[1] for line in lines])
-    weight = model.lm_head.weight.detach()
-    return torch.stack(states), weight, lengths.cumsum(0).to(args.device)
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shapes", choices=sorted(SHAPES), default="tiny")
@@ -396,11 +309,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", help="contenders to run")
     results = Path(__file__).parent / "results" / "linear_entropy.csv"
     parser.add_argument("--out", type=Path, default=results)
-    parser.add_argument("--model", help="folder of a causal language model: measure the top items")
-    parser.add_argument("--text", help="text file, one item a line")
-    parser.add_argument("--items", type=int, default=200)
-    parser.add_argument("--passes", type=int, default=8)
-    parser.add_argument("--n", type=int, default=10)
     parser.add_argument("--write-table", action="store_true", help="make the table of routes")
     parser.add_argument("--table", type=Path, default=TABLE, help="where the table goes")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
@@ -418,8 +326,6 @@ def main() -> None:
         shape = tuple(int(size) for size in args.shape.split(","))
         run = contenders(args.device, args.workspace_mb)[args.peak]
         print(peak_here(args, run, *make_inputs(args, shape)))
-    elif args.model:
-        bench_top_items(args)
     else:
         shapes = SHAPES[args.shapes]
         if args.shape:

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import COLOURS, build_model
-from workloads import numbers, sequences, workload
+from workloads import numbers, workload
 
 from starlearn.errors import InputError
 from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
 from starlearn.model.backbone import Backbone
 from starlearn.model.choices import build_tree, choice_distribution
-from starlearn.model.forward import row_hidden
 from starlearn.model.generation import generate_answers
 from starlearn.model.head import LinearHead, OwnHead, head_of
 from starlearn.model.positions import goes_by_positions
@@ -56,7 +55,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], bool]] = {
     "mpt": ({"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}, False),
     "falcon": ({"alibi": True}, False),
 }
-"""Settings beside the usual ones, and whether the family goes by positions."""
+"""Settings that differ from the usual ones, and whether the family uses position ids."""
 
 
 def tiny(kind: str) -> Any:
@@ -84,8 +83,8 @@ def by_plain_text(model: Any, prompt: list[int], choices: list[list[int]]) -> An
 
 
 @pytest.mark.parametrize("kind", list(FAMILIES))
-def test_trap_choices_are_what_plain_text_says_in_every_family(kind: str) -> None:
-    # ALiBi and local attention count places in the row: a tree gave them other numbers in silence.
+def test_choices_have_the_scores_of_plain_text_in_every_family(kind: str) -> None:
+    # ALiBi and local attention count places in the row, so a tree would change their numbers.
     model = tiny(kind)
     by_positions = goes_by_positions(model)
     assert by_positions is FAMILIES[kind][1]
@@ -99,8 +98,8 @@ def test_trap_choices_are_what_plain_text_says_in_every_family(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "opt"])
-def test_trap_many_choices_do_not_push_padding_out_of_the_context(kind: str) -> None:
-    # 60 tokens and two of an answer fit into 64; the tree's 20 nodes stand at one position.
+def test_many_choices_do_not_push_padding_out_of_the_context(kind: str) -> None:
+    # 60 tokens and two of an answer fit into 64; the tree's 20 nodes share one position.
     model, choices = tiny(kind), [[token, 10] for token in range(11, 31)]
     prompts = [[5, 9] * 30, [7, 8] * 29, [6, 5, 4] * 19]
     work = workload(model)
@@ -109,16 +108,7 @@ def test_trap_many_choices_do_not_push_padding_out_of_the_context(kind: str) -> 
         assert got == pytest.approx(by_plain_text(model, prompt, choices), abs=1e-4)
 
 
-def test_trap_a_feed_forward_part_that_adds_the_residual_sees_all_rows() -> None:
-    model = tiny("bloom")
-    ids, rows = torch.randint(3, 60, (16, 9)), torch.full((16, 1), 5)
-    with torch.no_grad():
-        got = row_hidden(model, sequences(ids, rows))[0]
-        expected = model.transformer(ids).last_hidden_state[:, 5]
-    assert torch.allclose(got, expected, atol=1e-5)
-
-
-def test_trap_a_soft_cap_is_seen_though_random_logits_are_small(tmp_path: Path) -> None:
+def test_a_soft_cap_is_detected_although_random_logits_are_small(tmp_path: Path) -> None:
     from transformers import LlamaForCausalLM
 
     class Capped(LlamaForCausalLM):
@@ -154,8 +144,8 @@ def learner(folder: Path, **acquisition: Any) -> STARLearner:
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neo", "mpt", "bloom"])
-def test_trap_padding_does_not_push_an_answer_out_of_the_context(kind: str, tmp_path: Path) -> None:
-    # 40 tokens are padded to 48, and 48 + 24 are more than the model's 64.
+def test_padding_does_not_push_an_answer_out_of_the_context(kind: str, tmp_path: Path) -> None:
+    # 40 tokens are padded to 48, and 48 + 24 exceed the model's 64.
     bone = Backbone(save_with_words(tiny(kind), tmp_path), "none", verbose=False)
     assert bone.context == 64 or kind == "bloom"
     prompts = [[5, 9] * 20, [7, 8] * 19, [6]]
@@ -203,7 +193,7 @@ def test_recurrent_models_are_refused_at_the_door(kind: str, tmp_path: Path) -> 
     kinds = {"layer_types": ["conv", "full_attention"]} if kind == "lfm2" else {}
     AutoConfig.for_model(kind, num_hidden_layers=2, **kinds).save_pretrained(tmp_path)
     save_file({}, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match="attention alone"):
+    with pytest.raises(InputError, match="attention layers only"):
         Backbone(tmp_path, "none", verbose=False)
 
 

@@ -130,13 +130,6 @@ def test_a_small_run_writes_its_rows(bench, tasks, make_learner, pool, tmp_path,
     assert all(-1 <= float(row["rho"]) <= 1 and 0 <= float(row["overlap"]) <= 1 for row in rows)
 
 
-def test_shares_of_the_layers_become_numbers(bench, tasks, make_learner, pool):
-    case = make_case(bench, make_learner(task=tasks["one token"]), pool[:8], ["red", "blue"] * 4)
-    found = bench.chosen_settings(bench.parse(["--settings", "default", "top-half"]), case)
-    n_layers = case.engine.backbone.config.num_hidden_layers
-    assert found == {"default": {}, "top-half": {"mc_layers": max(1, round(n_layers / 2))}}
-
-
 @pytest.mark.parametrize("stage", ["passes", "writing"])
 def test_all_token_budgets_take_turns(bench, tasks, make_learner, pool, tmp_path, stage):
     import bench_budget

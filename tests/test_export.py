@@ -229,7 +229,7 @@ def test_a_base_that_is_stored_in_four_bits_cannot_be_merged_into(
 ) -> None:
     stored = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     base_of(learner).backbone.config.quantization_config = stored
-    with pytest.raises(InputError, match="themselves quantised"):
+    with pytest.raises(InputError, match="stored quantised"):
         learner.merge(tmp_path / "merged")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""Families of models through the same code, from a folder to answers; their table in the docs."""
+"""Families of models through the whole loop, and their table in the docs."""
 
 import os
 from pathlib import Path
@@ -69,7 +69,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str]] = {
     "BLOOM": ("bloom", {"n_head": 4, "n_layer": 2}, "ALiBi: choice by choice"),
 }
 NOT_IN_FEW_BITS = {("Falcon", "nf4")}
-"""Linear layers of a class of their own: transformers leaves them as they are."""
+"""Linear layers that transformers does not quantise."""
 PROMPT = "{text} Answer :"
 TASKS: dict[str, Task] = {
     "choices": ChoiceTask(PROMPT, choices=[*COLOURS, "red green"]),
@@ -78,12 +78,12 @@ TASKS: dict[str, Task] = {
 LABELLED = ["the sky is", "grass is", "a rose is", "the sea is very"], [*COLOURS, "red green"]
 POOL = ["the moon is", "a leaf is very big", "sand is", "the night is what colour"]
 passed: dict[str, set[str]] = {}
-"""What held in this run, by family."""
+"""Columns of the table that passed in this run, by family."""
 
 
 @pytest.fixture(scope="module")
 def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Give a folder with a random model of a family and the word tokenizer."""
+    """Return a function from a family to a folder with a random model and the word tokenizer."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(build_model(tmp_path_factory.mktemp("words")))
@@ -147,13 +147,13 @@ def test_a_family_learns_asks_and_answers(
 
 
 def fused_entropies(learner: STARLearner) -> list[float]:
-    """Mean entropies of the model's own answers, as a query computes them without dropout."""
+    """Return mean entropies of the model's own answers, as a query without dropout does."""
     learner.set_params(acquisition=Acquisition(measure="entropy", n_passes=1))
     return list(learner.uncertainty(POOL).entropy)
 
 
 def own_entropies(learner: STARLearner) -> list[float]:
-    """The same from the logits of the model's own forward pass over plain text."""
+    """Return the same from the logits of the model's own forward pass over plain text."""
     engine = base_of(learner)
     tokenizer = engine.backbone.tokenizer
     model = activate(engine.backbone, learner.adapter_)
@@ -176,7 +176,7 @@ def own_entropies(learner: STARLearner) -> list[float]:
                 found.append(float(-(logs.exp() * logs).sum(-1).mean()))
                 continue
             sums = []
-            # "red" begins "red green": the end of sequence belongs to every choice.
+            # "red" is a prefix of "red green", so every choice has the end of sequence.
             classes = session_of(learner).classes.tolist()
             for tokens in encode_answers(tokenizer, learner.task, classes):
                 answer = [*tokens, engine.backbone.eos_id]
@@ -189,7 +189,7 @@ def own_entropies(learner: STARLearner) -> list[float]:
 
 
 def test_the_docs_list_what_passed() -> None:
-    """Runs last; STARLEARN_WRITE_DOCS=1 writes the table anew."""
+    """Runs last; STARLEARN_WRITE_DOCS=1 writes the table."""
     n_refused = len(NOT_IN_FEW_BITS) * len(TASKS)
     if sum(map(len, passed.values())) < 4 * len(FAMILIES) - n_refused:
         pytest.skip("the table needs the run of all families, the slow ones too")
@@ -211,8 +211,8 @@ def test_the_docs_list_what_passed() -> None:
     assert table in TABLE.read_text(encoding="utf-8")
 
 
-def test_a_mixture_of_experts_is_warned_of(tmp_path: Path) -> None:
-    """Its experts are bare parameters, which stay as they are: 4 bits hold a fraction of it."""
+def test_a_mixture_of_experts_causes_a_warning(tmp_path: Path) -> None:
+    """Its experts are bare parameters, which are not quantised."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
@@ -224,10 +224,8 @@ def test_a_mixture_of_experts_is_warned_of(tmp_path: Path) -> None:
     _ = Backbone(tmp_path, "none", verbose=False).model
 
 
-def test_trap_transposed_weights_are_merged_as_the_learner_has_them(
-    folder_of: Any, tmp_path: Path
-) -> None:
-    """GPT-2's, whose dequantised weights come the other way round."""
+def test_transposed_weights_are_merged_correctly(folder_of: Any, tmp_path: Path) -> None:
+    """Dequantised weights of GPT-2 are the transpose of its own."""
     from transformers import AutoModelForCausalLM
 
     learner = STARLearner(
@@ -263,8 +261,8 @@ def test_weights_in_8_bits_are_not_dequantised(folder_of: Any, tmp_path: Path) -
     assert not (tmp_path / "merged").exists()
 
 
-def test_fault_65_without_a_pad_token_answers_are_the_same(tmp_path: Path) -> None:
-    """Items of different lengths share batches; what fills up is never looked at."""
+def test_answers_do_not_depend_on_the_pad_token(tmp_path: Path) -> None:
+    """Items of different lengths share batches, and padding is masked."""
     from transformers import AutoTokenizer
 
     found = []

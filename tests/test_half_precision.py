@@ -1,4 +1,4 @@
-"""Scores in bfloat16: how far the way the work is cut may move them (docs/performance.md)."""
+"""Scores in bfloat16: how much the batches may change them (docs/performance.md)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ from starlearn.settings import PUBLISHED_ACQUISITION, Acquisition, LoRA, Trainin
 from starlearn.tasks import ChoiceTask, GenerationTask
 
 TOLERANCE, ON_AVERAGE = 0.2, 0.01
-"""Nats of an item's entropy, and of a pool's mean movement. Rounding is 2^-8 of a number."""
+"""Largest change of an item's entropy, and of the mean of a pool, in nats. Rounding is 2^-8."""
 
 slowly = settings(
     max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -43,13 +43,13 @@ def bench() -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def sharp_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny model whose logits are far apart, so that rounding shows."""
+    """A tiny model with large differences of logits, in which rounding is visible."""
     return str(build_model(tmp_path_factory.mktemp("half"), initializer_range=0.1))
 
 
 @pytest.fixture
 def pool(pool: list[str]) -> list[str]:
-    """A part of the pool that all tests share: some prompts of each length."""
+    """A third of the shared pool, with some prompts of each length."""
     return pool[::3]
 
 
@@ -70,8 +70,8 @@ def learner(request: pytest.FixtureRequest, sharp_model: str, labelled: Any) -> 
     return made.fit(items, labels)
 
 
-def movements(found: Any, expected: Any, order: np.ndarray) -> np.ndarray:
-    """Base's and full's movement of the items whose answer is the same, [2, m]."""
+def changes_of(found: Any, expected: Any, order: np.ndarray) -> np.ndarray:
+    """Return how much base and full scores change for items with the same answer, [2, m]."""
     same = found.answers == expected.answers[order]
     assert same.mean() > 0.9
     return np.stack(
@@ -83,14 +83,14 @@ def movements(found: Any, expected: Any, order: np.ndarray) -> np.ndarray:
 
 
 def assert_close(found: Any, expected: Any, order: np.ndarray) -> None:
-    moved = movements(found, expected, order)
-    assert moved.max() < TOLERANCE
-    assert moved.mean() < ON_AVERAGE
+    changes = changes_of(found, expected, order)
+    assert changes.max() < TOLERANCE
+    assert changes.mean() < ON_AVERAGE
 
 
 @slowly
 @given(data=st.data())
-def test_scores_in_bfloat16_move_by_less_than_the_tolerance(
+def test_scores_in_bfloat16_change_by_less_than_the_tolerance(
     learner: STARLearner, pool: list[str], data: st.DataObject
 ) -> None:
     assert base_of(learner).backbone.model.dtype == torch.bfloat16
@@ -112,10 +112,10 @@ def test_scores_in_bfloat16_move_by_less_than_the_tolerance(
 
 
 @pytest.mark.parametrize("name", ["skewed", "steps"])
-def test_the_embedded_model_keeps_the_tolerance_with_every_number_rounded_anew(
+def test_the_embedded_model_keeps_the_tolerance_with_random_rounding(
     bench: ModuleType, name: str
 ) -> None:
-    """A CPU may give the same bits for any shape of batch; a GPU need not."""
+    """Unlike a CPU, a GPU may round differently for another shape of batch."""
     data = make_pool(name, 70, 10, random_state=1000)
     task: Any = ChoiceTask(data.prompt, choices=data.choices)
     if data.choices is None:
@@ -136,7 +136,7 @@ def test_the_embedded_model_keeps_the_tolerance_with_every_number_rounded_anew(
         if rounding:
             with bench.rounding_anew(model, seed=0):
                 found = learner.uncertainty([pool[i] for i in order])
-            assert movements(found, expected, order).max() > 1e-4, "the rounding is at work"
+            assert changes_of(found, expected, order).max() > 1e-4, "rounding must have an effect"
         else:
             found = learner.uncertainty([pool[i] for i in order])
         assert_close(found, expected, order)

@@ -1,4 +1,4 @@
-"""The output head: as numbers for the kernel, held against what the model itself computes."""
+"""Output heads: weights for the kernel, compared with the model's own logits."""
 
 import logging
 from pathlib import Path
@@ -55,7 +55,7 @@ def tiny(kind: str, changes: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("name", list(HEADS))
-def test_the_head_as_numbers_gives_the_models_own_logits(
+def test_a_linear_head_gives_the_models_own_logits(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = tiny(*HEADS[name])
@@ -79,7 +79,7 @@ def test_the_head_as_numbers_gives_the_models_own_logits(
 
 @pytest.fixture
 def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backbone:
-    """A model whose head does what no configuration that we read says."""
+    """A model whose head does not follow its configuration."""
     from transformers import LlamaForCausalLM
 
     original = LlamaForCausalLM.forward
@@ -93,7 +93,7 @@ def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backbone:
     return Backbone(build_model(tmp_path / "odd"), "nf4", verbose=False)
 
 
-def test_a_head_that_cannot_be_expressed_is_the_models_own_and_says_so_once(
+def test_any_other_head_runs_the_models_own_code_with_one_warning(
     odd: Backbone, caplog: pytest.LogCaptureFixture
 ) -> None:
     prompts = [[5, 9, 12, 7, 22], [8, 9], [30, 31, 32, 33]]
@@ -123,11 +123,11 @@ def test_a_head_that_cannot_be_expressed_is_the_models_own_and_says_so_once(
     assert (found.mutual_information > 0).all()
 
 
-def test_a_forgotten_scale_or_cap_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scale_or_cap_that_is_not_read_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, setting in (("scale (Cohere)", "logit_scale"), ("soft cap (Gemma 2)", None)):
         model = tiny(*HEADS[name])
         if setting:
-            # The model keeps its scale; the configuration that we read says nothing of it.
+            # The model keeps its scale, which its configuration no longer has.
             monkeypatch.setattr(model.config, setting, None)
         else:
             monkeypatch.setattr(model.config, "final_logit_softcapping", 200.0)

@@ -1,4 +1,4 @@
-"""The 4-bit model, its adapter and its dropout, on tiny models built here."""
+"""The 4-bit model, its adapter and its dropout, on tiny models built in the tests."""
 
 import itertools
 import json
@@ -39,7 +39,7 @@ def backbone(tiny_model: str) -> Backbone:
 
 
 def with_random_b(model: Any) -> Any:
-    """Make the adapter do something: B is zero when it is fresh."""
+    """Give B random values; in a new adapter it is zero and has no effect."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -54,7 +54,7 @@ def linear4bit(model: torch.nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, Linear4bit)]
 
 
-# 4 bits are real
+# Quantisation
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "fp4"])
@@ -88,10 +88,10 @@ def test_unquantised_and_own_configuration(tiny_model: str) -> None:
         Backbone(tiny_model, "int3")
 
 
-def test_trap_gradients_after_an_evaluation_pass_are_those_of_the_dequantised_weights(
+def test_gradients_after_an_evaluation_pass_are_those_of_the_dequantised_weights(
     backbone: Backbone, tiny_model: str
 ) -> None:
-    """bitsandbytes repacks weights in eval mode on some CPUs; the loss then still agrees."""
+    """bitsandbytes repacks weights in eval mode on some CPUs; only the gradients show it."""
     from bitsandbytes.functional import dequantize_4bit
 
     reference = Backbone(tiny_model, "none", verbose=False)
@@ -120,7 +120,7 @@ def test_importing_the_model_layer_warns_of_nothing() -> None:
     assert run.stdout.strip() == "0"
 
 
-# What is not a model is refused before anything is loaded
+# Errors before anything is loaded
 
 
 def test_folders_that_are_no_model(tmp_path: Path, tiny_model: str) -> None:
@@ -165,10 +165,10 @@ def test_hub_models_are_identified_by_their_files(
     assert "model" not in vars(from_hub), "the weights were read"
 
 
-def test_trap_a_hub_model_without_its_weights_is_not_identified(
+def test_a_hub_model_without_its_weights_is_not_identified(
     tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after `init`, which reads the configuration alone, on a machine that is offline since."""
+    """As on a machine that went offline after `init`, which reads only the configuration."""
     cache = tmp_path / "models--a--model"
     shutil.copytree(tiny_model, cache / "snapshots" / "abc")
     (cache / "snapshots" / "abc" / "model.safetensors").unlink()
@@ -177,13 +177,13 @@ def test_trap_a_hub_model_without_its_weights_is_not_identified(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("transformers.utils.hub.HF_HUB_CACHE", str(tmp_path), raising=False)
     backbone = Backbone("a/model", verbose=False)
-    with pytest.raises(InputError, match=r"weights of the model 'a/model' cannot be had"):
+    with pytest.raises(InputError, match=r"weights of the model 'a/model' are not available"):
         _ = backbone.fingerprint
     shutil.copy(Path(tiny_model) / "model.safetensors", cache / "snapshots" / "abc")
     assert backbone.fingerprint == Backbone(tiny_model, verbose=False).fingerprint
 
 
-def test_hub_id_that_cannot_be_had() -> None:
+def test_a_hub_id_that_is_not_available_is_named() -> None:
     with pytest.raises(InputError, match="nobody/no-such-model"):
         Backbone("nobody/no-such-model")
 
@@ -199,7 +199,7 @@ def test_model_that_brings_code_is_refused(tmp_path: Path) -> None:
     assert not (Path.cwd() / "canary").exists()
 
 
-def test_fingerprint_tells_weights_and_quantisation_apart(tmp_path: Path, tiny_model: str) -> None:
+def test_fingerprint_depends_on_weights_and_quantisation(tmp_path: Path, tiny_model: str) -> None:
     other = build_model(tmp_path / "other", rms_norm_eps=1e-4)
     prints = {
         Backbone(tiny_model, "nf4").fingerprint,
@@ -210,10 +210,10 @@ def test_fingerprint_tells_weights_and_quantisation_apart(tmp_path: Path, tiny_m
     assert Backbone(tiny_model, "nf4").fingerprint in prints
 
 
-def test_trap_weights_that_are_not_loaded_change_no_fingerprint(
+def test_weights_that_are_not_loaded_do_not_change_the_fingerprint(
     tmp_path: Path, tiny_model: str
 ) -> None:
-    """As of a hub's snapshot, to which another tool has added consolidated.safetensors."""
+    """As in a snapshot of the hub that also has consolidated.safetensors."""
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
     before = Backbone(folder).fingerprint
@@ -226,12 +226,12 @@ def test_trap_weights_that_are_not_loaded_change_no_fingerprint(
     sharded = Backbone(folder).fingerprint
     (folder / "consolidated.safetensors").unlink()
     assert Backbone(folder).fingerprint == sharded != before
-    (folder / "vocab.json").write_text("{}")  # beside tokenizer.json nobody reads it
+    (folder / "vocab.json").write_text("{}")  # not read if there is a tokenizer.json
     (folder / "tokenizer.model").write_bytes(b"pieces")
     assert Backbone(folder).fingerprint == sharded
 
 
-# Adapters come and go without a trace
+# Attaching and detaching adapters
 
 
 def test_base_only_is_the_base_model_bit_for_bit(backbone: Backbone) -> None:
@@ -327,7 +327,7 @@ def test_passes_differ_from_each_other_and_come_back(backbone: Backbone) -> None
             assert not torch.allclose(passes[first], passes[second])
 
 
-def test_trap_stock_dropout_depends_on_the_batch_ours_does_not(backbone: Backbone) -> None:
+def test_dropout_does_not_depend_on_the_batch(backbone: Backbone) -> None:
     model = with_random_b(attach_fresh(backbone, LoRA(r=4, dropout=0.2), seed=0))
     with torch.no_grad(), evaluation_mode(model), mc_dropout(model, 3, seed=1) as dropout:
         both = stacked(model, dropout)
@@ -393,10 +393,10 @@ def test_head_and_hidden_states_give_the_models_own_logits(tmp_path: Path, tied:
 
 
 @pytest.mark.parametrize("after", [0, 3, None])
-def test_trap_an_interrupted_adapter_leaves_nothing_on_the_model(
+def test_an_interrupted_adapter_leaves_nothing_on_the_model(
     backbone: Backbone, after: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """peft would put the next adapter on what is left of the first, with a warning only."""
+    """peft would add the next adapter to the rest of the first, with only a warning."""
     from peft.tuners.lora import LoraModel
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -409,13 +409,13 @@ def test_trap_an_interrupted_adapter_leaves_nothing_on_the_model(
             raise KeyboardInterrupt
         replace(*arguments, **named)
 
-    def behind(*_: Any, **__: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(LoraModel, "_create_and_replace", replaced)
-        if after is None:  # all layers are there, and something behind them is interrupted
-            patch.setattr(LoraModel, "_cast_adapter_dtype", behind)
+        if after is None:  # interrupted after all layers were replaced
+            patch.setattr(LoraModel, "_cast_adapter_dtype", interrupted)
         with pytest.raises(KeyboardInterrupt):
             attach_fresh(backbone, LoRA(r=2), seed=0)
     assert next(calls) == (14 if after is None else after + 1)

@@ -1,4 +1,4 @@
-"""Several processes of one program train together, to the adapter that one process trains."""
+"""Several processes of one program train together the adapter that one process trains."""
 
 import json
 import os
@@ -18,11 +18,11 @@ from tiny_models import build_model
 
 from starlearn.learner.estimator import STARLearner
 from starlearn.model import processes
-from starlearn.model.processes import Meeting, Processes
+from starlearn.model.processes import ProcessGroup, SynchronizedBlock
 from starlearn.settings import Training
 from starlearn.train.batches import ALL_TOKENS, IGNORED, Collator, Example, layout, share
 
-# Which examples a step sees, and who computes them
+# Examples of a step, and their shares
 
 
 @given(
@@ -37,7 +37,7 @@ def test_every_step_sees_the_examples_of_one_process_each_once(
     training = Training(batch_size=batch_size, gradient_accumulation=accumulation)
 
     def steps(n: int) -> list[list[int]]:
-        """Examples of each step of an epoch, as transformers cuts them, dealt out and put back."""
+        """Return the examples of each step of an epoch, from the shares of all processes."""
         at_once, often = layout(training, n)
         assert -(-at_once // n) <= batch_size
         order = [Example([row], [row]) for row in range(n_examples)]
@@ -45,11 +45,11 @@ def test_every_step_sees_the_examples_of_one_process_each_once(
         found = []
         for first in range(0, len(batches), often):
             parts = [
-                share(batch, Processes(n, index))
+                share(batch, ProcessGroup(n, index))
                 for batch in batches[first : first + often]
                 for index in range(n)
             ]
-            assert all(parts), "a process without a part would have no gradient to bring"
+            assert all(parts), "a process without a part would have no gradient"
             found.append(sorted(e.prompt[0] for part in parts for e in part if e.counts))
         return found
 
@@ -68,35 +68,35 @@ examples = st.lists(
 
 
 @given(examples, st.integers(1, 5))
-def test_parts_of_a_batch_have_its_tokens_and_know_their_number(
+def test_parts_of_a_batch_have_its_tokens_and_their_number(
     batch: Sequence[Example], n: int
 ) -> None:
-    parts = [Collator(0, Processes(n, index))(batch) for index in range(n)]
-    # transformers counts labels from the second position on: the first is predicted from nothing
+    parts = [Collator(0, ProcessGroup(n, index))(batch) for index in range(n)]
+    # transformers counts labels from the second position on, because the first is not predicted
     counted = sum(int((part["labels"][:, 1:] != IGNORED).sum()) for part in parts)
     assert {part[ALL_TOKENS] for part in parts} == {counted}
 
 
-def test_no_process_computes_more_at_a_time_than_the_user_said() -> None:
+def test_no_process_computes_more_than_the_batch_size_at_a_time() -> None:
     assert layout(Training(batch_size=8), 2) == (8, 1)
     assert layout(Training(batch_size=1, gradient_accumulation=8), 2) == (2, 4)
     assert layout(Training(batch_size=4, gradient_accumulation=2), 3) == (8, 1)
     assert layout(Training(batch_size=5, gradient_accumulation=1), 2) == (5, 1)
 
 
-# What surrounds it
+# Process groups
 
 
-def test_a_program_of_one_process_meets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_of_one_process_does_not_communicate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "PartialState", None)
     monkeypatch.setattr(processes, "gather", None)
     one = processes.processes()
-    assert one == Processes(1, 0)
+    assert one == ProcessGroup(1, 0)
     assert one.main
     assert one.together(lambda: 5) == [5]
-    with Meeting(one) as meeting:
-        assert meeting.total(2.5) == 2.5
-    with pytest.raises(ValueError, match="mine"), Meeting(one):
+    with SynchronizedBlock(one) as block:
+        assert block.sum(2.5) == 2.5
+    with pytest.raises(ValueError, match="mine"), SynchronizedBlock(one):
         raise ValueError("mine")
 
 
@@ -124,13 +124,13 @@ def launch(
     script: str, *arguments: str, timeout: int, **how: Any
 ) -> "subprocess.CompletedProcess[str]":
     options = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    options += ["--mixed_precision", "bf16"]  # as a user's own configuration may say
+    options += ["--mixed_precision", "bf16"]  # as in a user's own configuration
     options += ["--dynamo_backend", "no", "--main_process_port", "0"]
     return subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", *options,
          script, *arguments],
         check=False, **how, timeout=timeout, capture_output=True, text=True,
-        # --cpu would start one process, whatever the number says
+        # --cpu would start one process for any number
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
 
@@ -145,7 +145,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> list[dict[str, Any]]:
-    """What each of two processes says."""
+    """The results of each of two processes."""
     done = launch(program.__file__, str(folder), "everything", timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     results = [json.loads((folder / f"{index}.json").read_text()) for index in range(2)]
@@ -191,8 +191,8 @@ def test_dropout_differs_between_processes_and_the_adapter_does_not(
 def test_no_process_waits_for_one_that_failed(found: list[dict[str, Any]]) -> None:
     first, second = (result["failures"] for result in found)
     assert second["training"] == "ValueError: a broken cable"
-    told = "WorkerError: Process 1 of 2 failed, and the others stop with it: ValueError: a broken"
-    assert first["training"].startswith(told)
+    message = "WorkerError: Process 1 of 2 failed, so the others stop too: ValueError: a broken"
+    assert first["training"].startswith(message)
     assert first["left"] == second["left"] == "False"
     assert first["the first"] == "ValueError: the first one too"
     assert "Process 0 of 2 failed" in second["the first"]
@@ -218,7 +218,7 @@ def test_the_first_process_writes_and_all_wait_for_it(found: list[dict[str, Any]
 
 
 @pytest.mark.slow
-def test_memory_that_ends_in_one_process_makes_the_parts_of_all_smaller(
+def test_running_out_of_memory_in_one_process_makes_the_parts_of_all_smaller(
     found: list[dict[str, Any]], folder: Path
 ) -> None:
     first, second = (result["memory"] for result in found)
@@ -238,21 +238,19 @@ def test_one_process_shows_progress(found: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.slow
-def test_what_any_process_has_scored_is_kept_for_all(
+def test_scores_of_any_process_are_kept_for_all(
     found: list[dict[str, Any]], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from starlearn.query.scoring import Scorer
 
-    monkeypatch.setattr(Scorer, "_base_work", None)  # the base model has nothing left to do
+    monkeypatch.setattr(Scorer, "_base_work", None)  # no base scores are computed again
     learner = program.learner(folder, dropout=0.2).set_params(cache_dir=folder / "cache")
     learner.fit(program.ITEMS, program.LABELS).query(program.POOL, 2)
 
 
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_program(folder: Path) -> None:
-    done = launch(
-        program.__file__, str(folder), "die", timeout=200
-    )  # not the day that processes wait for each other
+    done = launch(program.__file__, str(folder), "die", timeout=200)  # far below TIMEOUT
     assert done.returncode != 0
     assert "Signal 9 (SIGKILL)" in done.stderr
 

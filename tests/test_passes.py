@@ -1,4 +1,4 @@
-"""K passes, stacked, shared and cut short: the same numbers as the plain way to compute them."""
+"""K stacked passes give the numbers of the plain way to compute them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +44,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def scores(model: Any, tokens: int = 4096, **options: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Distributions over choices, and entropies of free-form answers, in 3 passes."""
+    """Return distributions over choices and entropies of free-form answers in 3 passes."""
     with mc_dropout(model, 3, seed=4, **options) as passes:
         work = workload(model, dropout=passes, tokens=tokens)
         choices = choice_distribution(work, build_tree(CHOICES, EOS), PROMPTS, numbers(4))
@@ -53,7 +53,7 @@ def scores(model: Any, tokens: int = 4096, **options: Any) -> tuple[np.ndarray, 
 
 
 def test_a_pass_is_the_adapter_with_its_own_masked_a(model: Any) -> None:
-    """K virtual adapters: each pass alone, with A replaced by A * mask, and no dropout."""
+    """Each of K passes equals one pass without dropout and with A replaced by A * mask."""
     ids, rows = torch.tensor([[5, 9, 12, 7], [8, 9, 6, 5]]), torch.tensor([[3], [2]])
     with torch.no_grad(), mc_dropout(model, 3, seed=4) as passes:
         stacked = row_hidden(model, sequences(ids, rows), passes)
@@ -73,32 +73,12 @@ def test_a_pass_is_the_adapter_with_its_own_masked_a(model: Any) -> None:
         assert torch.allclose(stacked[number], alone[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("layers", [1, 2, LAYERS, 10])
-def test_a_shared_trunk_gives_what_whole_passes_give(model: Any, layers: int) -> None:
-    with mc_dropout(model, 3, seed=4, layers=layers) as passes:
-        assert passes.n_modules == 7 * min(layers, LAYERS)
-        assert passes.first_layer == max(LAYERS - layers, 0)
-        ids, rows = torch.tensor([[5, 9, 12, 7], [8, 9, 6, 5]]), torch.tensor([[1, 3], [0, 2]])
-        with torch.no_grad():
-            shared = row_hidden(model, sequences(ids, rows), passes)
-            passes.first_layer = 0
-            whole = row_hidden(model, sequences(ids, rows), passes)
-    assert torch.allclose(shared, whole, atol=1e-5)
-    assert not torch.allclose(shared[0], shared[1], atol=1e-3)
-
-
-def test_dropout_in_all_layers_is_the_default(model: Any) -> None:
-    for one, other in zip(scores(model), scores(model, layers=LAYERS), strict=True):
-        assert np.array_equal(one, other)
-
-
-@pytest.mark.parametrize("layers", [None, 2])
 def test_a_shared_prompt_gives_what_masks_at_answer_rows_give(
-    model: Any, layers: int | None, monkeypatch: pytest.MonkeyPatch
+    model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The plain way: whole passes, in which the mask is left out before the prompt's last token."""
-    quick = scores(model, answer_only=True, layers=layers)
-    whole = scores(model, layers=layers)
+    """The plain way is whole passes without a mask before the prompt's last token."""
+    quick = scores(model, answer_only=True)
+    whole = scores(model)
 
     def forward(self: MaskedA, x: torch.Tensor) -> torch.Tensor:
         length = int(starts["prompt"]) - 1
@@ -108,12 +88,11 @@ def test_a_shared_prompt_gives_what_masks_at_answer_rows_give(
 
     starts: dict[str, int] = {}
     monkeypatch.setattr(MaskedA, "forward", forward)
-    with mc_dropout(model, 3, seed=4, layers=layers) as passes:
+    with mc_dropout(model, 3, seed=4) as passes:
         work = workload(model, dropout=passes)
         for row, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
             starts["prompt"] = len(prompt)
             tree = build_tree(CHOICES, EOS)
-            passes.per_token = True  # so that the last layer's rows keep their places
             choices = choice_distribution(work, tree, [prompt], numbers(1))
             statistics = answer_scores(work, [prompt], [answer], numbers(1))
             assert quick[0][:, row] == pytest.approx(choices[:, 0], abs=1e-4)
@@ -124,11 +103,8 @@ def test_a_shared_prompt_gives_what_masks_at_answer_rows_give(
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"mask_mode": "token"},
-    {"layers": 1},
     {"answer_only": True},
-    {"answer_only": True, "layers": 1},
     {"answer_only": True, "mask_mode": "token"},
-    {"layers": 2, "mask_mode": "token"},
 ]
 
 
@@ -142,8 +118,8 @@ def test_no_option_makes_scores_depend_on_the_batch(
         assert not np.allclose(whole[0], whole[1], atol=1e-4)
 
 
-def test_trap_a_prompt_that_runs_once_counts_once_in_a_batch(model: Any) -> None:
-    # Counted K times, batches of one-token choices were K times too small.
+def test_a_prompt_that_runs_once_counts_once_in_a_batch(model: Any) -> None:
+    # If it counted K times, batches of one-token choices would be K times too small.
     prompts = [[5, 9, 12, 7, 22, 8, 6, 11, 10]] * 8
     for scope, calls in ((False, 8), (True, 3)):  # 3 * 9, or 9 + 3, of 36 tokens
         with mc_dropout(model, 3, seed=4, answer_only=scope) as passes:
@@ -155,7 +131,7 @@ def test_trap_a_prompt_that_runs_once_counts_once_in_a_batch(model: Any) -> None
 
 
 def test_masks_per_token_differ_between_tokens_and_items_not_between_batches(model: Any) -> None:
-    """The same prompt twice: equal under shared masks, another under masks of its own."""
+    """The same prompt twice has equal scores under shared masks, and different ones otherwise."""
     twice = [PROMPTS[0], PROMPTS[0]]
     tree = build_tree(CHOICES, EOS)
 
@@ -171,7 +147,7 @@ def test_masks_per_token_differ_between_tokens_and_items_not_between_batches(mod
 
 
 def test_masks_per_token_have_the_noise_of_training(model: Any) -> None:
-    """Over many passes the mean of the scores is that of stock dropout, within its error."""
+    """The mean over many passes is that of stock dropout, within its standard error."""
     ids, rows = torch.tensor([[5, 9, 12, 7, 9, 6]]), torch.tensor([[5]])
     with torch.no_grad(), mc_dropout(model, 400, seed=4, mask_mode="token") as passes:
         ours = row_hidden(model, sequences(ids, rows), passes)[:, 0].numpy()  # [K, D]
@@ -186,30 +162,8 @@ def test_masks_per_token_have_the_noise_of_training(model: Any) -> None:
     assert ours.std(axis=0) == pytest.approx(stock.std(axis=0), rel=0.25)
 
 
-def test_the_last_feed_forward_part_sees_the_wanted_rows_only(model: Any) -> None:
-    sizes: list[int] = []
-    last = model.get_base_model().model.layers[-1].mlp
-    hook = last.gate_proj.register_forward_pre_hook(lambda _, x: sizes.append(x[0].shape[1]))
-    ids = torch.randint(3, 40, (16, 30))
-    rows = torch.full((16, 1), 29)
-    try:
-        with torch.no_grad():
-            got = row_hidden(model, sequences(ids, rows))
-            whole = model.get_base_model().model(ids).last_hidden_state[:, 29]
-    finally:
-        hook.remove()
-    assert sizes == [1, 30]
-    assert torch.allclose(got[0], whole, atol=1e-5)
-
-
-def test_trap_an_adapter_without_weights_in_the_top_layers_is_told_so(tmp_path: Path) -> None:
+def test_an_adapter_on_the_token_embeddings_is_refused(tmp_path: Path) -> None:
     backbone = Backbone(build_model(tmp_path), "nf4", verbose=False)
-    model = attach_fresh(backbone, LoRA(r=2, target_modules=["layers.0.mlp.up_proj"]), seed=0)
-    with (
-        pytest.raises(InputError, match=r"no weights in the top 1 layers.*mc_layers=None"),
-        mc_dropout(model, 2, seed=0, layers=1),
-    ):
-        pass
     with pytest.raises(InputError, match=r"embed_tokens.*token embeddings.*Leave it out"):
         attach_fresh(backbone, LoRA(r=2, target_modules=["q_proj", "embed_tokens"]), seed=0)
     assert backbone.peft_model is None

@@ -1,4 +1,4 @@
-"""A learner's figures in trackers and on the terminal: who is told what, and nobody by default."""
+"""A learner's metrics in trackers and on the terminal."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ def two_rounds(learner: STARLearner, labelled: tuple[list, list], pool: list[str
 
 
 def expected(learner: STARLearner) -> dict[tuple[str, int], float]:
-    """What a tracker is to be told, from the learner's own record."""
+    """Return the metrics that a tracker must receive, from the learner's own record."""
     found = {}
     for t, record in enumerate(learner.rounds_):
         ours = {"labels": "n_labels", "loss": "train_loss", "steps": "steps"}
@@ -42,30 +42,29 @@ def expected(learner: STARLearner) -> dict[tuple[str, int], float]:
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, dict]]:
-    """Stand in for all four integrations at transformers' own boundary."""
-
-    told: list[tuple[str, int, dict]] = []
+    """Replace all four integrations, and return what they receive."""
+    received: list[tuple[str, int, dict]] = []
 
     def integrations(name: str) -> list[Any]:
         class Integration:
             def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                told.append((f"{name} begins", state.global_step, args.to_dict()))
+                received.append((f"{name} begins", state.global_step, args.to_dict()))
 
             def on_log(self, args: Any, state: Any, control: Any, logs: Any, **_: Any) -> None:
-                told.append((name, state.global_step, logs))
+                received.append((name, state.global_step, logs))
 
             def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                told.append((f"{name} ends", state.global_step, {}))
+                received.append((f"{name} ends", state.global_step, {}))
 
         return [Integration]
 
     monkeypatch.setattr(trackers, "get_reporting_integration_callbacks", integrations)
     spec = types.SimpleNamespace(origin="somewhere")
     monkeypatch.setattr(progress, "find_spec", lambda _: spec)
-    return told
+    return received
 
 
-def test_each_round_is_told_to_each_tracker(
+def test_each_tracker_receives_each_round(
     make_learner: Callable[..., STARLearner],
     labelled: tuple[list, list],
     pool: list[str],
@@ -73,9 +72,9 @@ def test_each_round_is_told_to_each_tracker(
 ) -> None:
     learner = two_rounds(make_learner(report_to=TRACKERS), labelled, pool)
     for name in TRACKERS:
-        told = [(t, logs) for who, t, logs in recorded if who == name]
-        assert [t for t, _ in told] == [0, 0, 1, 1]
-        values = {(key, t): value for t, logs in told for key, value in logs.items()}
+        received = [(t, logs) for who, t, logs in recorded if who == name]
+        assert [t for t, _ in received] == [0, 0, 1, 1]
+        values = {(key, t): value for t, logs in received for key, value in logs.items()}
         assert expected(learner).items() <= values.items()
         assert values["eval_accuracy", 1] == 0.75
         assert {key for key, _ in values} == FIGURES | MORE | {"eval_accuracy"}
@@ -86,7 +85,7 @@ def test_each_round_is_told_to_each_tracker(
     assert [who for who, _, _ in recorded].count("wandb begins") == 2
 
 
-def test_what_a_batch_costs_is_told(
+def test_trackers_receive_the_cost_of_a_batch(
     make_learner: Callable[..., STARLearner],
     labelled: tuple[list, list],
     pool: list[str],
@@ -100,7 +99,7 @@ def test_what_a_batch_costs_is_told(
     assert recorded[-1][2]["cost"] == pytest.approx(bill)
 
 
-def test_after_a_fit_that_failed_the_next_figures_go_to_an_open_run(
+def test_after_a_failed_fit_the_next_metrics_open_a_run(
     make_learner: Callable[..., STARLearner],
     labelled: tuple[list, list],
     recorded: list[tuple[str, int, dict]],
@@ -116,11 +115,11 @@ def test_after_a_fit_that_failed_the_next_figures_go_to_an_open_run(
     learner.set_params(callbacks=None).record(accuracy=0.5)
     runs = [who for who, _, _ in recorded]
     assert runs.count("wandb ends") == 1
-    assert runs.count("wandb begins") == 3  # of the fit, of the one that failed, and a new one
+    assert runs.count("wandb begins") == 3  # of the first fit, of the failed one, and after it
     assert runs[-2:] == ["wandb begins", "wandb"]
 
 
-def test_trackers_are_told_settings_and_no_text(
+def test_trackers_receive_settings_and_no_text(
     make_learner: Callable[..., STARLearner],
     labelled: tuple[list, list],
     pool: list[str],
@@ -131,11 +130,11 @@ def test_trackers_are_told_settings_and_no_text(
     assert settings["adapter/r"] == 4
     assert settings["acquisition/n_passes"] == 3
     assert settings["training/learning_rate"] == 5e-3
-    said = json.dumps([logs for _, _, logs in recorded])
-    assert not any(f" {text}" in said for text in [*labelled[0], *pool, "Answer", "blue"])
+    text = json.dumps([logs for _, _, logs in recorded])
+    assert not any(f" {word}" in text for word in [*labelled[0], *pool, "Answer", "blue"])
 
 
-def test_nobody_is_told_by_default(
+def test_there_are_no_trackers_by_default(
     make_learner: Callable[..., STARLearner],
     labelled: tuple[list, list],
     pool: list[str],
@@ -145,12 +144,12 @@ def test_nobody_is_told_by_default(
     for report_to in ((), "none", None):
         two_rounds(make_learner(report_to=report_to), labelled, pool)
     learner = make_learner(report_to=["wandb"]).fit(*labelled)
-    told = len(recorded)
+    count = len(recorded)
     learner.save(tmp_path / "saved")
     again = STARLearner.load(tmp_path / "saved")
     assert tuple(again.report_to) == ()
     again.teach(pool[:1], ["red"])
-    assert len(recorded) == told == 2
+    assert len(recorded) == count == 2
     parameters = json.loads((tmp_path / "saved" / "starlearn.json").read_text())["parameters"]
     from starlearn.export.saving import parameters_from_json
 
@@ -158,7 +157,7 @@ def test_nobody_is_told_by_default(
         parameters_from_json({**parameters, "report_to": ["wandb"]}, "a file")
 
 
-def test_a_tracker_that_fails_costs_no_training(
+def test_a_tracker_that_fails_does_not_stop_the_training(
     make_learner: Callable[..., STARLearner],
     labelled: tuple[list, list],
     recorded: list[tuple[str, int, dict]],
@@ -173,35 +172,34 @@ def test_a_tracker_that_fails_costs_no_training(
 
     integration.on_log = fails
     monkeypatch.setattr(trackers, "get_reporting_integration_callbacks", lambda _: [integration])
-    with pytest.warns(UserWarning, match="figures of round 0: the server is away"):
+    with pytest.warns(UserWarning, match="metrics of round 0: the server is away"):
         learner = make_learner(report_to="wandb").fit(*labelled)
     assert learner.rounds_[0]["n_labels"] == len(labelled[0])
 
 
-def test_what_cannot_be_a_tracker_is_said_at_the_door(
+def test_unusable_trackers_are_refused_before_the_training(
     make_learner: Callable[..., STARLearner],
     labelled: tuple[list, list],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-
     for report_to in ("all", ["tensorboard", "comet"], 3, iter(["wandb"])):
         with pytest.raises(InputError, match="report_to"):
             make_learner(report_to=report_to).fit(*labelled)
     monkeypatch.setattr(progress, "find_spec", lambda _: None)
     with pytest.raises(MissingDependencyError, match="pip install trackio"):
         make_learner(report_to="trackio").fit(*labelled)
-    folder = types.SimpleNamespace(origin=None)  # wandb/, which wandb itself makes
+    folder = types.SimpleNamespace(origin=None)  # the folder wandb/ that wandb itself creates
     monkeypatch.setattr(progress, "find_spec", lambda _: folder)
     with pytest.raises(MissingDependencyError, match="pip install wandb"):
         make_learner(report_to="wandb").fit(*labelled)
 
 
-def test_figures_that_are_no_figures_are_refused(
+def test_metrics_that_are_not_finite_numbers_are_refused(
     make_learner: Callable[..., STARLearner], labelled: tuple[list, list]
 ) -> None:
     learner = make_learner().fit(*labelled)
     wrong = [{"accuracy": value} for value in (float("nan"), "high", 10**400)]
-    # Names that the record itself uses, also before it does.
+    # Names that the record itself uses, now or later.
     wrong += [{name: 0.1} for name in ("train_loss", "query", "temperature", "recorded")]
     before = learner.predict_proba(labelled[0]).tolist(), dict(learner.rounds_[-1])
     for figures in wrong:
@@ -211,7 +209,7 @@ def test_figures_that_are_no_figures_are_refused(
     assert learner.record(accuracy=0.5).record(accuracy=0.6).rounds_[-1]["accuracy"] == 0.6
 
 
-def test_ctrl_c_while_figures_are_told_undoes_the_round(
+def test_ctrl_c_during_logging_undoes_the_round(
     make_learner: Callable[..., STARLearner],
     labelled: tuple[list, list],
     recorded: list[tuple[str, int, dict]],
@@ -228,7 +226,7 @@ def test_ctrl_c_while_figures_are_told_undoes_the_round(
     assert (len(learner.X_training), len(learner.rounds_)) == (8, 1)
 
 
-def test_tensorboard_really(
+def test_real_tensorboard(
     make_learner: Callable[..., STARLearner],
     labelled: tuple[list, list],
     pool: list[str],
@@ -253,14 +251,13 @@ def test_tensorboard_really(
     assert json.loads(text)["adapter/r"] == 4
 
 
-def test_mlflow_really(
+def test_real_mlflow(
     make_learner: Callable[..., STARLearner],
     labelled: tuple[list, list],
     pool: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Into files, where it is installed."""
     mlflow = pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
@@ -278,14 +275,13 @@ def test_mlflow_really(
     assert run.data.metrics["eval_accuracy"] == 0.75
 
 
-def test_wandb_really(
+def test_real_wandb(
     make_learner: Callable[..., STARLearner],
     labelled: tuple[list, list],
     pool: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Offline, where it is installed."""
     wandb = pytest.importorskip("wandb", reason="wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
@@ -303,7 +299,7 @@ def test_wandb_really(
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "none"])
-def test_silent_means_silent(
+def test_verbose_0_prints_nothing(
     make_learner: Callable[..., STARLearner],
     labelled: tuple[list, list],
     pool: list[str],
@@ -311,7 +307,7 @@ def test_silent_means_silent(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """From loading to merging; and no test may open a socket, so nobody was called either."""
+    """From loading to merging. Tests cannot open a socket, so there is no network access either."""
     logger = logging.getLogger("starlearn")
     assert any(isinstance(handler, logging.NullHandler) for handler in logger.handlers)
     capfd.readouterr()
@@ -327,7 +323,7 @@ def test_silent_means_silent(
     assert capfd.readouterr() == ("", "")
 
 
-def test_levels_of_talk(
+def test_levels_of_verbosity(
     make_learner: Callable[..., STARLearner],
     labelled: tuple[list, list],
     pool: list[str],

@@ -168,10 +168,10 @@ def test_global_generators_are_left_alone(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
-def test_trap_a_loss_that_is_not_finite_stops_the_training(
+def test_a_loss_that_is_not_finite_stops_the_training(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    # Trainer itself returns after NaN, with a reported loss of 0.0 and NaN weights.
+    # Trainer itself continues after NaN, and reports a loss of 0.0 with NaN weights.
     def broken(self: Any, model: Any, inputs: Any, **_: Any) -> torch.Tensor:
         return sum(p.sum() for p in model.parameters() if p.requires_grad) * 0 + value
 
@@ -182,7 +182,7 @@ def test_trap_a_loss_that_is_not_finite_stops_the_training(
     assert backbone.peft_model is None
 
 
-def test_weights_that_are_not_finite_are_not_published(
+def test_weights_that_are_not_finite_are_not_kept(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = trainer_module._AdapterTrainer.train
@@ -194,12 +194,12 @@ def test_weights_that_are_not_finite_are_not_published(
         return result
 
     monkeypatch.setattr(trainer_module._AdapterTrainer, "train", poisoned)
-    with pytest.raises(TrainingDivergedError, match="Nothing was published"):
+    with pytest.raises(TrainingDivergedError, match="adapter was not kept"):
         train_adapter(backbone, LORA, SHORT, EXAMPLES, seed=0)
 
 
 def memory_for(monkeypatch: pytest.MonkeyPatch, n_items: int) -> list[int]:
-    """Let memory run out in steps of more than so many items; return the sizes that came."""
+    """Make steps of more than `n_items` items run out of memory; return the sizes of all steps."""
     original = trainer_module._AdapterTrainer.training_step
     sizes: list[int] = []
 
@@ -213,15 +213,15 @@ def memory_for(monkeypatch: pytest.MonkeyPatch, n_items: int) -> list[int]:
     return sizes
 
 
-def test_fault_26_memory_that_runs_out_makes_batches_smaller_not_steps(
+def test_running_out_of_memory_makes_batches_smaller_and_keeps_the_steps(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = memory_for(monkeypatch, 2)
     training = Training(max_steps=3, batch_size=8, gradient_accumulation=1, learning_rate=5e-3)
-    with pytest.warns(UserWarning, match=r"begins anew with Training\(batch_size=") as told:
+    with pytest.warns(UserWarning, match=r"starts again with Training\(batch_size=") as warned:
         adapter, record = train_adapter(backbone, LORA, training, EXAMPLES, seed=0)
-    assert len(told) == 2
-    assert "batch_size=2, gradient_accumulation=4" in str(told[1].message)
+    assert len(warned) == 2
+    assert "batch_size=2, gradient_accumulation=4" in str(warned[1].message)
     assert record.steps == 3
     assert sizes == [8, 4, *[2] * 12]
     assert training.batch_size == 8
@@ -232,7 +232,7 @@ def test_fault_26_memory_that_runs_out_makes_batches_smaller_not_steps(
     assert all(torch.equal(plain.state[name], adapter.state[name]) for name in plain.state)
 
 
-def test_an_odd_batch_is_cut_into_equal_parts() -> None:
+def test_an_odd_batch_is_divided_into_equal_parts() -> None:
     with pytest.warns(UserWarning, match="Memory ran out"):
         smaller = trainer_module.with_smaller_batches(
             Training(batch_size=9, gradient_accumulation=5), 9
@@ -240,7 +240,7 @@ def test_an_odd_batch_is_cut_into_equal_parts() -> None:
     assert (smaller.batch_size, smaller.gradient_accumulation) == (3, 15)
 
 
-def test_fault_26_one_item_that_cannot_be_trained_on_leaves_the_learner_as_it_was(
+def test_a_training_that_does_not_fit_leaves_the_learner_unchanged(
     make_learner: Any, labelled: Any, pool: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner = make_learner().fit(*labelled)

@@ -1,4 +1,4 @@
-"""Tiny models with a word tokenizer, written to a folder on the spot and never downloaded."""
+"""Tiny models with a word tokenizer, written to a folder and never downloaded."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def build_model(folder: Path, **changes: Any) -> Path:
 
 
 def build_llama(folder: Path, **changes: Any) -> Path:
-    """Write the model alone; `changes` go to its config, and name the size of the vocabulary."""
+    """Write a random Llama without tokenizer; `changes` go to its config, `vocab_size` included."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

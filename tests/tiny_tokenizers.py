@@ -1,4 +1,4 @@
-"""Tokenizers of the kinds that models have, trained on a few sentences on the spot."""
+"""Tokenizers of the usual kinds, trained on a few sentences."""
 
 import io
 from pathlib import Path
@@ -20,12 +20,12 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""With a system's turn, as Qwen has."""
+"""Template with a system turn, as in Qwen."""
 LLAMA_2 = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} "
     "[/INST]{% else %}{{ raise_exception('Only user turns') }}{% endif %}{% endfor %}"
 )
-"""Without one, as Mistral's first had."""
+"""Template without a system turn, as in the first Mistral."""
 
 
 def byte_level(
@@ -38,7 +38,7 @@ def byte_level(
     behind: tuple[str, ...] = (),
     **settings: Any,
 ) -> Any:
-    """Train byte-level BPE; `before` and `behind` are what the post-processor puts round a text."""
+    """Train byte-level BPE whose post-processor adds tokens `before` and `behind` a text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -68,14 +68,14 @@ def byte_level(
 
 
 def sentencepiece_like(folder: Path, kind: str, prefix: str, **settings: Any) -> Any:
-    """Train a real sentencepiece model, with byte fallback as Llama 2 has, and open it.
+    """Train a sentencepiece model with byte fallback, as in Llama 2, and open it.
 
     Parameters
     ----------
     kind : {"bpe", "unigram"}
     prefix : {"normalizer", "always", "first"}
-        Where a text gets a space before it: by a normaliser, as in Llama 2's tokenizer.json; at
-        every piece between special tokens, which is called legacy; or at the very beginning.
+        Which part adds a space before a text: a normaliser, as in Llama 2's tokenizer.json; each
+        piece between special tokens, which is called legacy; or only the first piece.
     """
     import json
 
@@ -87,22 +87,22 @@ def sentencepiece_like(folder: Path, kind: str, prefix: str, **settings: Any) ->
     )
     tokenizer.save_pretrained(folder)
     config = json.loads((folder / "tokenizer_config.json").read_text())
-    config["legacy"] = prefix == "always"  # save_pretrained leaves it out
+    config["legacy"] = prefix == "always"  # save_pretrained omits it
     if prefix == "normalizer":
         content = json.loads((folder / "tokenizer.json").read_text())
         replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
         steps = [{"type": "Prepend", "prepend": "▁"}, replace]
         content |= {"pre_tokenizer": None, "normalizer": {"type": "Sequence", "normalizers": steps}}
         (folder / "tokenizer.json").write_text(json.dumps(content))
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"  # or the rules are made anew
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"  # otherwise the rules are rebuilt
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return AutoTokenizer.from_pretrained(folder)
 
 
 def unigram_with_pieces() -> Any:
-    """Train a unigram model whose special tokens are pieces of its vocabulary, as T5 has.
+    """Train a unigram model whose special tokens are pieces of its vocabulary, as in T5.
 
-    It reads "</s>" in a text as that piece even when it is told not to look for special tokens.
+    It reads "</s>" in a text as that piece even with `split_special_tokens`.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

@@ -1,27 +1,17 @@
-"""Entropy and mutual information of a model's head without its logits: the public names."""
+"""Entropy and mutual information of a model's head without its logits."""
 
 from starlearn_kernels.entropy import linear_entropy
 from starlearn_kernels.fallback import logits_entropy
-from starlearn_kernels.interval import (
-    InformationInterval,
-    TopItems,
-    information_interval,
-    top_information,
-)
 from starlearn_kernels.masks import feature_mask, lora_product, token_mask
 from starlearn_kernels.segments import segment_reduce
 from starlearn_kernels.stats import EntropyStats
 
 __all__ = [
     "EntropyStats",
-    "InformationInterval",
-    "TopItems",
     "feature_mask",
-    "information_interval",
     "linear_entropy",
     "logits_entropy",
     "lora_product",
     "segment_reduce",
     "token_mask",
-    "top_information",
 ]

@@ -1,4 +1,4 @@
-"""Print which route a shape takes and why: python -m starlearn_kernels --k 4 --d 4096 --v 32000."""
+"""Print the route of a shape and the reason: python -m starlearn_kernels --k 4 --v 32000."""
 
 import argparse
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m starlearn_kernels", description=__doc__)
     parser.add_argument("--k", type=int, default=1, help="passes K")
-    parser.add_argument("--n", type=int, default=1024, help="rows N (plays no part in the choice)")
+    parser.add_argument("--n", type=int, default=1024, help="rows N (does not change the route)")
     parser.add_argument("--d", type=int, default=2048, help="width D")
     parser.add_argument("--v", type=int, default=32000, help="vocabulary V")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32")
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _blocks(route: str, device: torch.device, dtype: torch.dtype, args: argparse.Namespace) -> str:
-    """Say in what pieces a route computes, and in how much memory."""
+    """Return the block sizes and the workspace of a route as text."""
     if route == "triton-fused":
         looks = "once" if args.k == 1 else "twice"
         return f"tiles stay on the chip; the product is computed {looks}; workspace 2 to 3 MB"

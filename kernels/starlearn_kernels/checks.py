@@ -1,4 +1,4 @@
-"""Input checks: who, what is allowed, what came."""
+"""Input checks, whose messages name the argument, the allowed values and the value."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_tensor(name: str, value: object, shape: str, ndims: Sequence[int]) -> Tensor:
-    """Return ``value`` if it is a tensor of an allowed rank with no empty axis."""
+    """Return ``value`` if it is a tensor of an allowed rank without an empty axis."""
     if not isinstance(value, Tensor):
         raise TypeError(f"`{name}` must be a torch.Tensor {shape}, got {type(value).__name__}")
     if value.dim() not in ndims:
@@ -22,11 +22,11 @@ def check_tensor(name: str, value: object, shape: str, ndims: Sequence[int]) -> 
     return value
 
 
-def check_number(name: str, value: object, allowed: str, *, positive: bool = True) -> float:
-    """Return ``value`` as a float if it is a finite number, and above zero where asked."""
+def check_number(name: str, value: object, allowed: str) -> float:
+    """Return ``value`` as a float if it is a finite number above zero."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"`{name}` must be {allowed}, got {type(value).__name__} {value!r}")
-    if not math.isfinite(value) or (positive and value <= 0):
+    if not math.isfinite(value) or value <= 0:
         raise ValueError(f"`{name}` must be {allowed}, got {value!r}")
     return float(value)
 
@@ -50,7 +50,7 @@ def check_choice(name: str, value: object, allowed: Sequence[str]) -> str:
 
 
 def check_device(name: str, value: Tensor, device: torch.device) -> None:
-    """Raise unless ``value`` lives where ``hidden`` lives."""
+    """Raise ValueError unless ``value`` is on the device of ``hidden``."""
     if value.device != device:
         raise ValueError(
             f"`{name}` must be on the device of `hidden`, {device}, got {value.device}"
@@ -72,7 +72,7 @@ def check_target(target: Tensor, rows: int, vocabulary: int) -> Tensor:
     if low < 0 or high >= vocabulary:
         raise ValueError(
             f"`target` must lie in 0 .. V - 1 = {vocabulary - 1}, got values from {low} to {high}; "
-            "leave rows without a target (such as label -100) out before the call"
+            "remove rows without a target (such as label -100) before the call"
         )
     return target.long()
 
@@ -85,7 +85,7 @@ def check_head(
     scale: object,
     softcap: object,
 ) -> Head:
-    """Check the arguments of the public operations and give them one shape.
+    """Check the arguments of `linear_entropy` and return them with one shape.
 
     Parameters
     ----------

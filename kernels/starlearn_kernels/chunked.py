@@ -1,23 +1,27 @@
-"""Vocabulary tiles and row blocks of fixed size: the torch route, in bounded memory, any device.
+"""Torch route: row blocks and vocabulary tiles of fixed size, in bounded memory, on any device.
 
-Memory, with letters and one instance (K = 4, D = 512, V = 32,000, bfloat16, a CPU):
-a block holds R = K * T rows (R = 128, T = 32 tokens) and a tile C columns (C = 2048).
+The first look at the logits computes running sums of each row. For K > 1 a second look, which needs
+the K normalisers of the first, computes the mutual information.
+
+Memory, with letters and one instance (K = 4, D = 512, V = 32,000, bfloat16, a CPU). A block has
+R = K * T rows (R = 128, T = 32 tokens), and a tile has C columns (C = 2048).
     two tiles of logits     2 R C 4    =  2.1 MB
     the hidden states       R D 4      =  0.3 MB
-    a tile of the weight    C D 4      =  4.2 MB   (only where it must be upcast or padded)
+    a tile of the weight    C D 4      =  4.2 MB   (only if it must be upcast or padded)
     the mean over passes    T C 4      =  0.3 MB
     kept logits, K > 1      R V 4      = 16.8 MB   (instead of a second product)
     oneDNN's results and copies of its inputs (x86 CPUs)
               2 R C 4 + (R + C) D 4    =  6.6 MB
-None of it grows with N. Per row there are the outputs and six running numbers of 4 bytes.
+None of it grows with N. Each row adds its outputs and six running numbers of 4 bytes.
 
-Why fixed blocks: a row's bits must not depend on the rows beside it. Seen to break this: MKL's
-product changes with the number of rows (below 16; at D = 777 below 80), so blocks have one size,
-padded with zero rows; `torch.exp2` rounds otherwise in the tail of a vector loop, which depends on
-length and threads, so it gets whole vectors only (`powers_of_two`). Not seen, but not promised by
-torch either: the order of a sum over passes, so passes are added one by one.
+Blocks have a fixed size, because the bits of a row must not depend on the other rows. Two things
+were seen to break this. MKL's product changes with the number of rows (below 16; at D = 777 below
+80), so all blocks have one size and are padded with zero rows. `torch.exp2` rounds differently in
+the tail of a vector loop, whose place depends on length and threads, so `powers_of_two` passes
+whole vectors only. The order of torch's sum over passes is not guaranteed, so passes are added one
+by one.
 
-Logits are in bits: exp2 costs a quarter of exp on processors where MKL is slow, less elsewhere.
+Logits are in bits, because exp2 costs a quarter of exp on processors where MKL is slow.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,19 +41,19 @@ from starlearn_kernels.stats import (
     mean_over_passes,
 )
 
-# In bits; exp2 of it is still a normal number.
+# Least exponent; its exp2 is still a normal number.
 UNDERFLOW = -125.0
-# Members of a group of columns in the search for the second largest logit.
+# Number of columns per group in the search for the second largest logit.
 GROUPS = 32
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Everything that a call allocates besides its outputs, made once."""
+    """Buffers of one call, allocated once."""
 
     hidden: Tensor  # [K, T, D]
     weight: Tensor | None  # [C, D]
-    # Flat, with the slack that `powers_of_two` needs after the last number.
+    # Flat, with the slack after the last number that `powers_of_two` needs.
     logits: Tensor  # [R * C]
     spare: Tensor  # [R * C]
     kept: Tensor | None  # [tiles, R * C]
@@ -58,7 +62,7 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Running:
-    """Running numbers of all rows, blocks first: a block's view is contiguous."""
+    """Running numbers of all rows; blocks are the first axis, so a block is contiguous."""
 
     top: Tensor  # [blocks, R]
     mass: Tensor  # [blocks, R]
@@ -78,15 +82,13 @@ class Tile:
     width: int
 
 
-# Adds a tile of products to the running numbers of a block of rows.
+# Function that adds a tile of products to the running numbers of a block of rows.
 Look = Callable[[Head, Workspace, Running, int, Tile, Tensor], None]
 
 
 def chunked(head: Head, max_workspace_mb: float) -> EntropyStats:
-    """Statistics of a head by torch alone; arguments as for `sweep`."""
-    return sweep(
-        head, max_workspace_mb, _first_look, _second_look, alpha=head.scale * LOG2E, unit=LN2
-    )
+    """Return the statistics of a head by torch alone; arguments as for `sweep`."""
+    return sweep(head, max_workspace_mb, _first_look, _second_look, alpha=head.scale * LOG2E)
 
 
 def sweep(
@@ -96,25 +98,22 @@ def sweep(
     second_look: Look,
     *,
     alpha: float,
-    unit: float,
     target: Tensor | None = None,
 ) -> EntropyStats:
-    """Walk over row blocks and vocabulary tiles and let the looks add up the statistics.
+    """Call the looks on all row blocks and vocabulary tiles, and return the statistics.
 
     Parameters
     ----------
     head : Head
         Checked input, ``hidden`` [K, N, D].
     max_workspace_mb : float
-        Bound on the memory besides inputs, outputs and six numbers a row, in MB of 10^6 bytes.
+        Upper bound on memory in MB of 10^6 bytes, without inputs, outputs and six numbers per row.
     first_look, second_look
-        What to do with a tile of ``alpha * hidden @ weight.T``. The second is called for K > 1
-        only, after the first has seen all tiles of the block. A kept tile is given to both.
+        Functions of a tile of ``alpha * hidden @ weight.T``. The second is called only for K > 1,
+        after the first has seen all tiles of the block. If tiles are kept, both get the same one.
     alpha : float
-    unit : float
-        Nats in the looks' unit of logits.
     target : Tensor [K, N], optional
-        Logits of the targets in that unit, where the first look does not pick them.
+        Logits of the targets in bits, if the first look does not pick them.
 
     Returns
     -------
@@ -138,7 +137,7 @@ def sweep(
                 x = tile_view(work, work.kept[tile.index], tile)
                 second_look(head, work, run, block, tile, x)
     else:
-        # Tiles outside, blocks inside: each weight is read, and upcast, once.
+        # Tiles are the outer loop, so that each tile of the weight is read and upcast once.
         for look in (first_look, second_look)[: 1 if passes == 1 else 2]:
             for tile in tiles(plan):
                 weight = load_weight(head, work, tile)
@@ -146,33 +145,37 @@ def sweep(
                     load_rows(head, plan, work, block)
                     x = product(head, work, weight, tile, alpha)
                     look(head, work, run, block, tile, x)
-    return _collect(head, plan, run, target, unit)
+    return _collect(head, plan, run, target)
 
 
 def product_dtype(head: Head) -> torch.dtype:
-    """The dtype of the product's inputs; its result is float32.
+    """Return the dtype of the product's inputs; its result is float32.
 
-    A CPU's product of two bfloat16 matrices returns bfloat16, 2.6e-2 nats off, so they are upcast.
+    On a CPU the product of two bfloat16 matrices is bfloat16, an error of 2.6e-2 nats, so the
+    inputs are upcast.
     """
     same = head.hidden.dtype == head.weight.dtype
     return head.weight.dtype if same and head.hidden.is_cuda else torch.float32
 
 
 def tiles(plan: TorchPlan) -> Iterator[Tile]:
+    """Yield the tiles of the vocabulary in order."""
     for index, start in enumerate(range(0, plan.vocabulary, plan.columns)):
         used = min(plan.columns, plan.vocabulary - start)
         yield Tile(index, start, used, -(-used // ALIGN) * ALIGN)
 
 
 def allocate(head: Head, plan: TorchPlan, exact: torch.dtype) -> Workspace:
+    """Allocate the buffers of a call."""
     passes, _, width, _ = head.sizes
 
     def room(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=head.hidden.device)
 
     tile = plan.rows * plan.columns + slack(plan.rows * plan.columns)
-    # One block, larger than what oneDNN frees after each tile: from the second call on, glibc keeps
-    # what is freed, where it would hand it back and fault it in again (a quarter of the time).
+    # One allocation for both, larger than oneDNN's results. glibc then keeps the memory that oneDNN
+    # frees after each tile. Otherwise it returns the memory and pages it in again, which took a
+    # quarter of the time.
     pair = room(2, tile)
     return Workspace(
         hidden=room(passes, plan.tokens, width, dtype=exact),
@@ -184,10 +187,8 @@ def allocate(head: Head, plan: TorchPlan, exact: torch.dtype) -> Workspace:
     )
 
 
-def plan_for(
-    head: Head, exact: torch.dtype, max_workspace_mb: float, *, interval: bool = False
-) -> TorchPlan:
-    """Cut the sizes of a head into blocks that fit the workspace."""
+def plan_for(head: Head, exact: torch.dtype, max_workspace_mb: float) -> TorchPlan:
+    """Return block sizes for a head that fit the workspace."""
     passes, _, width, vocabulary = head.sizes
     return plan_torch(
         head.hidden.device.type,
@@ -197,34 +198,33 @@ def plan_for(
         itemsize=exact.itemsize,
         copy_weight=head.weight.dtype != exact,
         max_workspace_mb=max_workspace_mb,
-        interval=interval,
     )
 
 
 def _start(head: Head, plan: TorchPlan, blocks: int) -> Running:
-    def room(value: float, per_block: int) -> Tensor:
+    def filled(value: float, per_block: int) -> Tensor:
         shape = (blocks, per_block)
         return torch.full(shape, value, dtype=torch.float32, device=head.hidden.device)
 
     return Running(
-        top=room(FLOOR, plan.rows),
-        mass=room(0.0, plan.rows),
-        slope=room(0.0, plan.rows),
-        second=room(FLOOR, plan.rows),
-        target=room(FLOOR, plan.rows),
-        information=room(0.0, plan.tokens),
+        top=filled(FLOOR, plan.rows),
+        mass=filled(0.0, plan.rows),
+        slope=filled(0.0, plan.rows),
+        second=filled(FLOOR, plan.rows),
+        target=filled(FLOOR, plan.rows),
+        information=filled(0.0, plan.tokens),
     )
 
 
 def load_rows(head: Head, plan: TorchPlan, work: Workspace, block: int) -> None:
-    """Copy a block of hidden states, with zero rows after the last token."""
+    """Copy a block of hidden states to the workspace, with zero rows after the last token."""
     tokens = head.hidden[:, block * plan.tokens : (block + 1) * plan.tokens]  # [K, t, D]
     work.hidden[:, : tokens.shape[1]].copy_(tokens)
     work.hidden[:, tokens.shape[1] :].zero_()
 
 
 def load_weight(head: Head, work: Workspace, tile: Tile) -> Tensor:
-    """Give a tile of the weight in the product's dtype, padded with zero rows: [C, D]."""
+    """Return a tile of the weight in the product's dtype, padded with zero rows, [C, D]."""
     part = head.weight[tile.start : tile.start + tile.used]
     if work.weight is None or (part.dtype == work.weight.dtype and tile.used == tile.width):
         return part
@@ -235,13 +235,13 @@ def load_weight(head: Head, work: Workspace, tile: Tile) -> Tensor:
 
 
 def tile_view(work: Workspace, room: Tensor, tile: Tile) -> Tensor:
-    """The part of a flat buffer that a tile uses, as [R, C]."""
+    """Return the part of a flat buffer that a tile uses, as [R, C]."""
     rows = work.hidden.shape[0] * work.hidden.shape[1]
     return room[: rows * tile.width].view(rows, tile.width)
 
 
 def product(head: Head, work: Workspace, weight: Tensor, tile: Tile, alpha: float) -> Tensor:
-    """alpha * hidden @ weight.T of the loaded block, in float32: [R, C]."""
+    """Return alpha * hidden @ weight.T of the loaded block in float32, [R, C]."""
     hidden = work.hidden.flatten(0, 1)  # [R, D]
     x = tile_view(work, work.logits if work.kept is None else work.kept[tile.index], tile)
     if work.onednn:
@@ -254,23 +254,23 @@ def product(head: Head, work: Workspace, weight: Tensor, tile: Tile, alpha: floa
 
 
 def to_logits(head: Head, tile: Tile, x: Tensor) -> Tensor:
-    """Products to logits in bits, in place: bias, cap, the padding masked last; -inf may stay."""
+    """Turn products into logits in bits, in place; padding becomes FLOOR, -inf may stay."""
     if head.bias is not None:
         x[:, : tile.used] += head.bias[tile.start : tile.start + tile.used].float() * LOG2E
     if head.softcap is not None:
         cap = head.softcap * LOG2E
         x.div_(cap).tanh_().mul_(cap)
-    # After the cap: masked before it, the padding would become -cap.
+    # Padding is masked after the cap, which would turn FLOOR into -cap.
     if tile.used < tile.width:
         x[:, tile.used :] = FLOOR
     return x
 
 
 def powers_of_two(x: Tensor, room: Tensor) -> Tensor:
-    """2^x for a tile [R, C] at the start of a flat buffer, written to another, ``room``.
+    """Write 2^x of a tile [R, C] at the start of a flat buffer to another buffer, ``room``.
 
-    `torch.exp2` rounds otherwise at the end of a thread's part, where a whole vector does not fit.
-    With some numbers from the slack behind the tile all parts are whole vectors.
+    `torch.exp2` rounds differently at the end of a thread's part if no whole vector fits there.
+    Numbers from the slack after the tile make all parts whole vectors.
     """
     count = x.numel()
     padded = count + slack(count)
@@ -281,9 +281,13 @@ def powers_of_two(x: Tensor, room: Tensor) -> Tensor:
 def _first_look(
     head: Head, work: Workspace, run: Running, block: int, tile: Tile, x: Tensor
 ) -> None:
-    """Add a tile [R, C] to the running numbers of a block; a kept tile becomes logits."""
+    """Add a tile [R, C] to the running numbers of a block; a kept tile becomes logits.
+
+    ``top`` is the maximum m so far, ``mass`` the sum of 2^(x - m), ``slope`` the sum of
+    2^(x - m) (x - m). A larger maximum rescales both sums by ``fade``, 2^(old m - new m).
+    """
     to_logits(head, tile, x)
-    shifted = work.logits[: x.numel()].view_as(x)  # is x itself where nothing is kept
+    shifted = work.logits[: x.numel()].view_as(x)  # is x itself if no tiles are kept
     top, mass, slope = run.top[block], run.mass[block], run.slope[block]  # [R]
 
     tile_top, tile_second = _two_largest(x)  # [R]
@@ -293,9 +297,9 @@ def _first_look(
     new_top = torch.maximum(top, tile_top)
     second = torch.maximum(run.second[block], tile_second)
     run.second[block] = torch.maximum(second, torch.minimum(top, tile_top))
-    fade = torch.exp((top - new_top) * LN2)
+    fade = torch.exp((top - new_top) * LN2)  # [R]
     torch.sub(x, new_top[:, None], out=shifted).clamp_(min=UNDERFLOW)
-    e = powers_of_two(shifted, work.spare)
+    e = powers_of_two(shifted, work.spare)  # [R, C]
     tile_mass = e.sum(1)
     slope.copy_(fade * (slope + (top - new_top) * mass) + e.mul_(shifted).sum(1))
     mass.copy_(fade * mass + tile_mass)
@@ -303,10 +307,10 @@ def _first_look(
 
 
 def _two_largest(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest and second largest of each row [R, C]; a tie gives the same number twice.
+    """Return the largest and second largest of each row [R, C]; a tie gives the same number twice.
 
-    One look over the tile: the second largest is either the second of the column groups' maxima, or
-    stands in the winning group. `topk` over the tile takes ten times as long.
+    The tile is read once, for the maxima of groups of columns. The second largest is either the
+    second of these maxima or in the group of the largest. `topk` takes ten times as long.
     """
     rows, columns = x.shape
     groups = x.view(rows, GROUPS, columns // GROUPS)
@@ -316,7 +320,7 @@ def _two_largest(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _without_largest(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Largest of each row and its column, [R, 1], and the largest of the others, [R]."""
+    """Return the largest of each row and its column, [R, 1], and the largest of the others, [R]."""
     best, where = values.max(1, keepdim=True)
     return best, where, values.scatter_(1, where, FLOOR).amax(1)
 
@@ -339,30 +343,28 @@ def _pick_target(
 def _second_look(
     head: Head, work: Workspace, run: Running, block: int, tile: Tile, x: Tensor
 ) -> None:
-    """Add a tile's share of the mutual information of a block; destroys ``x`` [R, C].
+    """Add a tile's share of the mutual information of a block; overwrites ``x`` [R, C].
 
-    sum p_k (log p_k - log mean p) over columns and passes: the direct form keeps its digits where
-    the difference of two entropies would cancel them.
+    The share is the sum of p_k (log p_k - log mean p) over columns and passes. This direct form
+    keeps the digits that the difference of two entropies would cancel.
     """
     if work.kept is None:
         to_logits(head, tile, x)
     shape = (*work.hidden.shape[:2], tile.width)  # K, T, C
     norm = run.top[block] + run.mass[block].log() * LOG2E  # [R]
     logp = x.sub_(norm[:, None]).clamp_(min=UNDERFLOW)  # [R, C]
-    p = powers_of_two(logp, work.spare)
+    p = powers_of_two(logp, work.spare)  # [R, C]
     mean = mean_over_passes(p.view(shape))  # [T, C]
     logp.view(shape).sub_(mean.log_().mul_(LOG2E))
     share = p.mul_(logp).sum(1).view(shape[:2])  # [K, T]
     run.information[block] += mean_over_passes(share)
 
 
-def _collect(
-    head: Head, plan: TorchPlan, run: Running, target: Tensor | None, unit: float
-) -> EntropyStats:
+def _collect(head: Head, plan: TorchPlan, run: Running, target: Tensor | None) -> EntropyStats:
     passes, rows = head.sizes[:2]
 
     def per_pass(values: Tensor) -> Tensor:
-        """[blocks, K * T] to [K, N]."""
+        """Reshape [blocks, K * T] to [K, N]."""
         split = values.view(-1, passes, plan.tokens).transpose(0, 1)
         return split.reshape(passes, -1)[:, :rows]
 
@@ -375,5 +377,4 @@ def _collect(
         per_pass(run.second),
         target,
         run.information.flatten()[:rows] if passes > 1 else None,
-        unit=unit,
     )

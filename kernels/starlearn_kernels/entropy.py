@@ -1,4 +1,4 @@
-"""The public operation: check, choose a route, run it."""
+"""The public operation `linear_entropy`: checks, choice of a route, and the call."""
 
 from collections.abc import Callable
 
@@ -23,16 +23,15 @@ def linear_entropy(
     route: str = "auto",
     max_workspace_mb: float = 64,
 ) -> EntropyStats:
-    """Entropies of softmax(head(hidden)) without its logits.
+    """Return entropies of softmax(head(hidden)) without storing the logits.
 
     The logits are ``cap(scale * hidden @ weight.T + bias)``, where ``cap(x) = softcap *
-    tanh(x / softcap)`` if there is a soft cap. No tensor of N x V elements is made, except by
-    the reference.
+    tanh(x / softcap)`` if there is a soft cap. Only the reference stores N x V numbers.
 
     Parameters
     ----------
     hidden : Tensor [N, D] or [K, N, D]
-        Hidden states after the final norm, of one pass or of K passes. float32, bfloat16, float16.
+        Hidden states after the final norm, of one pass or of K; float32, bfloat16 or float16.
     weight : Tensor [V, D]
         Weight of the head, on the same device, in any of the three dtypes.
     bias : Tensor [V], optional
@@ -44,12 +43,12 @@ def linear_entropy(
     softcap : float, optional
         Final soft cap (Gemma 2).
     route : {"auto", "reference", "torch", "triton-fused", "triton-chunk"}
-        "auto" takes what the benchmark found fastest at the nearest device, dtype, K, D and V
-        (routes.csv); it never looks at N or at values.
+        "auto" takes the route that was fastest in the benchmark at the nearest device, dtype, K, D
+        and V (routes.csv). N and the values do not matter.
     max_workspace_mb : float
-        Bound on memory besides inputs and outputs, in MB of 10^6 bytes. More may be faster with
-        K > 1: where the logits of a block can be kept, the product is not computed twice. Not a
-        bound on the reference.
+        Upper bound on memory without inputs and outputs, in MB of 10^6 bytes. With K > 1 a larger
+        one may be faster: if the logits of a block fit, the product is not computed twice. The
+        reference ignores it.
 
     Returns
     -------
@@ -58,9 +57,9 @@ def linear_entropy(
 
     Notes
     -----
-    On a CPU a row's bits do not depend on the rows beside it (torch and reference differ from each
-    other by rounding); rows are computed in blocks of 128, so collect small batches before the
-    call. See the README for what holds on a GPU.
+    On a CPU the bits of a row do not depend on the other rows. The routes differ from each other by
+    rounding. Rows are computed in blocks of 128, so collect small batches before the call. The
+    README states what holds on a GPU.
 
     Examples
     --------
@@ -89,7 +88,7 @@ def _route(name: str) -> Callable[[Head, float], EntropyStats]:
         return lambda head, _: reference(head)
     if name == "torch":
         return chunked
-    # triton is a large library that a CPU does not need: only these routes import it.
+    # triton is a large library that a CPU does not need, so only these routes import it.
     try:
         from starlearn_kernels.launch import cached, fused
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Statistics from a head that is only known as a function: its logits, a few rows at a time."""
+"""Statistics of a head that is known only as a function, a few rows of logits at a time."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from starlearn_kernels.checks import check_device, check_number, check_target, c
 from starlearn_kernels.reference import stats_of_logits
 from starlearn_kernels.stats import FLOOR, EntropyStats
 
-# Live copies of a block's logits in `stats_of_logits`, in float64.
+# Copies of a block's logits that `stats_of_logits` holds at the same time, in float64.
 COPIES = 6
 
 
@@ -20,24 +20,24 @@ def logits_entropy(
     target: Tensor | None = None,
     max_workspace_mb: float = 64,
 ) -> EntropyStats:
-    """The statistics of `linear_entropy` for a head that is not a linear map with a soft cap.
+    """Return the statistics of `linear_entropy` for any head.
 
     Parameters
     ----------
     logits_of : callable
-        Takes hidden states [rows, D], gives logits [rows, V], row by row: the model's own head.
+        The model's own head, from hidden states [rows, D] to logits [rows, V].
     hidden : Tensor [N, D] or [K, N, D]
     target : Tensor [N], optional
         Token ids in 0 .. V - 1.
     max_workspace_mb : float
-        Bound on this function's own copies of logits, in MB of 10^6 bytes; at least one token's
-        logits are computed at a time.
+        Upper bound on the copies of logits in this function, in MB of 10^6 bytes. At least one
+        token's logits are computed at a time.
 
     Returns
     -------
     EntropyStats
-        In float64 inside, float32 outside. Bits may depend on the company of a row, as they do in
-        ``logits_of``.
+        Computed in float64 and rounded to float32. The bits of a row may depend on other rows, as
+        in ``logits_of``.
     """
     hidden = check_tensor("hidden", hidden, "[N, D] or [K, N, D]", (2, 3))
     check_number("max_workspace_mb", max_workspace_mb, "a number above 0")
@@ -61,7 +61,7 @@ def logits_entropy(
 
 
 def _logits(logits_of: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
-    """Logits [K, n, V] in float64, with -inf below the floor."""
+    """Return logits [K, n, V] in float64, with -inf below the floor."""
     logits = logits_of(hidden.flatten(0, 1))
     if not isinstance(logits, Tensor):
         raise TypeError(f"`logits_of` must return a torch.Tensor, got {type(logits).__name__}")

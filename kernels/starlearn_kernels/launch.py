@@ -1,11 +1,11 @@
-"""The Triton routes: tile sizes, launches, and the merge of the vocabulary splits.
+"""Triton routes: tile sizes, launches, and the merge of the vocabulary splits.
 
-Imported only when a Triton route is asked for. Tiles and splits depend on dtype, D and V, never on
-the number of rows; one configuration per case, no autotuning.
+Imported only for a Triton route. Tiles and splits depend on dtype, D and V, never on the number of
+rows. Each case has one configuration, without autotuning.
 
 Memory of the fused route (K N = 65,536 rows, V = 128,256): partial sums of one chunk of 8192 rows
-in 16 splits, 4 numbers each: 8192 * 16 * 4 * 4 = 2.1 MB, whatever N, K and V. Hidden states that
-are not contiguous are copied.
+in 16 splits with 4 numbers each, 8192 * 16 * 4 * 4 = 2.1 MB. N, K and V do not change it. Hidden
+states that are not contiguous are copied.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from starlearn_kernels import triton_entropy as kernels
 from starlearn_kernels.chunked import Running, Tile, Workspace, sweep
-from starlearn_kernels.stats import FLOOR, LN2, LOG2E, EntropyStats, Head, finish
+from starlearn_kernels.stats import FLOOR, LOG2E, EntropyStats, Head, finish
 
 CHUNK_ROWS = 8192
-# 2048 rows make 16 blocks of 128: with 16 splits they fill 132 multiprocessors about twice.
+# 2048 rows are 16 blocks of 128, and 16 splits make 256 programs for 132 multiprocessors.
 SPLITS = 16
 GROUP = 8
 
@@ -38,27 +38,27 @@ class Tiles:
 
     @property
     def blocks(self) -> dict[str, int]:
-        """The block sizes under the kernels' names."""
+        """Block sizes under the kernels' names."""
         return {"BLOCK_M": self.rows, "BLOCK_V": self.columns, "BLOCK_D": self.depth}
 
     @property
     def options(self) -> dict[str, int | bool]:
-        """Launch options; fused multiply-add is stated because its default will change."""
+        """Launch options; fused multiply-add is explicit because its default will change."""
         return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
 
 
-# Hopper, chosen on an H100 among 20 configurations of the first look and 12 of the second
-# (kernels/README.md). WIDE loads by descriptors, which need rows of a multiple of 16 bytes. Where
-# its last tile reaches beyond the vocabulary its first look spills some 100 bytes, and was the
-# fastest all the same; with a cap its second look would spill too much, and CAPPED's does not.
+# Tiles for Hopper, the fastest on an H100 among 20 configurations of the first look and 12 of the
+# second (kernels/README.md). WIDE loads with descriptors, which need rows of multiples of 16 bytes.
+# If its last tile exceeds the vocabulary, its first look spills about 100 bytes and is still the
+# fastest. With a cap its second look would spill too much; CAPPED does not spill.
 WIDE = Tiles(128, 256, 64, warps=8, stages=3, descriptors=True)
 CAPPED = Tiles(128, 128, 64, warps=8, stages=4, descriptors=True)
 HALF = Tiles(128, 128, 64, warps=8, stages=4)
-# Any other GPU from Ampere on, with as little as 99 KB of shared memory; not timed.
+# Tiles for other GPUs from Ampere on, which have at least 99 KB of shared memory; not timed.
 SMALL = Tiles(128, 128, 32, warps=8, stages=3)
-# float32 on any of them: no tensor cores, exact products, slower than triton-chunk.
+# Tiles for float32 on all GPUs: exact products without tensor cores, slower than triton-chunk.
 SINGLE = Tiles(64, 128, 32, warps=8, stages=3)
-# The second look of float32 keeps more in registers: with 8 warps it spills.
+# The second look of float32 needs more registers; with 8 warps it spills.
 SINGLE_AGAIN = Tiles(64, 128, 32, warps=16, stages=3)
 # Rows and columns of the kernels that read products from cache.
 CACHED_ROWS, CACHED_COLUMNS = 8, 512
@@ -67,7 +67,7 @@ MERGE_ROWS = 256
 
 
 def first_tiles(dtype: torch.dtype, width: int, *, hopper: bool, aligned: bool) -> Tiles:
-    """Tiles of the first look."""
+    """Return the tiles of the first look."""
     if dtype == torch.float32:
         return SINGLE
     if not hopper:
@@ -78,7 +78,7 @@ def first_tiles(dtype: torch.dtype, width: int, *, hopper: bool, aligned: bool) 
 def second_tiles(
     dtype: torch.dtype, width: int, *, hopper: bool, aligned: bool, capped: bool
 ) -> Tiles:
-    """Tiles of the second look."""
+    """Return the tiles of the second look."""
     if dtype == torch.float32:
         return SINGLE_AGAIN
     tiles = first_tiles(dtype, width, hopper=hopper, aligned=aligned)
@@ -86,29 +86,17 @@ def second_tiles(
 
 
 def _is_hopper(device: torch.device) -> bool:
-    """Hopper, and not Blackwell, where its tiles spill; the interpreter takes the same tiles."""
+    """Return whether to use the tiles of Hopper; they spill on Blackwell."""
     return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] == 9
 
 
-def unavailable(head: Head) -> str | None:
-    """Why the Triton routes cannot take this head, or None."""
-    if not head.hidden.is_cuda and not interpreted():
-        return f"a CUDA device is needed, and `hidden` is on {head.hidden.device}"
-    if head.hidden.dtype != head.weight.dtype:
-        return (
-            "`hidden` and `weight` must have one dtype, "
-            f"got {head.hidden.dtype} and {head.weight.dtype}"
-        )
-    return None
-
-
 def interpreted() -> bool:
-    """Whether Triton's interpreter runs the kernels (TRITON_INTERPRET=1)."""
+    """Return whether Triton's interpreter runs the kernels (TRITON_INTERPRET=1)."""
     return bool(triton.knobs.runtime.interpret)
 
 
 def fused(head: Head, max_workspace_mb: float) -> EntropyStats:
-    """Statistics by a product whose tiles never leave the chip.
+    """Return statistics by a matrix product whose tiles never leave the chip.
 
     Parameters
     ----------
@@ -120,7 +108,8 @@ def fused(head: Head, max_workspace_mb: float) -> EntropyStats:
     _require(head)
     passes, rows, width, vocabulary = head.sizes
     hopper = _is_hopper(head.hidden.device)
-    # Viewed anew: an axis of one keeps any stride, and a descriptor takes multiples of 16 bytes.
+    # The view resets strides: an axis of length one may have any stride, but descriptors need
+    # multiples of 16 bytes.
     flat = head.hidden.contiguous().view(-1).view(passes * rows, width)
     weight = head.weight.contiguous().view(-1).view(vocabulary, width)
     hidden = flat.view(passes, rows, width)
@@ -146,17 +135,25 @@ def fused(head: Head, max_workspace_mb: float) -> EntropyStats:
         norm = top + mass.log2()  # [K, N]
         information = _look_twice(head, hidden, weight, norm, second)
     target = _target_bits(head, max_workspace_mb)
-    return finish(top, mass, slope, runner_up, target, information, unit=LN2)
+    return finish(top, mass, slope, runner_up, target, information)
 
 
 def _require(head: Head) -> None:
-    reason = unavailable(head)
-    if reason is not None:
-        raise ValueError(f"`route` 'triton-...' cannot run here: {reason}; use 'torch' or 'auto'")
+    """Raise ValueError unless the Triton routes can run on this head."""
+    if not head.hidden.is_cuda and not interpreted():
+        reason = f"it needs a CUDA device, and `hidden` is on {head.hidden.device}"
+    elif head.hidden.dtype != head.weight.dtype:
+        reason = (
+            "`hidden` and `weight` must have one dtype, "
+            f"got {head.hidden.dtype} and {head.weight.dtype}"
+        )
+    else:
+        return
+    raise ValueError(f"`route` 'triton-...' cannot run here: {reason}; use 'torch' or 'auto'")
 
 
 def _splits(vocabulary: int, columns: int) -> tuple[int, int]:
-    """Number of vocabulary splits and tiles in each."""
+    """Return the number of vocabulary splits, and of tiles per split."""
     tiles = -(-vocabulary // columns)
     per_split = -(-tiles // SPLITS)
     return -(-tiles // per_split), per_split
@@ -171,12 +168,12 @@ def _chunk_rows(splits: int, max_workspace_mb: float) -> int:
 
 
 def _tail(head: Head, tiles: Tiles) -> bool:
-    """Whether the last tile reaches beyond the vocabulary."""
+    """Return whether the last tile exceeds the vocabulary."""
     return head.weight.shape[0] % tiles.columns != 0
 
 
 def _epilogue(head: Head) -> dict[str, object]:
-    """Arguments of every kernel's step from products to logits."""
+    """Return the arguments of `to_bits`, every kernel's step from products to logits."""
     return {
         "alpha": head.scale * LOG2E,
         "cap": 1.0 if head.softcap is None else head.softcap * LOG2E,
@@ -199,7 +196,7 @@ def _look_once(
     running: Tensor,  # [4, K * N]
     start: int,
 ) -> None:
-    """Fill ``running`` for the rows of ``part``."""
+    """Fill ``running`` for the rows of ``part`` by the first look and the merge of its splits."""
     rows, width = part.shape
     partial = part.new_empty((4, splits, rows), dtype=torch.float32)
     hidden_in: object = part
@@ -244,7 +241,7 @@ def _look_twice(
     norm: Tensor,  # [K, N]
     tiles: Tiles,
 ) -> Tensor:
-    """Mutual information in bits, [N]."""
+    """Return the mutual information in bits, [N]."""
     passes, rows, width = hidden.shape
     padded = triton.next_power_of_2(passes)
     splits, per_split = _splits(weight.shape[0], tiles.columns)
@@ -283,7 +280,7 @@ def _look_twice(
 
 
 def _target_bits(head: Head, max_workspace_mb: float) -> Tensor | None:
-    """Logits of the targets in bits, [K, N], by a small product of their own."""
+    """Return the logits of the targets in bits, [K, N], by a separate small product."""
     if head.target is None:
         return None
     passes, rows, width, _ = head.sizes
@@ -305,7 +302,7 @@ def _target_bits(head: Head, max_workspace_mb: float) -> Tensor | None:
 
 
 def cached(head: Head, max_workspace_mb: float) -> EntropyStats:
-    """Statistics by the vendor's product, tile by tile, each read by one kernel while in cache.
+    """Return statistics from tiles of the vendor's product, which one kernel reads in cache.
 
     Parameters
     ----------
@@ -316,15 +313,7 @@ def cached(head: Head, max_workspace_mb: float) -> EntropyStats:
     """
     _require(head)
     target = _target_bits(head, max_workspace_mb)
-    return sweep(
-        head,
-        max_workspace_mb,
-        _cached_first,
-        _cached_second,
-        alpha=1.0,
-        unit=LN2,
-        target=target,
-    )
+    return sweep(head, max_workspace_mb, _cached_first, _cached_second, alpha=1.0, target=target)
 
 
 def _cached_first(

@@ -1,8 +1,8 @@
-"""Dropout masks from a counter, the same bits on every device, and the LoRA product that uses them.
+"""Dropout masks from a counter, with the same bits on every device, and the masked LoRA product.
 
 A mask is a pure function of its keys: Philox-4x32-10 (Salmon et al., "Parallel random numbers: as
-easy as 1, 2, 3", SC 2011) in integer arithmetic. Nothing depends on the batch, on its order or on a
-generator's state, and two dropout rates share their random numbers.
+easy as 1, 2, 3", SC 2011) in integer arithmetic. It does not depend on the batch, its order or a
+generator's state. Two dropout rates share their random numbers.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from starlearn_kernels.checks import check_integer, check_tensor
 WORD = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
-# The last counter word tells the uses of the generator apart.
+# Last counter word, which separates the uses of the generator.
 TIED, PER_TOKEN = 1, 2
 
 
@@ -30,14 +30,14 @@ def feature_mask(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Dropout masks that all tokens and items share: one per pass, layer and module.
+    """Return dropout masks shared by all tokens and items, one per pass, layer and module.
 
     Parameters
     ----------
     seed : int
         0 to 2^64 - 1.
     n_passes : int
-        K. The first passes do not change when more are asked for.
+        K. More passes do not change the first ones.
     layer : int
     module : int or str
         Number or name of the projection, such as "q_proj".
@@ -76,16 +76,16 @@ def token_mask(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Dropout masks for each token, keyed by its item and its position, not by its batch.
+    """Return dropout masks per token, keyed by item and position instead of by batch.
 
     Parameters
     ----------
     seed, n_passes, layer, module, n_features, p, device, dtype
         As for `feature_mask`.
     item_keys : Tensor [B] int64
-        A number per item that stays with it, such as its index in the pool.
+        Fixed number of each item, such as its index in the pool.
     positions : Tensor [B, T] int64
-        Position of each token in its item, 0 to 2^32 - 1 (any number where there is padding).
+        Position of each token in its item, 0 to 2^32 - 1; any number for padding.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def token_mask(
 
 
 def lora_product(x: Tensor, A: Tensor, mask: Tensor) -> Tensor:
-    """The first LoRA product of K stacked passes under tied masks: (x * mask) A^T.
+    """Return the first LoRA product of K stacked passes with shared masks, (x * mask) A^T.
 
     Parameters
     ----------
@@ -133,8 +133,9 @@ def lora_product(x: Tensor, A: Tensor, mask: Tensor) -> Tensor:
 
     Notes
     -----
-    (x * m) A^T = x (A * m)^T: the mask goes onto A, r x D numbers, instead of onto B x T x D. One
-    masked A lives at a time: K of them would be 1.2 GB at 7 billion parameters with K = 8.
+    (x * m) A^T = x (A * m)^T, so the mask multiplies A, r x D numbers, instead of x, B x T x D
+    numbers. One masked A is in memory at a time. K = 8 of them would take 1.2 GB in a model of 7
+    billion parameters.
     """
     check_tensor("A", A, "[r, D]", (2,))
     check_tensor("mask", mask, "[K, D]", (2,))
@@ -157,7 +158,7 @@ Counter = tuple[Tensor | int, Tensor | int, Tensor | int, Tensor | int]
 
 
 def philox(counter: Counter, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox-4x32-10: four words of 32 bits, held in int64, from four counter words and a key.
+    """Return four words of 32 bits by Philox-4x32-10 from four counter words and a key.
 
     Parameters
     ----------
@@ -168,7 +169,7 @@ def philox(counter: Counter, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tens
     Returns
     -------
     four Tensor
-        Of the broadcast shape, values in 0 .. 2^32 - 1.
+        int64, of the broadcast shape, with values in 0 .. 2^32 - 1.
     """
     device = next(word.device for word in counter if isinstance(word, Tensor))
     words = [torch.as_tensor(word, dtype=torch.int64, device=device) for word in counter]
@@ -183,7 +184,7 @@ def philox(counter: Counter, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tens
 
 
 def _wide_product(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
-    """High and low word of a 32 x 32 bit product, without ever passing 2^63."""
+    """Return high and low word of a 32 x 32 bit product; no intermediate exceeds 2^63."""
     upper = a * (b >> 16)  # < 2^48
     lower = a * (b & 0xFFFF)  # < 2^48
     middle = upper + (lower >> 16)
@@ -191,11 +192,11 @@ def _wide_product(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
 
 
 def _key(seed: int, number: int, layer: int, module: int | str, use: int) -> tuple[int, int]:
-    """A key per pass, layer and module: the generator applied to them, under the seed's key."""
+    """Return a key per pass, layer and module, by the generator with the seed as its key."""
     if isinstance(module, str):
-        # Python's own hash of a string changes from process to process.
+        # Python's own hash of a string differs between processes.
         digest = hashlib.blake2b(module.encode(), digest_size=4).digest()
-        word, use = int.from_bytes(digest, "little"), use + 2  # names and numbers never meet
+        word, use = int.from_bytes(digest, "little"), use + 2  # names and numbers never share a key
     else:
         word = check_integer("module", module, 0, 2**32)
     counter = (torch.tensor(number), layer, word, use)
@@ -206,7 +207,7 @@ def _key(seed: int, number: int, layer: int, module: int | str, use: int) -> tup
 def _check(
     seed: object, n_passes: object, layer: object, n_features: object, p: object, dtype: object
 ) -> int:
-    """Check the shared arguments; give the words below which a feature is dropped."""
+    """Check the shared arguments; return the threshold below which a word drops its feature."""
     check_integer("seed", seed, 0, 2**64)
     check_integer("n_passes", n_passes, 1, 2**31)
     check_integer("layer", layer, 0, 2**32)

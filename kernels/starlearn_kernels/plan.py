@@ -1,4 +1,4 @@
-"""Block sizes of the torch route: they follow from geometry, device and workspace alone."""
+"""Block sizes of the torch route, decided by device, K, D, V and workspace alone."""
 
 import math
 from collections.abc import Iterator
@@ -6,16 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-# Vocabulary tiles are padded to this many columns, so that vector loops have no tail.
+# Vocabulary tiles are padded to a multiple of this, so that vector loops have no tail.
 ALIGN = 64
-# Columns that the lower bound on mutual information adds up; divides ALIGN.
-GROUP = 16
-# torch gives a thread at least so many numbers of an elementwise operation.
+# Least number of elements that torch gives a thread in an elementwise operation.
 GRAIN = 32768
 
 
 def slack(count: int, threads: int | None = None) -> int:
-    """Numbers to add to ``count`` so that every thread's part is made of whole vectors."""
+    """Return how many numbers to add to ``count`` so that all threads get whole vectors."""
     threads = min(threads or torch.get_num_threads(), -(-count // GRAIN))
     return -count % (ALIGN * threads)
 
@@ -26,27 +24,27 @@ class Sizes:
 
     rows: int
     columns: int
-    # With fewer rows in a block the weight is read too often: a second product is cheaper.
+    # With fewer rows per block the weight is read too often, and a second product is cheaper.
     fewest_kept: int
 
 
-# CPU, measured with one thread at D = 512: a product of 128 rows runs at 92 % of the rate of 2048
-# rows, and a batch of few rows is padded to one block; 256 rows were not faster.
-# Elsewhere, measured on an H100 among five: small tiles leave most of it idle, so that tiles of 512
-# rows x 4096 columns took 1.8 to 3.9 times as long (benchmarks/results/kernel_tuning.csv).
+# CPU, measured with one thread at D = 512: a product of 128 rows reaches 92 % of the rate of 2048
+# rows. 256 rows were not faster, and a small batch is padded to a whole block.
+# Other devices, the best of five sizes on an H100: small tiles leave most of it idle, so tiles of
+# 512 rows x 4096 columns took 1.8 to 3.9 times as long (benchmarks/results/kernel_tuning.csv).
 SIZES = {"cpu": Sizes(128, 2048, 32)}
 OTHER = Sizes(2048, 16384, 512)
 
 
 @dataclass(frozen=True)
 class TorchPlan:
-    """Block sizes of the torch route; the number of rows N plays no part in them."""
+    """Block sizes of the torch route; they do not depend on the number of rows N."""
 
     vocabulary: int
     tokens: int  # T: rows of hidden per pass in a block
     rows: int  # R = K * T
     columns: int  # C
-    keep: bool  # all logits of a block are kept for the second look
+    keep: bool  # whether all logits of a block are kept for the second look
     copy_weight: bool
     onednn: bool
     workspace_bytes: int
@@ -66,7 +64,6 @@ def plan_torch(
     itemsize: int,
     copy_weight: bool,
     max_workspace_mb: float,
-    interval: bool = False,
 ) -> TorchPlan:
     """Choose the largest blocks, up to the usual ones, that fit the workspace.
 
@@ -78,38 +75,26 @@ def plan_torch(
     itemsize : int
         Bytes of a number in the product's inputs.
     copy_weight : bool
-        Whether the weight comes in another dtype than the product's inputs.
+        Whether the weight has another dtype than the product's inputs.
     max_workspace_mb : float
         In MB of 10^6 bytes.
-    interval : bool
-        Keep sums of groups of columns instead of logits.
 
     Raises
     ------
     ValueError
-        Where even the smallest blocks do not fit; it names the smallest bound that works.
+        When even the smallest blocks do not fit; the message names the least workspace.
     """
     sizes = SIZES.get(device_type, OTHER)
     full = -(-vocabulary // ALIGN) * ALIGN
     copies = copy_weight or full != vocabulary
     onednn = device_type == "cpu" and has_onednn()
     least = math.inf
-    for keep in (True, False) if passes > 1 and not interval else (False,):
+    for keep in (True, False) if passes > 1 else (False,):
         fewest = sizes.fewest_kept if keep else 1
         for rows in _halvings(sizes.rows, max(fewest, min(passes, sizes.rows))):
             for columns in _halvings(min(sizes.columns, full), min(4 * ALIGN, full)):
-                per_row = (full + sizes.columns) // GROUP if interval else 0
                 plan = _sized(
-                    passes,
-                    width,
-                    vocabulary,
-                    rows,
-                    columns,
-                    itemsize,
-                    keep,
-                    copies,
-                    onednn,
-                    per_row,
+                    passes, width, vocabulary, rows, columns, itemsize, keep, copies, onednn
                 )
                 if plan.workspace_bytes <= max_workspace_mb * 1e6:
                     return plan
@@ -121,7 +106,7 @@ def plan_torch(
 
 
 def _halvings(most: int, least: int) -> Iterator[int]:
-    """``most`` and its halves, rounded up to the padding above it, down to ``least``."""
+    """Yield ``most``, its halves, and ``least``; halves above ALIGN are multiples of it."""
     while most > least:
         yield most
         half = -(-most // 2)
@@ -139,18 +124,17 @@ def _sized(
     keep: bool,
     copies: bool,
     onednn: bool,
-    per_row: int,
 ) -> TorchPlan:
     tokens = max(1, rows // passes)
     rows = tokens * passes
     tiles = -(-vocabulary // columns)
     tile = rows * columns + slack(rows * columns)
-    floats = 2 * tile + rows * per_row + (tokens * columns if passes > 1 else 0)
+    floats = 2 * tile + (tokens * columns if passes > 1 else 0)
     if keep:
         floats += tiles * tile
     inputs = rows * width + (columns * width if copies else 0)
     if onednn:
-        # Its results, and its copies of both inputs.
+        # Results of oneDNN, and its copies of both inputs.
         floats += 2 * rows * columns
         inputs += (rows + columns) * width
     return TorchPlan(
@@ -159,10 +143,10 @@ def _sized(
 
 
 def has_onednn() -> bool:
-    """Whether float32 products go to oneDNN: on x86 only, where it was measured.
+    """Return whether float32 products use oneDNN, which was measured on x86 only.
 
-    MKL, behind `torch.mm`, takes a slow path on processors that are not Intel's: on an AMD EPYC
-    with AVX-512 oneDNN computes 2.2 times as many products a second.
+    MKL, which `torch.mm` uses, is slow on processors of other makers than Intel. On an AMD EPYC
+    with AVX-512 oneDNN computes 2.2 times as many products per second.
     """
     x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
     return x86 and torch.backends.mkldnn.is_available()

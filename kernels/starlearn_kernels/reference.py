@@ -1,4 +1,4 @@
-"""The truth: every statistic from its definition, in float64, with all logits in memory."""
+"""Reference: every statistic by its definition, in float64, with all logits in memory."""
 
 import math
 
@@ -9,7 +9,7 @@ from starlearn_kernels.stats import FLOOR, EntropyStats, Head
 
 
 def head_logits(head: Head) -> Tensor:
-    """All logits of a head in float64, [K, N, V], with -inf below the floor."""
+    """Return all logits of a head in float64, [K, N, V], with -inf below the floor."""
     logits = head.scale * (head.hidden.double() @ head.weight.double().T)  # [K, N, V]
     if head.bias is not None:
         logits = logits + head.bias.double()
@@ -19,7 +19,7 @@ def head_logits(head: Head) -> Tensor:
 
 
 def reference(head: Head) -> EntropyStats:
-    """Statistics of a head by definition.
+    """Return the statistics of a head by definition.
 
     Parameters
     ----------
@@ -29,13 +29,13 @@ def reference(head: Head) -> EntropyStats:
     Returns
     -------
     EntropyStats
-        Computed in float64, rounded to float32 once, at the end.
+        Computed in float64 and rounded to float32 at the end.
     """
     return stats_of_logits(head_logits(head), head.target)
 
 
 def stats_of_logits(logits: Tensor, target: Tensor | None) -> EntropyStats:
-    """Statistics of given logits [K, N, V] by definition, in their dtype; ``target`` [N]."""
+    """Return statistics of logits [K, N, V] by definition, in their dtype; ``target`` is [N]."""
     logsumexp = logits.logsumexp(-1)  # [K, N]
     logp = logits - logsumexp[..., None]  # [K, N, V]
     p = logp.exp()
@@ -43,13 +43,13 @@ def stats_of_logits(logits: Tensor, target: Tensor | None) -> EntropyStats:
     entropy = -_times_log(p, logp).sum(-1)  # [K, N]
     mean_p = p.mean(0)  # [N, V]
     predictive = -_times_log(mean_p, mean_p.log()).sum(-1)  # [N]
-    # The mean of K is a K-th of the largest at least; below the smallest number it rounds to 0.
+    # A mean below the smallest number rounds to 0. It is at least 1 / K of the largest p.
     log_mean = torch.maximum(mean_p.log(), logp.amax(0) - math.log(len(logits)))  # [N, V]
     information = _times_log(p, logp - log_mean).sum(-1).mean(0)  # [N]
 
     pair = logits.topk(min(2, logits.shape[-1])).values  # [K, N, 2]
-    alone = pair.shape[-1] == 1  # V = 1
-    margin = torch.full_like(entropy, torch.inf) if alone else pair[..., 0] - pair[..., 1]
+    single = pair.shape[-1] == 1  # V = 1
+    margin = torch.full_like(entropy, torch.inf) if single else pair[..., 0] - pair[..., 1]
     bad = torch.isnan(entropy)
     margin = torch.where(bad, torch.nan, margin)
     logsumexp = torch.where(bad & (logsumexp != -torch.inf), torch.nan, logsumexp)
@@ -65,11 +65,11 @@ def stats_of_logits(logits: Tensor, target: Tensor | None) -> EntropyStats:
         logprob=None if logprob is None else logprob.float(),
         expected_entropy=entropy.mean(0).float(),
         predictive_entropy=predictive.float(),
-        # Values of 1e-17 beyond the bounds are rounding.
+        # Rounding can leave the bounds by 1e-17.
         mutual_information=information.clamp(0, math.log(len(logits))).float(),
     )
 
 
 def _times_log(p: Tensor, log: Tensor) -> Tensor:
-    """p * log with 0 * anything = 0; a NaN in p stays."""
+    """Return p * log, with 0 where p is 0; NaN in p stays NaN."""
     return torch.where(p == 0, 0.0, p * log)

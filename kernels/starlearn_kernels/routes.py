@@ -1,7 +1,7 @@
-"""Which route a shape takes: the fastest in the nearest row of a table that the benchmark wrote.
+"""Choice of a route: the fastest one in the nearest row of a table of measured shapes.
 
-`benchmarks/bench_linear_entropy.py --write-table` writes routes.csv from its rows. A row holds for
-a kind of device; the choice looks at device, dtype, K, D and V, never at N or at a value.
+`benchmarks/bench_linear_entropy.py --write-table` writes the table, routes.csv, from its results.
+Each row is for one kind of device. The choice depends on device, dtype, K, D and V only.
 """
 
 import csv
@@ -14,18 +14,18 @@ from pathlib import Path
 import torch
 
 ROUTES = ("reference", "torch", "triton-fused", "triton-chunk")
-# Those that `auto` may take: the reference keeps all logits.
+# Routes that `auto` may choose; the reference stores all logits.
 BOUNDED = ROUTES[1:]
 TABLE = Path(__file__).with_name("routes.csv")
-# More passes than this do not fit the second look of route triton-fused.
+# Most passes in the second look of route triton-fused.
 MOST_PASSES = 64
-# Compute capability from which on the kernels have tiles: Ampere.
+# Least compute capability for which the kernels have tiles: Ampere.
 OLDEST_CAPABILITY = 8
 
 
 @dataclass(frozen=True)
 class Row:
-    """The fastest route at one shape, as measured."""
+    """Fastest route at one measured shape."""
 
     device: str  # kind: cpu, cuda
     dtype: str
@@ -33,11 +33,11 @@ class Row:
     width: int
     vocabulary: int
     route: str
-    times: str  # of all routes, in words
+    times: str  # of all routes, as text
     hardware: str
 
     def distance(self, dtype: torch.dtype, passes: int, width: int, vocabulary: int) -> float:
-        """Distance to a shape: doublings of K, D and V, and much more for another dtype."""
+        """Return the distance to a shape: doublings of K, D and V, and much more for the dtype."""
         own = getattr(torch, self.dtype)
         pairs = ((self.passes, passes), (self.width, width), (self.vocabulary, vocabulary))
         doublings = sum(abs(math.log2(mine / other)) for mine, other in pairs)
@@ -46,26 +46,26 @@ class Row:
 
 @dataclass(frozen=True)
 class Choice:
-    """A route and the reason for it, in words."""
+    """A route and the reason for it."""
 
     route: str
     reason: str
 
 
 FIELDS = ("device", "dtype", "K", "D", "V", "route", "times", "hardware")
-# Rows of the benchmark that count: those with the workspace that callers get.
+# Workspace of the results that count: the default of `linear_entropy`.
 WORKSPACE_MB = 64
 
 
 def write_table(measured: Path, path: Path = TABLE) -> int:
-    """Write the fastest bounded route of every shape in the benchmark's rows; gives their number.
+    """Write the fastest bounded route of every measured shape, and return the number of shapes.
 
-    A later row replaces an earlier one of the same route and shape, and the largest N counts.
+    Of results with the same route and shape the largest N counts, and of these the last one.
     """
     shapes: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
     with measured.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            # The header of a file that was put behind another is a row of no contender.
+            # Concatenated files repeat the header, which is no contender's result.
             known_route = row["contender"] in BOUNDED and row["ms_median"]
             if not known_route or float(row["workspace_mb"]) != WORKSPACE_MB:
                 continue
@@ -89,7 +89,7 @@ def write_table(measured: Path, path: Path = TABLE) -> int:
 
 @functools.cache
 def read_table(path: Path = TABLE) -> tuple[Row, ...]:
-    """Rows of a table."""
+    """Read the rows of a table."""
     with path.open(newline="", encoding="utf-8") as file:
         return tuple(
             Row(
@@ -114,29 +114,26 @@ def choose_route(
     vocabulary: int,
     *,
     hidden_dtype: torch.dtype | None = None,
-    table: tuple[Row, ...] | None = None,
 ) -> Choice:
     """Choose the route that was fastest at the nearest measured shape.
 
     Parameters
     ----------
     device : torch.device
-        Only its kind counts. Without a row for it the plain route is taken.
+        Only its kind counts. A kind without a row takes route "torch".
     dtype : torch.dtype
         Of the weight.
     passes, width, vocabulary : int
         K, D and V.
     hidden_dtype : torch.dtype, optional
-        Of the hidden states, where it is not that of the weight.
-    table : tuple of Row, optional
-        Instead of the table that comes with the package.
+        Of the hidden states, if it is not that of the weight.
     """
-    rows = [row for row in (read_table() if table is None else table) if row.device == device.type]
+    rows = [row for row in read_table() if row.device == device.type]
     if not rows:
         return Choice(
             "torch",
-            f"the table has no row for {device.type}: no route was measured there, so the plain "
-            "one is taken; route='triton-fused' or 'triton-chunk' asks for the kernels",
+            f"the table has no row for {device.type}, because no route was measured there; to use "
+            "the kernels, pass route='triton-fused' or 'triton-chunk'",
         )
     nearest = min(rows, key=lambda row: row.distance(dtype, passes, width, vocabulary))
     reason = (
@@ -153,7 +150,7 @@ def choose_route(
 def _obstacle(
     route: str, device: torch.device, passes: int, dtype: torch.dtype, hidden_dtype: torch.dtype
 ) -> str | None:
-    """What keeps a Triton route from taking a head, or None."""
+    """Return why a Triton route cannot take a head, or None."""
     if not route.startswith("triton"):
         return None
     if find_spec("triton") is None:
@@ -169,7 +166,7 @@ def _obstacle(
 
 @functools.cache
 def _obstacle_on(device: torch.device) -> str | None:
-    """What keeps Triton's kernels from a GPU that is there, or None."""
+    """Return why Triton's kernels cannot run on a GPU, or None."""
     if torch.version.hip:
         return "it was made for CUDA, and this is ROCm"
     major, minor = torch.cuda.get_device_capability(device)
@@ -180,7 +177,7 @@ def _obstacle_on(device: torch.device) -> str | None:
     try:
         # Builds Triton's helpers, which are C that includes Python.h.
         triton.runtime.driver.active.get_current_target()
-    except Exception as error:  # noqa: BLE001 (whatever it is, the plain route works without)
+    except Exception as error:  # noqa: BLE001 (route "torch" works without)
         return (
             f"Triton cannot start ({type(error).__name__}: {error}); it needs a C compiler (gcc or "
             "CC) and Python's headers (python3-dev)"

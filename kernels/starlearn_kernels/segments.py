@@ -1,4 +1,4 @@
-"""Per-item sums and means over ragged runs of rows, in a fixed order."""
+"""Sums and means per item over consecutive rows, in a fixed order."""
 
 import torch
 from torch import Tensor
@@ -7,15 +7,15 @@ from starlearn_kernels.checks import check_choice, check_tensor
 
 
 def segment_reduce(values: Tensor, offsets: Tensor, how: str = "mean") -> Tensor:
-    """Reduce runs of rows to one value per item.
+    """Reduce consecutive rows to one value per item.
 
     Parameters
     ----------
     values : Tensor [N] or [K, N]
         Floating point values of the rows.
     offsets : Tensor [S + 1]
-        Item s owns the rows ``offsets[s]`` to ``offsets[s + 1] - 1``; starts at 0, never falls,
-        ends at N. int64 or int32, on the device of ``values``.
+        Item s consists of rows ``offsets[s]`` to ``offsets[s + 1] - 1``. Offsets start at 0, never
+        decrease and end at N; int64 or int32, on the device of ``values``.
     how : {"mean", "sum"}
 
     Returns
@@ -25,7 +25,7 @@ def segment_reduce(values: Tensor, offsets: Tensor, how: str = "mean") -> Tensor
 
     Notes
     -----
-    Rows are added one after the other in float64, so an item's bits depend on its own rows only.
+    Rows are added in order in float64, so the bits of an item depend on its own rows only.
     """
     if not isinstance(values, Tensor):
         raise TypeError(f"`values` must be a torch.Tensor, got {type(values).__name__}")
@@ -42,11 +42,11 @@ def segment_reduce(values: Tensor, offsets: Tensor, how: str = "mean") -> Tensor
     total = values.new_zeros((*values.shape[:-1], len(lengths)), dtype=torch.float64)
     longest = int(lengths.max()) if len(lengths) else 0
     for step in range(longest):
-        # Only the items that still have rows: a finished item is not touched again.
+        # Adds row number `step` of every item that has one.
         item = torch.nonzero(lengths > step)[:, 0]
         total[..., item] += values[..., starts[item] + step].double()
     if how == "mean":
-        total = total / lengths  # 0 / 0 is NaN: nothing is known about an item without rows
+        total = total / lengths  # 0 / 0 is NaN for an item without rows
     return total.to(values.dtype)
 
 
@@ -62,4 +62,4 @@ def _check_offsets(offsets: Tensor, rows: int, device: torch.device) -> None:
         raise ValueError(f"`offsets` must run from 0 to N = {rows}, got {first} to {last}")
     if bool((offsets.diff() < 0).any()):
         where = int(torch.nonzero(offsets.diff() < 0)[0, 0])
-        raise ValueError(f"`offsets` must never fall, got a fall after position {where}")
+        raise ValueError(f"`offsets` must never decrease, got a decrease after position {where}")

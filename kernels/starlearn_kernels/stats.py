@@ -1,4 +1,4 @@
-"""What every route is given and what every route returns."""
+"""Input and output of every route, and the step from running sums to statistics."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-# "-inf" is a finite floor, so that differences of two masked logits need no guard.
+# Finite replacement of -inf: differences of two masked logits are then 0 instead of NaN.
 FLOOR = -1e30
 LN2 = math.log(2.0)
 LOG2E = 1 / LN2
@@ -14,7 +14,7 @@ LOG2E = 1 / LN2
 
 @dataclass(frozen=True)
 class Head:
-    """A checked question to a route: hidden states and the head that turns them into logits.
+    """Checked input of a route: hidden states and the head that turns them into logits.
 
     The logits are ``cap(scale * hidden @ weight.T + bias)`` with ``cap(x) = softcap *
     tanh(x / softcap)``; they are never stored for all rows.
@@ -29,7 +29,7 @@ class Head:
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
-        """Passes K, rows N, width D and vocabulary V."""
+        """K, N, D and V."""
         passes, rows, width = self.hidden.shape
         return passes, rows, width, self.weight.shape[0]
 
@@ -49,20 +49,20 @@ class EntropyStats:
     max_prob : Tensor [K, N]
         Largest probability.
     margin : Tensor [K, N]
-        Largest logit minus the second largest; 0 on a tie, inf where there is no second one.
+        Largest logit minus the second largest; 0 for a tie, inf if there is only one.
     logprob : Tensor [K, N] or None
-        Log probability of the target, where targets were given.
+        Log probability of the target; None without targets.
     expected_entropy : Tensor [N]
         Mean over the passes of their entropies.
     predictive_entropy : Tensor [N]
         Entropy of the mean of the K distributions.
     mutual_information : Tensor [N]
-        Their difference (BALD), computed directly, between 0 and log K.
+        Predictive minus expected entropy (BALD), computed directly, between 0 and log K.
 
     Notes
     -----
     A row without a finite logit has ``logsumexp`` -inf and NaN elsewhere. A row with a logit that
-    is NaN or +inf has NaN everywhere. Neither touches another row.
+    is NaN or +inf has NaN everywhere. Neither changes another row.
     """
 
     entropy: Tensor
@@ -75,21 +75,21 @@ class EntropyStats:
     mutual_information: Tensor
 
     def squeezed(self) -> "EntropyStats":
-        """The same statistics without the axis of passes, for a single pass."""
+        """Return the statistics of a single pass without the axis of passes."""
         per_pass = ("entropy", "logsumexp", "max_prob", "margin", "logprob")
-        given = self.tensors()
-        return replace(self, **{name: given[name][0] for name in per_pass if name in given})
+        found = self.tensors()
+        return replace(self, **{name: found[name][0] for name in per_pass if name in found})
 
     def tensors(self) -> dict[str, Tensor]:
-        """The fields that are there, by name."""
+        """Return the fields that are not None, by name."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in found.items() if value is not None}
 
 
 def mean_over_passes(values: Tensor) -> Tensor:
-    """Mean of [K, ...] over K, added one after the other.
+    """Return the mean of [K, ...] over K, added in a fixed order.
 
-    A library's sum may change its order with the shape, and with it a row's bits.
+    The order of a library's sum may depend on the shape, which would change a row's bits.
     """
     total = values[0].clone()
     for value in values[1:]:
@@ -104,37 +104,34 @@ def finish(
     second: Tensor,  # [K, N]
     target_logit: Tensor | None,  # [K, N]
     information: Tensor | None,  # [N]
-    *,
-    unit: float,
 ) -> EntropyStats:
     """Turn the running sums of a route into statistics.
 
-    Logits and mutual information come in units of ``unit`` nats (log 2 where a route counts in
-    bits). With x the logits and b the base that goes with the unit: ``top`` is the largest, m;
-    ``mass`` the sum of b^(x - m); ``slope`` the sum of b^(x - m) (x - m); ``second`` the second
-    largest. Mutual information is zero where it is not given.
+    Logits x and mutual information come in bits. ``top`` is the largest logit m, ``mass`` the sum
+    of 2^(x - m), ``slope`` the sum of 2^(x - m) (x - m), and ``second`` the second largest logit.
+    Mutual information is zero where it is not given.
     """
     log_mass = mass.log()
     unknown = torch.isnan(mass)
-    dead = (top <= FLOOR) & ~unknown  # no finite logit
-    bad = unknown | dead
+    empty = (top <= FLOOR) & ~unknown  # no finite logit
+    bad = unknown | empty
 
-    entropy = log_mass - unit * (slope / mass)
-    # Comparisons, not clamps: a maximum with 0 can turn NaN into "certain". Below 1e-30 there is
-    # only what is left of probabilities that underflow.
+    entropy = log_mass - LN2 * (slope / mass)
+    # Comparisons instead of clamps, because a maximum with 0 can turn NaN into 0. Entropies below
+    # 1e-30 come from probabilities that underflow.
     entropy = torch.where(entropy < 1e-30, 0.0, entropy)
     entropy = torch.where(bad, torch.nan, entropy)
-    logsumexp = torch.where(dead, -torch.inf, unit * top + log_mass)
-    margin = torch.where(second <= FLOOR, torch.inf, unit * (top - second))
+    logsumexp = torch.where(empty, -torch.inf, LN2 * top + log_mass)
+    margin = torch.where(second <= FLOOR, torch.inf, LN2 * (top - second))
     logprob = None
     if target_logit is not None:
-        logprob = unit * (target_logit - top) - log_mass
+        logprob = LN2 * (target_logit - top) - log_mass
         logprob = torch.where(target_logit <= FLOOR, -torch.inf, logprob)
         logprob = torch.where(logprob > 0, 0.0, logprob)
         logprob = torch.where(bad, torch.nan, logprob)
 
     expected = mean_over_passes(entropy)
-    information = torch.zeros_like(expected) if information is None else unit * information
+    information = torch.zeros_like(expected) if information is None else LN2 * information
     ceiling = math.log(top.shape[0])
     information = torch.where(information < 0, 0.0, information)
     information = torch.where(information > ceiling, ceiling, information)

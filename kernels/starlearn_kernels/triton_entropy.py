@@ -1,8 +1,8 @@
-"""The Triton kernels: a matrix product that keeps running sums instead of logits.
+"""Triton kernels: a matrix product that keeps running sums of each row instead of logits.
 
-Imported only by launch.py. Logits are in bits, x = logit * log2(e); "-inf" is the finite floor;
-S (``slope``) is kept relative to the running maximum. Tiles are taken in a fixed order and there
-are no atomics, so a row's bits depend on the row alone.
+Imported only by launch.py. Logits are in bits, x = logit * log2(e), and FLOOR replaces -inf. The
+sums ``mass`` and ``slope`` are relative to the running maximum, as in `chunked._first_look`. Tiles
+are read in a fixed order without atomics, so the bits of a row depend on the row alone.
 """
 
 # Types and branches here are Triton's, not Python's.
@@ -30,9 +30,9 @@ def to_bits(
     TAIL: tl.constexpr,
     ACROSS: tl.constexpr,
 ):
-    """Products to logits in bits: scale, bias, cap, floor, and the tail masked last.
+    """Turn products into logits in bits: scale, bias, cap, floor, and the mask of the tail.
 
-    Columns of the vocabulary lie ACROSS the tile, on its last axis, or else down it.
+    The vocabulary is the last axis of the tile if ACROSS, else the first.
     """
     axis: tl.constexpr = 0 if ACROSS else 1
     x = acc * alpha
@@ -42,14 +42,14 @@ def to_bits(
     if HAS_CAP:
         y = x / cap
         curve = 1.0 - 2.0 / (tl.exp2(y * TWO_LOG2E) + 1.0)
-        # The formula loses digits near 0, where a wide cap leaves every logit.
+        # The formula for tanh loses digits near 0, and a wide cap gives small y for all logits.
         square = y * y
         series = y * (1.0 + square * (-0.33333334 + square * (0.13333334 - 0.053968254 * square)))
         x = cap * tl.where(square < 0.0625, series, curve)
     x = tl.maximum(x, FLOOR, propagate_nan=tl.PropagateNan.ALL)
     if TAIL:
-        # After the cap: masked before it, the tail would become -cap. Chosen, not added: beyond the
-        # vocabulary descriptors read zeros, whose product with an infinite state is NaN.
+        # Masked after the cap, which would turn FLOOR into -cap. The tail is replaced, not summed:
+        # descriptors read zeros there, whose product with an infinite state is NaN.
         x = tl.where(tl.expand_dims(columns < vocabulary, axis), x, FLOOR)
     return x
 
@@ -57,7 +57,8 @@ def to_bits(
 @triton.jit
 def absorb(top, mass, slope, second, x):
     """Add a tile [rows, columns] to the running numbers of its rows."""
-    # Of neighbours in pairs: half as many numbers have to be compared with the largest.
+    # The second largest is searched among pairs of columns: it is the smaller one of the pair that
+    # holds the largest, or the larger one of another pair. This halves the comparisons.
     rows: tl.constexpr = x.shape[0]
     pairs: tl.constexpr = x.shape[1] // 2
     one, other = tl.split(tl.reshape(x, (rows, pairs, 2)))
@@ -68,7 +69,7 @@ def absorb(top, mass, slope, second, x):
     tile_second = tl.where(tl.sum(ties.to(tl.int32), 1) > 1, tile_top, tile_second)
     second = tl.maximum(tl.maximum(second, tile_second), tl.minimum(top, tile_top))
     new_top = tl.maximum(top, tile_top)
-    fade = tl.exp2(top - new_top)
+    fade = tl.exp2(top - new_top)  # rescales the sums to the new maximum
     shifted = x - new_top[:, None]
     e = tl.exp2(shifted)
     slope = fade * (slope + (top - new_top) * mass) + tl.sum(e * shifted, 1)
@@ -78,14 +79,14 @@ def absorb(top, mass, slope, second, x):
 
 @triton.jit
 def rows_of(matrix, rows, depth, D: tl.constexpr):
-    """Load rows of a matrix [.., D] at some depths, zero beyond the last."""
+    """Load rows of a matrix [.., D] at some depths, with zeros after the last depth."""
     inside = (depth < D)[None, :]
     return tl.load(matrix + rows.to(tl.int64)[:, None] * D + depth[None, :], inside, 0.0)
 
 
 @triton.jit
 def multiply(left, right, acc, UPCAST: tl.constexpr):
-    """acc + left @ right.T in float32."""
+    """Return acc + left @ right.T in float32."""
     if UPCAST:  # the interpreter's product is wrong in bfloat16
         left, right = left.to(tl.float32), right.to(tl.float32)
     return tl.dot(left, tl.trans(right), acc, input_precision="ieee")
@@ -93,7 +94,7 @@ def multiply(left, right, acc, UPCAST: tl.constexpr):
 
 @triton.jit
 def grouped(program, row_blocks, splits, GROUP: tl.constexpr):
-    """Row block and split of a program: GROUP neighbours share their vocabulary tiles in cache."""
+    """Return row block and split of a program; GROUP neighbours share vocabulary tiles in cache."""
     per_group = GROUP * splits
     first = (program // per_group) * GROUP
     size = tl.minimum(row_blocks - first, GROUP)
@@ -127,7 +128,7 @@ def first_look(
     BLOCK_V: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Running numbers of a block of rows over one split of the vocabulary."""
+    """Compute the running numbers of BLOCK_M rows over one split of the vocabulary."""
     block, split = grouped(tl.program_id(0), tl.cdiv(n_rows, BLOCK_M), splits, GROUP)
     rows = block * BLOCK_M + tl.arange(0, BLOCK_M)
     safe_rows = tl.minimum(rows, n_rows - 1)
@@ -137,8 +138,9 @@ def first_look(
     slope = tl.zeros((BLOCK_M,), tl.float32)
     depth = tl.arange(0, BLOCK_D)
     last = tl.minimum((split + 1) * tiles_per_split, tl.cdiv(vocabulary, BLOCK_V))
-    # Flattened, the next tile's loads run during this one's sums: 1 to 4 % faster on an H100. With
-    # a cap there are no registers left for it.
+    # Outer loop over tiles of BLOCK_V columns, inner loop over D: the product of a tile stays in
+    # registers and is added to the running numbers. Flattened, the loads of the next tile overlap
+    # with the sums of this one, 1 to 4 % faster on an H100. With a cap it needs too many registers.
     for tile in tl.range(split * tiles_per_split, last, flatten=TMA and not HAS_CAP):
         columns = tile * BLOCK_V + tl.arange(0, BLOCK_V)
         safe = tl.minimum(columns, vocabulary - 1)
@@ -153,12 +155,12 @@ def first_look(
             acc = multiply(h, w, acc, UPCAST)
         x = to_bits(acc, columns, bias_ptr, alpha, cap, vocabulary, HAS_BIAS, HAS_CAP, TAIL, True)
         top, mass, slope, second = absorb(top, mass, slope, second, x)
-    there = rows < n_rows
+    valid = rows < n_rows
     at = split.to(tl.int64) * n_rows + rows
-    tl.store(top_ptr + at, top, there)
-    tl.store(mass_ptr + at, mass, there)
-    tl.store(slope_ptr + at, slope, there)
-    tl.store(second_ptr + at, second, there)
+    tl.store(top_ptr + at, top, valid)
+    tl.store(mass_ptr + at, mass, valid)
+    tl.store(slope_ptr + at, slope, valid)
+    tl.store(second_ptr + at, second, valid)
 
 
 @triton.jit
@@ -174,19 +176,19 @@ def merge(
     splits,
     BLOCK_M: tl.constexpr,
 ):
-    """Merge the splits of each row, in their order; row r goes to ``offset + r``."""
+    """Merge the splits of each row in a fixed order; row r is written to ``offset + r``."""
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    there = rows < n_rows
+    valid = rows < n_rows
     top = tl.full((BLOCK_M,), FLOOR, tl.float32)
     second = tl.full((BLOCK_M,), FLOOR, tl.float32)
     mass = tl.zeros((BLOCK_M,), tl.float32)
     slope = tl.zeros((BLOCK_M,), tl.float32)
     for split in range(splits):
         at = tl.cast(split, tl.int64) * n_rows + rows
-        top_b = tl.load(top_ptr + at, there, FLOOR)
-        mass_b = tl.load(mass_ptr + at, there, 0.0)
-        slope_b = tl.load(slope_ptr + at, there, 0.0)
-        second_b = tl.load(second_ptr + at, there, FLOOR)
+        top_b = tl.load(top_ptr + at, valid, FLOOR)
+        mass_b = tl.load(mass_ptr + at, valid, 0.0)
+        slope_b = tl.load(slope_ptr + at, valid, 0.0)
+        second_b = tl.load(second_ptr + at, valid, FLOOR)
         second = tl.maximum(tl.maximum(second, second_b), tl.minimum(top, top_b))
         new_top = tl.maximum(top, top_b)
         fade, fade_b = tl.exp2(top - new_top), tl.exp2(top_b - new_top)
@@ -195,10 +197,10 @@ def merge(
         mass = fade * mass + fade_b * mass_b
         top = new_top
     out = out_ptr + offset + rows
-    tl.store(out, top, there)
-    tl.store(out + total, mass, there)
-    tl.store(out + 2 * total, slope, there)
-    tl.store(out + 3 * total, second, there)
+    tl.store(out, top, valid)
+    tl.store(out + total, mass, valid)
+    tl.store(out + 2 * total, slope, valid)
+    tl.store(out + 3 * total, second, valid)
 
 
 @triton.jit
@@ -227,10 +229,11 @@ def second_look(
     BLOCK_V: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Mutual information of BLOCK_M / K_PAD tokens over one split of the vocabulary.
+    """Compute the mutual information of BLOCK_M / K_PAD tokens over one split of the vocabulary.
 
-    The vocabulary lies down the tile and passes across it, in the order pass * TOKENS + token:
-    so a thread of a Hopper product holds all passes of its tokens, and means need no exchange.
+    The tile is [BLOCK_V, BLOCK_M]: the vocabulary is the first axis, and column pass * TOKENS +
+    token is a row of the input. In a product on Hopper a thread then holds all passes of its
+    tokens, so that means over passes need no exchange between threads.
     """
     TOKENS: tl.constexpr = BLOCK_M // K_PAD
     block, split = grouped(tl.program_id(0), tl.cdiv(n_rows, TOKENS), splits, GROUP)
@@ -239,7 +242,7 @@ def second_look(
     number = lane // TOKENS
     real = (token < n_rows) & (number < K)
     row = tl.minimum(number, K - 1).to(tl.int64) * n_rows + tl.minimum(token, n_rows - 1)
-    # A padding pass gets probability 0 everywhere.
+    # With this norm, padding passes have probability 0 everywhere.
     norm = tl.load(norm_ptr + row, real, -FLOOR)
     total = tl.zeros((TOKENS,), tl.float32)
     depth = tl.arange(0, BLOCK_D)
@@ -258,10 +261,11 @@ def second_look(
             acc = multiply(w, h, acc, UPCAST)
         x = to_bits(acc, columns, bias_ptr, alpha, cap, vocabulary, HAS_BIAS, HAS_CAP, TAIL, False)
         logp = x - norm[None, :]
-        if K < K_PAD:  # whose products of zeros with an infinite weight are NaN
+        if K < K_PAD:  # an infinite weight makes NaN of the padding passes' zeros
             logp = tl.where((number < K)[None, :], logp, FLOOR)
         logp = tl.reshape(logp, (BLOCK_V, K_PAD, TOKENS))
-        # Tiles of another shape round otherwise: the last bit of a logit of 1e20 would overflow.
+        # The first look has tiles of another shape, which round differently. At a logit of 1e20 the
+        # difference of one bit would overflow, so log-probabilities are limited to 0.
         logp = tl.minimum(logp, 0.0, propagate_nan=tl.PropagateNan.ALL)
         p = tl.exp2(logp)
         mean = tl.sum(p, 1) / K  # [BLOCK_V, TOKENS]
@@ -274,13 +278,13 @@ def second_look(
 
 @triton.jit
 def add_splits(parts_ptr, out_ptr, n_rows, splits, BLOCK_M: tl.constexpr):
-    """Sum [splits, N] over the splits, in their order."""
+    """Sum [splits, N] over the splits in a fixed order."""
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    there = rows < n_rows
+    valid = rows < n_rows
     total = tl.zeros((BLOCK_M,), tl.float32)
     for split in range(splits):
-        total += tl.load(parts_ptr + tl.cast(split, tl.int64) * n_rows + rows, there, 0.0)
-    tl.store(out_ptr + rows, total, there)
+        total += tl.load(parts_ptr + tl.cast(split, tl.int64) * n_rows + rows, valid, 0.0)
+    tl.store(out_ptr + rows, total, valid)
 
 
 @triton.jit
@@ -301,23 +305,23 @@ def cached_first(
     BLOCK_M: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """Add products that lie in cache to the running numbers of their rows."""
+    """Add a tile of products, still in cache, to the running numbers of its rows."""
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    there = rows < n_rows
-    top = tl.load(top_ptr + rows, there, FLOOR)
-    mass = tl.load(mass_ptr + rows, there, 0.0)
-    slope = tl.load(slope_ptr + rows, there, 0.0)
-    second = tl.load(second_ptr + rows, there, FLOOR)
+    valid = rows < n_rows
+    top = tl.load(top_ptr + rows, valid, FLOOR)
+    mass = tl.load(mass_ptr + rows, valid, 0.0)
+    slope = tl.load(slope_ptr + rows, valid, 0.0)
+    second = tl.load(second_ptr + rows, valid, FLOOR)
     for start in range(0, used, BLOCK_V):
         columns = start + tl.arange(0, BLOCK_V)
         at = rows.to(tl.int64)[:, None] * stride + columns[None, :]
-        acc = tl.load(acc_ptr + at, there[:, None] & (columns < used)[None, :], 0.0)
+        acc = tl.load(acc_ptr + at, valid[:, None] & (columns < used)[None, :], 0.0)
         x = to_bits(acc, columns, bias_ptr, alpha, cap, used, HAS_BIAS, HAS_CAP, True, True)
         top, mass, slope, second = absorb(top, mass, slope, second, x)
-    tl.store(top_ptr + rows, top, there)
-    tl.store(mass_ptr + rows, mass, there)
-    tl.store(slope_ptr + rows, slope, there)
-    tl.store(second_ptr + rows, second, there)
+    tl.store(top_ptr + rows, top, valid)
+    tl.store(mass_ptr + rows, mass, valid)
+    tl.store(slope_ptr + rows, slope, valid)
+    tl.store(second_ptr + rows, second, valid)
 
 
 @triton.jit
@@ -337,7 +341,7 @@ def cached_second(
     HAS_CAP: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """Add products that lie in cache to the mutual information of a token."""
+    """Add a tile of products, still in cache, to the mutual information of a token."""
     token = tl.program_id(0)
     number = tl.arange(0, K_PAD)
     real = number < K

@@ -6,7 +6,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from starlearn.model.processes import Processes, processes
+from starlearn.model.processes import ProcessGroup, processes
 from starlearn.query.acquisition import QueryPlan, score_pool
 from starlearn.query.score_store import row_keys
 from starlearn.query.score_table import ScoreTable
@@ -26,7 +26,7 @@ class ProcessWorkers:
     of them fails, all do.
     """
 
-    processes: Processes
+    processes: ProcessGroup
 
     @classmethod
     def here(cls) -> "ProcessWorkers":

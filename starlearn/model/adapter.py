@@ -1,4 +1,4 @@
-"""Adapter: the LoRA weights of one round, and how they get onto the base model and off it."""
+"""Adapter: the LoRA weights of one round, attached to the base model and detached from it."""
 
 import hashlib
 import warnings
@@ -28,12 +28,12 @@ from starlearn.settings import LoRA
 
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = (WEIGHTS, "adapter_config.json")
-"""What peft reads and writes in an adapter's folder."""
+"""Files that peft reads and writes in an adapter's folder."""
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """Weights of one trained adapter, apart from any model."""
+    """Weights and settings of one trained adapter, independent of any model."""
 
     r: int
     alpha: float
@@ -46,7 +46,7 @@ class Adapter:
 
     @classmethod
     def of(cls, lora: LoRA, base: str, state: dict[str, torch.Tensor]) -> "Adapter":
-        """Put the settings of an adapter beside its weights."""
+        """Return an adapter with these settings and weights."""
         target = lora.target_modules
         return cls(
             r=int(lora.r),
@@ -59,7 +59,7 @@ class Adapter:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of weights, scaling, dropout and base model: what decides its answers."""
+        """SHA-256 of weights, scaling, dropout and base model, which decide the answers."""
         digest = hashlib.sha256(f"{self.base} {self.r} {self.alpha} {self.dropout}".encode())
         for name in sorted(self.state):
             digest.update(name.encode())
@@ -67,24 +67,24 @@ class Adapter:
         return digest.hexdigest()
 
     def settings(self) -> LoRA:
-        """Return the settings it was made with."""
+        """Return the settings with which the adapter was trained."""
         return LoRA(self.r, self.alpha, self.dropout, self.target_modules)
 
 
 def attach_fresh(backbone: Backbone, lora: LoRA, seed: int) -> Any:
-    """Put a new adapter on the base model: A random, B zero, nothing else trainable.
+    """Attach a new adapter to the base model, with random A, zero B and nothing else trainable.
 
     Returns
     -------
     peft.PeftModel
-        Also kept as ``backbone.peft_model``; an earlier adapter is taken off first.
+        Also stored as ``backbone.peft_model``. An earlier adapter is detached first.
     """
     detach(backbone)
     try:
         with isolated_generators(seed):
             backbone.peft_model = with_lora(backbone.model, lora, backbone.source)
     except BaseException:
-        # Ctrl-C too: a second adapter must never be put on what is left of the first.
+        # On Ctrl-C too: a second adapter must never be attached to the rest of the first.
         _strip(backbone.model)
         raise
     ends = {
@@ -96,30 +96,30 @@ def attach_fresh(backbone: Backbone, lora: LoRA, seed: int) -> Any:
             detach(backbone)
             raise InputError(
                 f"LoRA(target_modules={lora.target_modules!r}) would adapt the {name} of "
-                f"{backbone.source}, which starlearn takes from the base model. Leave it out."
+                f"{backbone.source}, which starlearn does not train. Leave it out."
             )
     return backbone.peft_model
 
 
 def with_lora(model: Any, lora: LoRA, source: str) -> Any:
-    """Return peft's model with new adapter layers, drawn by torch's global generator."""
+    """Return peft's model with new adapter layers, drawn from torch's global generator."""
     with warnings.catch_warnings():
-        # peft asks transformers for an attribute that was renamed; nothing a user could change
+        # peft reads an attribute of transformers that was renamed; users cannot change that.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
-        # GPT-2's weights are transposed: peft sees that, tells it, and goes by it.
+        # GPT-2's weights are transposed; peft detects this, warns, and handles it.
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
         try:
             return get_peft_model(model, lora_config(lora))
         except ValueError as error:
             raise InputError(
                 f"LoRA(target_modules={lora.target_modules!r}) does not fit "
-                f"{source}: {str(error).rstrip('.')}. Name linear layers that it has, "
-                "such as those of its attention: LoRA(target_modules=['q_proj', 'v_proj'])."
+                f"{source}: {str(error).rstrip('.')}. Name linear layers of this model, such as "
+                "those of its attention: LoRA(target_modules=['q_proj', 'v_proj'])."
             ) from error
 
 
 def _strip(model: Any) -> None:
-    """Take off what peft had put on a model when it was interrupted."""
+    """Remove the layers that peft had added to a model when it was interrupted."""
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
             parent, _, child = name.rpartition(".")
@@ -128,7 +128,7 @@ def _strip(model: Any) -> None:
 
 
 def detach(backbone: Backbone) -> None:
-    """Take the adapter off; the base model is then what it was, bit for bit."""
+    """Detach the adapter; the base model is then the same as before, bit for bit."""
     if backbone.peft_model is not None:
         backbone.peft_model.unload()
         backbone.peft_model = None
@@ -136,7 +136,7 @@ def detach(backbone: Backbone) -> None:
 
 
 def activate(backbone: Backbone, adapter: Adapter) -> Any:
-    """Make the model hold this adapter's weights; does nothing when it already does.
+    """Load this adapter's weights into the model, unless they are loaded already.
 
     Raises
     ------
@@ -152,18 +152,18 @@ def activate(backbone: Backbone, adapter: Adapter) -> Any:
 
 
 def check_base(backbone: Backbone, adapter: Adapter) -> None:
-    """Raise ModelMismatchError unless the adapter was trained on this very base model."""
+    """Raise ModelMismatchError unless the adapter was trained on this base model."""
     if adapter.base != backbone.fingerprint:
         raise ModelMismatchError(
             f"The adapter was trained on another base model than {backbone.source} with "
             f"quantization={backbone.quantization!r:.60}, or on another version of its weights or "
-            "tokenizer. Give the model and the quantisation of the training, or call fit again."
+            "tokenizer. Use the model and the quantisation of the training, or call fit again."
         )
 
 
 @contextmanager
 def base_only(backbone: Backbone) -> Iterator[Any]:
-    """Give the same model with the adapter off: the base model's own numbers, bit for bit."""
+    """Yield the model with its adapter switched off, equal to the base model bit for bit."""
     if backbone.peft_model is None:
         yield backbone.model
         return
@@ -187,19 +187,19 @@ def adapter_state(model: Any) -> dict[str, torch.Tensor]:
     if broken:
         raise TrainingDivergedError(
             f"{len(broken)} of {len(state)} adapter weights are NaN or infinite after training "
-            f"(first: {broken[0]}). Nothing was published. Lower Training(learning_rate=...)."
+            f"(first: {broken[0]}). The adapter was not kept. Lower Training(learning_rate=...)."
         )
     return state
 
 
 def _weights(model: Any) -> dict[str, torch.Tensor]:
-    # Embeddings are never adapted. Left to itself, peft asks the hub whether they were enlarged:
-    # a request over the network at every training.
+    # Embeddings are never adapted. By default peft sends a request to the hub at every training, to
+    # find out whether they were enlarged.
     return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
 
 
 def load_state(model: Any, state: dict[str, torch.Tensor]) -> None:
-    """Copy weights into the model's adapter, strictly: same names, same shapes, finite."""
+    """Copy weights into the model's adapter; names and shapes must match, values be finite."""
     expected = _weights(model)
     missing = sorted(set(expected) - set(state))
     surplus = sorted(set(state) - set(expected))
@@ -208,13 +208,13 @@ def load_state(model: Any, state: dict[str, torch.Tensor]) -> None:
             "The adapter does not fit this base model: "
             f"{len(missing)} weights missing ({', '.join(missing[:2])}), "
             f"{len(surplus)} unknown ({', '.join(surplus[:2])}). "
-            "Load it with the base model it was trained on."
+            "Load it with the base model on which it was trained."
         )
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
             raise ModelMismatchError(
-                f"The adapter's weight {name} has shape {tuple(tensor.shape)}, this base model "
-                f"needs {tuple(expected[name].shape)}. Load it with the model it was trained on."
+                f"The adapter's weight {name} has shape {tuple(tensor.shape)}, but this base model "
+                f"needs {tuple(expected[name].shape)}. Load it with the model of its training."
             )
         if not torch.isfinite(tensor).all():
             raise ModelMismatchError(f"The adapter's weight {name} is NaN or infinite.")
@@ -224,12 +224,12 @@ def load_state(model: Any, state: dict[str, torch.Tensor]) -> None:
 def write_adapter(
     folder: Path, adapter: Adapter, base: str | None, revision: str | None = None
 ) -> None:
-    """Write an adapter the way peft does, so that ``PeftModel.from_pretrained`` opens it.
+    """Save an adapter in peft's format, which ``PeftModel.from_pretrained`` opens.
 
     Parameters
     ----------
     base, revision : str or None
-        Where peft finds the base model: a folder, or a hub id and a commit.
+        Base model for peft: a folder, or a hub id and a commit.
     """
     save_file(adapter.state, folder / WEIGHTS)
     config = lora_config(adapter.settings())
@@ -240,55 +240,55 @@ def write_adapter(
 
 
 def read_adapter(folder: Path, lora: LoRA, base: str) -> Adapter:
-    """Read the weights that `write_adapter` wrote.
+    """Read an adapter that `write_adapter` saved.
 
-    Whether they fit the base model is seen when they are activated.
+    Whether it fits the base model is checked in `activate`.
 
     Raises
     ------
     UntrustedFileError
-        When the file is no whole adapter of this rank, a weight is NaN or infinite, or peft's
-        configuration says something else than `lora`.
+        When weights are missing, of another rank, NaN or infinite, or when peft's configuration
+        differs from `lora`.
     """
     try:
         adapter = Adapter.of(lora, base, load_file(folder / WEIGHTS))
-        said = LoraConfig.from_pretrained(folder)
+        saved = LoraConfig.from_pretrained(folder)
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
         raise UntrustedFileError(
-            f"The adapter in {folder} cannot be read ({error!s:.200}). Take it from a backup."
+            f"The adapter in {folder} cannot be read ({error!s:.200}). Restore it from a backup."
         ) from error
     wanted = lora_config(lora)
     for name in ("r", "lora_alpha", "lora_dropout", "target_modules", "use_dora", "use_rslora"):
-        if getattr(said, name) != getattr(wanted, name):
+        if getattr(saved, name) != getattr(wanted, name):
             raise UntrustedFileError(
-                f"{folder / 'adapter_config.json'} says {name}={getattr(said, name)!r:.60}, the "
-                f"learner's settings say {getattr(wanted, name)!r:.60}: one of them is not of this "
-                "adapter. Take the folder from a backup."
+                f"{folder / 'adapter_config.json'} has {name}={getattr(saved, name)!r:.60}, but "
+                f"the learner's settings have {getattr(wanted, name)!r:.60}. One of them belongs "
+                "to another adapter. Restore the folder from a backup."
             )
-    complaints = _faults_of(adapter)
-    if complaints:
+    errors = _errors_of(adapter)
+    if errors:
         raise UntrustedFileError(
-            f"{folder / WEIGHTS} is not a whole adapter of rank {adapter.r}: {listed(complaints)}. "
-            "Take it from a backup."
+            f"{folder / WEIGHTS} is not a complete adapter of rank {adapter.r}: {listed(errors)}. "
+            "Restore it from a backup."
         )
     return adapter
 
 
-def _faults_of(adapter: Adapter) -> list[str]:
-    """Say which weights are missing, not finite, or of another rank."""
-    complaints = [] if adapter.state else ["it holds no weights"]
+def _errors_of(adapter: Adapter) -> list[str]:
+    """Return a text for each weight that is missing, not finite, or of another rank."""
+    errors = [] if adapter.state else ["it has no weights"]
     for name, tensor in sorted(adapter.state.items()):
         is_a = ".lora_A." in name
         other = (
             name.replace(".lora_A.", ".lora_B.") if is_a else name.replace(".lora_B.", ".lora_A.")
         )
         if other == name or other not in adapter.state:
-            complaints.append(f"{name} has no counterpart")
+            errors.append(f"{name} has no counterpart")
         elif tensor.ndim != 2 or tensor.shape[0 if is_a else 1] != adapter.r:
-            complaints.append(f"{name} has shape {tuple(tensor.shape)}")
+            errors.append(f"{name} has shape {tuple(tensor.shape)}")
         elif not torch.isfinite(tensor).all():
-            complaints.append(f"{name} is NaN or infinite")
-    return complaints
+            errors.append(f"{name} is NaN or infinite")
+    return errors
 
 
 def lora_config(lora: LoRA) -> LoraConfig:

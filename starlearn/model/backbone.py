@@ -1,7 +1,5 @@
-"""Backbone: the frozen base model in 4 bits, its tokenizer, and what identifies it."""
+"""Backbone: the frozen base model in 4 bits, with its tokenizer."""
 
-import hashlib
-import json
 import os
 import threading
 import warnings
@@ -22,15 +20,16 @@ from transformers import (
     BitsAndBytesConfig,
     GenerationConfig,
 )
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
-from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
+from transformers.utils.hub import extract_commit_hash
 
 from starlearn.embedded.location import model_folder
 from starlearn.errors import InputError, UntrustedFileError
-from starlearn.model.four_bits import share_in_few_bits
+from starlearn.model.four_bits import quantized_share
 from starlearn.model.head import Head, head_of
-from starlearn.model.memory import CPU_TOKENS, CPU_WRITTEN, GPU_TOKENS, TokenBudget
+from starlearn.model.identity import fetch_weights, model_fingerprint
+from starlearn.model.memory import CPU_GENERATED, CPU_TOKENS, GPU_TOKENS, TokenBudget
 from starlearn.model.positions import goes_by_positions, refuse_recurrent
 from starlearn.model.processes import take_own_gpu
 from starlearn.model.structure import attention_window
@@ -38,48 +37,32 @@ from starlearn.progress import is_main
 from starlearn.version import __version__
 
 QUANTIZATIONS = ("nf4", "fp4", "none")
-IDENTITY = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
-"""Files that decide, with the weights, what a base model answers."""
-SLOW_TOKENIZER = ("vocab.json", "merges.txt")
-"""And sentencepiece's *.model: read only where there is no tokenizer.json, and there or not by how
-a model was downloaded."""
-
-
 USUAL_SHARE = 0.8
-"""Of a decoder's weights without embeddings and head; plain ones have 0.99."""
+"""Least usual share of quantised weights, without embeddings and head; plain decoders have 0.99."""
 COMPUTES = ("torch", "transformers", "peft", "bitsandbytes")
-"""Libraries whose versions may change a score, if only its last bits."""
+"""Libraries whose versions can change the last bits of a score."""
 
 
 class Backbone:
-    """One base model, loaded when it is first used and shared by all adapters on it.
+    """A base model that is loaded on first use and shared by all its adapters.
 
     Parameters
     ----------
     source : str, path or None
         Folder or hub id; None is the embedded model.
     quantization : {"nf4", "fp4", "none"} or BitsAndBytesConfig
-        4-bit formats use double quantisation. The output head and the embeddings stay as they
-        are.
+        4-bit formats use double quantisation. The output head and the embeddings are not
+        quantised.
     verbose : bool
-        Show a bar while weights are loaded.
+        Whether to show a bar while weights are loaded.
 
     Raises
     ------
     InputError
-        When the folder is not there, is not a model, has no weights, or the hub id cannot be had;
-        when the model has recurrent layers.
+        When the folder does not exist, is not a model or has no weights, when the hub id is not
+        available, or when the model has recurrent layers.
     UntrustedFileError
-        When the weights are a format that can run code, or the configuration asks for code.
+        When the weights are in a format that can run code, or the model needs its own code.
     """
 
     def __init__(
@@ -93,56 +76,57 @@ class Backbone:
         self.verbose = verbose and is_main()
         self.source = _checked_source(source)
         self.quantization = quantization
-        self.active: object | None = None  # the Adapter whose weights the model holds now
+        self.active: object | None = None  # the Adapter whose weights the model holds
         self.peft_model: Any = None
         self._lock = threading.Lock()
-        self._user: int | None = None  # the thread that holds the lock
-        if _is_folder(self.source):
+        self._owner: int | None = None  # the thread that holds the lock
+        if not self.is_from_hub:
             _check_folder(Path(self.source))
         self.config = _from_hub(AutoConfig, self.source)
         if getattr(self.config, "auto_map", None):
             raise UntrustedFileError(
-                f"The model {self.source} asks to run code of its own (auto_map in its "
-                "configuration). starlearn does not; use a model that transformers knows itself."
+                f"The model {self.source} needs its own code (auto_map in its configuration), "
+                "which starlearn does not run. Use a model that transformers supports itself."
             )
         refuse_recurrent(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(self.config), None), self.config)
         self.tokenizer = _from_hub(AutoTokenizer, self.source)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other threads from the model while one adapter is on it: learners take turns.
+        """Hold the model for this thread, because it carries one adapter at a time.
 
         Raises
         ------
         InputError
-            When this thread is at work on the model already, in a callback.
+            When this thread holds the model already, that is, from a callback.
         """
-        me = threading.get_ident()
-        if self._user == me:
+        thread = threading.get_ident()
+        # Checked before the lock is taken: the thread would wait for itself forever.
+        if self._owner == thread:
             raise InputError(
-                "A callback called a learner whose base model is at work: the adapter would be "
-                "changed under it. Note what there is to do, and call the learner afterwards."
+                "A callback called a learner while its base model is in use, which would change "
+                "the adapter during the step. Call the learner after the step."
             )
         with self._lock:
-            self._user = me
+            self._owner = thread
             try:
                 yield
             finally:
-                self._user = None
+                self._owner = None
 
     @property
     def device(self) -> torch.device:
-        """The device of the model: the first GPU, or the one that accelerate gives a process."""
+        """Device of the model: the first GPU, or the one that accelerate assigns to a process."""
         if not torch.cuda.is_available():
             return torch.device("cpu")
         return torch.device("cuda", torch.cuda.current_device())
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of all computation: bfloat16 on a GPU that has it, else float16; float32 on a CPU.
+        """Dtype of all computation: float32 on a CPU, on a GPU bfloat16 or else float16.
 
-        Older GPUs emulate bfloat16, slowly; float16 without a scaled loss could overflow there.
-        The exact route on a CPU is worth more there than the little speed of bfloat16.
+        GPUs without bfloat16 emulate it slowly. On a CPU bfloat16 is hardly faster, and float32
+        is exact.
         """
         if self.device.type == "cpu":
             return torch.float32
@@ -150,14 +134,14 @@ class Backbone:
 
     @property
     def context(self) -> int:
-        """Longest sequence in tokens that the model was made for."""
+        """Longest sequence in tokens that the model supports."""
         text_config = self.config.get_text_config()
         names = ("max_position_embeddings", "max_seq_len")  # the second: MPT
         return int(next(filter(None, (getattr(text_config, n, None) for n in names)), 2**31 - 1))
 
     @property
     def eos_id(self) -> int:
-        """The token that ends an answer."""
+        """Token that ends an answer."""
         if self.tokenizer.eos_token_id is None:
             raise InputError(
                 f"The tokenizer of {self.source} has no end-of-sequence token, so the model "
@@ -167,13 +151,13 @@ class Backbone:
 
     @property
     def pad_id(self) -> int:
-        """Token for padding; any will do, because padded positions are masked or come last."""
+        """Token for padding; any token works, because padding is masked or comes last."""
         pad = self.tokenizer.pad_token_id
         return self.eos_id if pad is None else int(pad)
 
     @cached_property
     def model(self) -> Any:
-        """The base model, quantised and frozen, in evaluation mode."""
+        """Base model, quantised and frozen, in evaluation mode."""
         with weights_bar(self.verbose):
             model = _from_hub(
                 AutoModelForCausalLM,
@@ -189,34 +173,34 @@ class Backbone:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         model.config.pad_token_id = self.pad_id
-        # Or the model's own penalties and length rules would bend answers that are to be greedy.
+        # The model's own penalties and length rules would change greedy answers.
         model.generation_config = GenerationConfig()
         return model.eval()
 
     @cached_property
     def head(self) -> Head:
-        """The output head of the base model, which no adapter changes."""
+        """Output head of the base model, which no adapter changes."""
         return head_of(self.model)
 
     @cached_property
     def by_positions(self) -> bool:
-        """Whether trees of choices can be laid out in a row for this model."""
+        """Whether trees of choices can be scored in one row; see `goes_by_positions`."""
         return goes_by_positions(self.model)
 
     @property
     def window(self) -> float:
-        """Tokens that every layer can look back on."""
+        """Number of tokens that every layer can attend to."""
         return attention_window(self.config)
 
     @cached_property
     def budget(self) -> TokenBudget:
-        """Tokens that fit into one forward pass on this machine."""
+        """Number of tokens that fit into one forward pass on this machine."""
         return TokenBudget(CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS)
 
     @cached_property
     def writing_budget(self) -> TokenBudget:
-        """Tokens of prompts and answers that fit while answers are written."""
-        return TokenBudget(CPU_WRITTEN if self.device.type == "cpu" else GPU_TOKENS)
+        """Number of tokens of prompts and answers that fit while answers are generated."""
+        return TokenBudget(CPU_GENERATED if self.device.type == "cpu" else GPU_TOKENS)
 
     @property
     def is_from_hub(self) -> bool:
@@ -225,67 +209,29 @@ class Backbone:
 
     @cached_property
     def folder(self) -> Path:
-        """Where the model's files lie: its folder, or the snapshot of a hub id."""
-        if _is_folder(self.source):
+        """Folder of the model's files: its own, or the snapshot of a hub id."""
+        if not self.is_from_hub:
             return Path(self.source)
         return Path(cached_file(self.source, "config.json")).parent
 
     @cached_property
     def revision(self) -> str | None:
-        """The commit of a hub id that is used here; None for a folder."""
-        if _is_folder(self.source):
+        """Commit of a hub id; None for a folder."""
+        if not self.is_from_hub:
             return None
         return extract_commit_hash(str(self.folder / "config.json"), None)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of what the base model is: weights, configuration, tokenizer, quantisation."""
-        if not _is_folder(self.source):
-            self._fetch_weights()
-        quantization = json.dumps(quantization_to_json(self.quantization), default=str)
-        digest = hashlib.sha256(quantization.encode())
-        deciding = {*IDENTITY, *_weight_files(self.folder)}
-        if (self.folder / "tokenizer.json").is_file():
-            deciding -= set(SLOW_TOKENIZER)
-        else:
-            deciding |= {file.name for file in self.folder.glob("*.model")}
-        for file in sorted(self.folder.iterdir()):
-            if file.name in deciding:
-                with file.open("rb") as handle:
-                    content = hashlib.file_digest(handle, "sha256").hexdigest()
-                digest.update(f"{file.name}:{content}\n".encode())
-        return digest.hexdigest()
-
-    def _fetch_weights(self) -> None:
-        """Have all weights of a hub id here, without reading them.
-
-        Raises
-        ------
-        InputError
-            When they cannot be had: what is identified without them would be another model.
-        """
-        found, wanted = None, {"revision": self.revision or "main"}
-        one_of = {**wanted, "_raise_exceptions_for_missing_entries": False}
-        reason: object = "there is no *.safetensors here, and it cannot be fetched"
-        try:
-            found = cached_file(self.source, SAFE_WEIGHTS_NAME, **one_of)
-            if found is None:
-                found = cached_file(self.source, SAFE_WEIGHTS_INDEX_NAME, **one_of)
-                if found is not None:
-                    get_checkpoint_shard_files(self.source, found, **wanted)
-        except OSError as error:
-            found, reason = None, error
-        if found is None:
-            raise InputError(
-                f"The weights of the model {self.source!r:.100} cannot be had. Give a complete "
-                "folder, or a hub id that you have access to (hf auth login), or go online once. "
-                f"The reason: {reason!s:.300}"
-            )
+        """SHA-256 of the base model: weights, configuration, tokenizer, quantisation."""
+        if self.is_from_hub:
+            fetch_weights(self.source, self.revision)
+        return model_fingerprint(self.folder, quantization_to_json(self.quantization))
 
     @property
     def numerics(self) -> str:
-        """Identifies the base model's numbers: the model, and what computes it."""
-        # Our own by its name, for it may be on the path without being installed.
+        """Text that identifies the base model's numbers: the model and the software."""
+        # starlearn may be importable without being installed, so its version is imported.
         versions = [f"starlearn {__version__}", *(f"{n} {version(n)}" for n in COMPUTES)]
         return " ".join([self.fingerprint, str(self.dtype), self.device.type, *versions])
 
@@ -300,18 +246,6 @@ class Backbone:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=self.dtype,
         )
-
-
-def _weight_files(folder: Path) -> set[str]:
-    """Name the files that a model is loaded from: others may lie beside them, or not."""
-    if (folder / SAFE_WEIGHTS_NAME).is_file():
-        return {SAFE_WEIGHTS_NAME}
-    try:
-        index = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))
-        return set(index["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # No index, or one that loading will complain of.
-        return {file.name for file in folder.glob("*.safetensors")}
 
 
 def check_quantization(quantization: Any) -> None:
@@ -336,11 +270,11 @@ def quantization_from_json(value: Any) -> Any:
 
 
 def _forbid_packing(model: torch.nn.Module) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights in evaluation mode on a CPU.
+    """Stop bitsandbytes from repacking 4-bit weights in evaluation mode on a CPU.
 
-    On CPUs with AVX512-BF16 the first evaluation pass repacks the weights in place, `train()`
-    does not undo it, and the packed product has no gradient: training after scoring then
-    follows gradients that are wrong by 100 %, while the loss looks right.
+    On CPUs with AVX512-BF16 the first pass in evaluation mode repacks the weights in place.
+    `train()` does not undo this, and the product with repacked weights has no gradient. Training
+    after scoring then follows gradients that are wrong by 100 %, while the loss looks right.
     """
     from bitsandbytes.nn import Linear4bit
 
@@ -350,20 +284,19 @@ def _forbid_packing(model: torch.nn.Module) -> None:
 
 
 def _check_share(model: Any, source: str) -> None:
-    """Refuse a model none of whose weights are in few bits, and warn where many are not."""
-    share = share_in_few_bits(model)
+    """Raise InputError when no weight is quantised, and warn when many are not."""
+    share = quantized_share(model)
     kind = type(model).__name__
     if share == 0:
         raise InputError(
-            f"None of the weights of {source} could be quantised: the linear layers of {kind} are "
-            "of a class of their own, which transformers leaves as they are. Use "
-            "quantization='none', or another model."
+            f"None of the weights of {source} could be quantised, because transformers does not "
+            f"quantise the linear layers of {kind}. Use quantization='none', or another model."
         )
     if share < USUAL_SHARE:
         warnings.warn(
-            f"Only {share:.0%} of the weights of {source} (embeddings and head aside) are "
-            f"quantised: {kind} keeps the others where transformers leaves them as they are, as "
-            "mixtures of experts do. It takes far more memory than its number of parameters says.",
+            f"Only {share:.0%} of the weights of {source} (without embeddings and head) are "
+            f"quantised. transformers does not quantise the others of {kind}, as in mixtures of "
+            "experts. The model takes more memory than a quantised one of its size.",
             UserWarning,
             stacklevel=2,
         )
@@ -371,7 +304,7 @@ def _check_share(model: Any, source: str) -> None:
 
 @contextmanager
 def weights_bar(shown: int) -> Iterator[None]:
-    """Let transformers show its bar of weights read or written, or not; a global switch of its."""
+    """Show or hide transformers' bar of weights for a while; the switch is global."""
     before = transformers_logging.is_progress_bar_enabled()
     if not shown:
         transformers_logging.disable_progress_bar()
@@ -388,11 +321,11 @@ def _checked_source(source: Any) -> str:
     if not isinstance(source, str | os.PathLike) or not str(source).strip():
         raise InputError(
             f"model must be a folder, a hub id, or None for the model in the package; got "
-            f"{type(source).__name__} ({source!r:.40}). A loaded model has no place here: save it "
-            "with model.save_pretrained(folder) and give the folder."
+            f"{type(source).__name__} ({source!r:.40}). To use a loaded model, save it with "
+            "model.save_pretrained(folder) and pass the folder."
         )
     path = Path(source).expanduser()
-    # A folder is one from everywhere: what is saved is read from another place.
+    # Absolute, because a saved learner is also loaded from another working directory.
     return str(path.absolute()) if _is_folder(str(path)) else str(source)
 
 
@@ -402,18 +335,18 @@ def _is_folder(source: str) -> bool:
 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
-        raise InputError(f"There is no model folder {folder}. Give a folder or a hub id.")
+        raise InputError(f"There is no model folder {folder}. Pass a folder or a hub id.")
     names = {file.name for file in folder.iterdir()}
     if "config.json" not in names:
         raise InputError(
-            f"The folder {folder} has no config.json, so it is not a model. It holds: "
+            f"The folder {folder} has no config.json, so it is not a model. It contains: "
             f"{', '.join(sorted(names)[:8]) or 'nothing'}."
         )
     if any(name.endswith(".safetensors") for name in names):
         return
     if any(name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")) for name in names):
         raise UntrustedFileError(
-            f"The weights in {folder} are pickle files, which can run code when they are read. "
+            f"The weights in {folder} are pickle files, which can run code when loaded. "
             "Convert them: model.save_pretrained(folder, safe_serialization=True)."
         )
     raise InputError(
@@ -422,24 +355,24 @@ def _check_folder(folder: Path) -> None:
 
 
 def full_precision(backbone: Backbone, dtype: str) -> Any:
-    """Load the base model once more, on the CPU, without quantisation.
+    """Load the base model again, on the CPU, without quantisation.
 
     Parameters
     ----------
     backbone : Backbone
     dtype : str
-        A type's name, or "auto" for the one in which it is stored.
+        Name of a dtype, or "auto" for the dtype in which the model is stored.
 
     Raises
     ------
     InputError
-        When the model's weights are stored quantised, so that there is no such model.
+        When the model's weights are stored quantised.
     """
     if getattr(backbone.config, "quantization_config", None) is not None:
         raise InputError(
-            f"The weights of {backbone.source} are themselves quantised, so there is no "
-            "full-precision model to merge into. Train on the model that they were made from, or "
-            "serve the saved adapter on this one."
+            f"The weights of {backbone.source} are stored quantised, so there is no "
+            "full-precision model to merge into. Train on the original model, or serve the saved "
+            "adapter on this one."
         )
     with weights_bar(backbone.verbose):
         return _from_hub(
@@ -457,7 +390,7 @@ def _from_hub(factory: Any, source: str, **arguments: Any) -> Any:
     except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{factory.__name__} could not load the model {source!r:.100}. Give a complete folder, "
+            f"{factory.__name__} could not load the model {source!r:.100}. Pass a complete folder, "
             "or a hub id that you have access to (hf auth login), or go online once. "
             f"The reason: {reason:.500}"
         ) from error

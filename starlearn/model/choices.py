@@ -1,4 +1,4 @@
-"""Closed choices: all of them scored exactly in one pass behind a shared prompt."""
+"""Closed choices: exact log-probabilities of all choices in one pass after a shared prompt."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +19,10 @@ from starlearn.model.structure import attention_window, causal_model
 
 @dataclass(frozen=True)
 class ChoiceTree:
-    """The choices' tokens as a tree: common beginnings are computed once.
+    """Tokens of the C choices as a tree, in which common prefixes are computed once.
 
-    The root is the last token of the prompt. A node is a proper beginning of some choice and is
-    fed to the model; an edge is a token whose probability is read off at its parent.
+    The root is the last token of the prompt. A node is a proper prefix of some choice; its last
+    token is an input of the model. An edge is a token whose probability is read at its parent.
     """
 
     tokens: NDArray[np.int64]
@@ -30,19 +30,19 @@ class ChoiceTree:
     depths: NDArray[np.int64]
     """Distance of each node but the root from the root, shape [J]."""
     sees: NDArray[np.bool_]
-    """Which node sees which: itself and what leads to it, shape [J, J]."""
+    """Which node attends to which: to itself and its ancestors, shape [J, J]."""
     edge_nodes: NDArray[np.int64]
     """Parent of each edge, 0 for the root and j + 1 for node j, shape [E]."""
     edge_tokens: NDArray[np.int64]
     """Token of each edge, shape [E]."""
     paths: NDArray[np.int64]
-    """Edges from the root to each choice's end, shape [C, L]; E behind the end of shorter ones."""
+    """Edges from the root to each choice's end, shape [C, L]; shorter choices are padded with E."""
     n_tokens: NDArray[np.int64]
     """Scored tokens of each choice, shape [C]."""
 
     @property
     def identity(self) -> str:
-        """Tells trees with other choices, or the same in another order, apart."""
+        """Text that differs for other choices and for another order of the same choices."""
         return repr([self.tokens_of(row).tolist() for row in range(len(self.paths))])
 
     def tokens_of(self, row: int) -> NDArray[np.int64]:
@@ -57,8 +57,8 @@ def build_tree(choices: Sequence[Sequence[int]], eos_id: int) -> ChoiceTree:
     ----------
     choices : sequence of token sequences, length C
     eos_id : int
-        Appended to every choice when one choice is the beginning of another: the probability
-        of "1" must not contain that of "14".
+        Appended to every choice when one choice is a prefix of another, because the
+        probability of "1" must not contain that of "14".
 
     Raises
     ------
@@ -69,11 +69,11 @@ def build_tree(choices: Sequence[Sequence[int]], eos_id: int) -> ChoiceTree:
     for index, ids in enumerate(sequences):
         if ids in sequences[:index]:
             raise InputError(
-                f"Choices {sequences.index(ids)} and {index} become the same tokens {list(ids)} "
-                "for this tokenizer. Rename one of them."
+                f"Choices {sequences.index(ids)} and {index} have the same tokens {list(ids)} "
+                "in this tokenizer. Rename one of them."
             )
-    beginnings = {ids[:end] for ids in sequences for end in range(1, len(ids))}
-    if any(ids in beginnings for ids in sequences):
+    prefixes = {ids[:end] for ids in sequences for end in range(1, len(ids))}
+    if any(ids in prefixes for ids in sequences):
         sequences = [(*ids, eos_id) for ids in sequences]
     nodes: dict[tuple[int, ...], int] = {(): 0}
     edges: dict[tuple[int, ...], int] = {}
@@ -100,7 +100,7 @@ def build_tree(choices: Sequence[Sequence[int]], eos_id: int) -> ChoiceTree:
 
 
 def chains(tree: ChoiceTree) -> list[ChoiceTree]:
-    """Return each choice as a tree of its own, which is plain text behind the prompt."""
+    """Return one tree per choice; such a tree is plain text after the prompt."""
     parts = []
     for row in range(len(tree.paths)):
         tokens = tree.tokens_of(row)
@@ -127,10 +127,11 @@ def tree_input(
     keys: NDArray[np.int64],
     device: torch.device,
 ) -> Sequences:
-    """Lay out prompts and tree nodes in rows of T tokens; 1 + J of them are wanted.
+    """Arrange prompts and tree nodes in rows of T tokens; 1 + J hidden states per row are used.
 
-    Each row is prompt, nodes, padding. Nodes see the prompt and the nodes that lead to them, at
-    the position that their depth gives, so that each is computed as if it stood alone.
+    A row is prompt, nodes, padding. A node attends to the prompt and to its ancestors only, and
+    its position is that of its depth. The model therefore computes each node as if the other
+    branches were not in the row, and one pass scores all C choices.
     """
     n_nodes, length = len(tree.tokens), batch.length
     is_chain = bool((tree.sees == np.tri(n_nodes, dtype=bool)).all())
@@ -145,7 +146,7 @@ def tree_input(
     )
     if is_chain:
         return plain
-    # Padding stays within the positions of some node, which the context was found to have.
+    # Padding takes a position no larger than the deepest node's, which is within the context.
     ends = starts[:, None] - 1 + tree.depths.max()
     positions = np.minimum(np.arange(length), ends)  # [B, T]
     np.put_along_axis(positions, rows[:, 1:], starts[:, None] - 1 + tree.depths, axis=1)
@@ -156,12 +157,12 @@ def tree_input(
 
 
 def path_scores(hidden: Tensor, head: Head, tree: ChoiceTree) -> NDArray[np.float64]:
-    """Return the log-probability of each choice, up to a constant of all choices of an item.
+    """Return the log-probability of each choice, up to a constant per item.
 
     Parameters
     ----------
     hidden : Tensor of shape (K, B * (1 + J), D)
-        Hidden states at root and nodes, item by item.
+        Hidden states at the root and the nodes, item by item.
 
     Returns
     -------
@@ -175,12 +176,13 @@ def path_scores(hidden: Tensor, head: Head, tree: ChoiceTree) -> NDArray[np.floa
     logits = head.logits(hidden.reshape(-1, width), _tensor(used, device))
     logits = logits.reshape(n_passes, -1, n_nodes, len(used))  # [K, B, 1 + J, U]
     scores = logits[:, :, nodes, columns]  # [K, B, E]
-    if n_nodes > 1 or len(tree.paths) == 1:  # at the root alone it is the same for all choices
-        # As plain rows, not as passes: mutual information would need a second look.
+    # At the root alone the normaliser is the same for all choices, and cancels.
+    if n_nodes > 1 or len(tree.paths) == 1:
+        # Plain rows instead of passes: the mutual information of passes costs a second product.
         stats = head.statistics(hidden.reshape(-1, width))
         normaliser = stats.logsumexp.reshape(n_passes, -1, n_nodes)  # [K, B, 1 + J]
         scores = scores - normaliser[:, :, nodes]
-    # Edge by edge in one order: a matrix product would round by the size of the batch.
+    # Edges are added in a fixed order; a matrix product would round differently per batch size.
     values = scores.double().cpu().numpy()
     values = np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)  # [K, B, E + 1]
     return np.asarray(values[..., tree.paths].sum(axis=-1))
@@ -202,7 +204,7 @@ def choice_distribution(
         The C choices.
     prompts : sequence of token sequences, length m
     keys : ndarray of shape (m,)
-        A number for each item; masks per token are drawn by it.
+        Number of each item, from which masks per token are drawn.
 
     Returns
     -------
@@ -222,15 +224,15 @@ def choice_distribution(
         ) -> None:
             indices = members[batch.indices]
             chosen = [prompts[i] for i in indices]
-            laid = tree_input(chosen, part, batch, work.pad_id, keys[indices], device)
-            hidden = row_hidden(work.model, laid, work.dropout)
+            sequences = tree_input(chosen, part, batch, work.pad_id, keys[indices], device)
+            hidden = row_hidden(work.model, sequences, work.dropout)  # [K, B * (1 + J), D]
             scores[:, indices, columns] = path_scores(hidden, head, part)
             work.progress(len(chosen) * last, batch.tokens(work.copies))
 
         lengths = np.array([(len(prompts[i]), n_nodes) for i in members], dtype=np.intp)
         lengths = lengths.reshape(-1, 2)
         with renumbered(members):
-            # Apart from the prompt run its last token and the nodes.
+            # Where the prompt runs separately, its last token runs again with the nodes.
             work.run(lengths + np.array([0, 1]) if work.split else lengths.sum(axis=1), compute)
     return np.asarray(scores - logsumexp(scores, axis=-1, keepdims=True))
 
@@ -238,11 +240,11 @@ def choice_distribution(
 def _plan(
     work: Workload, tree: ChoiceTree, prompts: Sequence[Sequence[int]]
 ) -> Iterator[tuple[NDArray[np.intp], ChoiceTree, slice]]:
-    """Say which items are scored with which tree, and which choices' columns that fills.
+    """Return item numbers, the tree that scores them, and the columns of choices that it fills.
 
-    A tree needs a mask of its own, which would let layers with a sliding window look back over
-    it; items that long are scored choice by choice. So are all where the model counts places in the
-    row. The item alone decides, not its company.
+    A tree comes with an explicit mask, which layers with a sliding window would use in place of
+    their own. Items longer than the window are therefore scored choice by choice. So are all items
+    where the model counts positions in the row. This depends on the item alone, not on its batch.
     """
     window = attention_window(causal_model(work.model).config) if work.by_positions else 0
     long = np.array([len(p) + len(tree.tokens) for p in prompts]) > window
@@ -254,7 +256,7 @@ def _plan(
 
 
 def mean_log_probability(log_probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the logarithm of the mean over passes; [K, m, C] becomes [m, C]."""
+    """Return the logarithm of the mean over passes, [K, m, C] to [m, C]."""
     n_passes = log_probabilities.shape[0]
     return np.asarray(logsumexp(log_probabilities, axis=0) - np.log(n_passes))
 

@@ -1,4 +1,4 @@
-"""Monte-Carlo dropout on A: K stacked passes, each with masks drawn from a counter."""
+"""Monte-Carlo dropout on the adapter: K stacked passes with masks drawn from a counter."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,34 +11,31 @@ from starlearn_kernels.masks import feature_mask, lora_product, token_mask
 from torch import Tensor, nn
 
 from starlearn.errors import InputError
-from starlearn.model.structure import causal_model, decoder_layers
 
 
 @dataclass
 class MonteCarlo:
-    """K passes whose dropout is switched on, as the modules and their caller both see them."""
+    """State of K passes with dropout, shared by the modules and by the code that runs them."""
 
     n_passes: int
     """K; a batch of B items becomes K * B rows, pass k in rows k * B to (k + 1) * B - 1."""
-    first_layer: int = 0
-    """Layers below have no dropout, so that one run of them serves all passes."""
     answer_only: bool = False
-    """Dropout acts on the last token of the prompt and on the answer; the rest of the prompt is
-    computed once for all passes."""
+    """Whether dropout acts only on the prompt's last token and on the answer; the rest of the
+    prompt then runs once for all passes."""
     per_token: bool = False
-    """Each token has masks of its own."""
+    """Whether each token has its own masks."""
     active: bool = True
-    """False while the shared part of the prompt is computed, without dropout and without copies."""
+    """False while the shared part of the prompt runs, without dropout and without copies."""
     item_keys: Tensor | None = None
-    """A number for each item, [B]; with masks per token."""
+    """Number of each item, [B]; for masks per token."""
     positions: Tensor | None = None
-    """Place of each token in its item, [B, T]; with masks per token."""
+    """Position of each token in its item, [B, T]; for masks per token."""
     n_modules: int = field(default=0, init=False)
-    """Dropout modules that were switched on."""
+    """Number of dropout modules that are switched on."""
 
     @contextmanager
     def without_dropout(self) -> Iterator[None]:
-        """Run the adapter as it is in prediction."""
+        """Run the adapter as in prediction."""
         self.active = False
         try:
             yield
@@ -47,7 +44,10 @@ class MonteCarlo:
 
 
 class MaskedA(nn.Module):
-    """Stands in for A: (x * m) A^T = x (A * m)^T, with one mask m a pass for all tokens and items.
+    """Replacement of A in which each pass has one mask m for all tokens and items.
+
+    Masking A instead of the input gives the same product, (x * m) A^T = x (A * m)^T, and touches
+    r * D numbers instead of B * T * D. See `starlearn_kernels.lora_product`.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class MaskedA(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """A, whose type peft asks for."""
+        """A; peft reads its dtype."""
         return self.linear.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,10 +87,10 @@ class MaskedA(nn.Module):
 
 
 class TokenMasks(nn.Module):
-    """Stands in for the adapter's dropout: a mask for each token, keyed by item and position.
+    """Replacement of the adapter's dropout with a mask per token, keyed by item and position.
 
-    It is the noise of training, where ``nn.Dropout`` draws a mask for each token, made
-    independent of the batch.
+    The noise has the distribution of training, where ``nn.Dropout`` draws a mask per token, but it
+    does not depend on the batch.
     """
 
     def __init__(self, draw: Callable[[Tensor, Tensor, torch.dtype], Tensor], passes: MonteCarlo):
@@ -109,8 +109,8 @@ class TokenMasks(nn.Module):
 
 
 @dataclass(frozen=True)
-class Draw:
-    """Draws the masks of one module: weight A [r, D], its number in the model, p, K, seed."""
+class MaskDraw:
+    """Random masks of one module: weight A [r, D], its number in the model, p, K, seed."""
 
     weight: Tensor
     layer: int
@@ -119,11 +119,11 @@ class Draw:
     seed: int
 
     def shared(self) -> Tensor:
-        """Masks of shape (K, D)."""
+        """Return masks of shape (K, D)."""
         return feature_mask(dtype=self.weight.dtype, **self._arguments())
 
     def by_token(self, item_keys: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor:
-        """Masks of shape (K, B, T, D)."""
+        """Return masks of shape (K, B, T, D)."""
         return token_mask(
             item_keys=item_keys, positions=positions, dtype=dtype, **self._arguments()
         )
@@ -142,7 +142,7 @@ class Draw:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch every module to evaluation, and give each its own mode back afterwards."""
+    """Switch every module to evaluation, and restore each module's own mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -152,11 +152,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _has_dropout(adapted: list[Any]) -> bool:
-    drops = (layer.lora_dropout[name] for layer in adapted for name in layer.active_adapters)
-    return any(isinstance(drop, nn.Dropout) for drop in drops)
-
-
 @contextmanager
 def mc_dropout(
     model: Any,
@@ -164,10 +159,9 @@ def mc_dropout(
     seed: int,
     *,
     mask_mode: str = "shared",
-    layers: int | None = None,
     answer_only: bool = False,
 ) -> Iterator[MonteCarlo]:
-    """Make the adapter's dropout random for K stacked passes, and nothing else.
+    """Switch on the adapter's dropout, and nothing else, for K stacked passes.
 
     Parameters
     ----------
@@ -175,16 +169,15 @@ def mc_dropout(
     n_passes : int
         K.
     seed : int
-        Decides the masks together with the place of the module in the model.
+        Decides the masks, together with the module's place in the model.
     mask_mode : {"shared", "token"}
-        "shared": one mask per pass and module for all tokens and all items, so that the K passes
-        are K networks drawn once (variational dropout, Gal and Ghahramani 2016) and every item is
-        judged by the same K. "token": a mask for each token, as in training. Either comes from a
-        counter, so the result depends on neither batch size nor order.
-    layers : int, optional
-        Dropout in so many of the top layers only; the layers below run once for all passes.
+        "shared": one mask per pass and module for all tokens and all items. The K passes are then
+        K networks drawn once (variational dropout, Gal and Ghahramani 2016), and the same K score
+        every item. "token": one mask per token, as in training. Both come from a counter, so the
+        result depends on neither the batch size nor the order.
     answer_only : bool
-        Dropout at the answer's positions only; the prompt runs once for all passes.
+        Whether dropout acts at the answer's positions only; the prompt then runs once for all
+        passes.
 
     Yields
     ------
@@ -193,53 +186,34 @@ def mc_dropout(
     Raises
     ------
     InputError
-        When the adapter has no dropout, so that all passes would be the same, or the model's top
-        layers cannot be found.
+        When the adapter has no dropout, so that all passes would be the same.
     """
     adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
     passes = MonteCarlo(n_passes, answer_only=answer_only, per_token=mask_mode == "token")
-    random = {id(layer) for layer in adapted}
-    if layers is not None:
-        blocks = decoder_layers(model)
-        if blocks is None:
-            raise InputError(
-                f"{type(causal_model(model)).__name__} does not keep its layers in one list, so "
-                "that its top layers cannot be told from the others. Use "
-                "Acquisition(mc_layers=None)."
-            )
-        passes.first_layer = max(len(blocks) - layers, 0)
-        random = {
-            id(module) for block in blocks[passes.first_layer :] for module in block.modules()
-        }
     undo: list[tuple[nn.ModuleDict, str, nn.Module]] = []
 
-    def stand_in(modules: nn.ModuleDict, name: str, module: nn.Module) -> None:
+    def replace(modules: nn.ModuleDict, name: str, module: nn.Module) -> None:
         undo.append((modules, name, modules[name]))
         modules[name] = module
 
     try:
         for index, layer in enumerate(adapted):
-            for name in layer.active_adapters if id(layer) in random else ():
+            for name in layer.active_adapters:
                 dropout = layer.lora_dropout[name]
                 if not isinstance(dropout, nn.Dropout):  # peft puts Identity where p is 0
                     continue
-                draw = Draw(layer.lora_A[name].weight, index, dropout.p, n_passes, seed)
+                draw = MaskDraw(layer.lora_A[name].weight, index, dropout.p, n_passes, seed)
                 if not passes.per_token:
-                    stand_in(layer.lora_dropout, name, nn.Identity())
+                    replace(layer.lora_dropout, name, nn.Identity())
                     masked = MaskedA(layer.lora_A[name], draw.shared(), passes)
-                    stand_in(layer.lora_A, name, masked)
+                    replace(layer.lora_A, name, masked)
                 else:
-                    stand_in(layer.lora_dropout, name, TokenMasks(draw.by_token, passes))
+                    replace(layer.lora_dropout, name, TokenMasks(draw.by_token, passes))
                 passes.n_modules += 1
-        if not passes.n_modules and layers is not None and _has_dropout(adapted):
-            raise InputError(
-                f"The adapter has no weights in the top {layers} layers, so that all passes would "
-                "be the same. Use Acquisition(mc_layers=None), or other LoRA(target_modules=...)."
-            )
         if not passes.n_modules:
             raise InputError(
-                f"{n_passes} Monte-Carlo passes need dropout on the adapter, and it has none "
-                "(LoRA(dropout=0) when it was trained). Train with LoRA(dropout=0.1), or ask for "
+                f"{n_passes} Monte-Carlo passes need dropout on the adapter, but it was trained "
+                "with LoRA(dropout=0). Train with LoRA(dropout=0.1), or use "
                 "Acquisition(n_passes=1, measure='entropy')."
             )
         yield passes

@@ -1,4 +1,4 @@
-"""Prompts as points in space: the base model's hidden states, averaged over the tokens."""
+"""Prompt embeddings: the base model's hidden states, averaged over the tokens of a prompt."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from starlearn.model.forward import Sequences, Workload, row_hidden
 
 @torch.no_grad()
 def prompt_embeddings(work: Workload, prompts: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """Average the last hidden states of each prompt.
+    """Return the mean of each prompt's last hidden states.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def prompt_embeddings(work: Workload, prompts: Sequence[Sequence[int]]) -> NDArr
     Returns
     -------
     ndarray of shape (m, D)
-        The mean over a prompt's tokens of the states after the final norm.
+        Mean over a prompt's tokens of the hidden states after the final norm.
     """
     device = work.head.device
     found: dict[int, NDArray[np.float64]] = {}
@@ -35,9 +35,9 @@ def prompt_embeddings(work: Workload, prompts: Sequence[Sequence[int]]) -> NDArr
             ids[row, : len(prompt)] = prompt
         rows = np.tile(np.arange(batch.length), (len(chosen), 1))
         tensors = [torch.from_numpy(array).to(device) for array in (ids, rows, batch.indices)]
-        laid = Sequences(tensors[0], tensors[1], tensors[2], batch.length)
-        states = row_hidden(work.model, laid)[0].double()  # [B * T, D]
-        states = states.unflatten(0, (len(chosen), batch.length)).cpu()
+        sequences = Sequences(tensors[0], tensors[1], tensors[2], batch.length)
+        states = row_hidden(work.model, sequences)[0].double()  # [B * T, D]
+        states = states.unflatten(0, (len(chosen), batch.length)).cpu()  # [B, T, D]
         for index, prompt, state in zip(batch.indices.tolist(), chosen, states, strict=True):
             found[index] = state[: len(prompt)].mean(0).numpy()
         work.progress(len(chosen), len(chosen) * batch.length)

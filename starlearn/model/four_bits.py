@@ -1,4 +1,4 @@
-"""4-bit weights: how many of a model's are, and whether they work on this machine at all."""
+"""4-bit weights: the share of quantised weights, and a test of 4-bit products on this machine."""
 
 import math
 from typing import Any
@@ -7,45 +7,46 @@ import torch
 from torch import Tensor
 
 LOSS = 0.2
-"""NF4 of normal numbers is off by about 0.09 of their norm; far more means a broken library."""
+"""Largest relative error of quantisation. NF4 of normal numbers has about 0.09; far more means a
+broken library."""
 ROUNDING = 0.02
-"""Relative error of a product by the packed weights, in float32 or in a GPU's TF32."""
+"""Largest relative error of a product with packed weights, in float32 or in a GPU's TF32."""
 
 
-def share_in_few_bits(model: Any) -> float:
-    """Return the share of a model's weights, embeddings and head aside, that are in 4 or 8 bits.
+def quantized_share(model: Any) -> float:
+    """Return the share of a model's weights, without embeddings and head, in 4 or 8 bits.
 
-    transformers puts plain linear layers there, and no others: a class of their own (Falcon's), or
-    experts that are kept as bare parameters, stay as they are without a word.
+    transformers quantises plain linear layers only. Without a warning it skips linear layers of
+    other classes (Falcon) and experts that are stored as bare parameters.
     """
     from bitsandbytes.nn import Int8Params, Params4bit
 
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    aside = {id(weight) for layer in ends if layer is not None for weight in layer.parameters()}
-    few = total = 0
+    excluded = {id(weight) for layer in ends if layer is not None for weight in layer.parameters()}
+    quantized = total = 0
     for weight in model.parameters():
-        if id(weight) in aside:
+        if id(weight) in excluded:
             continue
         size = weight.numel()
         if isinstance(weight, Params4bit):
             size = math.prod(weight.quant_state.shape)
         total += size
-        few += size if isinstance(weight, Params4bit | Int8Params) else 0
-    return few / max(total, 1)
+        quantized += size if isinstance(weight, Params4bit | Int8Params) else 0
+    return quantized / max(total, 1)
 
 
 def tried_in_four_bits() -> str | None:
-    """Pack a random matrix in NF4, read it back, multiply by it, and differentiate the product.
+    """Test quantisation, product and gradient of a random matrix in NF4 on this machine.
 
     Returns
     -------
     str or None
-        None when that works, else what went wrong.
+        None when they work, else the first failure.
 
     Notes
     -----
-    The gradient is taken after a product in evaluation mode, for that is the order of scoring and
-    training, and the one in which some CPUs have returned a wrong gradient without an error.
+    The gradient is computed after a product in evaluation mode, as in training after scoring. In
+    this order some CPUs have returned a wrong gradient without an error.
     """
     try:
         from bitsandbytes.functional import dequantize_4bit, quantize_4bit
@@ -53,15 +54,15 @@ def tried_in_four_bits() -> str | None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         generator = torch.Generator().manual_seed(0)
         weights = torch.randn(64, 64, generator=generator).to(device)
-        back = dequantize_4bit(*quantize_4bit(weights, quant_type="nf4"))
-        loss = _distance(back, weights)
+        restored = dequantize_4bit(*quantize_4bit(weights, quant_type="nf4"))
+        loss = _distance(restored, weights)
         if not loss < LOSS:
-            return f"a matrix came back wrong by {loss:.0%}"
+            return f"a quantised matrix is wrong by {loss:.0%}"
         rows = torch.randn(5, 64, generator=generator).to(device)
-        product, gradient = _used(weights, rows)
+        product, gradient = _product_and_gradient(weights, rows)
         for name, got, wanted in (
-            ("a product", product, rows @ back.T),
-            ("a gradient", gradient, back.sum(dim=0).expand_as(rows)),
+            ("a product", product, rows @ restored.T),
+            ("a gradient", gradient, restored.sum(dim=0).expand_as(rows)),
         ):
             error = _distance(got, wanted)
             if not error < ROUNDING:
@@ -71,23 +72,23 @@ def tried_in_four_bits() -> str | None:
     return None
 
 
-def _used(weights: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Multiply rows [n, D] by packed weights [O, D]; the product [n, O] and its gradient [n, D]."""
+def _product_and_gradient(weights: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Multiply rows [n, D] by packed weights [O, D]; return the product and the rows' gradient."""
     from bitsandbytes.nn import Linear4bit
 
-    outputs, inputs = weights.shape
+    n_outputs, n_inputs = weights.shape
     layer = Linear4bit(
-        inputs, outputs, bias=False, compute_dtype=torch.float32, quant_type="nf4", device="cpu"
+        n_inputs, n_outputs, bias=False, compute_dtype=torch.float32, quant_type="nf4", device="cpu"
     )
     layer.load_state_dict({"weight": weights.cpu()})
     layer = layer.to(weights.device)
-    # As in every model here: without it, some CPUs repack the weights and lose the gradient.
+    # As in every Backbone; otherwise some CPUs repack the weights and lose the gradient.
     layer.support_avx512bf16_for_cpu = False
     with torch.no_grad():
-        product = layer.eval()(rows)
-    asked = rows.clone().requires_grad_(True)
-    layer.train()(asked).sum().backward()
-    gradient = asked.grad
+        product = layer.eval()(rows)  # [n, O]
+    inputs = rows.clone().requires_grad_(True)  # [n, D]
+    layer.train()(inputs).sum().backward()
+    gradient = inputs.grad  # [n, D]
     return product, torch.zeros_like(rows) if gradient is None else gradient
 
 

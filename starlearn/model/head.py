@@ -1,4 +1,4 @@
-"""The output head: as numbers for the entropy kernel, or as the model's own code where it must."""
+"""Output heads: weights for the entropy kernel where possible, else the model's own code."""
 
 import logging
 from collections.abc import Iterator
@@ -18,31 +18,31 @@ logger = logging.getLogger(__name__)
 PROBE_ROWS = 16
 PROBE_TOKENS = 8192
 PROBE_LOGIT = 100.0
-"""Size of the largest logit that the comparison sees: a soft cap bends only large ones."""
+"""Largest logit in the comparison. It is large, because a soft cap changes only large logits."""
 PROBE_TOLERANCE = 0.02
-"""Relative to the largest logit: room for bfloat16 heads, far below what a forgotten scale or cap
-would do."""
+"""Largest error relative to the largest logit. Rounding in bfloat16 stays below it; an overlooked
+scale or cap exceeds it by far."""
 OWN_ROWS = 64
-"""Rows of [N, V] logits that the model's own head makes at a time."""
+"""Rows of [N, V] logits that the model's own head computes at a time."""
 
 
 class Head(Protocol):
-    """The last step of a causal language model: hidden states [N, D] to logits [N, V]."""
+    """Last step of a causal language model, from hidden states [N, D] to logits [N, V]."""
 
     @property
     def device(self) -> torch.device:
-        """Where its numbers are."""
+        """Device of the weights."""
 
     def logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """Return the logits of U tokens [U] for N rows [N, D]: float32, [N, U]."""
+        """Return the logits of U tokens [U] for N rows [N, D] in float32, [N, U]."""
 
     def statistics(self, hidden: Tensor, target: Tensor | None = None) -> EntropyStats:
-        """Return entropies and more of rows [N, D] or [K, N, D]; `target` [N] are token ids."""
+        """Return statistics of rows [N, D] or [K, N, D]; `target` [N] are token ids."""
 
 
 @dataclass(frozen=True)
 class LinearHead:
-    """logits = cap(scale * h W^T + bias): what the entropy kernel computes without logits."""
+    """Head whose logits are cap(scale * h W^T + bias), as the entropy kernel needs."""
 
     weight: Tensor
     """[V, D]"""
@@ -53,7 +53,7 @@ class LinearHead:
 
     @property
     def device(self) -> torch.device:
-        """Where the weight is."""
+        """Device of the weight."""
         return self.weight.device
 
     def logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class LinearHead:
         return logits
 
     def statistics(self, hidden: Tensor, target: Tensor | None = None) -> EntropyStats:
-        """Return entropies and more without making logits; see `Head`."""
+        """Return statistics without storing logits; see `Head`."""
         return linear_entropy(
             hidden,
             self.weight,
@@ -80,22 +80,22 @@ class LinearHead:
 
 @dataclass(frozen=True)
 class OwnHead:
-    """The model's own code from hidden states to logits, a few rows at a time."""
+    """Head that runs the model's own code, a few rows at a time."""
 
     model: Any
     """PreTrainedModel"""
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return torch.device(next(self.model.parameters()).device)
 
     def all_logits(self, hidden: Tensor) -> Tensor:
         """Return the logits [N, V] of rows [N, D], as the model computes them."""
         rows = _enough_rows(hidden).to(self.model.dtype)
-        with _trunk_that_gives(self.model, rows[None]):
+        with _fixed_trunk(self.model, rows[None]):
             ids = torch.zeros((1, len(rows)), dtype=torch.long, device=rows.device)
-            return self.model(input_ids=ids, use_cache=False).logits[0, : len(hidden)]
+            return self.model(input_ids=ids, use_cache=False).logits[0, : len(hidden)]  # [N, V]
 
     def logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Return the logits of a few tokens; see `Head`."""
@@ -103,7 +103,7 @@ class OwnHead:
         return torch.cat(parts)
 
     def statistics(self, hidden: Tensor, target: Tensor | None = None) -> EntropyStats:
-        """Return entropies and more from logits in chunks; see `Head`."""
+        """Return statistics from logits in chunks; see `Head`."""
         return logits_entropy(self.all_logits, hidden, target=target)
 
 
@@ -111,20 +111,20 @@ class OwnHead:
 def head_of(model: Any) -> Head:
     """Read the output head of a causal language model.
 
-    Its formula is taken from the configuration and then held against the model's own logits of a
-    few random rows. Where the two differ, the model's own code is used, and a warning logged.
+    The configuration gives the head's formula, which is compared with the model's own logits of a
+    few random rows. If they differ, the model's own code is used, and a warning is logged.
 
     Raises
     ------
     InputError
-        When the model has no output head at all.
+        When the model has no output head.
     """
     inner = causal_model(model)
     layer = inner.get_output_embeddings()
     if layer is None or not hasattr(layer, "weight"):
         raise InputError(
-            f"{type(inner).__name__} has no output head to read. starlearn needs a causal "
-            "language model (AutoModelForCausalLM)."
+            f"{type(inner).__name__} has no output head. starlearn needs a causal language model "
+            "(AutoModelForCausalLM)."
         )
     own = OwnHead(inner)
     if layer.weight.is_floating_point() and layer.weight.ndim == 2:
@@ -140,8 +140,8 @@ def head_of(model: Any) -> Head:
         if _agree(head, own):
             return head
     logger.warning(
-        "The output head of %s is not a linear map with scale, bias and soft cap: its own logits "
-        "are used, %d rows at a time. Scores are the same, slower.",
+        "The output head of %s is not a linear map with scale, bias and soft cap, so its own "
+        "logits are used, %d rows at a time. This is slower; scores are the same.",
         type(inner).__name__,
         OWN_ROWS,
     )
@@ -149,14 +149,14 @@ def head_of(model: Any) -> Head:
 
 
 def _agree(head: LinearHead, own: OwnHead) -> bool:
-    """Compare both heads at random rows of a usual size."""
+    """Return whether both heads give the same logits at random rows."""
     size, width = head.weight.shape
     generator = torch.Generator().manual_seed(0)
     tokens = torch.arange(size, device=head.device)
     rows = torch.randn(PROBE_ROWS, width, generator=generator).to(head.device, own.model.dtype)
 
     def logits(head: LinearHead, rows: Tensor) -> Tensor:
-        # In parts: the whole head in float32 beside it would not fit into a small GPU.
+        # In parts, because the whole head in float32 would not fit into a small GPU.
         return torch.cat([head.logits(rows, part) for part in tokens.split(PROBE_TOKENS)], dim=1)
 
     largest = float(logits(replace(head, softcap=None), rows).abs().max())
@@ -171,31 +171,31 @@ def _agree(head: LinearHead, own: OwnHead) -> bool:
 
 
 def _enough_rows(hidden: Tensor) -> Tensor:
-    """Rows [N, D] with zero rows below, so that a CPU's product takes its usual path."""
+    """Append zero rows to rows [N, D], so that products on a CPU round as with many rows."""
     missing = LEAST_ROWS - len(hidden)
     if missing <= 0:
         return hidden
     return torch.cat([hidden, hidden.new_zeros(missing, hidden.shape[1])])
 
 
-class _Given(nn.Module):
-    """Stands in for a trunk: gives hidden states that are already there."""
+class _FixedTrunk(nn.Module):
+    """Replacement of a trunk that returns given hidden states."""
 
     def __init__(self, states: Tensor) -> None:
         super().__init__()
         self.states = states
 
     @property
-    def decoder(self) -> "_Given":
-        """The part of the trunk that some models call by itself (OPT)."""
+    def decoder(self) -> "_FixedTrunk":
+        """Part of the trunk that some models call directly (OPT)."""
         return self
 
-    def forward(self, *_: Any, **__: Any) -> "_Output":
-        return _Output(self.states)
+    def forward(self, *_: Any, **__: Any) -> "_TrunkOutput":
+        return _TrunkOutput(self.states)
 
 
-class _Output:
-    """What a trunk returns; all that comes beside hidden states, such as a router's, is None."""
+class _TrunkOutput:
+    """Output of a trunk with hidden states only; other fields, such as a router's, are None."""
 
     def __init__(self, states: Tensor) -> None:
         self.last_hidden_state = states
@@ -208,10 +208,10 @@ class _Output:
 
 
 @contextmanager
-def _trunk_that_gives(inner: Any, states: Tensor) -> Iterator[None]:
-    """Let a model go on from hidden states [B, T, D] instead of tokens."""
+def _fixed_trunk(inner: Any, states: Tensor) -> Iterator[None]:
+    """Make a model compute its logits from hidden states [B, T, D] instead of tokens."""
     trunk, name = trunk_of(inner), inner.base_model_prefix
-    setattr(inner, name, _Given(states))
+    setattr(inner, name, _FixedTrunk(states))
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Token budgets: batches as large as memory allows, and smaller ones when it runs out."""
+"""Token budgets: batches as large as memory allows, and smaller ones after it ran out."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 from starlearn.data.tokens import Batch, batches
 from starlearn.errors import OutOfMemoryError
 
-CPU_TOKENS, CPU_WRITTEN = 1024, 16384
-"""Padded tokens of a pass, and of a batch of answers while they are written, on a CPU. Measured
-with models of 2 and 6 million parameters on one thread: a pass of more leaves the cache, and fresh
-memory costs more than it gains; answers are written a token at a time, so more rows pay longer."""
+CPU_TOKENS, CPU_GENERATED = 1024, 16384
+"""Padded tokens on a CPU, of a forward pass and of a batch while answers are generated. Both were
+measured with models of 2 and 6 million parameters on one thread. A larger forward pass leaves the
+cache. Answers are generated one token at a time, so there larger batches still pay."""
 GPU_TOKENS = 65536
-"""Where the search starts for both; the first, longest batch shows what fits. Not compared with
-other numbers; a query of Llama-3.2-1B's shape takes 11 to 18 GB with it (docs/memory.md)."""
+"""First guess on a GPU for both; the first batch, which is the longest, shows whether it fits.
+Other values were not measured. With this one a query of Llama-3.2-1B's shape takes 11 to 18 GB
+(docs/memory.md)."""
 
 
 class TokenBudget:
-    """How many padded tokens one forward pass may hold; what did not fit once is remembered.
+    """Number of padded tokens that one forward pass may hold, lowered after memory ran out.
 
     Parameters
     ----------
@@ -32,8 +33,8 @@ class TokenBudget:
 
     Notes
     -----
-    Memory decides the budget alone: scores do not depend on how items are cut into batches, so
-    a smaller budget changes their time only (float32; see the performance notes for bfloat16).
+    Scores do not depend on how items are cut into batches (in float32; for bfloat16 see the
+    performance notes). A smaller budget therefore changes the time only.
     """
 
     def __init__(self, tokens: int) -> None:
@@ -54,17 +55,18 @@ class TokenBudget:
         lengths : array of int, shape (m,) or (m, parts)
             Tokens of each item.
         compute : callable
-            Computes one batch and keeps its results; may be called again for the same items.
+            Function that computes one batch and stores its results. It may be called again for
+            the same items.
         copies : int or tuple of int, shape (parts,)
-            How many times each part runs; each copy counts.
+            Number of times that each part runs; each copy counts.
         most : int, optional
-            A bound that the user has set.
+            Upper bound set by the user.
 
         Raises
         ------
         OutOfMemoryError
-            When one item alone does not fit, even on a second try with all memory released; its
-            ``index`` is the item's position in `lengths`.
+            When a single item does not fit, even on a second try after all memory was released.
+            Its ``index`` is the item's position in `lengths`.
         """
         lengths = np.asarray(lengths, dtype=np.intp)
         waiting = deque(self._plan(lengths, copies, most))
@@ -75,6 +77,8 @@ class TokenBudget:
                 second_try = False
                 continue
             clear_device_cache(garbage_collection=True)
+            # Half the tokens for all that is left, so that later batches and chunks fit at once. A
+            # single item gets a second try, because the failed batch held memory until now.
             if len(batch.indices) > 1:
                 self.tokens = max(1, batch.tokens(copies) // 2)
                 left = np.sort(np.concatenate([batch.indices, *(b.indices for b in waiting)]))
@@ -95,12 +99,15 @@ class TokenBudget:
         return list(batches(lengths, max(1, tokens), copies))
 
 
-BESIDE_TORCH = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "[CUDA]: out of memory")
-"""How memory is said to have run out for kernels and handles, which torch does not allocate."""
+OUT_OF_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "[CUDA]: out of memory")
+"""Messages of CUDA, cuBLAS and Triton, whose own memory torch does not allocate."""
 
 
 def _fits(compute: Callable[[Batch], Any], batch: Batch) -> bool:
-    """Compute a batch; False when memory ran out. The error's frames, and what they hold, go."""
+    """Compute a batch and return whether memory was enough.
+
+    Returning frees the error's frames, and with them the tensors that they hold.
+    """
     try:
         compute(batch)
     except (RuntimeError, MemoryError) as error:
@@ -111,15 +118,15 @@ def _fits(compute: Callable[[Batch], Any], batch: Batch) -> bool:
 
 
 def ran_out(error: Exception) -> bool:
-    """Tell whether an error says that memory ran out, in whatever words."""
+    """Return whether an error means that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or should_reduce_batch_size(error):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in BESIDE_TORCH)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 @contextmanager
 def renumbered(rows: Sequence[int] | NDArray[np.intp]) -> Iterator[None]:
-    """Give an item that does not fit its number in the caller's own rows."""
+    """Replace the index of an OutOfMemoryError by the number in the caller's rows."""
     try:
         yield
     except OutOfMemoryError as error:

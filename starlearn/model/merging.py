@@ -1,4 +1,4 @@
-"""Merging: an adapter added into the weights of its base model in full precision."""
+"""Merging: an adapter added to the full-precision weights of its base model."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from transformers.pytorch_utils import Conv1D
 
 from starlearn.errors import InputError
 from starlearn.model.adapter import Adapter, check_base, load_state, with_lora
-from starlearn.model.backbone import IDENTITY, Backbone, full_precision, weights_bar
+from starlearn.model.backbone import Backbone, full_precision, weights_bar
+from starlearn.model.identity import IDENTITY
 from starlearn.randomness import isolated_generators
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -21,17 +22,17 @@ TOKENIZER_FILES = (*(name for name in IDENTITY if name != "config.json"), "vocab
 def merged_model(backbone: Backbone, adapter: Adapter, dtype: str, dequantize: bool) -> Any:
     """Return the base model with W0 + (alpha / r) B A in place of each adapted W0.
 
-    The base model is loaded anew, on the CPU and not in 4 bits: a sum that is rounded to 4 bits
-    again would be another model.
+    The base model is loaded again, on the CPU and not in 4 bits, because rounding the sum to 4 bits
+    would give another model.
 
     Parameters
     ----------
     backbone : Backbone
     adapter : Adapter
     dtype : {"auto", "float32", "bfloat16", "float16"}
-        Type of the weights; "auto" is the one in which the base model is stored.
+        Dtype of the weights; "auto" is that of the stored base model.
     dequantize : bool
-        Whether W0 is what 4 bits have left of it, in place of the original.
+        Whether W0 is the dequantised 4-bit weight instead of the original.
 
     Returns
     -------
@@ -40,8 +41,8 @@ def merged_model(backbone: Backbone, adapter: Adapter, dtype: str, dequantize: b
     Raises
     ------
     InputError
-        When the base model is stored quantised, a sum is too large for the type, or 8-bit weights
-        are to be dequantised.
+        When the base model is stored quantised, a sum is too large for the dtype, or
+        `dequantize=True` is used with 8-bit weights.
     ModelMismatchError
         When the adapter was trained on another base model.
     """
@@ -49,7 +50,7 @@ def merged_model(backbone: Backbone, adapter: Adapter, dtype: str, dequantize: b
     with isolated_generators(0):
         base = full_precision(backbone, dtype)
         if dequantize:
-            _put_dequantized(base, backbone.model)
+            _copy_dequantized(base, backbone.model)
         model = with_lora(base, adapter.settings(), backbone.source)
     load_state(model, adapter.state)
     try:
@@ -61,26 +62,26 @@ def merged_model(backbone: Backbone, adapter: Adapter, dtype: str, dequantize: b
 
 
 @torch.no_grad()
-def _put_dequantized(model: Any, quantized: Any) -> None:
-    """Give a model the values of another's 4-bit weights, in the type of its own."""
+def _copy_dequantized(model: Any, quantized: Any) -> None:
+    """Copy the values of a 4-bit model's weights into a model of another dtype."""
     for name, module in quantized.named_modules():
-        # With an adapter on it, the 4-bit layer is within peft's.
+        # With an adapter attached, peft's layer contains the 4-bit layer.
         name = name.removesuffix(".base_layer")
         if isinstance(module, Linear8bitLt):
             raise InputError(
-                "dequantize=True is for 4-bit weights, and this base model is in 8 bits. Merge "
-                "into the original weights: dequantize=False."
+                "dequantize=True needs 4-bit weights, but this base model is in 8 bits. Use "
+                "dequantize=False, which merges into the original weights."
             )
         if isinstance(module, Linear4bit):
             weight = module.weight
             values = dequantize_4bit(weight.data, weight.quant_state)
             target = model.get_submodule(name)
-            # GPT-2 keeps its weights transposed, bitsandbytes never.
+            # GPT-2 stores its weights transposed; bitsandbytes does not.
             target.weight.copy_(values.T if isinstance(target, Conv1D) else values)
 
 
 def greedy(backbone: Backbone, max_new_tokens: int | None) -> GenerationConfig:
-    """Return settings with which `generate` writes what the learner's `predict` does."""
+    """Return settings with which `generate` gives the answers of the learner's `predict`."""
     bos = backbone.tokenizer.bos_token_id
     return GenerationConfig(
         bos_token_id=bos,
@@ -94,7 +95,7 @@ def greedy(backbone: Backbone, max_new_tokens: int | None) -> GenerationConfig:
 def write_model(
     model: Any, backbone: Backbone, folder: Path, generation: GenerationConfig, max_shard_size: str
 ) -> None:
-    """Write a model with its tokenizer and generation settings, as transformers reads them."""
+    """Save a model with its tokenizer and generation settings in the format of transformers."""
     model.generation_config = generation
     with weights_bar(shown=False):
         model.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -102,10 +103,9 @@ def write_model(
 
 
 def write_tokenizer(backbone: Backbone, folder: Path) -> None:
-    """Copy the base model's tokenizer as it is.
+    """Copy the base model's tokenizer files.
 
-    Not through `save_pretrained`, which leaves out the sentencepiece file that other programs
-    read.
+    `save_pretrained` would omit the sentencepiece file that other programs read.
     """
     for file in backbone.folder.iterdir():
         if file.name in TOKENIZER_FILES or file.suffix == ".model":
@@ -113,7 +113,7 @@ def write_tokenizer(backbone: Backbone, folder: Path) -> None:
 
 
 def size_of(model: Any) -> tuple[int, int, str]:
-    """Return parameters, bytes, and the type of most of them; tied weights count once."""
+    """Return the number of parameters, of bytes, and the main dtype; tied weights count once."""
     parameters = list(model.parameters())
     by_type: dict[torch.dtype, int] = {}
     for parameter in parameters:

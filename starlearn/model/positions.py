@@ -1,4 +1,4 @@
-"""Whether a model goes by the positions and the mask that it is given, not by places in a row."""
+"""Checks of a model's layers: use of position ids and masks, and no recurrent state."""
 
 import inspect
 from typing import Any
@@ -9,18 +9,18 @@ from starlearn.errors import InputError
 from starlearn.model.structure import causal_model, trunk_of
 
 START, ASIDE, REST = 4, 8, 8
-"""Tokens of the probe: a beginning, what is not to be seen, and what goes on from the beginning."""
+"""Tokens of the probe: a start, tokens that the mask hides, and the continuation of the start."""
 TOLERANCE = 0.05
-"""Relative; rounding in bfloat16 stays below, what is eight places off does not."""
+"""Largest relative error. Rounding in bfloat16 stays below it; positions off by eight do not."""
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 @torch.no_grad()
 def goes_by_positions(model: Any) -> bool:
-    """Try whether tokens may stand anywhere in a row, as long as position and mask say where.
+    """Return whether the model uses position ids and mask alone, not the place in the row.
 
-    Trees of choices and keys and values behind padded prompts need that. Models with ALiBi (BLOOM,
-    MPT, some Falcon) count places in the row instead, and would give other numbers without a word.
+    Trees of choices and prompts that run once need this. Models with ALiBi (BLOOM, MPT, some
+    Falcon) count places in the row, and would silently give other numbers.
 
     Parameters
     ----------
@@ -32,11 +32,12 @@ def goes_by_positions(model: Any) -> bool:
     device, size = next(inner.parameters()).device, inner.config.get_text_config().vocab_size
     length = START + ASIDE + REST
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(size, (1, length), generator=generator).to(device)
-    place = torch.arange(length, device=device)
+    ids = torch.randint(size, (1, length), generator=generator).to(device)  # [1, T]
+    place = torch.arange(length, device=device)  # [T]
     aside = (place >= START) & (place < START + ASIDE)
     rest = place >= START + ASIDE
-    sees = (place[:, None] >= place) & ~(rest[:, None] & aside)
+    # One row with hidden tokens in its middle must give the states of the row without them.
+    sees = (place[:, None] >= place) & ~(rest[:, None] & aside)  # [T, T]
     dtype = inner.dtype
     mask = torch.zeros(sees.shape, dtype=dtype, device=device)
     mask = mask.masked_fill_(~sees, torch.finfo(dtype).min)[None, None]
@@ -47,7 +48,7 @@ def goes_by_positions(model: Any) -> bool:
             position_ids=(place - ASIDE * rest)[None],
             use_cache=False,
         ).last_hidden_state[0, rest]
-    except (RuntimeError, ValueError, TypeError):  # such a mask is not understood at all
+    except (RuntimeError, ValueError, TypeError):  # the model does not support such a mask
         return False
     plain = trunk(input_ids=ids[:, ~aside], use_cache=False).last_hidden_state[0, START:]
     off = (found.float() - plain.float()).abs().mean()
@@ -55,13 +56,13 @@ def goes_by_positions(model: Any) -> bool:
 
 
 def refuse_recurrent(model_class: Any, config: Any) -> None:
-    """Raise InputError for a model whose layers keep a state, which padding would run through."""
+    """Raise InputError for a model with recurrent layers, whose state padding would change."""
     kinds = set(getattr(config.get_text_config(), "layer_types", None) or ()) - ATTENTION
     if kinds or getattr(model_class, "_is_stateful", False):
-        has = (
+        reason = (
             f"has layers of other kinds ({', '.join(sorted(kinds))})" if kinds else "keeps a state"
         )
         raise InputError(
-            f"{type(config).__name__[:-6]} {has}, and starlearn scores models whose layers are "
-            "attention alone. Use one of these, such as Llama, Qwen3, Gemma or Mistral."
+            f"{type(config).__name__[:-6]} {reason}, but starlearn needs a model with attention "
+            "layers only, such as Llama, Qwen3, Gemma or Mistral."
         )

@@ -1,4 +1,4 @@
-"""The processes that `accelerate launch` has started a program as: how many, and how they meet."""
+"""Processes that `accelerate launch` started for one program, and their synchronisation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,146 +15,152 @@ from starlearn.progress import are_several, number_from_env
 
 Result = TypeVar("Result")
 
-PATIENCE = timedelta(days=1)
-"""How long a process waits for the others. Shares of a pool may end hours apart; a process that
-fails says so, and one that dies is noticed by the launcher."""
-WELL, FAILED, RAN_OUT = range(3)
+TIMEOUT = timedelta(days=1)
+"""Longest wait for the other processes, whose shares of a pool may end hours apart. A process that
+fails tells the others, and the launcher notices one that dies."""
+DONE, FAILED, RAN_OUT = range(3)
+"""Status that a process reports at the end of a `SynchronizedBlock`."""
 
 
 @dataclass(frozen=True)
-class Processes:
-    """All processes of this program; they run the same lines."""
+class ProcessGroup:
+    """All P processes of this program, which run the same code."""
 
     count: int = 1
     """P."""
     index: int = 0
-    """Which one this is, from 0."""
+    """Number of this process, from 0."""
     state: Any = field(default=None, repr=False, compare=False)
-    """accelerate's PartialState, where there are several."""
+    """accelerate's PartialState, if P > 1."""
 
     @property
     def main(self) -> bool:
-        """Whether this is the one that writes files and shows progress."""
+        """Whether this process writes files and shows progress."""
         return self.index == 0
 
-    def exchanged(self, own: list[Any]) -> list[Any]:
-        """Return what all processes bring, in their order."""
+    def gathered(self, own: list[Any]) -> list[Any]:
+        """Return the items of all processes, in the order of the processes."""
         return own if self.count == 1 else list(gather_object(own))
 
     def together(self, compute: Callable[[], Result]) -> list[Result]:
-        """Return what all processes compute, in their order; where one fails, all do."""
-        with Meeting(self):
+        """Return the results of all processes; if one fails, all raise an error."""
+        with SynchronizedBlock(self):
             own = compute()
-        return self.exchanged([own])
+        return self.gathered([own])
 
     def on_main(self, act: Callable[[], Result]) -> Result:
-        """Do something once, by the main process; the others wait, and get what it returned.
+        """Run a function in the main process, and return its result in all of them.
 
-        All processes call it: one that is alone waits for the others.
+        Every process must call this method, because each waits for all others.
         """
-        with Meeting(self):
+        with SynchronizedBlock(self):
             own = [act()] if self.main else []
-        return self.exchanged(own)[0]
+        return self.gathered(own)[0]
 
     def agree(self, facts: Callable[[], Sequence[Any]], remedy: str) -> None:
-        """Raise ModelMismatchError unless all processes know the same facts."""
+        """Raise ModelMismatchError unless the facts are equal in all processes."""
         if self.count == 1:
             return
-        given = self.together(lambda: list(facts()))
-        if any(other != given[0] for other in given):
+        found = self.together(lambda: list(facts()))
+        if any(other != found[0] for other in found):
             raise ModelMismatchError(
-                f"The {self.count} processes would compute different numbers: they differ in "
-                f"adapter, seed, data, settings or versions. {remedy}"
+                f"The {self.count} processes would compute different numbers, because they differ "
+                f"in adapter, seed, data, settings or versions. {remedy}"
             )
 
 
-class Meeting:
-    """A stretch of work that all processes finish, or none: they wait for each other at its end.
+class SynchronizedBlock:
+    """A block of code that either all processes finish or none; they wait at its end.
 
-    In between they may meet as often as they like, all of them equally often. A process that fails
-    comes to the next meeting all the same and says so, and the others fail with it; otherwise they
-    would wait for it.
+    Inside the block the processes may exchange numbers, each of them equally often. A process that
+    fails takes part in the next exchange and reports its error there, so that the others fail too
+    instead of waiting forever.
 
     Parameters
     ----------
-    processes : Processes
+    group : ProcessGroup
 
     Raises
     ------
     WorkerError
-        In the processes that have not failed themselves, when another one has.
+        In processes without an error of their own, when another process failed.
     MemoryError
-        Instead, when that one's memory ran out.
+        Instead, when the other process ran out of memory.
     """
 
-    def __init__(self, processes: Processes) -> None:
-        self.processes = processes
-        self._over = False
+    def __init__(self, group: ProcessGroup) -> None:
+        self.group = group
+        # Whether a failure can no longer be reported, because an exchange has failed itself or
+        # the failure is reported already.
+        self._closed = False
 
-    def __enter__(self) -> "Meeting":
+    def __enter__(self) -> "SynchronizedBlock":
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None:
-            self.total(0.0)
-        elif isinstance(error, Exception) and not self._over:
-            self._meet(0.0, error)
+            self.sum(0.0)
+        elif isinstance(error, Exception) and not self._closed:
+            self._exchange(0.0, error)
 
-    def total(self, value: float) -> float:
-        """Meet: return the sum of the values that all processes bring."""
-        return self._meet(value, None)
+    def sum(self, value: float) -> float:
+        """Wait for all processes, and return the sum of their values."""
+        return self._exchange(value, None)
 
-    def add_up(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Replace gradients by their sums over all processes, the same bits in each of them.
 
-        One that no process has, as of an expert that no token was sent to, stays None.
+        A gradient that no process has, as of an expert without tokens, stays None.
         """
-        if self.processes.count == 1:
+        if self.group.count == 1:
             return
-        self._over = True
-        there = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
-        there = there.to(self.processes.state.device)
-        torch.distributed.all_reduce(there)
-        for parameter, known in zip(parameters, there.tolist(), strict=True):
-            if known:
+        self._closed = True
+        # All processes must reduce the same parameters, so they first find those with gradients.
+        present = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
+        present = present.to(self.group.state.device)
+        torch.distributed.all_reduce(present)
+        for parameter, count in zip(parameters, present.tolist(), strict=True):
+            if count:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 torch.distributed.all_reduce(parameter.grad)
-        self._over = False
+        self._closed = False
 
-    def _meet(self, value: float, error: Exception | None) -> float:
-        if self.processes.count == 1:
+    def _exchange(self, value: float, error: Exception | None) -> float:
+        """Gather value and status of all processes; raise an error if one of them failed."""
+        if self.group.count == 1:
             return value
-        self._over = True  # whatever fails from here on, there is no meeting where to say it
-        how = WELL if error is None else RAN_OUT if ran_out(error) else FAILED
-        own = torch.tensor([[value, how]], dtype=torch.float64, device=self.processes.state.device)
-        values, states = gather(own).cpu().unbind(1)
-        failed = states.nonzero().flatten().tolist()
-        if failed:
-            told = gather_object([f"{type(error).__name__}: {error}"])
-            beyond_cure = (states == FAILED).nonzero().flatten().tolist()
-            # Whose memory ran out would begin anew, and wait for one that has given up.
-            if error is None or (how == RAN_OUT and beyond_cure):
-                first = (beyond_cure or failed)[0]
+        self._closed = True
+        status = DONE if error is None else RAN_OUT if ran_out(error) else FAILED
+        own = torch.tensor([[value, status]], dtype=torch.float64, device=self.group.state.device)
+        values, statuses = gather(own).cpu().unbind(1)
+        stopped = statuses.nonzero().flatten().tolist()
+        if stopped:
+            messages = gather_object([f"{type(error).__name__}: {error}"])
+            failed = (statuses == FAILED).nonzero().flatten().tolist()
+            # A process that ran out of memory would retry with smaller batches, and wait for one
+            # that has failed. If any process has failed, it stops too.
+            if error is None or (status == RAN_OUT and failed):
+                first = (failed or stopped)[0]
                 message = (
-                    f"Process {first} of {self.processes.count} failed, and the others stop with "
-                    f"it: {told[first]:.2000}"
+                    f"Process {first} of {self.group.count} failed, so the others stop too: "
+                    f"{messages[first]:.2000}"
                 )
-                raise (WorkerError if beyond_cure else MemoryError)(message)
-        self._over = error is not None
+                raise (WorkerError if failed else MemoryError)(message)
+        self._closed = error is not None
         return float(values.sum())
 
 
-def processes() -> Processes:
-    """Return the processes that this one was started with; one alone otherwise."""
+def processes() -> ProcessGroup:
+    """Return the group of processes that were started together; otherwise a group of one."""
     if not are_several():
-        return Processes()
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
-    return Processes(state.num_processes, state.process_index, state)
+        return ProcessGroup()
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
+    return ProcessGroup(state.num_processes, state.process_index, state)
 
 
 def take_own_gpu() -> None:
-    """Make the GPU that is this process's own the current one, before anything lies on another."""
+    """Select the GPU of this process, before any tensor is created on another one."""
     local = number_from_env(["LOCAL_RANK"], 0)
     if torch.cuda.is_available() and 0 < local < torch.cuda.device_count():
         torch.cuda.set_device(local)

@@ -1,1 +1,1 @@
-"""Training an adapter on the labels bought so far."""
+"""Training of an adapter on the labels bought so far."""

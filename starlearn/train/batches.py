@@ -1,4 +1,4 @@
-"""A training's batches: examples, how they are padded, and which part is whose."""
+"""Batches of a training: examples, padding, and the shares of several processes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,41 +12,41 @@ from torch import Tensor
 from starlearn.errors import InputError
 from starlearn.model.adapter import Adapter
 from starlearn.model.backbone import Backbone
-from starlearn.model.processes import Processes
+from starlearn.model.processes import ProcessGroup
 from starlearn.settings import LoRA, Training
 
 IGNORED = -100
-"""Label of positions that carry no loss: the prompt and the padding."""
+"""Label of positions without loss: the prompt and the padding."""
 ALL_TOKENS = "all_tokens"
-"""Where a batch says how many tokens with loss the batches of all processes have together."""
+"""Key of a batch for the number of tokens with loss in all processes together."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled item as tokens."""
+    """Tokens of one labelled item."""
 
     prompt: list[int]
     answer: list[int]
-    """Ends with the end of sequence."""
+    """Answer with the end of sequence."""
     counts: bool = True
-    """Whether the answer carries loss."""
+    """Whether the answer has a loss."""
 
     @property
     def length(self) -> int:
-        """T, tokens of both."""
+        """T, the number of tokens of prompt and answer."""
         return len(self.prompt) + len(self.answer)
 
     @property
     def predicted(self) -> int:
-        """Tokens with loss: the first of a sequence is not predicted from anything."""
+        """Number of tokens with loss; the first token of a sequence is not predicted."""
         return min(len(self.answer), self.length - 1)
 
 
 def layout(training: Training, n_processes: int) -> tuple[int, int]:
-    """Say how the examples of a step are computed by P processes.
+    """Return how P processes compute the examples of one step.
 
-    A step sees `batch_size * gradient_accumulation` examples, as with one process. No process
-    computes more than `batch_size` at a time.
+    A step sees `batch_size * gradient_accumulation` examples, as in one process. No process
+    computes more than `batch_size` of them at a time.
 
     Parameters
     ----------
@@ -57,9 +57,9 @@ def layout(training: Training, n_processes: int) -> tuple[int, int]:
     Returns
     -------
     at_once : int
-        Examples that all processes compute at a time, together.
+        Number of examples that all processes together compute at a time.
     accumulation : int
-        How often, for one step.
+        Number of such batches per step.
     """
     effective = int(training.batch_size * training.gradient_accumulation)
     most = min(int(training.batch_size) * n_processes, effective)
@@ -67,26 +67,26 @@ def layout(training: Training, n_processes: int) -> tuple[int, int]:
     return at_once, effective // at_once
 
 
-def share(examples: Sequence[Example], processes: Processes) -> Sequence[Example]:
-    """Return this process's part of a batch; where there is none, an example without loss."""
-    if processes.count == 1:
+def share(examples: Sequence[Example], group: ProcessGroup) -> Sequence[Example]:
+    """Return this process's part of a batch; an example without loss if the part is empty."""
+    if group.count == 1:
         return examples
-    return examples[processes.index :: processes.count] or [replace(examples[0], counts=False)]
+    return examples[group.index :: group.count] or [replace(examples[0], counts=False)]
 
 
 class Collator:
-    """Pads on the right; only the answer and the end of sequence carry loss."""
+    """Collator that pads on the right, with loss on the answer and the end of sequence only."""
 
-    def __init__(self, pad_id: int, processes: Processes | None = None) -> None:
+    def __init__(self, pad_id: int, group: ProcessGroup | None = None) -> None:
         self.pad_id = pad_id
-        self.processes = processes or Processes()
+        self.group = group or ProcessGroup()
 
     def __call__(self, batch: Sequence[Example]) -> dict[str, Tensor | int]:
-        examples = share(batch, self.processes)
+        examples = share(batch, self.group)
         length = max(e.length for e in examples)
-        ids = torch.full((len(examples), length), self.pad_id)
-        labels = torch.full((len(examples), length), IGNORED)
-        mask = torch.zeros((len(examples), length), dtype=torch.long)
+        ids = torch.full((len(examples), length), self.pad_id)  # [B, T]
+        labels = torch.full((len(examples), length), IGNORED)  # [B, T]
+        mask = torch.zeros((len(examples), length), dtype=torch.long)  # [B, T]
         for row, example in enumerate(examples):
             tokens = [*example.prompt, *example.answer]
             ids[row, : len(tokens)] = torch.tensor(tokens)
@@ -98,20 +98,20 @@ class Collator:
 
 
 def whole_batches(loader: Any) -> Any:
-    """Let a loader give whole batches to each process, in the order of one; the collator cuts them.
+    """Give each process whole batches in the order of one process; the collator splits them.
 
-    accelerate would cut them otherwise: it deals out batches in turns, so that a step sees other
-    examples, and fills the last one of an epoch up with examples of the first.
+    By default accelerate deals out batches in turns and fills the last batch of an epoch with
+    examples of the first. A step would then see other examples than in one process.
     """
     if isinstance(loader.batch_sampler, BatchSamplerShard):
         loader.batch_sampler.num_processes, loader.batch_sampler.process_index = 1, 0
         loader.batch_sampler.even_batches = False
-        loader.rng_types = None  # the order comes from a seed; no need to ask the first process
+        loader.rng_types = None  # the order comes from a seed, so it needs no synchronisation
     return loader
 
 
 def agree(
-    processes: Processes,
+    group: ProcessGroup,
     backbone: Backbone,
     lora: LoRA,
     training: Training,
@@ -119,7 +119,7 @@ def agree(
     seed: int,
     start: Adapter | None,
 ) -> None:
-    """Raise ModelMismatchError unless all processes are about to train the same."""
+    """Raise ModelMismatchError unless all processes train on the same data and settings."""
 
     def facts() -> list[Any]:
         data = blake2b(repr([(e.prompt, e.answer) for e in examples]).encode()).hexdigest()
@@ -127,13 +127,13 @@ def agree(
         digest = None if start is None else start.digest
         return [backbone.numerics, *settings, data, seed, digest]
 
-    processes.agree(facts, "Give STARLearner(random_state=...), and the same labels to all.")
+    group.agree(facts, "Use STARLearner(random_state=...), and the same labels in all of them.")
 
 
-def check_divisible(trainer: Any, processes: Processes) -> None:
-    """Raise InputError for a model whose loss is a mean that cannot be put together from parts."""
-    if processes.count > 1 and not trainer.model_accepts_loss_kwargs:
+def check_divisible(trainer: Any, group: ProcessGroup) -> None:
+    """Raise InputError for a model whose loss several processes cannot sum."""
+    if group.count > 1 and not trainer.model_accepts_loss_kwargs:
         raise InputError(
-            "The loss of this model is a mean over a batch, which cannot be put together from the "
+            "The loss of this model is a mean over a batch, which cannot be computed from the "
             "parts of several processes. Train in one process, without accelerate launch."
         )

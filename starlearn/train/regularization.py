@@ -1,4 +1,4 @@
-"""The penalty on B: decoupled weight decay on B alone, by its strength or by its effect."""
+"""Penalty on B: decoupled weight decay, given by its strength or by its effect."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def learning_rates(training: Training, n_steps: int) -> NDArray[np.float64]:
 
 
 def schedule_name(training: Training) -> str:
-    """Return transformers' name of the schedule; its "constant" would ignore the warm-up."""
+    """Return transformers' name of the schedule, whose own "constant" ignores the warm-up."""
     warm_constant = training.scheduler == "constant" and training.warmup_steps > 0
     return "constant_with_warmup" if warm_constant else training.scheduler
 
@@ -32,8 +32,8 @@ def b_decay(training: Training, n_steps: int) -> float:
     """Return the weight decay beta on B.
 
     AdamW multiplies B by 1 - lr(s) beta in step s. `b_shrinkage` is the exponent of the product
-    of all these factors: beta is the one solution of prod_s (1 - lr(s) beta) = exp(-b_shrinkage)
-    that leaves every factor positive.
+    of all these factors. beta is the one solution of prod_s (1 - lr(s) beta) = exp(-b_shrinkage)
+    with positive factors only.
     """
     if training.b_shrinkage is None:
         return float(training.b_weight_decay)
@@ -41,8 +41,8 @@ def b_decay(training: Training, n_steps: int) -> float:
     if training.b_shrinkage == 0 or rates.max() == 0:
         return 0.0
 
-    # By z, the exponent of the largest step alone: the root then lies between 0 and b_shrinkage,
-    # for one step at its upper end.
+    # Solved for z, the exponent of the largest step alone, because its root lies between 0 and
+    # b_shrinkage. With a single step it is b_shrinkage itself.
     def beta(z: float) -> float:
         return float(-np.expm1(-z) / rates.max())
 
@@ -53,7 +53,7 @@ def b_decay(training: Training, n_steps: int) -> float:
 
 
 def parameter_groups(model: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Split the trainable weights: B with decay, A without (arXiv 2403.01165, section 3.3)."""
+    """Split the trainable weights into B with decay and A without (arXiv 2403.01165, sec. 3.3)."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     return [
         {"params": [p for name, p in named if "lora_B" in name], "weight_decay": decay},

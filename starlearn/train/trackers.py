@@ -1,4 +1,4 @@
-"""Trackers: figures of a round in TensorBoard, Weights & Biases, MLflow or Trackio."""
+"""Trackers: metrics of each round in TensorBoard, Weights & Biases, MLflow or Trackio."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,21 +11,21 @@ from starlearn.progress import missing_tracker
 
 
 class Trackers:
-    """transformers' integrations, told one thing a round.
+    """transformers' integrations of experiment trackers, which log once per round.
 
-    Where they write is theirs to know, by their own variables of the environment:
-    TENSORBOARD_LOGGING_DIR, WANDB_PROJECT, WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_SPACE_ID.
+    Environment variables decide where they write: TENSORBOARD_LOGGING_DIR, WANDB_PROJECT,
+    WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_SPACE_ID.
 
     Parameters
     ----------
     names : sequence of {"tensorboard", "wandb", "mlflow", "trackio"}
     settings : mapping
-        What the trackers keep beside the run: names and numbers, no texts of a pool.
+        Names and numbers that the trackers store with the run, without texts of the pool.
 
     Raises
     ------
     MissingDependencyError
-        When a tracker's library is missing, or switched off.
+        When a tracker's library is missing or switched off.
     """
 
     def __init__(self, names: Sequence[str], settings: Mapping[str, Any]) -> None:
@@ -34,7 +34,7 @@ class Trackers:
         self._control = TrainerControl()
         self._callbacks = []
         self.closed = False
-        """Whether the run has ended, as after a `fit` that ended it and failed."""
+        """Whether the run has ended."""
         for name in names:
             (integration,) = get_reporting_integration_callbacks(name)
             try:
@@ -44,29 +44,29 @@ class Trackers:
         for callback in self._callbacks:
             callback.on_train_begin(self._arguments, self._state(0), self._control, model=None)
 
-    def log(self, t: int, figures: Mapping[str, float]) -> None:
-        """Tell all trackers the figures of round t (0-based).
+    def log(self, t: int, metrics: Mapping[str, float]) -> None:
+        """Log the metrics of round t (0-based) with all trackers.
 
-        A tracker that fails now is warned of, and costs no training.
+        A tracker that fails here causes a warning and does not stop the training.
         """
         state = self._state(t)
         for callback in self._callbacks:
             try:
-                callback.on_log(self._arguments, state, self._control, logs=dict(figures))
+                callback.on_log(self._arguments, state, self._control, logs=dict(metrics))
             except Exception as error:  # noqa: BLE001 - the libraries' own, over a network
                 name = type(callback).__name__
                 warnings.warn(
-                    f"{name} did not take the figures of round {t}: {error!s:.200}",
+                    f"{name} could not log the metrics of round {t}: {error!s:.200}",
                     UserWarning,
                     stacklevel=2,
                 )
 
     def close(self) -> None:
-        """End the run; the next one is another."""
+        """End the run."""
         self.closed = True
         for callback in self._callbacks:
             callback.on_train_end(self._arguments, self._state(0), self._control, model=None)
-            # The integration leaves its run open, for more of the same training.
+            # The integration of Weights & Biases leaves its run open.
             if (library := getattr(callback, "_wandb", None)) is not None:
                 library.finish()
 
@@ -76,7 +76,7 @@ class Trackers:
 
 
 class _Arguments(TrainingArguments):
-    """What an integration writes down about a run: our settings in place of a hundred defaults."""
+    """Arguments that integrations store with a run: our settings instead of a hundred defaults."""
 
     settings: dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Training one adapter on the labelled set, with transformers' Trainer."""
+"""Training of one adapter on the labelled set with transformers' Trainer."""
 
 import math
 import tempfile
@@ -27,7 +27,7 @@ from starlearn.model.adapter import (
 )
 from starlearn.model.backbone import Backbone
 from starlearn.model.memory import ran_out
-from starlearn.model.processes import Meeting, Processes, processes
+from starlearn.model.processes import ProcessGroup, SynchronizedBlock, processes
 from starlearn.progress import for_trainings, tell
 from starlearn.randomness import derived_seed, isolated_generators
 from starlearn.settings import LoRA, Training
@@ -45,7 +45,7 @@ from starlearn.train.regularization import b_decay, parameter_groups, schedule_n
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What a training did."""
+    """Outcome of a training."""
 
     steps: int
     loss: float
@@ -73,62 +73,62 @@ def train_adapter(
     start : Adapter or None
         Continue from these weights; None starts fresh.
     callbacks : sequence
-        Functions that are told the steps done, and instances of transformers.TrainerCallback.
+        Functions that receive the number of finished steps, and transformers.TrainerCallbacks.
 
     Raises
     ------
     ModelMismatchError
         When `start` was trained on another base model.
     TrainingDivergedError
-        When the loss or a weight becomes NaN or infinite. The backbone is then without an
-        adapter; earlier adapters are untouched.
+        When the loss or a weight becomes NaN or infinite. The backbone then has no adapter;
+        earlier adapters do not change.
     OutOfMemoryError
-        When not even one item at a time can be trained on.
+        When not even one item at a time fits.
     WorkerError
-        When another process of the program has failed.
+        When another process of the program fails.
 
     Notes
     -----
-    In a program that `accelerate launch` has started as P processes each of them computes its part
-    of every batch, and gradients are added up once a step: the examples of a step, their order and
-    the loss are those of one process, and so is the adapter, but for rounding, where there is no
-    dropout. With dropout each process draws its own, so that the adapter is another one of the
-    same kind.
+    `accelerate launch` can start a program as P processes. Each of them then computes its part of
+    every batch, and gradients are summed once per step. The examples of a step, their order and the
+    loss are those of one process. Without dropout the adapter is also the same, up to rounding.
+    With dropout each process draws its own masks, so the adapter is another random one.
 
-    Where memory runs out, the training begins anew with smaller batches and as much more gradient
-    accumulation, so that a step sees the same examples; with a warning, because the dropout of
-    another batch is another one.
+    When memory runs out, the training starts again with smaller batches and more gradient
+    accumulation, so that a step sees the same examples. A warning says so, because other batches
+    draw other dropout masks.
     """
     if start is not None:
         check_base(backbone, start)
         check_same_form(lora, start)
-    these = processes()
-    agree(these, backbone, lora, training, examples, seed, start)
+    group = processes()
+    agree(group, backbone, lora, training, examples, seed, start)
     while True:
         try:
-            what = (backbone, lora, training, examples, seed, start, verbose, callbacks)
-            return _together(these, *what)
+            arguments = (backbone, lora, training, examples, seed, start, verbose, callbacks)
+            return _together(group, *arguments)
         except (RuntimeError, MemoryError) as error:
             if not ran_out(error):
                 raise
             longest = max(range(len(examples)), key=lambda i: examples[i].length)
             length = examples[longest].length
+        # After the handler, because the error's frames hold the failed batch in memory.
         clear_device_cache(garbage_collection=True)
-        largest = -(-layout(training, these.count)[0] // these.count)
+        largest = -(-layout(training, group.count)[0] // group.count)
         if largest == 1:
             raise OutOfMemoryError(longest, length, 1, while_training=True)
         training = with_smaller_batches(training, largest)
 
 
 def with_smaller_batches(training: Training, largest: int) -> Training:
-    """Return settings whose steps see as many examples, at most half of `largest` at a time."""
+    """Return settings with the same examples per step, at most half of `largest` at a time."""
     effective = training.batch_size * training.gradient_accumulation
     sizes = [n for n in range(1, largest // 2 + 1) if effective % n == 0]
     smaller: Training = clone(training)
     smaller.set_params(batch_size=sizes[-1], gradient_accumulation=effective // sizes[-1])
     warnings.warn(
         f"Memory ran out while training on {largest} items at a time. The training "
-        f"begins anew with Training(batch_size={smaller.batch_size}, gradient_accumulation="
+        f"starts again with Training(batch_size={smaller.batch_size}, gradient_accumulation="
         f"{smaller.gradient_accumulation}).",
         UserWarning,
         stacklevel=2,
@@ -136,16 +136,18 @@ def with_smaller_batches(training: Training, largest: int) -> Training:
     return smaller
 
 
-def _together(these: Processes, *what: Any) -> tuple[Adapter, TrainingRecord]:
-    """Train in all processes of the program, or in none of them, to the same adapter."""
-    with Meeting(these) as meeting, what[0].alone():
-        adapter, record = _trained(meeting, *what)
-    these.agree(lambda: [adapter.digest], "Use GPUs of one kind.")
+def _together(
+    group: ProcessGroup, backbone: Backbone, *arguments: Any
+) -> tuple[Adapter, TrainingRecord]:
+    """Train the same adapter in all processes of the program, or fail in all of them."""
+    with SynchronizedBlock(group) as block, backbone.alone():
+        adapter, record = _trained(block, backbone, *arguments)
+    group.agree(lambda: [adapter.digest], "Use GPUs of one kind.")
     return adapter, record
 
 
 def _trained(
-    meeting: Meeting,
+    block: SynchronizedBlock,
     backbone: Backbone,
     lora: LoRA,
     training: Training,
@@ -155,8 +157,7 @@ def _trained(
     verbose: int,
     callbacks: Sequence[Any],
 ) -> tuple[Adapter, TrainingRecord]:
-    main = meeting.processes.main
-    told = callbacks if main else ()
+    group = block.group
     model = attach_fresh(backbone, lora, seed=derived_seed(seed, "adapter"))
     try:
         if start is not None:
@@ -164,28 +165,28 @@ def _trained(
         with (
             tempfile.TemporaryDirectory(prefix="starlearn-") as scratch,
             isolated_generators(derived_seed(seed, "training")),
-            tqdm(desc="training", unit="step", disable=not (verbose and main)) as bar,
+            tqdm(desc="training", unit="step", disable=not (verbose and group.main)) as bar,
         ):
             trainer = _AdapterTrainer(
                 training=training,
                 bar=bar,
-                meeting=meeting,
+                block=block,
                 model=model,
-                args=_arguments(training, backbone, seed, scratch, meeting.processes),
+                args=_arguments(training, backbone, seed, scratch, group),
                 train_dataset=list(examples),
-                data_collator=Collator(backbone.pad_id, meeting.processes),
-                callbacks=[*for_trainings(callbacks), _Steps(told)],
+                data_collator=Collator(backbone.pad_id, group),
+                callbacks=[*for_trainings(callbacks), _Steps(callbacks if group.main else ())],
             )
-            check_divisible(trainer, meeting.processes)
-            trainer.remove_callback(PrinterCallback)  # the bar is enough
-            if verbose > 1 and meeting.processes.main:
+            check_divisible(trainer, group)
+            trainer.remove_callback(PrinterCallback)  # the bar shows the progress
+            if verbose > 1 and group.main:
                 trainer.add_callback(_Lines(bar, trainer.losses))
             model.train()
             with _checkpointing(model, training.gradient_checkpointing):
                 trainer.train()
         adapter = Adapter.of(lora, backbone.fingerprint, adapter_state(model))
     except BaseException:
-        # Ctrl-C too: a half-trained adapter must never answer.
+        # On Ctrl-C too: a partly trained adapter must never answer.
         detach(backbone)
         raise
     model.eval()
@@ -195,14 +196,14 @@ def _trained(
 
 
 def check_same_form(lora: LoRA, start: Adapter) -> None:
-    """Raise InputError for a warm start from an adapter of another rank, scale or target."""
+    """Raise InputError when a warm start would change the adapter's rank, scale or targets."""
     wanted = Adapter.of(lora, start.base, start.state)
     for name in ("r", "alpha", "target_modules"):
         before, now = getattr(start, name), getattr(wanted, name)
         if before != now:
             raise InputError(
-                f"A warm start goes on with the previous adapter, which has {name}={before!r}; "
-                f"LoRA now says {name}={now!r}. Set it back, or set warm_start=False."
+                f"A warm start continues the previous adapter, which has {name}={before!r}, but "
+                f"LoRA has {name}={now!r}. Restore the old value, or set warm_start=False."
             )
 
 
@@ -218,7 +219,7 @@ def check_lengths(examples: Sequence[Example], context: int) -> None:
 
 @contextmanager
 def _checkpointing(model: Any, wanted: bool) -> Iterator[None]:
-    """Recompute activations in the backward pass, while this lasts."""
+    """Recompute activations in the backward pass inside this context."""
     if not wanted:
         yield
         return
@@ -231,7 +232,7 @@ def _checkpointing(model: Any, wanted: bool) -> Iterator[None]:
 
 
 class _Steps(TrainerCallback):
-    """Tells functions how many optimiser steps are done."""
+    """Callback that passes the number of finished optimiser steps to functions."""
 
     def __init__(self, callbacks: Sequence[Any]) -> None:
         self.callbacks = callbacks
@@ -244,7 +245,7 @@ class _Steps(TrainerCallback):
 
 
 class _Lines(TrainerCallback):
-    """Writes the loss of every step above the bar."""
+    """Callback that writes the loss of every step above the progress bar."""
 
     def __init__(self, bar: Any, losses: list[float]) -> None:
         self.bar, self.losses = bar, losses
@@ -259,33 +260,36 @@ class _Lines(TrainerCallback):
 
 
 class _AdapterTrainer(Trainer):
-    """Trainer with the penalty on B, and with a stop at the first loss that is not finite."""
+    """Trainer with the penalty on B that stops at the first loss that is not finite."""
 
-    def __init__(self, training: Training, bar: Any, meeting: Meeting, **arguments: Any) -> None:
+    def __init__(
+        self, training: Training, bar: Any, block: SynchronizedBlock, **arguments: Any
+    ) -> None:
         super().__init__(**arguments)
         self.training = training
         self.bar = bar
-        self.meeting = meeting
+        self.block = block
         self.losses: list[float] = []
         self.step_loss = 0.0
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
-        # No DistributedDataParallel: it waits in the backward pass, for ever if another process
-        # fails there, and every parameter must get a gradient. Gradients are few here.
+        # Evaluation mode keeps accelerate from using DistributedDataParallel, which waits forever
+        # in the backward pass if another process fails, and needs a gradient of every parameter.
+        # Summing once per step is enough, because an adapter has few gradients.
         self.accelerator.prepare_model = partial(
             self.accelerator.prepare_model, evaluation_mode=True
         )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        # Not create_optimizer_and_scheduler: transformers 5 no longer calls it.
+        # Overridden in place of create_optimizer_and_scheduler, which transformers 5 does not call.
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model or self.model, decay=0.0), lr=self.training.learning_rate
         )
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        # Here the real number of steps is known, on which schedule and shrinkage depend.
+        # The number of steps, on which the schedule and the shrinkage depend, is known only here.
         self.bar.reset(total=num_training_steps)
         on_b = self.optimizer.param_groups[0]
         on_b["weight_decay"] = b_decay(self.training, num_training_steps)
@@ -300,38 +304,37 @@ class _AdapterTrainer(Trainer):
 
     def training_step(self, *arguments: Any, **named: Any) -> Tensor:
         loss: Tensor = super().training_step(*arguments, **named)
-        self.step_loss += float(loss)  # transformers has divided by the tokens of the whole step
+        self.step_loss += float(loss)  # already divided by the number of tokens of the whole step
         if self.accelerator.sync_gradients:
             self._end_step()
         self.bar.update(1 / self.args.gradient_accumulation_steps)
         return loss
 
     def _end_step(self) -> None:
-        value, self.step_loss = self.meeting.total(self.step_loss), 0.0
-        # Trainer itself goes on after NaN and reports a loss of 0.0 with NaN weights.
+        value, self.step_loss = self.block.sum(self.step_loss), 0.0
+        # Trainer itself continues after NaN, and reports a loss of 0.0 with NaN weights.
         if not math.isfinite(value) or (value == 0.0 and not self.losses):
             raise TrainingDivergedError(
                 f"The loss became {value} in step {self.state.global_step + 1} at a learning rate "
-                f"of {self.training.learning_rate:g}. Nothing was published, and the "
-                "learner is what it was before. Lower Training(learning_rate=...), or add "
-                "warmup_steps."
+                f"of {self.training.learning_rate:g}. The adapter was not kept, and the learner "
+                "did not change. Lower Training(learning_rate=...), or add warmup_steps."
             )
         self.losses.append(value)
-        self.meeting.add_up([p for p in self.model.parameters() if p.requires_grad])
+        self.block.sum_gradients([p for p in self.model.parameters() if p.requires_grad])
 
     def store_flos(self) -> None:
-        """Count no operations: nobody asks, and processes would have to meet for it."""
+        """Skip counting of operations, for which the processes would wait for each other."""
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Count none in a step either: counting goes through all parameters each time."""
+        """Return 0 instead of counting operations over all parameters in every step."""
         return 0
 
 
 def _arguments(
-    training: Training, backbone: Backbone, seed: int, folder: str, processes: Processes
+    training: Training, backbone: Backbone, seed: int, folder: str, group: ProcessGroup
 ) -> TrainingArguments:
     on_cpu = backbone.device.type == "cpu"
-    at_once, accumulation = layout(training, processes.count)
+    at_once, accumulation = layout(training, group.count)
     order = derived_seed(seed, "order")
     arguments = TrainingArguments(
         output_dir=folder,
@@ -343,10 +346,10 @@ def _arguments(
         lr_scheduler_type=schedule_name(training),
         warmup_steps=training.warmup_steps,
         max_grad_norm=training.max_grad_norm,
-        # Dropout; equal masks would make the processes' noise add up instead of averaging out.
-        seed=derived_seed(order, processes.index) if processes.index else order,
+        # Seed of dropout. It differs between processes, so that their noise averages out.
+        seed=derived_seed(order, group.index) if group.index else order,
         data_seed=order,
-        average_tokens_across_devices=False,  # batches bring the number of all
+        average_tokens_across_devices=False,  # see ALL_TOKENS
         use_cpu=on_cpu,
         dataloader_pin_memory=not on_cpu,
         remove_unused_columns=False,
@@ -360,9 +363,9 @@ def _arguments(
 
 
 def on_one_device(arguments: TrainingArguments) -> TrainingArguments:
-    """Keep Trainer off nn.DataParallel, which it takes when it sees several GPUs.
+    """Keep Trainer from using nn.DataParallel, its default with several GPUs.
 
-    A 4-bit model cannot be replicated that way, and the batch would grow by their number.
+    A 4-bit model cannot be replicated in this way, and the batch would grow with the GPUs.
     """
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

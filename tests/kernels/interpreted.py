@@ -10,7 +10,7 @@ import pytest
 import torch
 from kernel_cases import DTYPES, Case, assert_close, assert_same_bits, make_case
 from kernel_truths import CHECKS, Check
-from starlearn_kernels import feature_mask, linear_entropy, token_mask, top_information
+from starlearn_kernels import feature_mask, linear_entropy, token_mask
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 # numpy's remarks on NaN and infinity inside the interpreter
@@ -193,13 +193,6 @@ def test_rows_in_several_chunks(seed: int, monkeypatch: pytest.MonkeyPatch) -> N
     whole = case.run("triton-fused")
     monkeypatch.setattr(launch, "CHUNK_ROWS", 64)
     assert_same_bits(case.run("triton-fused"), whole)
-
-
-def test_top_items_by_a_triton_route(seed: int) -> None:
-    case = case_of(seed, passes=4, rows=60, vocabulary=300, target=False)
-    full = case.stats("triton-fused").mutual_information
-    found = top_information(case.hidden, case.weight, 5, route="triton-fused")
-    assert found.indices.tolist() == full.sort(descending=True, stable=True).indices[:5].tolist()
 
 
 def test_the_same_masks_as_on_a_cpu() -> None:

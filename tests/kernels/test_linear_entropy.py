@@ -118,10 +118,8 @@ class TestIdentities:
         assert (found.expected_entropy == 0).all()
 
     @pytest.mark.parametrize("gap", [100.0, 700.0, 744.0, 744.4, 745.0, 2000.0])
-    def test_trap_a_mean_that_rounds_to_nothing_is_no_information(
-        self, route: str, gap: float
-    ) -> None:
-        """exp(-744.4) is the smallest number; a third of it was 0, and its logarithm -inf."""
+    def test_a_mean_that_rounds_to_zero_gives_no_information(self, route: str, gap: float) -> None:
+        """exp(-744.4) is the smallest number; a third of it is 0, and its logarithm -inf."""
         weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
         hidden = torch.tensor([[[gap, 0.0]], [[2 * gap, 0.0]], [[2 * gap, 0.0]]])  # [3, 1, 2]
         found = linear_entropy(hidden, weight, route=route)

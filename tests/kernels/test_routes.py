@@ -21,8 +21,20 @@ def row(dtype: str, sizes: tuple[int, int, int], route: str, device: str = "cuda
     return Row(device, dtype, *sizes, route, "some times", "some card")
 
 
+def choose(
+    table: tuple[Row, ...],
+    *sizes: int,
+    device: torch.device = CUDA,
+    dtype: torch.dtype = torch.bfloat16,
+    hidden_dtype: torch.dtype | None = None,
+) -> Choice:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routes_module, "read_table", lambda: table)
+        return choose_route(device, dtype, *sizes, hidden_dtype=hidden_dtype)
+
+
 def chosen(table: tuple[Row, ...], *sizes: int, dtype: torch.dtype = torch.bfloat16) -> str:
-    return choose_route(CUDA, dtype, *sizes, table=table).route
+    return choose(table, *sizes, dtype=dtype).route
 
 
 @pytest.fixture
@@ -53,7 +65,7 @@ def test_every_row_in_the_package_names_a_route_that_auto_may_take() -> None:
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 def test_a_device_that_was_not_measured_takes_the_plain_route(device: str) -> None:
     table = (row("bfloat16", (4, 4096, 32000), "triton-fused", "cpu"),)
-    found = choose_route(torch.device(device), torch.bfloat16, 4, 4096, 32000, table=table)
+    found = choose(table, 4, 4096, 32000, device=torch.device(device))
     assert found.route == "torch"
     assert f"no row for {device}" in found.reason
 
@@ -80,10 +92,8 @@ def test_the_nearest_geometry_decides() -> None:
 @pytest.mark.usefixtures("with_triton")
 def test_a_route_that_cannot_take_the_head_is_not_chosen() -> None:
     table = (row("bfloat16", (4, 4096, 32000), "triton-fused"),)
-    mixed = choose_route(
-        CUDA, torch.bfloat16, 4, 4096, 32000, hidden_dtype=torch.float32, table=table
-    )
-    many = choose_route(CUDA, torch.bfloat16, 65, 4096, 32000, table=table)
+    mixed = choose(table, 4, 4096, 32000, hidden_dtype=torch.float32)
+    many = choose(table, 65, 4096, 32000)
     assert mixed.route == many.route == "torch"
     assert "needs one dtype" in mixed.reason
     assert "at most 64 passes" in many.reason
@@ -92,7 +102,7 @@ def test_a_route_that_cannot_take_the_head_is_not_chosen() -> None:
 def test_without_triton_the_kernels_are_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routes_module, "find_spec", lambda name: None)
     table = (row("bfloat16", (4, 4096, 32000), "triton-chunk"),)
-    found = choose_route(CUDA, torch.bfloat16, 4, 4096, 32000, table=table)
+    found = choose(table, 4, 4096, 32000)
     assert found.route == "torch"
     assert "triton is not installed" in found.reason
 
@@ -119,7 +129,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
 def on_gpu(dtype: torch.dtype = torch.bfloat16) -> Choice:
     routes_module._obstacle_on.cache_clear()
     table = (row("bfloat16", (4, 4096, 32000), "triton-fused"),)
-    return choose_route(CUDA, dtype, 4, 4096, 32000, table=table)
+    return choose(table, 4, 4096, 32000, dtype=dtype)
 
 
 def test_where_triton_cannot_start_the_kernels_are_not_chosen(gpu: dict[str, Any]) -> None:
@@ -180,10 +190,9 @@ def test_writing_keeps_the_last_row_of_the_largest_n_and_the_fastest_route(tmp_p
 def test_neither_package_imports_triton_before_a_triton_route_is_asked_for() -> None:
     code = """
 import sys, torch, starlearn, starlearn.cli.app  # peft, which is behind the models, imports it
-from starlearn_kernels import information_interval, linear_entropy, lora_product
+from starlearn_kernels import linear_entropy, lora_product
 hidden, weight = torch.ones(2, 3, 4), torch.ones(5, 4)
 linear_entropy(hidden, weight)
-information_interval(hidden, weight)
 lora_product(hidden, weight, torch.ones(2, 4))
 raise SystemExit("triton" in sys.modules)
 """
