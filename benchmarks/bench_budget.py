@@ -21,8 +21,10 @@ from measuring import (
     SPREAD,
     Contender,
     clock_of,
+    parser_of,
     quartiles,
     ratio,
+    spread_columns,
     take_turns,
     write_row,
 )
@@ -121,15 +123,14 @@ def bench(args: argparse.Namespace, case: Case, stage: str) -> None:
             "time_of_default_budget": f"{1 / ratio(values, times[str(usual)].by(clock)):.3f}",
             "note": "default" if name == str(usual) else "",
         }  # fmt: skip
-        for spread, value in zip(SPREAD, quartiles(values), strict=True):
-            more[f"ms_per_item_{spread}"] = f"{value * 1e3:.3f}"
+        more |= spread_columns("ms_per_item", [1e3 * value for value in values], 3)
         kept = {name: value for name, value in (row | more).items() if name in FIELDS}
         write_row(args.out, FIELDS, kept)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; without arguments a small run."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["skewed"])
     parser.add_argument("--stage", choices=list(BUDGETS), default="passes")
     parser.add_argument("--items", type=int, default=100, help="m, items in the pool")

@@ -8,7 +8,6 @@ machine they say less than their ratios. What starts a cluster and loads models 
 itself, with a pool of one item, and taken off.
 """
 
-import argparse
 import os
 import tempfile
 import time
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from bench_linear_entropy import kilobytes
 from bench_scaling import CHOICES, build_model, write_pool
-from measuring import COMMON, RESULTS, common, watched_memory, write_row
+from measuring import COMMON, RESULTS, common, parser_of, watched_memory, write_row
 
 from starlearn import Acquisition, ChoiceTask, LoRA, Pool, RayEngine, STARLearner, Training
 from starlearn.cli.planning import Job, measured_rate, plan
@@ -364,7 +363,7 @@ def large(folder: Path, out: Path, m: int) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument(
         "--part", nargs="+", choices=["throughput", "driver", "chunks", "plan", "terms", "large"],
         default=["throughput", "driver", "chunks", "plan", "terms"],

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache
 from fitting import CONTEXT, MARGIN, Shape, query_bytes, training_bytes, weight_bytes
-from measuring import COMMON, RESULTS, common, write_row
+from measuring import COMMON, RESULTS, common, parser_of, write_row
 from random_models import BY_NAME, TINY, random_model
 
 from starlearn import Acquisition, ChoiceTask, GenerationTask, LoRA, STARLearner, Training
@@ -147,7 +147,7 @@ class Subject:
         task: Any = ChoiceTask("{text}", choices=CHOICES)
         if written:
             task = GenerationTask("{text}", max_new_tokens=written)
-        acquisition = Acquisition("star", "entropy", PASSES, max_batch_tokens=tokens)
+        acquisition = Acquisition(measure="entropy", n_passes=PASSES, max_batch_tokens=tokens)
         learner.set_params(task=task, acquisition=acquisition)
         texts = self.prompts(tokens // LENGTH, LENGTH - written)
         with measured() as found:
@@ -183,7 +183,7 @@ def attempted(act: Callable[[], Any]) -> Any:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     usual = "Llama-3.2-1B" if torch.cuda.is_available() else TINY.name
     parser.add_argument("--shapes", nargs="+", choices=list(BY_NAME), default=[usual])
     parser.add_argument("--r", type=int, default=64)

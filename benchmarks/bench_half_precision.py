@@ -19,8 +19,8 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from measuring import COMMON, RESULTS, write_row
-from query_cases import TASKS, Case, about, add_case_arguments, make_case
+from measuring import COMMON, RESULTS, parser_of, write_row
+from query_cases import TASKS, Case, about, add_case_arguments, best_rows, make_case
 from scipy.stats import spearmanr
 
 from starlearn import Acquisition
@@ -73,11 +73,6 @@ def cut_anew(case: Case, seed: int, tokens: int, chunk: int) -> tuple[Any, np.nd
     return case.learner.uncertainty([case.pool[i] for i in order]), order
 
 
-def best(scores: np.ndarray) -> set[int]:
-    """Return the batch that would be bought."""
-    return set(np.argsort(-scores, kind="stable")[:N_BATCH].tolist())
-
-
 def compare(case: Case, rounding: bool) -> dict[str, Any]:
     """Return the largest and the mean movement over all draws against one plain run."""
     case.learner.set_params(acquisition__max_batch_tokens=None, acquisition__chunk_size=2048)
@@ -96,7 +91,8 @@ def compare(case: Case, rounding: bool) -> dict[str, Any]:
             moved = np.abs(getattr(found, name) - getattr(plain, name)[order])
             values.append(moved[same])
         correlations.append(float(spearmanr(found.mixed, plain.mixed[order])[0]))
-        overlaps.append(len({int(order[i]) for i in best(found.mixed)} & best(plain.mixed)))
+        best = {int(order[i]) for i in best_rows(found.mixed, N_BATCH)}
+        overlaps.append(len(best & best_rows(plain.mixed, N_BATCH)))
     joined = {name: np.concatenate(values) for name, values in moves.items()}
     return {
         **{f"{name}_max": f"{values.max():.2g}" for name, values in joined.items()},
@@ -123,7 +119,7 @@ def bench(args: argparse.Namespace, name: str) -> None:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; without arguments the embedded model with choices and free form."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["skewed", "steps"])
     parser.add_argument("--items", type=int, default=300, help="m, items in the pool")
     parser.add_argument("--passes", type=int, default=3, help="K")

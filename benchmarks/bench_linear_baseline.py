@@ -7,12 +7,12 @@ TF-IDF of words and logistic regression, on the pools, test sets, initial labels
 study's own seeds; rows of all areas (AULC) go to --out.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from measuring import parser_of
 from scipy.special import entr
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -71,7 +71,7 @@ class LinearLearner:
 
 def main() -> None:
     """Play all arms on the study's seeds, with its offers and with the whole pool on offer."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("study", type=Path)
     parser.add_argument("--where", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--out", type=Path, default=ROWS)

@@ -41,8 +41,10 @@ from measuring import (
     Contender,
     Times,
     clock_of,
+    parser_of,
     quartiles,
     ratio,
+    spread_columns,
     take_turns,
     write_row,
 )
@@ -67,15 +69,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "one-pass": {"n_passes": 1},
     "screen": {"screen": 4},
-    "top-layer": {"mc_layers": 1},
-    "top-half": {"mc_layers": 0.5},
     "answer": {"mc_scope": "answer"},
     "token-masks": {"mask_mode": "token"},
-    "screen+top-half": {"screen": 4, "mc_layers": 0.5},
     "screen+answer": {"screen": 4, "mc_scope": "answer"},
-    "top-half+answer": {"mc_layers": 0.5, "mc_scope": "answer"},
 }
-"""Arguments of Acquisition by name; a share as mc_layers is of the model's layers."""
+"""Arguments of Acquisition by name."""
 ROUNDS = ("first", "later")
 SAME_RESULT = {"default", "one-pass"}
 FIELDS = [
@@ -89,16 +87,6 @@ AGREEMENT = [
     *COMMON, "model", "task", "accuracy", "items", "K", "measure", "contender", "arguments",
     "seed", "n", "rho", "overlap", "note",
 ]  # fmt: skip
-
-
-def chosen_settings(args: argparse.Namespace, case: Case) -> dict[str, dict[str, Any]]:
-    """Return the settings asked for, with shares of the layers as numbers of layers."""
-    n_layers = case.engine.backbone.config.get_text_config().num_hidden_layers
-    found = {name: dict(SETTINGS[name]) for name in args.settings}
-    for arguments in found.values():
-        if isinstance(arguments.get("mc_layers"), float):
-            arguments["mc_layers"] = max(1, round(arguments["mc_layers"] * n_layers))
-    return found
 
 
 # Equal scores first
@@ -161,7 +149,7 @@ def check_equal(
 
 def bench_times(args: argparse.Namespace, case: Case) -> None:
     """Time all contenders for each K, first and later rounds."""
-    settings = chosen_settings(args, case)
+    settings = {name: SETTINGS[name] for name in args.settings}
     members = {
         "naive": spread_over_lengths(case, min(args.naive_items, len(case.pool))),
         "strong": spread_over_lengths(case, min(args.strong_items, len(case.pool))),
@@ -232,7 +220,7 @@ def describe(
     values = times[name].by(clock)
     found = quartiles(values)
     row = about(case) | {"clock": clock, "n": batch_size(case, args.n), "repeats": len(values)}
-    row |= {f"ms_per_item_{s}": f"{v * 1e3:.3f}" for s, v in zip(SPREAD, found, strict=True)}
+    row |= spread_columns("ms_per_item", [1e3 * value for value in values], 3)
     row["wall_ms_per_item_median"] = f"{quartiles(times[name].wall)[1] * 1e3:.3f}"
     row["items_per_second"] = f"{1 / found[1]:.1f}"
     for other in ("naive", "strong"):
@@ -247,7 +235,7 @@ def describe(
 
 def bench_agreement(args: argparse.Namespace, case: Case) -> None:
     """Compare scores and chosen items of every setting with the full computation."""
-    settings = {k: v for k, v in chosen_settings(args, case).items() if k not in SAME_RESULT}
+    settings = {name: SETTINGS[name] for name in args.settings if name not in SAME_RESULT}
     learner = case.learner
     own, other = learner.seed_, learner.seed_ + 1
     for n_passes, measure in itertools.product(args.passes, ("entropy", "mutual_information")):
@@ -283,7 +271,7 @@ def ranked(
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; without arguments a small run of a minute."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["skewed"])
     parser.add_argument("--items", type=int, default=60, help="m, items in the pool")
     parser.add_argument("--n", type=int, help="items to choose; 5 %% of the pool, at least 20")

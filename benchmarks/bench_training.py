@@ -26,8 +26,10 @@ from measuring import (
     Contender,
     clock_of,
     common,
+    parser_of,
     quartiles,
     ratio,
+    spread_columns,
     take_turns,
     watched_memory,
     write_row,
@@ -216,7 +218,7 @@ def print_peak(args: argparse.Namespace) -> None:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; without arguments a small run."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--model", help="folder; the model in the package without it")
     parser.add_argument("--quantization", choices=("nf4", "fp4", "none"), default="nf4")
     parser.add_argument("--labels", type=int, default=120)
@@ -258,7 +260,6 @@ def main(arguments: list[str] | None = None) -> None:
     )
     clock = clock_of(device)
     for name, taken in times.items():
-        found = quartiles(taken.by(clock))
         row = common(device) | {
             "clock": clock,
             "model": Path(args.model).name if args.model else "embedded",
@@ -275,7 +276,7 @@ def main(arguments: list[str] | None = None) -> None:
             "time_of_plain": f"{1 / ratio(taken.by(clock), times['plain'].by(clock)):.3f}",
             "largest_difference": f"{difference:.1e}",
         }
-        row |= {f"ms_per_step_{s}": f"{v * 1e3:.2f}" for s, v in zip(SPREAD, found, strict=True)}
+        row |= spread_columns("ms_per_step", [1e3 * v for v in taken.by(clock)], 2)
         row |= peak_of(args, "ours" if name == "starlearn" else "plain")
         write_row(args.out, FIELDS, row)
 

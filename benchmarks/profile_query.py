@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import COMMON, RESULTS, write_row
+from measuring import COMMON, RESULTS, parser_of, write_row
 from query_cases import TASKS, Case, about, add_case_arguments, base_scores, make_case
 from torch.profiler import ProfilerActivity, profile
 
@@ -89,7 +89,7 @@ def bench(args: argparse.Namespace, case: Case) -> None:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["skewed"])
     parser.add_argument("--items", type=int, default=200, help="m, items in the pool")
     parser.add_argument("--passes", type=int, default=3, help="K")

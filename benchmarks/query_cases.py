@@ -13,7 +13,7 @@ from measuring import common
 from random_models import BY_NAME, random_model
 
 from starlearn import ChoiceTask, GenerationTask, LoRA, STARLearner, Training
-from starlearn.embedded.pools import make_pool
+from starlearn.embedded.pools import EmbeddedPool, make_pool
 from starlearn.model.adapter import activate
 from starlearn.progress import ItemBar
 from starlearn.query.score_store import ScoreStore
@@ -77,13 +77,36 @@ class Data:
     model: Path | None = None
 
 
+def task_of(data: EmbeddedPool) -> Any:
+    """Return the task of a pool in the package."""
+    if data.choices is None:
+        return GenerationTask(data.prompt, 32, data.answer_pattern)
+    return ChoiceTask(data.prompt, choices=data.choices)
+
+
+def study_learner(
+    data: EmbeddedPool, seed: int, *, dropout: float = 0.1, max_steps: int = 100, **training: Any
+) -> STARLearner:
+    """Return a learner on the model in the package with the settings of the studies."""
+    return STARLearner(
+        task=task_of(data),
+        adapter=LoRA(r=16, alpha=32, dropout=dropout),
+        training=Training(learning_rate=3e-3, max_steps=max_steps, **training),
+        random_state=seed,
+        verbose=False,
+    )
+
+
+def best_rows(scores: np.ndarray, n: int) -> set[int]:
+    """Return the n rows with the largest scores."""
+    return set(np.argsort(-scores, kind="stable")[:n].tolist())
+
+
 def embedded_data(args: argparse.Namespace, name: str) -> Data:
     """Make one of the pools in the package, for the model in the package or a random one."""
     n_train = N_LABELS + N_MORE
     data = make_pool(name, args.items + n_train, N_TEST, random_state=args.seed)
-    task: Any = ChoiceTask(data.prompt, choices=data.choices)
-    if data.choices is None:
-        task = GenerationTask(data.prompt, 32, data.answer_pattern)
+    task = task_of(data)
     items = data.items[:n_train] + data.test_items + data.items[n_train:]
     labels = data.labels[:n_train] + data.test_labels + data.labels[n_train:]
     return Data(task, items, labels, random_model(args.shape_of) if args.shape_of else None)

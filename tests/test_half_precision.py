@@ -1,14 +1,12 @@
 """Scores in bfloat16: how far the way the work is cut may move them (docs/performance.md)."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import bench_half_precision as bench
 import numpy as np
 import pytest
 import torch
-from benchmark_modules import imported_benchmark
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -32,12 +30,6 @@ slowly = settings(
 @pytest.fixture(autouse=True)
 def _in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backbone, "dtype", torch.bfloat16)
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[ModuleType]:
-    with imported_benchmark("bench_half_precision") as module:
-        yield module
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +103,7 @@ def test_scores_in_bfloat16_move_by_less_than_the_tolerance(
 
 
 @pytest.mark.parametrize("name", ["skewed", "steps"])
-def test_the_embedded_model_keeps_the_tolerance_with_every_number_rounded_anew(
-    bench: ModuleType, name: str
-) -> None:
+def test_the_embedded_model_keeps_the_tolerance_with_every_number_rounded_anew(name: str) -> None:
     """A CPU may give the same bits for any shape of batch; a GPU need not."""
     data = make_pool(name, 70, 10, random_state=1000)
     task: Any = ChoiceTask(data.prompt, choices=data.choices)
@@ -141,7 +131,7 @@ def test_the_embedded_model_keeps_the_tolerance_with_every_number_rounded_anew(
         assert_close(found, expected, order)
 
 
-def test_a_run_writes_its_rows(bench: ModuleType, tmp_path: Path) -> None:
+def test_a_run_writes_its_rows(tmp_path: Path) -> None:
     out = tmp_path / "half_precision.csv"
     arguments = ["--tasks", "skewed", "--items", "50", "--steps", "1", "--passes", "2"]
     bench.main([*arguments, "--out", str(out)])
