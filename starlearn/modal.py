@@ -118,11 +118,6 @@ class _Loop:
         InputError
             When n_instances is not a whole number from 1 to m, the strategy does not return
             positions in the pool, or the metric of a chosen row is NaN.
-
-        Notes
-        -----
-        modAL's strategies break ties by numpy.argpartition, whose order depends on the processor,
-        unless ``random_tie_break=True``.
         """
         n_rows, strategy = n_rows_of(X_pool), self.query_strategy
         _check_call(strategy, (self, X_pool, *query_args), query_kwargs, n_rows)
@@ -190,18 +185,14 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
         Whether strategies that measure distances (ranked batch mode) receive the rows as the
         Pipeline's steps transform them, or as STARLearner.transform does.
     random_state : int, RandomState or None, default=None
-        Seed of bootstrap samples and of ties (`random_tie_break`). None is numpy's global
-        generator. Members of a Committee with the same seed draw the same samples.
+        Seed of bootstrap samples, and of ties where the query has ``random_tie_break=True``:
+        otherwise the order of ties depends on the processor. None is numpy's global generator.
+        Members of a Committee with the same seed draw the same samples.
 
     Attributes
     ----------
     X_training : the N rows taught so far; lists and Series become an array
     y_training : ndarray of shape (N,) or (N, n_outputs), of dtype object for text
-
-    Raises
-    ------
-    InputError
-        When a parameter is of the wrong kind, or X_training and y_training do not come together.
     """
 
     def __init__(
@@ -240,14 +231,9 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
         Parameters
         ----------
         X : array, sparse matrix, list, Series, DataFrame or datasets.Dataset of N rows
-        y : labels of shape (N,) or (N, n_outputs), texts or numbers
-
-        Raises
-        ------
-        InputError
-            When X and y differ in length, or y mixes texts and numbers.
-        ValueError
-            By scikit-learn, when X is empty or not finite.
+            ValueError, by scikit-learn, when it is empty or not finite.
+        y : texts or numbers, shape (N,) or (N, n_outputs)
+            InputError when its length is not N, or texts and numbers are mixed.
         """
         with self._kept_on_error():
             self.X_training, self.y_training = self._checked(X, y)
@@ -262,16 +248,15 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
         known ones. `only_new` trains on the new rows without adding them. A STARLearner starts its
         next round by its own `teach`, and always adds them.
         """
-        if isinstance(self.estimator, STARLearner):
-            with self._kept_on_error():
-                self._add_training_data(X, y)
-                self.estimator.teach(X, y, bootstrap=bootstrap, only_new=only_new, **fit_kwargs)
-            return self
-        if only_new:
+        is_star = isinstance(self.estimator, STARLearner)
+        if only_new and not is_star:
             return self._fit_on_new(*self._checked(X, y), bootstrap=bootstrap, **fit_kwargs)
         with self._kept_on_error():
             self._add_training_data(X, y)
-            return self._fit_to_known(bootstrap=bootstrap, **fit_kwargs)
+            if not is_star:
+                return self._fit_to_known(bootstrap=bootstrap, **fit_kwargs)
+            self.estimator.teach(X, y, bootstrap=bootstrap, only_new=only_new, **fit_kwargs)
+            return self
 
     def predict_proba(self, X: Any, **predict_proba_kwargs: Any) -> Any:
         """Return probabilities of shape (m, n_classes); InputError when one is not finite."""
@@ -345,11 +330,6 @@ class Committee(_Loop, modAL.models.Committee):
     on_transformed : bool, default=False
     random_state : int, RandomState or None, default=None
         Seed of ties. Bootstrap samples follow the learners' own.
-
-    Raises
-    ------
-    InputError
-        When learner_list is not a list of learners.
     """
 
     def __init__(
@@ -396,8 +376,8 @@ class Committee(_Loop, modAL.models.Committee):
         return np.stack(parts, axis=1)
 
     def _share_bases(self) -> None:
-        steps = [part for one in self for part in _steps(one.estimator)]
-        share_bases([part for part in steps if isinstance(part, STARLearner)])
+        parts = [part for one in self for part in _steps(one.estimator)]
+        share_bases([part for part in parts if isinstance(part, STARLearner)])
 
     def _each(self, method: str, *args: Any, **kwargs: Any) -> Self:
         self._share_bases()  # learners may have been added

@@ -1,7 +1,7 @@
-"""starlearn.modal: modAL's loop repaired; where modAL is to blame, that it still is.
+"""starlearn.modal repairs modAL's loop.
 
-The assertions about plain modAL say which faults its release in use still has. When one of them
-fails, modAL has mended that fault and the repair can go.
+The assertions about plain modAL show which errors its installed release still has. When one of them
+fails, modAL has fixed that error, and the repair can be removed.
 """
 
 import copy
