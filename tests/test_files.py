@@ -1,4 +1,4 @@
-"""Labelled files: what is read, and which line a complaint names (faults 39, 40, 56 to 62)."""
+"""Labelled files: what is read, and which line an error names."""
 
 import json
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_separators_that_are_not_line_ends_stay_in_the_text(tmp_path):
         ('{"text": null, "label": "y"}', ["line 2: text is NoneType None"]),
         (
             '{"text": "a", "label": 1}',
-            ['line 2: label is int 1, not text; write it in quotes: "1"'],
+            ['line 2: label is the int 1, not text; put it in quotes: "1"'],
         ),
         ('{"text": "a", "label": true}', ["line 2: label is bool True"]),
         ('{"text": "a", "label": NaN}', ["line 2: label is float nan"]),
@@ -93,7 +93,7 @@ def test_bad_json_line(tmp_path, line, words):
     ("rows", "words"),
     [
         ("text,label\nok,y\nshort\n", ["line 3 has 1 cells, the header has 2"]),
-        ("text,label\na, b,y\n", ["line 2 has 3 cells", "must stand in quotes"]),
+        ("text,label\na, b,y\n", ["line 2 has 3 cells", "Put a text with a comma"]),
         ("text,label\n,y\n", ["line 2: text is empty"]),
         ("text,label\na,\n", ["line 2: label is empty"]),
         ("words,label\na,y\n", ["line 2: no field 'text' (fields: words, label)"]),

@@ -399,7 +399,7 @@ def test_empty_pool() -> None:
 def test_one_text_is_not_a_pool() -> None:
     with pytest.raises(InputError, match=r"\['red apple'\]"):
         textual().query("red apple")
-    with pytest.raises(InputError, match="put it in a list"):
+    with pytest.raises(InputError, match="got one text"):
         textual().teach("red apple", "yes")
 
 
@@ -598,7 +598,7 @@ def test_rows_of_another_form_are_refused() -> None:
         (pd.DataFrame(X[:2]), Y[:2]),
     ]:
         learner = numeric()
-        with pytest.raises(InputError, match="Cannot add"):
+        with pytest.raises(InputError, match="cannot be added"):
             learner.teach(rows, labels)
         assert learner.X_training.shape == (10, 3)
 
@@ -855,7 +855,7 @@ def test_an_interrupted_committee_of_star_learners_is_as_it_was(
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("uncertainty_batch_sampling", "Say on_transformed=True"),
+        ("uncertainty_batch_sampling", "Set on_transformed=True"),
         ("expected_error_reduction", r"Use starlearn\.modal\.star_sampling"),
     ],
 )

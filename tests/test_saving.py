@@ -192,7 +192,7 @@ def test_a_seed_of_numpy_is_the_seed_again(
     assert STARLearner.load(tmp_path / "learner").random_state == 3
 
 
-def test_trap_a_model_in_a_relative_folder_is_found_from_elsewhere(
+def test_a_model_in_a_relative_folder_is_found_from_elsewhere(
     make_learner: Callable[..., STARLearner],
     tiny_model: str,
     tmp_path: Path,
