@@ -120,7 +120,7 @@ def test_folders_are_never_overwritten(saved: tuple[STARLearner, Path]) -> None:
     learner, folder = saved
     with pytest.raises(InputError, match="exists already"):
         learner.save(folder)
-    with pytest.raises(InputError, match="no saved learner"):
+    with pytest.raises(InputError, match="is not a saved learner"):
         STARLearner.load(folder.parent)
 
 

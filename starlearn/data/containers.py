@@ -112,8 +112,8 @@ def as_labels(y: Any, n_items: int) -> NDArray[Any]:
     ]
     if wrong:
         raise InputError(
-            f"Labels must be texts, whole numbers or booleans. {len(wrong)} of {n_items} labels are "
-            f"missing, continuous or of another type: {listed(wrong)}. Remove these items."
+            f"Labels must be texts, whole numbers or booleans. {len(wrong)} of {n_items} labels "
+            f"are missing, continuous or of another type: {listed(wrong)}. Remove these items."
         )
     kinds = sorted({type(label).__name__ for label in labels})
     if len(kinds) > 1:
