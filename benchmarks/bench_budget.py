@@ -99,7 +99,7 @@ def scorer_of(case: Case) -> tuple[Scorer, Prompts]:
 
 
 def written(scorer: Scorer, prompts: Prompts) -> list[list[int]]:
-    """Let the model answer."""
+    """Return the model's answers."""
     with scorer.ready(), ItemBar("answering", len(prompts), verbose=False) as bar:
         return scorer.write(prompts, bar)
 
@@ -143,7 +143,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Run the benchmark."""
     args = parse(arguments)
     torch.set_num_threads(args.threads)
     for name in args.tasks:

@@ -1,8 +1,8 @@
-"""What temperature, ensembles of dropout masks and a stronger decay on B do to probabilities.
+"""Effect of temperature, ensembles of dropout masks and a stronger decay on B on probabilities.
 
     python benchmarks/bench_calibration.py --seeds 3
 
-One learner a pool and a seed (from 1000), trained on 100 random labels and judged on 300 test
+One learner per pool and seed (from 1000) is trained on 100 random labels and measured on 300 test
 items. Then the same adapter with the mean over K dropout masks, with a temperature from its labels
 by cross-fitting; and other adapters whose B is shrunk by exp(-s) over the training
 (Training(b_shrinkage=s)). Rows go to ``benchmarks/results/calibration.csv``.

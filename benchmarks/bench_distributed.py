@@ -3,9 +3,9 @@
     python benchmarks/bench_distributed.py                      # throughput, driver and plan
     python benchmarks/bench_distributed.py --part large --m 1000000
 
-The model is that of bench_scaling.py. Walls count, because work is in several processes: on a busy
-machine they say less than their ratios. What starts a cluster and loads models is measured by
-itself, with a pool of one item, and taken off.
+The model is that of bench_scaling.py. Times are wall times, because several processes work; on a
+busy machine their ratios are more reliable. The time to start a cluster and load models is measured
+with a pool of one item, and subtracted.
 """
 
 import os
@@ -71,7 +71,7 @@ def fitted(folder: Path, shape: str, length: int, passes: int, chunk: int = 2048
 
 
 def pool_of(folder: Path, m: int, length: int) -> Pool:
-    """Write and open a pool of m prompts of so many words."""
+    """Write and open a pool of m prompts of `length` words."""
     file = folder / f"pool {m} {length}.jsonl"
     write_pool(file, m, length, VOCABULARY)
     return Pool(file, cache_dir=folder / "arrow")
@@ -229,9 +229,9 @@ def check_plan(folder: Path, out: Path, repeats: int) -> None:
         walls, plans = [], []
         for _ in range(repeats):  # in turns: the machine has other work too
             forget(learner)
-            told = learner.estimate(pool)
-            rate = measured_rate(told.items_per_second, told.prompt_tokens, passes)
-            job = Job(m, told.prompt_tokens, passes, 1e6)
+            estimate = learner.estimate(pool)
+            rate = measured_rate(estimate.items_per_second, estimate.prompt_tokens, passes)
+            job = Job(m, estimate.prompt_tokens, passes, 1e6)
             plans.append(plan(job, rate, distributed=False).seconds)
             walls.append(seconds(lambda a=learner, p=pool: a.query(p, 50)))
         wall, predicted = float(np.median(walls)), float(np.median(plans))
@@ -245,7 +245,7 @@ def check_plan(folder: Path, out: Path, repeats: int) -> None:
 
 
 class TimedWorker(ScoringWorker):
-    """A worker that writes down what CPU time it takes: to be ready, and for each chunk."""
+    """A worker that records its CPU time for its start and for each chunk."""
 
     def __init__(self, work: Any) -> None:
         super().__init__(work)
@@ -266,7 +266,7 @@ class TimedWorker(ScoringWorker):
 
 
 def times_in(folder: Path) -> list[dict[str, list[float]]]:
-    """Read what workers have written down, one dict each."""
+    """Return the times of each worker."""
     found = []
     for file in folder.glob("*.times"):
         worker: dict[str, list[float]] = {"start": [], "chunk": []}
@@ -318,23 +318,25 @@ def check_terms(folder: Path, out: Path, workers: Sequence[int]) -> None:
                         lambda a=learner, p=pool, e=engine: a.query(p, 50, engine=e)
                     )
                     wall = time.perf_counter() - began
-                rate = (before + cpu_rate(learner, pool)[0]) / 2  # around it, in the same weather
+                rate = (
+                    before + cpu_rate(learner, pool)[0]
+                ) / 2  # before and after, at the same load
                 found = times_in(place)
                 start = float(np.median([worker["start"][0] for worker in found]))
                 score = max(sum(worker["chunk"]) for worker in found)
                 job = Job(m, tokens, passes, 1e6, chunk=m // 12)
-                told = plan(job, rate, count)
-                measured, predicted = spent + start + score, told.seconds
+                cost = plan(job, rate, count)
+                measured = spent + start + score
                 row = {
                     "part": "terms", "model": f"random, {shape}", "m": m, "L": length, "K": passes,
                     "workers": count, "wall_s": f"{wall:.1f}", "start_s": f"{start:.2f}",
                     "prepare_s": f"{took:.3f}", "driver_s": f"{spent:.2f}",
                     "score_s": f"{score:.2f}", "cpu_s": f"{measured:.2f}",
-                    "predicted_s": f"{predicted:.2f}", "predicted_prepare_s": f"{told.prepare:.3f}",
-                    "predicted_start_s": f"{told.start:.2f}",
-                    "predicted_score_s": f"{told.score:.2f}",
-                    "predicted_driver_s": f"{told.prepare + told.driver + told.merge:.2f}",
-                    "error": f"{predicted / measured - 1:+.1%}",
+                    "predicted_s": f"{cost.seconds:.2f}", "predicted_prepare_s": f"{cost.prepare:.3f}",
+                    "predicted_start_s": f"{cost.start:.2f}",
+                    "predicted_score_s": f"{cost.score:.2f}",
+                    "predicted_driver_s": f"{cost.prepare + cost.driver + cost.merge:.2f}",
+                    "error": f"{cost.seconds / measured - 1:+.1%}",
                     "note": f"longest way, CPU s; chunks {[len(w['chunk']) for w in found]}",
                 }  # fmt: skip
                 write_row(out, FIELDS, common("cpu") | row)
@@ -362,7 +364,7 @@ def large(folder: Path, out: Path, m: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Run the benchmark."""
     parser = parser_of(__doc__)
     parser.add_argument(
         "--part", nargs="+", choices=["throughput", "driver", "chunks", "plan", "terms", "large"],

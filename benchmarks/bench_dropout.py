@@ -1,8 +1,8 @@
-"""What Monte-Carlo dropout changes in a ranking: against the pass without dropout, by rate and K.
+"""Effect of Monte-Carlo dropout on a ranking, against the pass without dropout, by rate and K.
 
     python benchmarks/bench_dropout.py --seeds 3
 
-One adapter a pool, a dropout rate and a seed, trained on 50 labels; then the same 300 items are
+One adapter per pool, dropout rate and seed is trained on 50 labels. Then the same 300 items are
 ranked by each measure with K passes. Rows go to ``benchmarks/results/dropout.csv``: the rank
 correlation with the pass without dropout, and the share of the same items in a batch of 50.
 """

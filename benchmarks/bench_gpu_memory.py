@@ -5,7 +5,7 @@
 Models have random weights and the shapes of benchmarks/fitting.py, are written to a temporary
 folder, and loaded, trained and queried by STARLearner. Every training step has 8 sequences of 256
 tokens and every batch of a query is full. "allocated" is torch's peak of tensors, "reserved" what
-its allocator took for them, "held" what is left afterwards, "context" what the process has beside
+its allocator took for them, "held" what is left afterwards, "context" what the process has without
 torch. "computed" is benchmarks.fitting's number, "bare" the same without the assumed context and
 margin. "ratio" is allocated / bare, "ratio_of_whole" (reserved + context) / computed.
 
@@ -109,7 +109,7 @@ class Subject:
         )
 
     def prompts(self, count: int, length: int) -> list[str]:
-        """Make distinct texts of so many tokens, one a word and one before them."""
+        """Return distinct texts of `length` tokens: one token per word, and one before them."""
         texts = [" ".join(self.random.choice(self.words, length - 1)) for _ in range(count)]
         learner = self.learner
         _, tokens = learner._tree_and_prompts(learner._parts(), texts)
@@ -140,7 +140,7 @@ class Subject:
         }  # fmt: skip
 
     def query(self, written: int, tokens: int) -> dict[str, Any]:
-        """Choose items of a pool that fills batches of so many tokens, by choices or free text."""
+        """Choose items of a pool that fills batches of `tokens`, by choices or free text."""
         learner = self.learner
         if not hasattr(learner, "adapter_"):
             raise RuntimeError("there is no adapter to query with")
@@ -173,7 +173,7 @@ class Subject:
 
 
 def attempted(act: Callable[[], Any]) -> Any:
-    """Do something; None where it fails, and then the traceback is printed."""
+    """Return the result of a function, or None after printing the traceback of its error."""
     try:
         return act()
     except Exception:  # noqa: BLE001 (whatever it is, what was measured and what follows counts)

@@ -7,7 +7,7 @@ On a CPU the model is loaded in bfloat16, as it is on a GPU. Each draw scores th
 K passes, in another order, with another token budget and another chunk size. A CPU's products
 may well give the same bits for any shape of batch; a GPU's need not. So the same draws are
 repeated with "rounding": after every layer of the base model half of all numbers are moved by
-one unit in the last place, anew in each batch, which is more than another batch shape does.
+one unit in the last place, drawn for each batch: more than another batch shape does.
 """
 
 import argparse
@@ -39,10 +39,10 @@ FIELDS = [
 
 
 @contextmanager
-def rounding_anew(model: Any, seed: int) -> Iterator[None]:
+def extra_rounding(model: Any, seed: int) -> Iterator[None]:
     """Move half of the numbers that leave a layer of the base model by one unit in the last place.
 
-    Up or down with equal chance, drawn anew in each forward pass.
+    Up or down with equal chance, drawn for each forward pass.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -52,7 +52,7 @@ def rounding_anew(model: Any, seed: int) -> Iterator[None]:
         draw = torch.randint(0, 4, output.shape, generator=generator).to(output.device)
         steps = (draw == 1).to(torch.int16) - (draw == 0).to(torch.int16)
         moved = (output.contiguous().view(torch.int16) + steps).view(torch.bfloat16)
-        # Next to zero and infinity a step of the bits is no step of the number.
+        # At zero and infinity the next bit pattern is not the next number.
         return torch.where((output == 0) | ~torch.isfinite(output), output, moved)
 
     with ExitStack() as stack:
@@ -62,7 +62,7 @@ def rounding_anew(model: Any, seed: int) -> Iterator[None]:
         yield
 
 
-def cut_anew(case: Case, seed: int, tokens: int, chunk: int) -> tuple[Any, np.ndarray]:
+def score_with_other_cuts(case: Case, seed: int, tokens: int, chunk: int) -> tuple[Any, np.ndarray]:
     """Score the pool from nothing in a drawn order; return the scores and that order."""
     order = np.random.default_rng(seed).permutation(len(case.pool))
     case.set_store(later=False)
@@ -83,8 +83,8 @@ def compare(case: Case, rounding: bool) -> dict[str, Any]:
     for seed, (tokens, chunk) in enumerate(CUTS):
         with ExitStack() as stack:
             if rounding:
-                stack.enter_context(rounding_anew(case.engine.backbone.model, seed))
-            found, order = cut_anew(case, seed, tokens, chunk)
+                stack.enter_context(extra_rounding(case.engine.backbone.model, seed))
+            found, order = score_with_other_cuts(case, seed, tokens, chunk)
         same = found.answers == plain.answers[order]
         changed += int((~same).sum())
         for name, values in moves.items():
@@ -130,7 +130,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Run the benchmark."""
     args = parse(arguments)
     torch.set_num_threads(args.threads)
     with ExitStack() as stack:

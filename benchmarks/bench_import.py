@@ -61,7 +61,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Run the benchmark."""
     args = parse(arguments)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in PROGRAMS}
     for program in PROGRAMS.values():

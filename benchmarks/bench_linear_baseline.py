@@ -1,4 +1,4 @@
-"""What a linear model gains by uncertainty in a study's protocol: is there anything to gain?
+"""Gain of a linear model by uncertainty sampling, in the protocol of a study.
 
     python benchmarks/bench_linear_baseline.py benchmarks/studies/banking77.toml \
         --where BANKING77=FOLDER --where GUTWIKI=FOLDER
@@ -46,7 +46,7 @@ class LinearLearner:
         self.labels: list[Any] = []
 
     def uncertainty(self, items: list[str]) -> np.ndarray:
-        """Return a number an item; the largest are asked."""
+        """Return one number per item; the items with the largest are labelled."""
         if self.arm == "random":
             return self.random.random(len(items))
         probability = np.sort(self.model.predict_proba(items), axis=1)
@@ -59,7 +59,7 @@ class LinearLearner:
         return (np.argsort(-self.uncertainty(texts_of(X_pool)), kind="stable")[:n_instances],)
 
     def teach(self, X: Any, y: Any) -> None:
-        """Add labelled items and fit anew."""
+        """Add labelled items and fit again."""
         self.items += texts_of(X)
         self.labels += list(y)
         self.model.fit(self.items, self.labels)

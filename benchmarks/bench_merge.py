@@ -73,7 +73,7 @@ def measure(pool: EmbeddedPool, quantization: str, seed: int, n_labels: int, out
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Run the benchmark."""
     parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--n-labels", type=int, default=100)

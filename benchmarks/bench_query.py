@@ -295,7 +295,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what the command line asks for; return the exit status."""
+    """Run the benchmark; return the exit status."""
     args = parse(arguments)
     torch.set_num_threads(args.threads)
     status = 0

@@ -1,4 +1,4 @@
-"""What the benchmarks share: contenders in turns, quartiles, memory, and rows in a CSV file."""
+"""Helpers of the benchmarks: contenders in turns, quartiles, memory, and rows in a CSV file."""
 
 import argparse
 import csv

@@ -21,25 +21,21 @@ from starlearn.embedded.grammar import (
     NEW_SKILLS,
     SKILLS,
     Question,
-    after,
-    amount,
-    change,
-    copy,
-    costing,
-    dearest,
-    first,
-    inside,
-    most,
-    owner,
     places,
     prices,
     quantities,
     queue,
-    where,
 )
 
 TRAINING_SEED = 10_000  # pools of the evaluation use 0 .. 99
 VALIDATION_SEED = 20_000
+SCENES = {
+    "quantities": (quantities, ("most", "amount", "owner", "most")),
+    "prices": (prices, ("dearest", "costing", "costing")),
+    "queue": (queue, ("first", "after", "after")),
+    "places": (places, ("where", "inside", "where")),
+}
+"""Kinds of documents: a function that draws the scene, and the skills of its questions."""
 SHARES = {"quantities": 3, "prices": 4, "queue": 2, "places": 2, "story": 2, "copy": 1}
 COPY_SHARE = 0.1  # of the steps, at the start: otherwise the model never learns to look back
 QUESTION_WEIGHT = 0.1  # facts are random, so that their loss does not teach the answer
@@ -89,23 +85,12 @@ def draw_document(rng: Generator, only_copy: bool) -> tuple[list[Question], str]
     kinds = list(SHARES)
     shares = np.array(list(SHARES.values()))
     kind = "copy" if only_copy else kinds[rng.choice(len(kinds), p=shares / shares.sum())]
-    if kind == "quantities":
-        amounts = quantities(rng)
-        asked = (most, amount, owner, most)
-        return [asked[place](rng, amounts) for place in rng.permutation(4)], amounts[0]
-    if kind == "prices":
-        costs = prices(rng)
-        costs_asked = (dearest, costing, costing)
-        return [costs_asked[place](rng, costs) for place in rng.permutation(3)], costs[0]
-    if kind == "queue":
-        line = queue(rng)
-        line_asked = (first, after, after)
-        return [line_asked[place](rng, line) for place in rng.permutation(3)], line[0]
-    if kind == "places":
-        stay = places(rng)
-        stay_asked = (where, inside, where)
-        return [stay_asked[place](rng, stay) for place in rng.permutation(3)], stay[0]
-    return [change(rng) if kind == "story" else copy(rng)], ""
+    if kind in SCENES:
+        draw_scene, skills = SCENES[kind]
+        scene = draw_scene(rng)
+        order = rng.permutation(len(skills))
+        return [SKILLS[skills[place]](rng, scene) for place in order], scene[0]
+    return [SKILLS["change" if kind == "story" else "copy"](rng)], ""
 
 
 def batches(

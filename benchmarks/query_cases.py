@@ -1,4 +1,4 @@
-"""What a query is timed on: trained learners with a pool, and their tokens for the baselines."""
+"""Cases of query benchmarks: trained learners with a pool, and their tokens for the baselines."""
 
 import argparse
 import json
@@ -203,7 +203,7 @@ def own_answers(case: Case, members: Iterable[int]) -> list[list[int]]:
 
 
 def spread_over_lengths(case: Case, n_items: int) -> list[int]:
-    """Choose items whose lengths stand for the whole pool's."""
+    """Choose items whose lengths are spread over those of the pool."""
     parts = case.learner._parts()
     _, prompts = case.learner._tree_and_prompts(parts, case.pool)
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable")

@@ -123,7 +123,7 @@ def test_the_embedded_model_keeps_the_tolerance_with_every_number_rounded_anew(n
         learner.set_params(acquisition__max_batch_tokens=300, acquisition__chunk_size=9)
         forget(learner)
         if rounding:
-            with bench.rounding_anew(model, seed=0):
+            with bench.extra_rounding(model, seed=0):
                 found = learner.uncertainty([pool[i] for i in order])
             assert movements(found, expected, order).max() > 1e-4, "the rounding is at work"
         else:

@@ -218,7 +218,7 @@ def written(total: int, change: int) -> str:
 
 
 def story(rng: Generator, skill: str) -> Question:
-    """Draw a story of one to four changes; at least one uses the skill's new verb, if it has one."""
+    """Draw a story of one to four changes; at least one uses the new verb of a new skill."""
     n_steps = draw(rng, 1, MOST_STEPS)
     special = draw(rng, 0, n_steps - 1) if skill != "change" else -1
     if skill == "undo":  # an earlier change to undo
