@@ -439,10 +439,10 @@ def test_a_file_of_scores_names_each_item(
     with pytest.raises(InputError, match="exists already"):
         score_pool(fitted, found_pool, out)
     twice = Pool(found_pool.dataset.add_column("same", ["x"] * len(pool)))
-    repeated = f"0 rows have none, and {len(pool) - 1} rows repeat"
+    repeated = f"0 rows have no value, and {len(pool) - 1} rows repeat"
     with pytest.raises(InputError, match=repeated):
         score_pool(fitted, twice, tmp_path / "other.jsonl", id_field="same")
-    with pytest.raises(InputError, match="no field of the pool"):
+    with pytest.raises(InputError, match="is not a field of the pool"):
         score_pool(fitted, found_pool, tmp_path / "other.jsonl", id_field="label")
     with pytest.raises(InputError, match="must end in"):
         score_pool(fitted, found_pool, tmp_path / "other.csv")

@@ -67,19 +67,19 @@ def test_separators_that_are_not_line_ends_stay_in_the_text(tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"text": "a", "label": ', ["line 2 is not JSON", "one object a line"]),
-        ("[1]", ["line 2 holds list"]),
+        ('{"text": "a", "label": ', ["line 2 is not JSON", "one object per line"]),
+        ("[1]", ["line 2 is a list, not an object"]),
         ("[" * 100_000, ["line 2 is not JSON"]),
         ('{"text": "a"}', ["line 2: no field 'label'", "fields: text", "--label-field"]),
         ('{"text": "", "label": "y"}', ["line 2: text is empty"]),
         ('{"text": " \\n", "label": "y"}', ["line 2: text is empty"]),
-        ('{"text": null, "label": "y"}', ["line 2: text is NoneType None"]),
+        ('{"text": null, "label": "y"}', ["line 2: text is the NoneType None"]),
         (
             '{"text": "a", "label": 1}',
             ['line 2: label is the int 1, not text; put it in quotes: "1"'],
         ),
-        ('{"text": "a", "label": true}', ["line 2: label is bool True"]),
-        ('{"text": "a", "label": NaN}', ["line 2: label is float nan"]),
+        ('{"text": "a", "label": true}', ["line 2: label is the bool True"]),
+        ('{"text": "a", "label": NaN}', ["line 2: label is the float nan"]),
         ('{"text": "a\\ud800", "label": "y"}', ["line 2", "lone surrogate at char 1"]),
     ],
 )
@@ -97,7 +97,7 @@ def test_bad_json_line(tmp_path, line, words):
         ("text,label\n,y\n", ["line 2: text is empty"]),
         ("text,label\na,\n", ["line 2: label is empty"]),
         ("words,label\na,y\n", ["line 2: no field 'text' (fields: words, label)"]),
-        ("text,text\na,y\n", ["stands twice"]),
+        ("text,text\na,y\n", ["column names repeat"]),
         ('text,label\n"a,y\n', ["is not CSV"]),
         ("", ["no rows"]),
         ("text,label\n", ["no rows"]),

@@ -116,7 +116,7 @@ def _read(files: list[Path], cache_dir: str | os.PathLike[str] | None) -> Any:
     reader = READERS.get(kinds.pop()) if len(kinds) == 1 else None
     if reader is None:
         raise InputError(
-            "The files of a Pool must all end in .jsonl, or all in .parquet; got "
+            "The files of a Pool must be of one kind, .jsonl or .parquet; got "
             f"{', '.join(str(file) for file in files[:5]) or 'no file'}."
         )
     for file in files:
