@@ -1,4 +1,4 @@
-"""The shape of the built-in model before training, and its tokenizer."""
+"""The untrained built-in model, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTEXT = 128
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Make the word-level tokenizer: one token a word, ``<s>`` in front, nothing behind."""
+    """Return the word-level tokenizer: one token per word, after ``<s>``."""
     vocabulary = {word: index for index, word in enumerate((PAD, BOS, EOS, UNKNOWN, *WORDS))}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = Whitespace()
@@ -39,7 +39,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Make the untrained model; every width is a multiple of 64, the block of nf4."""
+    """Return the untrained model. All widths are multiples of 64, the block size of nf4."""
     vocabulary_size = 64 * math.ceil(len(tokenizer) / 64)
     return LlamaForCausalLM(
         LlamaConfig(

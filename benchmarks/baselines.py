@@ -1,4 +1,4 @@
-"""What a user writes without starlearn: a query item by item, and a query in careful batches.
+"""Queries without starlearn: item by item as in published code, and in length-sorted batches.
 
 Both take tokens and give the same numbers as ``STARLearner.uncertainty``: per answer the mean over
 its tokens, or the entropy over the closed choices. Passes use the adapter's own ``nn.Dropout``;
@@ -152,7 +152,7 @@ def naive(work: Work) -> Found:
 
 
 def _naive_answer(work: Work, prompt: list[int]) -> list[int]:
-    """Let the model answer one prompt."""
+    """Return the model's answer to one prompt."""
     ids = torch.tensor([prompt], device=work.device)
     written = work.model.generate(
         input_ids=ids,
@@ -249,7 +249,7 @@ def strong(work: Work) -> Found:
 
 
 def _strong_choices(work: Work, dropout: Dropout, choices: list[list[int]]) -> Found:
-    """Score every choice behind every prompt; one row of a batch serves all one-token choices."""
+    """Score every choice after every prompt; one row of a batch serves all one-token choices."""
     n_items, n_choices = len(work.prompts), len(choices)
     single = all(len(choice) == 1 for choice in choices)
     pairs = [(i, c) for i in range(n_items) for c in range(1 if single else n_choices)]
@@ -300,7 +300,7 @@ def _answer_logs(work: Work, prompts: list[list[int]], answers: list[list[int]])
 
 
 def _strong_answers(work: Work) -> list[list[int]]:
-    """Let the model answer in left-padded batches of similar length."""
+    """Return the model's answers, computed in left-padded batches of similar length."""
     answers: list[list[int]] = [[] for _ in work.prompts]
     for batch in _sorted_batches([len(p) for p in work.prompts], work.batch_size):
         width = max(len(work.prompts[i]) for i in batch)

@@ -21,8 +21,10 @@ from measuring import (
     SPREAD,
     Contender,
     clock_of,
+    parser_of,
     quartiles,
     ratio,
+    spread_columns,
     take_turns,
     write_row,
 )
@@ -38,7 +40,7 @@ from query_cases import (
 )
 
 from starlearn import Acquisition
-from starlearn.learner.session import Prompts
+from starlearn.learner.session import Prompts, session_of
 from starlearn.progress import ItemBar
 from starlearn.query.scoring import Scorer
 from starlearn.settings import PUBLISHED_ACQUISITION
@@ -57,7 +59,7 @@ FIELDS = [
 
 def contenders_of(case: Case, stage: str, n_passes: int, budgets: list[int]) -> dict[str, Any]:
     """Return one contender a budget; each holds its results against the first one's."""
-    learner, engine = case.learner, case.engine
+    learner, engine = case.learner, case.loaded
     learner.set_params(acquisition=Acquisition(**PUBLISHED_ACQUISITION, n_passes=n_passes))
     scorer, prompts = scorer_of(case)
     kept = base_scores(case.base)
@@ -89,22 +91,20 @@ def contenders_of(case: Case, stage: str, n_passes: int, budgets: list[int]) -> 
 
 
 def scorer_of(case: Case) -> tuple[Scorer, Prompts]:
-    """Return what scores the pool's items, with the engine's present store, and their prompts."""
-    parts = case.learner._parts()
-    tree, prompts = case.learner._tree_and_prompts(parts, case.pool)
-    seed = case.learner._seed("masks", case.learner._round)
-    return case.engine.scorer(parts, case.learner.adapter_, tree, seed), prompts
+    """Return what scores the pool's items, with the learner's present store, and their prompts."""
+    tree, prompts = case.tokens()
+    return session_of(case.learner).scorer(tree), prompts
 
 
 def written(scorer: Scorer, prompts: Prompts) -> list[list[int]]:
-    """Let the model answer."""
+    """Return the model's answers."""
     with scorer.ready(), ItemBar("answering", len(prompts), verbose=False) as bar:
         return scorer.write(prompts, bar)
 
 
 def bench(args: argparse.Namespace, case: Case, stage: str) -> None:
     """Time all budgets of one stage, and put the budget back that was found."""
-    backbone = case.engine.backbone
+    backbone = case.loaded.backbone
     budget = backbone.budget if stage == "passes" else backbone.writing_budget
     usual, row = budget.tokens, about(case)
     budgets = sorted({usual, *BUDGETS[stage]})
@@ -121,15 +121,14 @@ def bench(args: argparse.Namespace, case: Case, stage: str) -> None:
             "time_of_default_budget": f"{1 / ratio(values, times[str(usual)].by(clock)):.3f}",
             "note": "default" if name == str(usual) else "",
         }  # fmt: skip
-        for spread, value in zip(SPREAD, quartiles(values), strict=True):
-            more[f"ms_per_item_{spread}"] = f"{value * 1e3:.3f}"
+        more |= spread_columns("ms_per_item", [1e3 * value for value in values], 3)
         kept = {name: value for name, value in (row | more).items() if name in FIELDS}
         write_row(args.out, FIELDS, kept)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; without arguments a small run."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["skewed"])
     parser.add_argument("--stage", choices=list(BUDGETS), default="passes")
     parser.add_argument("--items", type=int, default=100, help="m, items in the pool")
@@ -142,7 +141,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Run the benchmark."""
     args = parse(arguments)
     torch.set_num_threads(args.threads)
     for name in args.tasks:

@@ -3,12 +3,11 @@
     python benchmarks/bench_distributed.py                      # throughput, driver and plan
     python benchmarks/bench_distributed.py --part large --m 1000000
 
-The model is that of bench_scaling.py. Walls count, because work is in several processes: on a busy
-machine they say less than their ratios. What starts a cluster and loads models is measured by
-itself, with a pool of one item, and taken off.
+The model is that of bench_scaling.py. Times are wall times, because several processes work; on a
+busy machine their ratios are more reliable. The time to start a cluster and load models is measured
+with a pool of one item, and subtracted.
 """
 
-import argparse
 import os
 import tempfile
 import time
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from bench_linear_entropy import kilobytes
 from bench_scaling import CHOICES, build_model, write_pool
-from measuring import COMMON, RESULTS, common, watched_memory, write_row
+from measuring import COMMON, RESULTS, common, parser_of, watched_memory, write_row
 
 from starlearn import Acquisition, ChoiceTask, LoRA, Pool, RayEngine, STARLearner, Training
 from starlearn.cli.planning import Job, measured_rate, plan
@@ -31,12 +30,14 @@ from starlearn.distributed.cluster import running
 from starlearn.distributed.ray_workers import RayWorkers
 from starlearn.distributed.worker import ScoringWorker
 from starlearn.learner.base_models import base_of
-from starlearn.learner.inputs import checked_rows
+from starlearn.learner.inputs import checked_pool
+from starlearn.learner.session import session_of
 from starlearn.progress import ItemBar
+from starlearn.query.acquisition import QueryPlan
 from starlearn.query.batch import best_places
 from starlearn.query.columns import counted
 from starlearn.query.score_store import ScoreStore
-from starlearn.query.score_table import PoolScores, combine
+from starlearn.query.score_table import ScoreTable, combine
 from starlearn.settings import PUBLISHED_ACQUISITION
 
 VOCABULARY = 500
@@ -73,7 +74,7 @@ def fitted(folder: Path, shape: str, length: int, passes: int, chunk: int = 2048
 
 
 def pool_of(folder: Path, m: int, length: int) -> Pool:
-    """Write and open a pool of m prompts of so many words."""
+    """Write and open a pool of m prompts of `length` words."""
     file = folder / f"pool {m} {length}.jsonl"
     write_pool(file, m, length, VOCABULARY)
     return Pool(file, cache_dir=folder / "arrow")
@@ -140,19 +141,27 @@ def throughput(folder: Path, out: Path, workers: Sequence[int]) -> None:
 
 def prepared(learner: STARLearner, pool: Pool, folder: Path) -> float:
     """Return the driver's CPU seconds until chunks wait for workers, which are not started."""
-    parts = learner._parts()
+    session = session_of(learner)
     began = time.process_time()
-    rows = checked_rows(pool, parts.task, "pool")
-    made = learner._plan(parts, rows, engine=RayEngine(folder=folder))
-    scores = PoolScores.empty(counted(len(rows)), keep_answers=False)
+    rows, fields = checked_pool(pool, session.parts.task, "pool")
+    workers = RayWorkers(RayEngine(folder=folder), learner)
+    made = session.plan(rows, fields, workers=workers)
+    positions = counted(len(rows))
+    scores = ScoreTable.empty(len(rows), with_base=True, with_answers=False)
     with patch.object(RayWorkers, "_finished", lambda *_: iter(())):
-        made.workers.score(made, scores, learner.acquisition.n_passes, counted(len(rows)))
+        workers.score(made, positions, scores, learner.acquisition.n_passes, positions)
     return time.process_time() - began
+
+
+def plan_of(learner: STARLearner, pool: Pool) -> QueryPlan:
+    """Return the plan of a query of this pool."""
+    session = session_of(learner)
+    return session.plan(*checked_pool(pool, session.parts.task, "pool"))
 
 
 def prompting(learner: STARLearner, pool: Pool) -> float:
     """Return the CPU seconds that prompts of a pool take."""
-    made = learner._plan(learner._parts(), pool)
+    made = plan_of(learner, pool)
     began = time.process_time()
     for start in range(0, len(pool), 2048):
         made.prompts(np.arange(start, min(start + 2048, len(pool))))
@@ -186,15 +195,16 @@ def driver(folder: Path, out: Path) -> None:
 def merging(out: Path) -> None:
     """Measure ranking, mixing and choosing."""
     large = 500_000
-    scores = PoolScores.empty(counted(large), keep_answers=False)
+    scores = ScoreTable.empty(large, with_base=True, with_answers=False)
     rng = np.random.default_rng(0)
     for name in ("base_entropy", "entropy"):
         getattr(scores, name)[:] = rng.random(large)
-    scores.lengths[:] = 1
+    scores.n_tokens[:] = 1
+    positions, part = counted(large), Acquisition(**PUBLISHED_ACQUISITION)
 
     def merge() -> None:
-        found = combine(scores, Acquisition(**PUBLISHED_ACQUISITION), weight=0.5, trained=True)
-        best_places(found.mixed, scores.keys, counted(large), 500)
+        found = combine(scores, positions, part, weight=0.5, trained=True)
+        best_places(found.mixed, scores.keys, positions, 500)
 
     row = {"part": "merge", "m": large, "note": "ranks, mix, best 500"}
     row["us_per_item"] = f"{min(cpu_seconds(merge) for _ in range(3)) / large * 1e6:.2f}"
@@ -231,9 +241,9 @@ def check_plan(folder: Path, out: Path, repeats: int) -> None:
         walls, plans = [], []
         for _ in range(repeats):  # in turns: the machine has other work too
             forget(learner)
-            told = learner.estimate(pool)
-            rate = measured_rate(told.items_per_second, told.prompt_tokens, passes)
-            job = Job(m, told.prompt_tokens, passes, 1e6)
+            estimate = learner.estimate(pool)
+            rate = measured_rate(estimate.items_per_second, estimate.prompt_tokens, passes)
+            job = Job(m, estimate.prompt_tokens, passes, 1e6)
             plans.append(plan(job, rate, distributed=False).seconds)
             walls.append(seconds(lambda a=learner, p=pool: a.query(p, 50)))
         wall, predicted = float(np.median(walls)), float(np.median(plans))
@@ -247,7 +257,7 @@ def check_plan(folder: Path, out: Path, repeats: int) -> None:
 
 
 class TimedWorker(ScoringWorker):
-    """A worker that writes down what CPU time it takes: to be ready, and for each chunk."""
+    """A worker that records its CPU time for its start and for each chunk."""
 
     def __init__(self, work: Any) -> None:
         super().__init__(work)
@@ -268,7 +278,7 @@ class TimedWorker(ScoringWorker):
 
 
 def times_in(folder: Path) -> list[dict[str, list[float]]]:
-    """Read what workers have written down, one dict each."""
+    """Return the times of each worker."""
     found = []
     for file in folder.glob("*.times"):
         worker: dict[str, list[float]] = {"start": [], "chunk": []}
@@ -281,14 +291,14 @@ def times_in(folder: Path) -> list[dict[str, list[float]]]:
 
 def cpu_rate(learner: STARLearner, pool: Pool) -> tuple[float, float]:
     """Return tokens of one pass that a CPU second computes, and the mean length of a prompt."""
-    made = learner._plan(learner._parts(), pool)
+    made = plan_of(learner, pool)
     prompts = made.prompts(np.unique(np.linspace(0, len(pool) - 1, 512).astype(np.intp)))
     passes, rates = learner.acquisition.n_passes, []
     scorer = replace(made.scorer, store=ScoreStore())
     for turn in range(4):
         scorer = replace(scorer, store=ScoreStore())
         with scorer.ready(), ItemBar("rate", len(prompts), verbose=False) as bar:
-            spent = cpu_seconds(lambda s=scorer, b=bar: s.score(prompts, passes, b))
+            spent = cpu_seconds(lambda s=scorer, b=bar: s.score(prompts, passes, b, 0))
         rates += [len(prompts) / spent] if turn else []  # the first warms up
     length = float(np.mean([len(prompt) for prompt in prompts]))
     return measured_rate(float(np.median(rates)), length, passes), length
@@ -320,23 +330,26 @@ def check_terms(folder: Path, out: Path, workers: Sequence[int]) -> None:
                         lambda a=learner, p=pool, e=engine: a.query(p, 50, engine=e)
                     )
                     wall = time.perf_counter() - began
-                rate = (before + cpu_rate(learner, pool)[0]) / 2  # around it, in the same weather
+                rate = (
+                    before + cpu_rate(learner, pool)[0]
+                ) / 2  # before and after, at the same load
                 found = times_in(place)
                 start = float(np.median([worker["start"][0] for worker in found]))
                 score = max(sum(worker["chunk"]) for worker in found)
                 job = Job(m, tokens, passes, 1e6, chunk=m // 12)
-                told = plan(job, rate, count)
-                measured, predicted = spent + start + score, told.seconds
+                cost = plan(job, rate, count)
+                measured = spent + start + score
                 row = {
                     "part": "terms", "model": f"random, {shape}", "m": m, "L": length, "K": passes,
                     "workers": count, "wall_s": f"{wall:.1f}", "start_s": f"{start:.2f}",
                     "prepare_s": f"{took:.3f}", "driver_s": f"{spent:.2f}",
                     "score_s": f"{score:.2f}", "cpu_s": f"{measured:.2f}",
-                    "predicted_s": f"{predicted:.2f}", "predicted_prepare_s": f"{told.prepare:.3f}",
-                    "predicted_start_s": f"{told.start:.2f}",
-                    "predicted_score_s": f"{told.score:.2f}",
-                    "predicted_driver_s": f"{told.prepare + told.driver + told.merge:.2f}",
-                    "error": f"{predicted / measured - 1:+.1%}",
+                    "predicted_s": f"{cost.seconds:.2f}",
+                    "predicted_prepare_s": f"{cost.prepare:.3f}",
+                    "predicted_start_s": f"{cost.start:.2f}",
+                    "predicted_score_s": f"{cost.score:.2f}",
+                    "predicted_driver_s": f"{cost.prepare + cost.driver + cost.merge:.2f}",
+                    "error": f"{cost.seconds / measured - 1:+.1%}",
                     "note": f"longest way, CPU s; chunks {[len(w['chunk']) for w in found]}",
                 }  # fmt: skip
                 write_row(out, FIELDS, common("cpu") | row)
@@ -364,8 +377,8 @@ def large(folder: Path, out: Path, m: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    """Run the benchmark."""
+    parser = parser_of(__doc__)
     parser.add_argument(
         "--part", nargs="+", choices=["throughput", "driver", "chunks", "plan", "terms", "large"],
         default=["throughput", "driver", "chunks", "plan", "terms"],

@@ -1,8 +1,8 @@
-"""What Monte-Carlo dropout changes in a ranking: against the pass without dropout, by rate and K.
+"""Effect of Monte-Carlo dropout on a ranking, against the pass without dropout, by rate and K.
 
     python benchmarks/bench_dropout.py --seeds 3
 
-One adapter a pool, a dropout rate and a seed, trained on 50 labels; then the same 300 items are
+One adapter per pool, dropout rate and seed is trained on 50 labels. Then the same 300 items are
 ranked by each measure with K passes. Rows go to ``benchmarks/results/dropout.csv``: the rank
 correlation with the pass without dropout, and the share of the same items in a batch of 50.
 """
@@ -11,13 +11,14 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import argparse
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-from measuring import RESULTS, write_anew
+from measuring import RESULTS, measure_seeds
+from query_cases import best_rows, study_learner
 from scipy.stats import spearmanr
+
+from starlearn.embedded.pools import make_pool
 
 ROWS = RESULTS / "dropout.csv"
 POOLS = ("skewed", "noisy", "steps")
@@ -30,22 +31,8 @@ STEPS = {"skewed": 100, "noisy": 100, "steps": 60}
 
 def trained(pool: str, rate: float, seed: int) -> tuple[Any, list[Any]]:
     """Train a learner on the first 50 items of a pool; return it with the 300 that follow."""
-    from starlearn.embedded.pools import make_pool
-    from starlearn.learner.estimator import STARLearner
-    from starlearn.settings import LoRA, Training
-    from starlearn.tasks import ChoiceTask, GenerationTask
-
     data = make_pool(pool, N_LABELS + N_ITEMS, 10, random_state=seed)
-    task: Any = ChoiceTask(data.prompt, choices=data.choices)
-    if data.choices is None:
-        task = GenerationTask(data.prompt, 32, data.answer_pattern)
-    learner = STARLearner(
-        task=task,
-        adapter=LoRA(r=16, alpha=32, dropout=rate),
-        training=Training(learning_rate=3e-3, max_steps=STEPS[pool]),
-        random_state=seed,
-        verbose=False,
-    )
+    learner = study_learner(data, seed, dropout=rate, max_steps=STEPS[pool])
     return learner.fit(data.items[:N_LABELS], data.labels[:N_LABELS]), data.items[N_LABELS:]
 
 
@@ -53,11 +40,6 @@ def scores(learner: Any, items: list[Any], measure: str, n_passes: int) -> Any:
     """Return the uncertainty of base and adapter together, [300]."""
     learner.set_params(acquisition__measure=measure, acquisition__n_passes=n_passes)
     return learner.uncertainty(items).full
-
-
-def best(values: Any) -> set[int]:
-    """Return the batch of the most uncertain items."""
-    return set(np.argsort(-values, kind="stable")[:N_BATCH].tolist())
 
 
 def rows(pool: str, rate: float, seed: int) -> Iterator[dict[str, Any]]:
@@ -78,20 +60,14 @@ def rows(pool: str, rate: float, seed: int) -> Iterator[dict[str, Any]]:
                 "measure": measure,
                 "K": n_passes,
                 "rho": round(float(spearmanr(alone, values).statistic), 4),
-                "overlap": len(best(alone) & best(values)) / N_BATCH,
+                "overlap": len(best_rows(alone, N_BATCH) & best_rows(values, N_BATCH)) / N_BATCH,
             }
 
 
-def main() -> None:
-    """Read the options, measure, and write the rows anew."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first", type=int, default=1000)
-    options = parser.parse_args()
-    seeds = range(options.first, options.first + options.seeds)
-    cases = ((pool, rate, seed) for seed in seeds for pool in POOLS for rate in RATES)
-    write_anew(ROWS, (row for case in cases for row in rows(*case)))
+def rows_of_seed(seed: int) -> Iterator[dict[str, Any]]:
+    """Return the rows of one seed."""
+    return (row for pool in POOLS for rate in RATES for row in rows(pool, rate, seed))
 
 
 if __name__ == "__main__":
-    main()
+    measure_seeds(__doc__, ROWS, rows_of_seed)

@@ -5,7 +5,7 @@
 Models have random weights and the shapes of benchmarks/fitting.py, are written to a temporary
 folder, and loaded, trained and queried by STARLearner. Every training step has 8 sequences of 256
 tokens and every batch of a query is full. "allocated" is torch's peak of tensors, "reserved" what
-its allocator took for them, "held" what is left afterwards, "context" what the process has beside
+its allocator took for them, "held" what is left afterwards, "context" what the process has without
 torch. "computed" is benchmarks.fitting's number, "bare" the same without the assumed context and
 margin. "ratio" is allocated / bare, "ratio_of_whole" (reserved + context) / computed.
 
@@ -26,12 +26,13 @@ import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache
 from fitting import CONTEXT, MARGIN, Shape, query_bytes, training_bytes, weight_bytes
-from measuring import COMMON, RESULTS, common, write_row
+from measuring import COMMON, RESULTS, common, parser_of, write_row
 from random_models import BY_NAME, TINY, random_model
 
 from starlearn import Acquisition, ChoiceTask, GenerationTask, LoRA, STARLearner, Training
 from starlearn.embedded.grammar import WORDS
 from starlearn.learner.base_models import base_of
+from starlearn.learner.session import session_of
 
 BATCH, LENGTH = 8, 256
 """Sequences of a training step, and tokens of every sequence here, answer included."""
@@ -110,10 +111,10 @@ class Subject:
         )
 
     def prompts(self, count: int, length: int) -> list[str]:
-        """Make distinct texts of so many tokens, one a word and one before them."""
+        """Return distinct texts of `length` tokens: one token per word, and one before them."""
         texts = [" ".join(self.random.choice(self.words, length - 1)) for _ in range(count)]
-        learner = self.learner
-        _, tokens = learner._tree_and_prompts(learner._parts(), texts)
+        session = session_of(self.learner)
+        _, tokens = session.tree_and_prompts(session.parts.task.fill(texts))
         if {len(ids) for ids in tokens} != {length}:
             raise RuntimeError(f"prompts have other lengths than {length} tokens")
         return texts
@@ -141,14 +142,14 @@ class Subject:
         }  # fmt: skip
 
     def query(self, written: int, tokens: int) -> dict[str, Any]:
-        """Choose items of a pool that fills batches of so many tokens, by choices or free text."""
+        """Choose items of a pool that fills batches of `tokens`, by choices or free text."""
         learner = self.learner
         if not hasattr(learner, "adapter_"):
             raise RuntimeError("there is no adapter to query with")
         task: Any = ChoiceTask("{text}", choices=CHOICES)
         if written:
             task = GenerationTask("{text}", max_new_tokens=written)
-        acquisition = Acquisition("star", "entropy", PASSES, max_batch_tokens=tokens)
+        acquisition = Acquisition(measure="entropy", n_passes=PASSES, max_batch_tokens=tokens)
         learner.set_params(task=task, acquisition=acquisition)
         texts = self.prompts(tokens // LENGTH, LENGTH - written)
         with measured() as found:
@@ -174,7 +175,7 @@ class Subject:
 
 
 def attempted(act: Callable[[], Any]) -> Any:
-    """Do something; None where it fails, and then the traceback is printed."""
+    """Return the result of a function, or None after printing the traceback of its error."""
     try:
         return act()
     except Exception:  # noqa: BLE001 (whatever it is, what was measured and what follows counts)
@@ -184,7 +185,7 @@ def attempted(act: Callable[[], Any]) -> Any:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     usual = "Llama-3.2-1B" if torch.cuda.is_available() else TINY.name
     parser.add_argument("--shapes", nargs="+", choices=list(BY_NAME), default=[usual])
     parser.add_argument("--r", type=int, default=64)

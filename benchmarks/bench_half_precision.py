@@ -7,7 +7,7 @@ On a CPU the model is loaded in bfloat16, as it is on a GPU. Each draw scores th
 K passes, in another order, with another token budget and another chunk size. A CPU's products
 may well give the same bits for any shape of batch; a GPU's need not. So the same draws are
 repeated with "rounding": after every layer of the base model half of all numbers are moved by
-one unit in the last place, anew in each batch, which is more than another batch shape does.
+one unit in the last place, drawn for each batch: more than another batch shape does.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from measuring import COMMON, RESULTS, write_row
-from query_cases import TASKS, Case, about, add_case_arguments, make_case
+from measuring import COMMON, RESULTS, parser_of, write_row
+from query_cases import TASKS, Case, about, add_case_arguments, best_rows, make_case
 from scipy.stats import spearmanr
 
 from starlearn import Acquisition
@@ -39,10 +39,10 @@ FIELDS = [
 
 
 @contextmanager
-def rounding_anew(model: Any, seed: int) -> Iterator[None]:
+def extra_rounding(model: Any, seed: int) -> Iterator[None]:
     """Move half of the numbers that leave a layer of the base model by one unit in the last place.
 
-    Up or down with equal chance, drawn anew in each forward pass.
+    Up or down with equal chance, drawn for each forward pass.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -52,7 +52,7 @@ def rounding_anew(model: Any, seed: int) -> Iterator[None]:
         draw = torch.randint(0, 4, output.shape, generator=generator).to(output.device)
         steps = (draw == 1).to(torch.int16) - (draw == 0).to(torch.int16)
         moved = (output.contiguous().view(torch.int16) + steps).view(torch.bfloat16)
-        # Next to zero and infinity a step of the bits is no step of the number.
+        # At zero and infinity the next bit pattern is not the next number.
         return torch.where((output == 0) | ~torch.isfinite(output), output, moved)
 
     with ExitStack() as stack:
@@ -62,20 +62,15 @@ def rounding_anew(model: Any, seed: int) -> Iterator[None]:
         yield
 
 
-def cut_anew(case: Case, seed: int, tokens: int, chunk: int) -> tuple[Any, np.ndarray]:
+def score_with_other_cuts(case: Case, seed: int, tokens: int, chunk: int) -> tuple[Any, np.ndarray]:
     """Score the pool from nothing in a drawn order; return the scores and that order."""
     order = np.random.default_rng(seed).permutation(len(case.pool))
     case.set_store(later=False)
     for name in ("budget", "writing_budget"):
-        case.engine.backbone.__dict__.pop(name, None)
+        case.loaded.backbone.__dict__.pop(name, None)
     options = {"acquisition__max_batch_tokens": tokens, "acquisition__chunk_size": chunk}
     case.learner.set_params(**options)
     return case.learner.uncertainty([case.pool[i] for i in order]), order
-
-
-def best(scores: np.ndarray) -> set[int]:
-    """Return the batch that would be bought."""
-    return set(np.argsort(-scores, kind="stable")[:N_BATCH].tolist())
 
 
 def compare(case: Case, rounding: bool) -> dict[str, Any]:
@@ -88,15 +83,16 @@ def compare(case: Case, rounding: bool) -> dict[str, Any]:
     for seed, (tokens, chunk) in enumerate(CUTS):
         with ExitStack() as stack:
             if rounding:
-                stack.enter_context(rounding_anew(case.engine.backbone.model, seed))
-            found, order = cut_anew(case, seed, tokens, chunk)
+                stack.enter_context(extra_rounding(case.loaded.backbone.model, seed))
+            found, order = score_with_other_cuts(case, seed, tokens, chunk)
         same = found.answers == plain.answers[order]
         changed += int((~same).sum())
         for name, values in moves.items():
             moved = np.abs(getattr(found, name) - getattr(plain, name)[order])
             values.append(moved[same])
         correlations.append(float(spearmanr(found.mixed, plain.mixed[order])[0]))
-        overlaps.append(len({int(order[i]) for i in best(found.mixed)} & best(plain.mixed)))
+        best = {int(order[i]) for i in best_rows(found.mixed, N_BATCH)}
+        overlaps.append(len(best & best_rows(plain.mixed, N_BATCH)))
     joined = {name: np.concatenate(values) for name, values in moves.items()}
     return {
         **{f"{name}_max": f"{values.max():.2g}" for name, values in joined.items()},
@@ -123,7 +119,7 @@ def bench(args: argparse.Namespace, name: str) -> None:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; without arguments the embedded model with choices and free form."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["skewed", "steps"])
     parser.add_argument("--items", type=int, default=300, help="m, items in the pool")
     parser.add_argument("--passes", type=int, default=3, help="K")
@@ -134,7 +130,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Run the benchmark."""
     args = parse(arguments)
     torch.set_num_threads(args.threads)
     with ExitStack() as stack:

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from measuring import COMMON, RESULTS, SPREAD, common, quartiles, write_row
+from measuring import COMMON, RESULTS, SPREAD, common, parser_of, spread_columns, write_row
 
 GOAL = 0.5
 PROGRAMS = {
@@ -52,7 +52,7 @@ def heaviest_imports(arguments: list[str], n: int) -> list[str]:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--imports", type=int, default=20, help="how many to list")
     parser.add_argument("--always-list", action="store_true", help="also when the goals are met")
@@ -61,7 +61,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Run the benchmark."""
     args = parse(arguments)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in PROGRAMS}
     for program in PROGRAMS.values():
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
             "goal_ms": GOAL * 1e3 if has_goal else "",
             "met": met if has_goal else "",
         }
-        row |= {f"ms_{s}": f"{v * 1e3:.1f}" for s, v in zip(SPREAD, quartiles(wall), strict=True)}
+        row |= spread_columns("ms", [1e3 * seconds for seconds in wall], 1)
         write_row(args.out, FIELDS, row)
         if has_goal and (args.always_list or not met):
             print("     own     total import (microseconds)")

@@ -1,4 +1,4 @@
-"""What a linear model gains by uncertainty in a study's protocol: is there anything to gain?
+"""Gain of a linear model by uncertainty sampling, in the protocol of a study.
 
     python benchmarks/bench_linear_baseline.py benchmarks/studies/banking77.toml \
         --where BANKING77=FOLDER --where GUTWIKI=FOLDER
@@ -7,12 +7,12 @@ TF-IDF of words and logistic regression, on the pools, test sets, initial labels
 study's own seeds; rows of all areas (AULC) go to --out.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from measuring import parser_of
 from scipy.special import entr
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -46,7 +46,7 @@ class LinearLearner:
         self.labels: list[Any] = []
 
     def uncertainty(self, items: list[str]) -> np.ndarray:
-        """Return a number an item; the largest are asked."""
+        """Return one number per item; the items with the largest are labelled."""
         if self.arm == "random":
             return self.random.random(len(items))
         probability = np.sort(self.model.predict_proba(items), axis=1)
@@ -59,7 +59,7 @@ class LinearLearner:
         return (np.argsort(-self.uncertainty(texts_of(X_pool)), kind="stable")[:n_instances],)
 
     def teach(self, X: Any, y: Any) -> None:
-        """Add labelled items and fit anew."""
+        """Add labelled items and fit again."""
         self.items += texts_of(X)
         self.labels += list(y)
         self.model.fit(self.items, self.labels)
@@ -71,7 +71,7 @@ class LinearLearner:
 
 def main() -> None:
     """Play all arms on the study's seeds, with its offers and with the whole pool on offer."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("study", type=Path)
     parser.add_argument("--where", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--out", type=Path, default=ROWS)

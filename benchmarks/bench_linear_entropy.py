@@ -317,7 +317,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run what the command line asks for."""
+    """Run the benchmark."""
     args = parse()
     torch.set_num_threads(args.threads)
     if args.write_table:

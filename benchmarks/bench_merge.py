@@ -7,17 +7,16 @@ models, in float32 and with their weights stored in bfloat16 (computed in float3
 control was trained without quantisation, where merging changes nothing but rounding.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from measuring import COMMON, RESULTS, common, write_row
+from measuring import COMMON, RESULTS, common, parser_of, write_row
+from query_cases import study_learner
 
-from starlearn import ChoiceTask, LoRA, STARLearner, Training
+from starlearn import STARLearner
 from starlearn.embedded.pools import EmbeddedPool, make_pool
-from starlearn.learner.base_models import base_of
-from starlearn.learner.session import answer_room
+from starlearn.learner.session import session_of
 from starlearn.progress import ItemBar
 
 FIELDS = [
@@ -31,24 +30,17 @@ FIELDS = [
 def base_probabilities(folder: Path, learner: STARLearner, items: list) -> np.ndarray:
     """Return the probabilities of the learner's choices by a model without an adapter, [m, C]."""
     merged = STARLearner(str(folder), task=learner.task, quantization="none", verbose=False)
-    parts, engine = merged._parts(), base_of(merged)
-    tree = engine.tree(parts, learner.classes_.tolist())
-    prompts = engine.prompts(parts, items, room=answer_room(parts, tree))
-    scorer = engine.scorer(parts, None, tree, seed=0)
+    session = session_of(merged)
+    tree = session.choice_tree(learner.classes_.tolist())
+    prompts = session.prompts(session.parts.task.fill(items), session.room(tree))
+    scorer = session.scorer(tree)
     with scorer.ready(), ItemBar("merged", len(prompts), verbose=False) as bar:
         return scorer.probabilities(tree, prompts, bar)
 
 
 def measure(pool: EmbeddedPool, quantization: str, seed: int, n_labels: int, out: Path) -> None:
     """Train one learner, merge it in two types, and write a row for each."""
-    learner = STARLearner(
-        task=ChoiceTask(pool.prompt, choices=pool.choices),
-        quantization=quantization,
-        adapter=LoRA(r=16, alpha=32),
-        training=Training(max_steps=150, learning_rate=3e-3),
-        random_state=seed,
-        verbose=False,
-    )
+    learner = study_learner(pool, seed, max_steps=150).set_params(quantization=quantization)
     rows = np.random.default_rng(seed).choice(len(pool.items), n_labels, replace=False)
     learner.fit([pool.items[i] for i in rows], [pool.labels[i] for i in rows])
     own, gold = learner.predict_proba(pool.test_items), np.array(pool.test_labels)
@@ -81,8 +73,8 @@ def measure(pool: EmbeddedPool, quantization: str, seed: int, n_labels: int, out
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    """Run the benchmark."""
+    parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--n-labels", type=int, default=100)
     parser.add_argument("--n-test", type=int, default=300)

@@ -41,8 +41,10 @@ from measuring import (
     Contender,
     Times,
     clock_of,
+    parser_of,
     quartiles,
     ratio,
+    spread_columns,
     take_turns,
     write_row,
 )
@@ -61,6 +63,7 @@ from query_cases import (
 from scipy.stats import spearmanr
 
 from starlearn import Acquisition
+from starlearn.learner.session import session_of
 from starlearn.settings import PUBLISHED_ACQUISITION
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -107,7 +110,8 @@ def check_equal(
         When a score differs by more than `limit`, or more than this share of the answers.
     """
     learner = case.learner
-    seed = learner._seed("masks", learner._round)
+    session = session_of(learner)
+    seed = session.seed_for("masks", session.round)
     largest, n_other = 0.0, 0
     for passes in {1, n_passes}:
         work = replace(work_of(case, passes, members), mask_seed=seed)
@@ -119,7 +123,7 @@ def check_equal(
             case.set_store(later=False)
             ours = learner.uncertainty([case.pool[i] for i in members])
             if work.choices is None:
-                texts = case.engine.texts(theirs.answers)
+                texts = session.texts(theirs.answers)
             else:
                 texts = [learner.classes_[c] for c in theirs.answers]
             same = np.array([a == b for a, b in zip(ours.answers, texts, strict=True)])
@@ -175,7 +179,7 @@ def bench_times(args: argparse.Namespace, case: Case) -> None:
                 batch_size=args.strong_batch,
             )
             contenders["strong"] = Contender(lambda w=work: strong(w), len(work.prompts))  # type: ignore[misc]
-            times = take_turns(contenders, args.repeats, case.engine.backbone.device.type)
+            times = take_turns(contenders, args.repeats, case.loaded.backbone.device.type)
             for name in contenders:
                 arguments = settings.get(name, {})
                 extra = {"K": arguments.get("n_passes", n_passes), "contender": name}
@@ -213,12 +217,12 @@ def describe(
     args: argparse.Namespace, case: Case, name: str, times: dict[str, Times]
 ) -> dict[str, Any]:
     """Turn a contender's times into the columns of its row."""
-    device = case.engine.backbone.device.type
+    device = case.loaded.backbone.device.type
     clock = clock_of(device)
     values = times[name].by(clock)
     found = quartiles(values)
     row = about(case) | {"clock": clock, "n": batch_size(case, args.n), "repeats": len(values)}
-    row |= {f"ms_per_item_{s}": f"{v * 1e3:.3f}" for s, v in zip(SPREAD, found, strict=True)}
+    row |= spread_columns("ms_per_item", [1e3 * value for value in values], 3)
     row["wall_ms_per_item_median"] = f"{quartiles(times[name].wall)[1] * 1e3:.3f}"
     row["items_per_second"] = f"{1 / found[1]:.1f}"
     for other in ("naive", "strong"):
@@ -271,7 +275,7 @@ def ranked(
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; without arguments a small run of a minute."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["skewed"])
     parser.add_argument("--items", type=int, default=60, help="m, items in the pool")
     parser.add_argument("--n", type=int, help="items to choose; 5 %% of the pool, at least 20")
@@ -295,7 +299,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what the command line asks for; return the exit status."""
+    """Run the benchmark; return the exit status."""
     args = parse(arguments)
     torch.set_num_threads(args.threads)
     status = 0

@@ -23,7 +23,17 @@ from typing import Any
 
 import numpy as np
 from bench_linear_entropy import kilobytes
-from measuring import COMMON, RESULTS, SPREAD, common, quartiles, watched_memory, write_row
+from measuring import (
+    COMMON,
+    RESULTS,
+    SPREAD,
+    common,
+    parser_of,
+    quartiles,
+    spread_columns,
+    watched_memory,
+    write_row,
+)
 from scipy.stats import linregress
 
 from starlearn.learner.base_models import base_of
@@ -178,7 +188,7 @@ def bench(args: argparse.Namespace, varied: str) -> None:
             "peak_rss_mb": f"{found['rss']:.1f}",
             "scores_on_disk_mb": f"{found['on_disk']:.1f}",
         }  # fmt: skip
-        row |= {f"s_{s}": f"{v:.3f}" for s, v in zip(SPREAD, spread, strict=True)}
+        row |= spread_columns("s", found["cpu"], 3)
         xs.append(value)
         ys.append(spread[1])
         write_row(args.out, FIELDS, row)
@@ -199,7 +209,7 @@ def bench(args: argparse.Namespace, varied: str) -> None:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; without arguments a small run over m."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--vary", nargs="+", choices=list(SIZES), default=["m"])
     parser.add_argument("--sizes", type=int, nargs="+", help="of the one letter that is varied")
     for name, value in FIXED.items():
@@ -217,7 +227,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Run the benchmark."""
     args = parse(arguments)
     if args.one:
         print(json.dumps(measure(args)))

@@ -26,8 +26,10 @@ from measuring import (
     Contender,
     clock_of,
     common,
+    parser_of,
     quartiles,
     ratio,
+    spread_columns,
     take_turns,
     watched_memory,
     write_row,
@@ -46,6 +48,7 @@ from starlearn import ChoiceTask, LoRA, STARLearner, Training
 from starlearn.embedded.location import model_folder
 from starlearn.embedded.pools import make_pool
 from starlearn.learner.base_models import base_of
+from starlearn.learner.session import session_of
 from starlearn.randomness import derived_seed
 from starlearn.train.batches import Example
 
@@ -82,9 +85,9 @@ class Ours:
 
     def examples(self) -> list[Example]:
         """Return the tokens that it trains on."""
-        parts = self.learner._parts()
+        session = session_of(self.learner)
         labels = np.array(self.labels, dtype=object)
-        return base_of(self.learner).examples(parts, self.items, labels)
+        return session.examples(session.parts.task.fill(self.items), labels)
 
 
 class Plain:
@@ -217,7 +220,7 @@ def print_peak(args: argparse.Namespace) -> None:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; without arguments a small run."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--model", help="folder; the model in the package without it")
     parser.add_argument("--quantization", choices=("nf4", "fp4", "none"), default="nf4")
     parser.add_argument("--labels", type=int, default=120)
@@ -234,7 +237,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Run the benchmark."""
     args = parse(arguments)
     torch.set_num_threads(args.threads)
     if args.peak:
@@ -259,7 +262,6 @@ def main(arguments: list[str] | None = None) -> None:
     )
     clock = clock_of(device)
     for name, taken in times.items():
-        found = quartiles(taken.by(clock))
         row = common(device) | {
             "clock": clock,
             "model": Path(args.model).name if args.model else "embedded",
@@ -276,7 +278,7 @@ def main(arguments: list[str] | None = None) -> None:
             "time_of_plain": f"{1 / ratio(taken.by(clock), times['plain'].by(clock)):.3f}",
             "largest_difference": f"{difference:.1e}",
         }
-        row |= {f"ms_per_step_{s}": f"{v * 1e3:.2f}" for s, v in zip(SPREAD, found, strict=True)}
+        row |= spread_columns("ms_per_step", [1e3 * v for v in taken.by(clock)], 2)
         row |= peak_of(args, "ours" if name == "starlearn" else "plain")
         write_row(args.out, FIELDS, row)
 

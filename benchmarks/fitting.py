@@ -1,4 +1,4 @@
-"""What fits into a GPU: bytes of weights, adapter and activations by a model's shape; computed.
+"""Memory needs by a model's shape, computed: bytes of weights, adapter and activations.
 
 Compared with one model on one GPU (docs/memory.md). What can be checked on a CPU is: the number of
 parameters, the bytes of packed weights, and what autograd keeps for the backward pass of one layer.
@@ -15,7 +15,7 @@ HALF, FLOAT = 2, 4
 CONTEXT = 1e9
 """Bytes that the driver, libraries and kernels take; 0.65 to 0.81 GB on an H100."""
 MARGIN = 1.1
-"""What allocation in blocks costs on top; 1.05 to 1.15, and more while answers are written."""
+"""Factor for allocation in blocks; 1.05 to 1.15 measured, and more while answers are written."""
 CARDS = (8, 16, 24, 80)
 """GB of memory of common cards."""
 
@@ -168,7 +168,7 @@ def query_bytes(shape: Shape, r: int, tokens: int, workspace: float = 64e6) -> f
 
 
 def smallest_card(needed: float) -> str:
-    """Name the smallest of the common cards that has so many bytes."""
+    """Return the smallest common card with that many bytes."""
     return next((f"{gb} GB" for gb in CARDS if needed <= gb * 1e9), f"over {CARDS[-1]} GB")
 
 

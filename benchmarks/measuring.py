@@ -1,5 +1,6 @@
-"""What the benchmarks share: contenders in turns, quartiles, memory, and rows in a CSV file."""
+"""Helpers of the benchmarks: contenders in turns, quartiles, memory, and rows in a CSV file."""
 
+import argparse
 import csv
 import datetime
 import gc
@@ -20,6 +21,11 @@ PACKAGES = ("starlearn", "torch", "transformers", "peft", "bitsandbytes")
 COMMON = ["time", "device", "python", *PACKAGES, "threads"]
 SPREAD = ["quartile_1", "median", "quartile_3"]
 NOT_SHOWN = {*COMMON, "model", "parameters", "quantization", "dtype", "accuracy", "clock"}
+
+
+def parser_of(text: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the command line whose description is the first line of a docstring."""
+    return argparse.ArgumentParser(description=(text or "").splitlines()[0])
 
 
 def nothing() -> None:
@@ -84,6 +90,12 @@ def quartiles(values: Sequence[float]) -> list[float]:
     return statistics.quantiles(values, n=4, method="inclusive")
 
 
+def spread_columns(prefix: str, values: Sequence[float], digits: int) -> dict[str, str]:
+    """Return the quartiles as columns of a row: "PREFIX_quartile_1", "PREFIX_median", ..."""
+    found = zip(SPREAD, quartiles(values), strict=True)
+    return {f"{prefix}_{name}": f"{value:.{digits}f}" for name, value in found}
+
+
 def ratio(values: Sequence[float], others: Sequence[float]) -> float:
     """Return the median over rounds of others / values: how many times faster `values` is."""
     return statistics.median(other / value for value, other in zip(values, others, strict=True))
@@ -132,18 +144,24 @@ def common(device: str) -> dict[str, object]:
     }
 
 
-def write_anew(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write rows to a CSV file in place of what it held, each as it comes, and print them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def measure_seeds(
+    text: str | None, path: Path, rows_of: Callable[[int], Iterable[Mapping[str, object]]]
+) -> None:
+    """Replace a CSV file by the rows of every seed that the command line names, and print them."""
+    parser = parser_of(text)
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--first", type=int, default=1000, help="first seed")
+    options = parser.parse_args()
     writer = None
     with path.open("w", encoding="utf-8", newline="") as file:
-        for row in rows:
-            if writer is None:
-                writer = csv.DictWriter(file, row, lineterminator="\n")
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
-            print(*row.values())
+        for seed in range(options.first, options.first + options.seeds):
+            for row in rows_of(seed):
+                if writer is None:
+                    writer = csv.DictWriter(file, row, lineterminator="\n")
+                    writer.writeheader()
+                writer.writerow(row)
+                file.flush()
+                print(*row.values())
 
 
 def write_row(path: Path, fields: Sequence[str], row: Mapping[str, object]) -> None:

@@ -20,42 +20,38 @@ from starlearn.embedded.grammar import (
     KNOWN_SKILLS,
     NEW_SKILLS,
     SKILLS,
-    Item,
-    after,
-    amount,
-    change,
-    copy,
-    costing,
-    dearest,
-    first,
-    inside,
-    most,
-    owner,
+    Question,
     places,
     prices,
     quantities,
     queue,
-    where,
 )
 
-TRAINING_SEED = 10_000  # pools of the evaluation use 0 .. 99: the spaces do not meet
+TRAINING_SEED = 10_000  # pools of the evaluation use 0 .. 99
 VALIDATION_SEED = 20_000
+SCENES = {
+    "quantities": (quantities, ("most", "amount", "owner", "most")),
+    "prices": (prices, ("dearest", "costing", "costing")),
+    "queue": (queue, ("first", "after", "after")),
+    "places": (places, ("where", "inside", "where")),
+}
+"""Kinds of documents: a function that draws the scene, and the skills of its questions."""
 SHARES = {"quantities": 3, "prices": 4, "queue": 2, "places": 2, "story": 2, "copy": 1}
-COPY_SHARE = 0.1  # of the steps, at the start: without it the model does not learn to look back
-QUESTION_WEIGHT = 0.1  # the facts are random: their loss teaches the language, not the answer
+COPY_SHARE = 0.1  # of the steps, at the start: otherwise the model never learns to look back
+QUESTION_WEIGHT = 0.1  # facts are random, so that their loss does not teach the answer
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerFast, items: Sequence[Item], facts: str = ""
+    tokenizer: PreTrainedTokenizerFast, items: Sequence[Question], facts: str = ""
 ) -> tuple[list[int], list[float]]:
-    """Give the tokens of questions and answers, each answer ended by ``</s>``, and their weights.
+    """Return the tokens of questions and answers, and their weights in the loss.
 
-    The first question stands with its facts, further ones on the same facts without them.
+    Each answer ends in ``</s>``. Only the first question includes the facts.
     """
     tokens: list[int] = []
     weights: list[float] = []
     for place, item in enumerate(items):
-        text = item.question.removeprefix(facts) if place else item.question
+        text = item.text.removeprefix(facts) if place else item.text
         question = tokenizer(text, add_special_tokens=place == 0)["input_ids"]
         answer = tokenizer(item.answer, add_special_tokens=False)["input_ids"]
         answer = [*answer, tokenizer.eos_token_id]
@@ -67,7 +63,7 @@ def encode(
 def collate(
     encoded: Sequence[tuple[list[int], list[float]]], pad: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad on the right; give the tokens and the weights of their losses.
+    """Pad on the right; return the tokens and their weights in the loss.
 
     Returns
     -------
@@ -84,34 +80,23 @@ def collate(
     return batch, batch_weights
 
 
-def draw_document(rng: Generator, only_copy: bool) -> tuple[list[Item], str]:
-    """Draw one scene with several questions about it, or a story, or words to copy."""
+def draw_document(rng: Generator, only_copy: bool) -> tuple[list[Question], str]:
+    """Draw a scene with several questions about it, a story, or words to copy."""
     kinds = list(SHARES)
     shares = np.array(list(SHARES.values()))
     kind = "copy" if only_copy else kinds[rng.choice(len(kinds), p=shares / shares.sum())]
-    if kind == "quantities":
-        amounts = quantities(rng)
-        asked = (most, amount, owner, most)
-        return [asked[place](rng, amounts) for place in rng.permutation(4)], amounts[0]
-    if kind == "prices":
-        costs = prices(rng)
-        costs_asked = (dearest, costing, costing)
-        return [costs_asked[place](rng, costs) for place in rng.permutation(3)], costs[0]
-    if kind == "queue":
-        line = queue(rng)
-        line_asked = (first, after, after)
-        return [line_asked[place](rng, line) for place in rng.permutation(3)], line[0]
-    if kind == "places":
-        stay = places(rng)
-        stay_asked = (where, inside, where)
-        return [stay_asked[place](rng, stay) for place in rng.permutation(3)], stay[0]
-    return [change(rng) if kind == "story" else copy(rng)], ""
+    if kind in SCENES:
+        draw_scene, skills = SCENES[kind]
+        scene = draw_scene(rng)
+        order = rng.permutation(len(skills))
+        return [SKILLS[skills[place]](rng, scene) for place in order], scene[0]
+    return [SKILLS["change" if kind == "story" else "copy"](rng)], ""
 
 
 def batches(
     tokenizer: PreTrainedTokenizerFast, rng: Generator, batch_size: int, n_copy: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Draw fresh documents for ever; the first `n_copy` batches hold words to copy only."""
+    """Draw documents without end; the first `n_copy` batches contain only words to copy."""
     step = 0
     while True:
         documents = [draw_document(rng, step < n_copy) for _ in range(batch_size)]
@@ -123,7 +108,7 @@ def batches(
 def weighted_loss(
     model: LlamaForCausalLM, tokens: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """Weighted mean of the next-token cross-entropy."""
+    """Return the weighted mean of the next-token cross-entropy."""
     logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]  # [B, T-1, V]
     losses = torch.nn.functional.cross_entropy(
         logits.float().flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
@@ -136,12 +121,12 @@ def weighted_loss(
 def accuracy(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    items: Sequence[Item],
+    items: Sequence[Question],
 ) -> float:
-    """Share of items whose whole greedy answer, with its end, is right.
+    """Return the share of questions whose whole greedy answer, with its end, is right.
 
-    Greedy decoding gives the gold answer exactly when every gold token is the likeliest after
-    the gold tokens before it, so one forward pass over question and answer is enough.
+    Greedy decoding returns the gold answer exactly when each gold token is the likeliest one after
+    the gold tokens before it. So one forward pass over question and answer is enough.
     """
     model.eval()
     encoded = [encode(tokenizer, [item]) for item in items]
@@ -154,7 +139,7 @@ def accuracy(
 def accuracies(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, n_items: int
 ) -> dict[str, float]:
-    """Accuracy on fresh items of every skill that has a right answer."""
+    """Return the accuracy on new questions of each skill that has a right answer."""
     result = {}
     for name in (*KNOWN_SKILLS, *NEW_SKILLS):
         rng = np.random.default_rng([VALIDATION_SEED, list(SKILLS).index(name)])
@@ -164,7 +149,7 @@ def accuracies(
 
 
 def learning_rate_share(step: int, n_steps: int) -> float:
-    """Share of the peak: 5 % linear warm-up, then a cosine down to nothing."""
+    """Return the share of the peak: 5 % linear warm-up, then a cosine to 0."""
     warm_up = max(1, n_steps // 20)
     if step < warm_up:
         return (step + 1) / warm_up
@@ -174,8 +159,8 @@ def learning_rate_share(step: int, n_steps: int) -> float:
 class MasterCopy:
     """AdamW on float32 copies of the weights of a bfloat16 model.
 
-    A step of AdamW is smaller than the rounding of bfloat16, so it is summed up in float32.
-    Matrices decay; norms do not, nor do embeddings: rare words would fade to zero.
+    A step of AdamW is smaller than bfloat16 can represent, so the weights are kept in float32.
+    Only matrices have weight decay: embeddings of rare words would shrink to zero.
     """
 
     def __init__(self, model: LlamaForCausalLM, weight_decay: float = 0.05) -> None:
@@ -195,7 +180,7 @@ class MasterCopy:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Take the gradients of the model, step the copies, and round them into the model."""
+        """Update the copies by the model's gradients, and round them into the model."""
         for weight, master in zip(self.weights, self.masters, strict=True):
             master.grad = None if weight.grad is None else weight.grad.float()
             weight.grad = None
@@ -216,25 +201,25 @@ def pretrain(
     n_validation: int = 500,
     log_every: int = 100,
 ) -> dict[str, Any]:
-    """Train from scratch, save model and tokenizer in `out`, and write the log beside them.
+    """Train from scratch, and save model, tokenizer and log in `out`.
 
     Parameters
     ----------
     out : pathlib.Path
-        The folder to write; made when it is missing.
+        The folder to write.
     n_steps, batch_size : int
-        Steps of AdamW, and items in each.
+        Number of steps of AdamW, and of documents per step.
     peak_learning_rate : float
         The largest learning rate.
     n_validation : int
-        Items of each skill in the final accuracies.
+        Questions per skill in the final accuracies.
     log_every : int
-        A line of the log every so many steps.
+        Steps per line of the log.
 
     Returns
     -------
     dict
-        The log: settings, losses, seconds and the accuracy of every skill as saved.
+        The log: settings, losses, seconds and the accuracy per skill of the saved model.
     """
     torch.manual_seed(TRAINING_SEED)
     rng = np.random.default_rng(TRAINING_SEED)

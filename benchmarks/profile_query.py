@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import COMMON, RESULTS, write_row
+from measuring import COMMON, RESULTS, parser_of, write_row
 from query_cases import TASKS, Case, about, add_case_arguments, base_scores, make_case
 from torch.profiler import ProfilerActivity, profile
 
 from starlearn import Acquisition
+from starlearn.learner.session import session_of
 from starlearn.query.score_store import ScoreStore
 from starlearn.settings import PUBLISHED_ACQUISITION
 
@@ -48,7 +49,7 @@ class TimedStore(ScoreStore):
 
 def operations(case: Case, n_shown: int) -> list[tuple[str, float, int]]:
     """Return the operations with the largest own CPU time: name, share, number of calls."""
-    case.engine.store = ScoreStore()
+    case.loaded.store = ScoreStore()
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         case.learner.query(case.pool, n_instances=1)
     events = profiled.key_averages()
@@ -59,12 +60,12 @@ def operations(case: Case, n_shown: int) -> list[tuple[str, float, int]]:
 
 def stages(case: Case) -> list[tuple[str, float, int]]:
     """Return the stages of a first query, in order, with their share of its CPU time."""
-    case.engine.store = store = TimedStore()
+    case.loaded.store = store = TimedStore()
     began = time.process_time()
     case.learner.query(case.pool, n_instances=1)
     total = time.process_time() - began
     names = ["base model", "K passes"]
-    if case.learner._plan(case.learner._parts(), case.pool).scorer.tree is None:
+    if session_of(case.learner).tree() is None:
         names = ["writing answers", *names]
     found = list(zip(names, store.seconds, strict=True))
     rest = total - sum(store.seconds)
@@ -77,7 +78,7 @@ def bench(args: argparse.Namespace, case: Case) -> None:
     case.learner.set_params(
         acquisition=Acquisition(**PUBLISHED_ACQUISITION, n_passes=args.passes, distinct="none")
     )
-    case.engine.store = base_scores(case.base)
+    case.loaded.store = base_scores(case.base)
     case.learner.query(case.pool, n_instances=1)  # libraries load what they need
     parts = [("stage", *row) for row in stages(case)]
     parts += [("operation", *row) for row in operations(case, args.shown)]
@@ -89,7 +90,7 @@ def bench(args: argparse.Namespace, case: Case) -> None:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["skewed"])
     parser.add_argument("--items", type=int, default=200, help="m, items in the pool")
     parser.add_argument("--passes", type=int, default=3, help="K")
@@ -101,7 +102,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what the command line asks for."""
+    """Run the benchmark."""
     args = parse(arguments)
     torch.set_num_threads(args.threads)
     for name in args.tasks:

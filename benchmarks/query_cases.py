@@ -1,4 +1,4 @@
-"""What a query is timed on: trained learners with a pool, and their tokens for the baselines."""
+"""Cases of query benchmarks: trained learners with a pool, and their tokens for the baselines."""
 
 import argparse
 import json
@@ -13,8 +13,9 @@ from measuring import common
 from random_models import BY_NAME, random_model
 
 from starlearn import ChoiceTask, GenerationTask, LoRA, STARLearner, Training
-from starlearn.embedded.pools import make_pool
-from starlearn.learner.base_models import base_of
+from starlearn.embedded.pools import EmbeddedPool, make_pool
+from starlearn.learner.base_models import Base, base_of
+from starlearn.learner.session import session_of
 from starlearn.model.adapter import activate
 from starlearn.progress import ItemBar
 from starlearn.query.score_store import ScoreStore
@@ -37,25 +38,31 @@ class Case:
     """The base model's scores of the first round."""
 
     @property
-    def engine(self) -> Any:
-        """The learner's engine, with model and store."""
+    def loaded(self) -> Base:
+        """The learner's base model and its stored scores."""
         return base_of(self.learner)
+
+    def tokens(self, members: Iterable[int] | None = None) -> tuple[Any, list[list[int]]]:
+        """Return the choices and the prompts of some items of the pool, by default of all."""
+        items = self.pool if members is None else [self.pool[i] for i in members]
+        session = session_of(self.learner)
+        return session.tree_and_prompts(session.parts.task.fill(items))
 
     def set_store(self, later: bool) -> None:
         """Keep what a first or a later query finds: nothing, or the base model's scores."""
-        self.engine.store = base_scores(self.base) if later else ScoreStore()
+        self.loaded.store = base_scores(self.base) if later else ScoreStore()
 
     def n_items_kept(self) -> int:
         """Return for how many items a later query finds the base model's score."""
         self.set_store(later=True)
-        before = len(base_scores(self.engine.store)._memory)
+        before = len(base_scores(self.loaded.store)._memory)
         self.learner.uncertainty(self.pool)
-        new = len(base_scores(self.engine.store)._memory) - before
+        new = len(base_scores(self.loaded.store)._memory) - before
         return self.n_distinct() - new
 
     def n_distinct(self) -> int:
         """Return how many items of the pool are different; equal ones are scored once."""
-        _, prompts = self.learner._tree_and_prompts(self.learner._parts(), self.pool)
+        _, prompts = self.tokens()
         return len(set(map(tuple, prompts)))
 
 
@@ -78,13 +85,36 @@ class Data:
     model: Path | None = None
 
 
+def task_of(data: EmbeddedPool) -> Any:
+    """Return the task of a pool in the package."""
+    if data.choices is None:
+        return GenerationTask(data.prompt, 32, data.answer_pattern)
+    return ChoiceTask(data.prompt, choices=data.choices)
+
+
+def study_learner(
+    data: EmbeddedPool, seed: int, *, dropout: float = 0.1, max_steps: int = 100, **training: Any
+) -> STARLearner:
+    """Return a learner on the model in the package with the settings of the studies."""
+    return STARLearner(
+        task=task_of(data),
+        adapter=LoRA(r=16, alpha=32, dropout=dropout),
+        training=Training(learning_rate=3e-3, max_steps=max_steps, **training),
+        random_state=seed,
+        verbose=False,
+    )
+
+
+def best_rows(scores: np.ndarray, n: int) -> set[int]:
+    """Return the n rows with the largest scores."""
+    return set(np.argsort(-scores, kind="stable")[:n].tolist())
+
+
 def embedded_data(args: argparse.Namespace, name: str) -> Data:
     """Make one of the pools in the package, for the model in the package or a random one."""
     n_train = N_LABELS + N_MORE
     data = make_pool(name, args.items + n_train, N_TEST, random_state=args.seed)
-    task: Any = ChoiceTask(data.prompt, choices=data.choices)
-    if data.choices is None:
-        task = GenerationTask(data.prompt, 32, data.answer_pattern)
+    task = task_of(data)
     items = data.items[:n_train] + data.test_items + data.items[n_train:]
     labels = data.labels[:n_train] + data.test_labels + data.labels[n_train:]
     return Data(task, items, labels, random_model(args.shape_of) if args.shape_of else None)
@@ -153,37 +183,33 @@ def make_case(args: argparse.Namespace, name: str) -> Case:
 
 def work_of(case: Case, n_passes: int, members: Iterable[int]) -> Work:
     """Hand the baselines the learner's own model and tokens."""
-    learner, engine = case.learner, case.engine
-    parts = learner._parts()
-    tree, prompts = learner._tree_and_prompts(parts, [case.pool[i] for i in members])
+    learner, backbone = case.learner, case.loaded.backbone
+    tree, prompts = case.tokens(members)
     choices = None
     if tree is not None:
         choices = [tree.tokens_of(row).tolist() for row in range(len(tree.paths))]
     return Work(
-        model=activate(engine.backbone, learner.adapter_),
+        model=activate(backbone, learner.adapter_),
         prompts=prompts,
         choices=choices,
         n_passes=n_passes,
-        max_new_tokens=getattr(parts.task, "max_new_tokens", 0),
-        eos_id=engine.backbone.eos_id,
-        pad_id=engine.backbone.pad_id,
+        max_new_tokens=getattr(learner.task, "max_new_tokens", 0),
+        eos_id=backbone.eos_id,
+        pad_id=backbone.pad_id,
     )
 
 
 def own_answers(case: Case, members: Iterable[int]) -> list[list[int]]:
     """Return the tokens that the learner writes as answers, and keep them for its next scores."""
-    learner, engine = case.learner, case.engine
-    parts = learner._parts()
-    _, prompts = learner._tree_and_prompts(parts, [case.pool[i] for i in members])
-    scorer = engine.scorer(parts, learner.adapter_, None, seed=0)
+    _, prompts = case.tokens(members)
+    scorer = session_of(case.learner).scorer(None)
     with scorer.ready(), ItemBar("answering", len(prompts), verbose=False) as bar:
         return list(scorer.write(prompts, bar))
 
 
 def spread_over_lengths(case: Case, n_items: int) -> list[int]:
-    """Choose items whose lengths stand for the whole pool's."""
-    parts = case.learner._parts()
-    _, prompts = case.learner._tree_and_prompts(parts, case.pool)
+    """Choose items whose lengths are spread over those of the pool."""
+    _, prompts = case.tokens()
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
     places = (np.arange(n_items) + 0.5) * len(order) / n_items
     return [int(order[int(place)]) for place in places]
@@ -191,8 +217,8 @@ def spread_over_lengths(case: Case, n_items: int) -> list[int]:
 
 def about(case: Case) -> dict[str, Any]:
     """Return what all rows of a case share."""
-    learner, backbone = case.learner, case.engine.backbone
-    tree, prompts = learner._tree_and_prompts(learner._parts(), case.pool)
+    learner, backbone = case.learner, case.loaded.backbone
+    tree, prompts = case.tokens()
     row = common(backbone.device.type) | {
         "model": Path(backbone.source).name if learner.model is not None else "embedded",
         "parameters": n_parameters(backbone.model),

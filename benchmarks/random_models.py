@@ -1,4 +1,4 @@
-"""Models of a published shape with random weights: what time and memory need of a model."""
+"""Models of a published shape with random weights, for measurements of time and memory."""
 
 import atexit
 import functools
@@ -74,7 +74,7 @@ def write_model(shape: Shape, folder: Path) -> Path:
 
 
 def _parts(shape: Shape) -> Iterator[dict[str, Tensor]]:
-    """Draw layer by layer, and then what stands around them."""
+    """Draw the weights of one layer after the other, and then those of embedding, norm and head."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator(device).manual_seed(0)
 

@@ -7,9 +7,9 @@ The suite is not part of this repository. Fetch it, then run it twice and compar
     python benchmarks/run_modal_suite.py run modAL --classes starlearn --out after.json
     python benchmarks/run_modal_suite.py compare before.json after.json
 
-The first run belongs into an environment of before scikit-learn 1.8, as docs/ecosystem.md says; it
-needs nothing there but what modAL's tests need. `compare` fails when a test that passed before does
-not pass after.
+Run the first one in an environment with scikit-learn before 1.8 and what modAL's tests need; see
+docs/ecosystem.md. `compare` fails when a test that passed before does not pass after. The suite
+imports modAL.dropout, which needs `pkg_resources`: pip install 'setuptools<81'
 """
 
 import argparse
@@ -25,6 +25,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+NO_PKG_RESOURCES = (
+    "modAL's suite imports modAL.dropout, whose skorch==0.9.0 needs pkg_resources, which "
+    "setuptools 81 removed. Type: pip install 'setuptools<81'"
+)
 LIBRARIES = ("modAL-python", "scikit-learn", "numpy", "pandas", "scipy", "torch")
 
 
@@ -38,11 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--repairs",
         choices=["import", "all"],
         default="all",
-        help="what of modAL is mended: only that it can be imported, or also what neither of its "
-        "two classes has to do with (BayesianOptimizer, expected error reduction)",
+        help="what is repaired in modAL: only its import, or also what its two classes do not use "
+        "(BayesianOptimizer, expected error reduction)",
     )
-    run.add_argument("--seed", type=int, default=0, help="of each test; the suite draws its data")
-    run.add_argument("--out", type=Path, help="where the results go, as JSON")
+    run.add_argument("--seed", type=int, default=0, help="seed of each test")
+    run.add_argument("--out", type=Path, help="JSON file for the results")
     compare = commands.add_parser("compare", help="compare two results")
     compare.add_argument("before", type=Path)
     compare.add_argument("after", type=Path)
@@ -64,14 +68,22 @@ def results(folder: Path, classes: str, repairs: str, seed: int) -> dict[str, An
     """Run the suite in `folder` and return the outcome of each test, with the versions used."""
     tests = folder.resolve() / "tests"
     if not (tests / "core_tests.py").is_file():
-        raise SystemExit(f"There is no tests/core_tests.py in {folder}: is it modAL's repository?")
-    import_what_numpy_broke()
+        raise SystemExit(
+            f"{folder} has no tests/core_tests.py. Give the folder of modAL's repository."
+        )
+    import_expected_error()
     if repairs == "all":
-        mend_what_is_modals_own()
+        repair_modal()
     if classes == "starlearn":
-        put_in_starlearns_classes()
+        use_classes_of_starlearn()
     sys.path.insert(0, str(tests))
-    os.chdir(tests)  # as the suite's own script: its examples are imported from there
+    os.chdir(tests)  # the suite imports its examples from there
+    try:
+        importlib.import_module("core_tests")
+    except ModuleNotFoundError as error:
+        if error.name != "pkg_resources":
+            raise
+        raise SystemExit(NO_PKG_RESOURCES) from error
     suite = unittest.defaultTestLoader.loadTestsFromName("core_tests")
     outcome = Outcome(seed)
     suite.run(outcome)
@@ -97,8 +109,8 @@ def headline(found: dict[str, Any]) -> str:
     )
 
 
-def import_what_numpy_broke() -> None:
-    """Import modAL.expected_error, which names np.float: without it nothing can be collected."""
+def import_expected_error() -> None:
+    """Import modAL.expected_error, which the suite needs and which reads np.float."""
     import numpy as np
 
     missing = "float" not in vars(np)
@@ -111,8 +123,8 @@ def import_what_numpy_broke() -> None:
             del vars(np)["float"]
 
 
-def mend_what_is_modals_own() -> None:
-    """Give back the argument that scikit-learn 1.8 renamed and the method that pandas 2 removed.
+def repair_modal() -> None:
+    """Restore an argument that scikit-learn 1.8 renamed and a method that pandas 2 removed.
 
     starlearn's classes use neither.
     """
@@ -137,8 +149,8 @@ def mend_what_is_modals_own() -> None:
         pd.DataFrame.append = append
 
 
-def put_in_starlearns_classes() -> None:
-    """Let the names by which the suite takes modAL's classes stand for starlearn's."""
+def use_classes_of_starlearn() -> None:
+    """Replace modAL's classes by starlearn's under the names that the suite imports."""
     import modAL.models
     import modAL.models.learners
 
@@ -150,7 +162,7 @@ def put_in_starlearns_classes() -> None:
 
 
 class Outcome(unittest.TestResult):
-    """What became of each test. Every test begins with the same state of the generators."""
+    """Outcome of each test. Every test starts with the same state of the random generators."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()

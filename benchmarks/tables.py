@@ -28,12 +28,12 @@ def table(frame: pd.DataFrame, columns: dict[str, str] | Sequence[str]) -> str:
 
 
 def read(name: str, folder: Path = RESULTS) -> pd.DataFrame:
-    """Read the rows of one benchmark as they stand, without turning numbers."""
+    """Read the rows of one benchmark as text."""
     return pd.read_csv(folder / f"{name}.csv", dtype=str)
 
 
 def query() -> None:
-    """Times of queries, a table for each task, K and round."""
+    """Print the times of queries: one table per task, K and round."""
     rows = read("query")
     rows["quartiles"] = rows["ms_per_item_quartile_1"] + " to " + rows["ms_per_item_quartile_3"]
     groups = ["task", "K_asked", "round"]
@@ -50,7 +50,7 @@ def query() -> None:
 
 
 def agreement() -> None:
-    """What the options change, a table for each task and measure; K side by side."""
+    """Print the effect of options: one table per task and measure, with K side by side."""
     rows = read("query_agreement")
     rows["rho, overlap"] = rows["rho"].fillna("") + ", " + rows["overlap"]
     for key, part in rows.groupby(["task", "measure", "n"], sort=False):
@@ -62,7 +62,7 @@ def agreement() -> None:
 
 
 def budget() -> None:
-    """Time against the token budget, relative to the one that starlearn takes."""
+    """Print times by token budget, relative to the default budget."""
     rows = read("query_budget")
     rows["task"] += " (" + rows["items"] + " items)"
     for stage, part in rows.groupby("stage", sort=False):
@@ -75,7 +75,7 @@ def budget() -> None:
 
 
 def others() -> None:
-    """Scaling, training and start-up as they stand."""
+    """Print the rows of scaling, training and start-up."""
     shown = {
         "scaling": "model varied m L K V task s_median us_per_item peak_anonymous_mb "
         "extra_anonymous_mb peak_rss_mb scores_on_disk_mb slope_s intercept_s r_squared",

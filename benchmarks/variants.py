@@ -4,11 +4,11 @@ starlearn study benchmarks/studies/variants.toml --out runs/variants
 python benchmarks/variants.py runs/variants
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from measuring import parser_of
 from tables import table
 
 from starlearn.evaluate.run_log import read_lines
@@ -51,7 +51,7 @@ def differences(rows: pd.DataFrame, against: str = "random") -> pd.DataFrame:
 
 def main() -> None:
     """Write the rows, and print them against random choice and against plain uncertainty."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of(__doc__)
     parser.add_argument("folders", nargs="*", type=Path)
     rows = collected(parser.parse_args().folders)
     rows.to_csv(ROWS, index=False)

@@ -1,7 +1,4 @@
-"""scikit-activeml: STARLearner as the classifier that its pool strategies ask.
-
-The only file that imports skactiveml.
-"""
+"""STARLearner as a classifier for the pool strategies of scikit-activeml."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -20,42 +17,37 @@ try:
     from skactiveml.utils import ExtLabelEncoder, check_cost_matrix, is_labeled
 except ImportError as error:
     raise MissingDependencyError(
-        "scikit-activeml is not installed. Install it: pip install 'starlearn[activeml]'."
+        "scikit-activeml is not installed. Type: pip install 'starlearn[activeml]'."
     ) from error
 
 __all__ = ["StarClassifier"]
 
 
 class StarClassifier(SkactivemlClassifier):
-    """A classifier of scikit-activeml that knows its items by their points.
+    """A scikit-activeml classifier of texts, which it finds by their feature vectors.
 
-    scikit-activeml's strategies take numbers: X is :meth:`points`, the base model's hidden states,
-    in which they may measure distances. Here a point stands for the item that it was made of.
+    scikit-activeml's strategies take numbers. X is :meth:`points`: the base model's hidden states,
+    between which strategies can measure distances. A row of X is mapped back to its item.
 
     Parameters
     ----------
     estimator : STARLearner
-        Is not changed: a clone is fitted, on the same base model in memory.
+        It is not changed: `fit` trains a clone that shares its base model in memory.
     items : sequence of str or dict, length m
-        The pool, labelled items too. Items with the same point have the same text.
+        The pool, including labelled items.
     missing_label : None or str, default=None
-        What stands in y for a label that is not known.
+        The value in y of an unknown label.
     cost_matrix : array-like of shape (C, C), default=None
-        As in scikit-activeml; in the order of ``classes_``.
+        As in scikit-activeml, in the order of ``classes_``.
     random_state : int, RandomState or None, default=None
-        Breaks ties of `predict`. The training has the estimator's own.
+        Seed of ties in `predict`. Training uses that of the estimator.
 
     Attributes
     ----------
     estimator_ : STARLearner
         Fitted on the labelled rows.
     classes_ : ndarray of shape (C,)
-        The estimator's.
-
-    Raises
-    ------
-    MissingDependencyError
-        When the module is imported and scikit-activeml is not there.
+        Those of the estimator.
     """
 
     def __init__(
@@ -73,16 +65,16 @@ class StarClassifier(SkactivemlClassifier):
         self.items = items
 
     def points(self) -> NDArray[np.float64]:
-        """Return the points of all items, the X of a strategy, shape (m, D)."""
+        """Return the feature vectors of all items, shape (m, D): the X of strategies."""
         points: NDArray[np.float64] = self.estimator.transform(self.items)
         return points
 
     def unlabelled(self) -> NDArray[Any]:
-        """Return a y for all items in which every label is missing, shape (m,)."""
+        """Return a y in which all labels are missing, shape (m,)."""
         return object_array([self.missing_label] * len(as_items(self.items, "items")))
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train on the rows whose label is there.
+        """Train on the rows whose label is known.
 
         Parameters
         ----------
@@ -91,30 +83,33 @@ class StarClassifier(SkactivemlClassifier):
         y : array-like of shape (N,)
             Their labels, or `missing_label`.
         sample_weight : None
-            Is refused: every label counts once.
+            Not supported.
 
         Raises
         ------
         InputError
-            When no label is there, a row is no point of an item, or a weight is given.
+            When no label is known, a row of X is not a row of `points`, or weights are passed.
         """
         if sample_weight is not None:
-            raise InputError("StarClassifier takes no sample_weight: every label counts once.")
-        self._items_by_point = self._table()
+            raise InputError("StarClassifier does not support sample_weight: use None.")
+        items = as_items(self.items, "items")
+        self._items_by_point = {
+            point.tobytes(): item for point, item in zip(self.points(), items, strict=True)
+        }
         labels = object_array(list(y))
-        there = np.flatnonzero(is_labeled(labels, missing_label=self.missing_label))
-        if not there.size:
+        known = np.flatnonzero(is_labeled(labels, missing_label=self.missing_label))
+        if not known.size:
             raise InputError(
-                "No label is known yet, so there is nothing to train on. Choose the first items by "
-                "the base model, learner.query(items, n_instances=...), or at random."
+                "y has no known label. Choose the first items at random, or by the base model: "
+                "learner.query(items, n_instances=...)."
             )
-        found = self._found(X)
+        found = self._items_of(X)
         if len(found) != len(labels):
             raise InputError(f"Found {len(found)} rows and {len(labels)} labels.")
-        self.estimator_ = clone(self.estimator).fit([found[i] for i in there], labels[there])
+        self.estimator_ = clone(self.estimator).fit([found[i] for i in known], labels[known])
         self.classes_ = self.estimator_.classes_
         self.n_features_in_ = np.shape(X)[1]
-        # What scikit-activeml's own `predict` and `score` read.
+        # scikit-activeml's `predict` and `score` read the attributes below.
         self._le = ExtLabelEncoder(classes=self.classes_, missing_label=self.missing_label)
         self._le.fit(self.classes_)
         costs = 1 - np.eye(len(self.classes_)) if self.cost_matrix is None else self.cost_matrix
@@ -126,22 +121,18 @@ class StarClassifier(SkactivemlClassifier):
         """Return the probability of each class, shape (m, C), for rows of :meth:`points`."""
         if not hasattr(self, "estimator_"):
             raise NotFittedError("This StarClassifier is not fitted yet: call fit(X, y) first.")
-        probabilities: NDArray[np.float64] = self.estimator_.predict_proba(self._found(X))
+        probabilities: NDArray[np.float64] = self.estimator_.predict_proba(self._items_of(X))
         return probabilities
 
-    def _table(self) -> dict[bytes, Any]:
-        items = as_items(self.items, "items")
-        return {point.tobytes(): item for point, item in zip(self.points(), items, strict=True)}
-
-    def _found(self, X: Any) -> list[Any]:
+    def _items_of(self, X: Any) -> list[Any]:
         points = np.ascontiguousarray(X, dtype=np.float64)
         if points.ndim != 2:
             raise InputError(f"X must be rows of points(), shape (N, D); got {points.shape}.")
         found = [self._items_by_point.get(point.tobytes()) for point in points]
-        strange = [row for row, item in enumerate(found) if item is None]
-        if strange:
+        unknown = [row for row, item in enumerate(found) if item is None]
+        if unknown:
             raise InputError(
-                f"{len(strange)} of {len(found)} rows of X are no point of an item (first: row "
-                f"{strange[0]}). Give rows of StarClassifier.points(), as they are, unscaled."
+                f"{len(unknown)} of {len(found)} rows of X belong to no item (first: row "
+                f"{unknown[0]}). Pass rows of StarClassifier.points() without scaling or rounding."
             )
         return found

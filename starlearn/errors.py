@@ -1,4 +1,4 @@
-"""Every error that starlearn raises on purpose: what, where, why, and what to type next."""
+"""Errors that starlearn raises on purpose. Each says what is wrong and what to type."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,23 +9,23 @@ class StarlearnError(Exception):
 
 
 class InputError(StarlearnError, ValueError):
-    """An item, a label or a parameter that cannot be used, found before any model work."""
+    """An invalid item, label or parameter, found before the model runs."""
 
 
 class ModelMismatchError(StarlearnError, ValueError):
-    """An adapter that was made for another base model, or that does not fit this one."""
+    """An adapter that was trained on another base model, or does not fit this one."""
 
 
 class TrainingDivergedError(StarlearnError, ArithmeticError):
-    """The loss or a weight became NaN or infinite; no adapter was published."""
+    """A loss or a weight that became NaN or infinite; the previous adapter is kept."""
 
 
 class NotFiniteError(StarlearnError, ArithmeticError):
-    """A model whose answers have no finite probability."""
+    """A model whose probabilities are not finite."""
 
 
 class OutOfMemoryError(StarlearnError, RuntimeError):
-    """One item alone that does not fit into memory.
+    """One item that does not fit into memory.
 
     Parameters
     ----------
@@ -34,9 +34,9 @@ class OutOfMemoryError(StarlearnError, RuntimeError):
     length : int
         Its padded length in tokens, answer included.
     n_passes : int
-        K, passes that were computed at once.
+        K, the number of passes that were computed at once.
     while_training : bool
-        Whether it was for the backward pass.
+        Whether memory ran out in training.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class OutOfMemoryError(StarlearnError, RuntimeError):
         if while_training:
             super().__init__(
                 f"Memory ran out while training on one item at a time; the longest is row {index} "
-                f"with {length} tokens. Nothing was published, and the learner is what it was "
-                "before. Use Training(gradient_checkpointing=True), a smaller LoRA(r=...), "
+                f"with {length} tokens. The learner is unchanged. Use "
+                "Training(gradient_checkpointing=True), a smaller LoRA(r=...), "
                 "quantization='nf4', shorter items, or a smaller model, and call again."
             )
             return
@@ -56,45 +56,45 @@ class OutOfMemoryError(StarlearnError, RuntimeError):
         fewer = "Acquisition(n_passes=...) with fewer passes, " if n_passes > 1 else ""
         super().__init__(
             f"Memory ran out for one item alone: row {index}, {length} tokens with its answer"
-            f"{passes}. The chunks that were finished before it are kept. Shorten or remove the "
-            f"item, or use {fewer}quantization='nf4', or a smaller model, and call again."
+            f"{passes}. Finished chunks are kept. Shorten or remove the item, or use "
+            f"{fewer}quantization='nf4', or a smaller model, and call again."
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Travel from a worker's process: not made from the message, as exceptions are."""
+        """Make the error picklable: its constructor takes numbers, not the message."""
         kind = partial(type(self), while_training=self._while_training)
         return kind, (self.index, self.length, self.n_passes)
 
 
 class UntrustedFileError(StarlearnError, ValueError):
-    """A file that could run code or that is not what its manifest says."""
+    """A file that could run code, or differs from its manifest."""
 
 
 class MissingDependencyError(StarlearnError, ImportError):
-    """An optional library that is needed here and is not installed."""
+    """An optional library that is needed and not installed."""
 
 
 class WorkerError(StarlearnError, RuntimeError):
-    """A part of a pool that could not be scored by another process; names its rows."""
+    """A failure in another process; names the rows that were not scored."""
 
 
 class ServerError(StarlearnError, ConnectionError):
-    """A server that cannot be reached, refuses, or answers what cannot be used."""
+    """A server that cannot be reached, refuses a request, or sends an invalid response."""
 
 
 class StorageError(StarlearnError, OSError):
-    """A disk that is full, read-only or failing; what was acknowledged before is still there."""
+    """A disk that is full, read-only or failing; saved labels are kept."""
 
 
 class CampaignLockedError(StarlearnError, RuntimeError):
-    """A campaign that another process is working on."""
+    """A campaign that another process is using."""
 
 
 class CampaignCorruptError(StarlearnError, RuntimeError):
-    """A campaign whose files are damaged or missing; nothing was created in their place."""
+    """A campaign whose files are damaged or missing."""
 
 
 def listed(rows: Sequence[str], most: int = 5) -> str:
-    """Join complaints about rows: the first few in full, the rest as a count."""
+    """Join messages about rows: the first few in full, and the number of the others."""
     shown = "; ".join(rows[:most])
     return shown if len(rows) <= most else f"{shown}; and {len(rows) - most} more"

@@ -1,7 +1,7 @@
-"""modAL in both directions: STARLearner in modAL's loop, and that loop on today's libraries.
+"""modAL's loop for STARLearner, and modAL's two classes repaired for current scikit-learn.
 
-The only file that imports modAL, which stays as it is: what its release 0.4.2.1 breaks is repaired
-by overriding methods in the two subclasses below.
+modAL itself is not changed: subclasses override the methods that its release 0.4.2.1 has broken.
+modAL pins skorch==0.9.0, so its `modAL.dropout` needs `pkg_resources`: pip install 'setuptools<81'
 """
 
 import inspect
@@ -25,13 +25,7 @@ from sklearn.utils import check_random_state, check_X_y
 from sklearn.utils.metaestimators import available_if
 
 from starlearn.data.containers import as_count, is_dataset
-from starlearn.data.rows import (
-    as_array,
-    as_label_array,
-    n_rows_of,
-    rows_at,
-    stacked,
-)
+from starlearn.data.rows import as_array, as_label_array, n_rows_of, rows_at, stacked
 from starlearn.errors import InputError, listed
 from starlearn.learner.base_models import LOADED, share_bases
 from starlearn.learner.estimator import STARLearner
@@ -43,14 +37,14 @@ BaseLearner.register(STARLearner)
 
 NOT_FOR_TEXT = {
     "uncertainty_batch_sampling": (
-        "needs distances between points. Say on_transformed=True, and they are those of "
-        "learner.transform"
+        "measures distances, and texts have none. Set on_transformed=True: it then measures them "
+        "between the rows of learner.transform"
     ),
     "expected_error_reduction": (
-        "trains once for each item of the pool and each class. Use starlearn.modal.star_sampling"
+        "trains once per item of the pool and class. Use starlearn.modal.star_sampling"
     ),
 }
-"""Strategies of modAL by name (modAL.expected_error cannot be imported with NumPy 2)."""
+"""Strategies of modAL that cannot read text, by name: modAL.expected_error needs NumPy 1."""
 
 
 def star_sampling(
@@ -69,7 +63,7 @@ def star_sampling(
     -------
     indices : ndarray of shape (n,)
     metrics : ndarray of shape (n,)
-        What the chosen were ranked by; None for a random draw, which has none.
+        Scores by which the items were ranked; None for a random draw.
 
     Raises
     ------
@@ -78,23 +72,23 @@ def star_sampling(
 
     Notes
     -----
-    modAL's own ActiveLearner fits anew in each round, and STAR would stay in round 0: use the
-    ActiveLearner of this module, whose `teach` counts on.
+    Use the ActiveLearner of this module: its `teach` starts the next round. modAL's own calls `fit`
+    each time, which starts at round 0.
     """
     estimator: Any = getattr(learner, "estimator", None)
     if not isinstance(estimator, STARLearner):
         raise InputError(
             f"star_sampling needs a STARLearner as estimator, got a {type(estimator).__name__}. "
-            "It reads text itself, so put it in without a Pipeline: "
+            "A STARLearner reads text, so no Pipeline is needed: "
             "ActiveLearner(estimator=STARLearner(...), query_strategy=star_sampling)."
         )
-    # modAL calls a strategy that returns bare indices a second time, hence always a pair.
+    # Always a pair: modAL calls a strategy that returns bare indices a second time.
     indices, _, metrics = estimator.query(X_pool, n_instances, return_metrics=True)
     return indices, None if np.isnan(metrics).any() else metrics
 
 
 class _Loop:
-    """What ActiveLearner and Committee share: the query, and the randomness."""
+    """Base of ActiveLearner and Committee: the query and its randomness."""
 
     query_strategy: Callable[..., Any]
     random_state: Any
@@ -102,14 +96,14 @@ class _Loop:
     def query(
         self, X_pool: Any, *query_args: Any, return_metrics: bool = False, **query_kwargs: Any
     ) -> tuple[Any, ...]:
-        """Choose rows with the query strategy, which is called once.
+        """Choose rows by one call of the query strategy.
 
         Parameters
         ----------
         X_pool : array, sparse matrix, list, Series, DataFrame or datasets.Dataset of m rows
-            Read by position, never by an index. The strategy gets lists and Series as arrays.
+            Read by position, never by an index. The strategy receives lists and Series as arrays.
         *query_args, **query_kwargs
-            For the strategy, after (learner, X_pool); modAL's own take `n_instances` first.
+            Passed to the strategy after (learner, X_pool). modAL's own take `n_instances` first.
         return_metrics : bool, default=False
 
         Returns
@@ -117,18 +111,13 @@ class _Loop:
         indices : ndarray of shape (n,), or one integer from a strategy that returns one
         batch : the rows at these positions, in the pool's kind of container
         metrics : ndarray of shape (n,), with `return_metrics` only
-            None, with a warning, when the strategy returns bare indices: all but a 2-tuple.
+            None, with a warning, unless the strategy returns a tuple of length 2.
 
         Raises
         ------
         InputError
-            When n_instances is not a whole number from 1 to m, the strategy returns something
-            else than positions in the pool, or the metric of a chosen row is NaN.
-
-        Notes
-        -----
-        Without ``random_tie_break=True`` modAL's strategies leave ties and the order within the
-        batch to numpy.argpartition, which may answer differently on another processor.
+            When n_instances is not a whole number from 1 to m, the strategy does not return
+            positions in the pool, or the metric of a chosen row is NaN.
         """
         n_rows, strategy = n_rows_of(X_pool), self.query_strategy
         _check_call(strategy, (self, X_pool, *query_args), query_kwargs, n_rows)
@@ -137,11 +126,8 @@ class _Loop:
         paired = isinstance(result, tuple) and len(result) == 2
         indices, metrics = result if paired else (result, None)
         chosen, values = np.asarray(indices), np.asarray(metrics)
-        if (
-            chosen.ndim > 1
-            or chosen.dtype.kind not in "iu"
-            or np.any((chosen < 0) | (chosen >= n_rows))
-        ):
+        is_position = chosen.ndim <= 1 and chosen.dtype.kind in "iu"
+        if not is_position or np.any((chosen < 0) | (chosen >= n_rows)):
             raise InputError(
                 f"The query strategy must return positions from 0 to {n_rows - 1}, alone or as a "
                 f"tuple (indices, metrics of the chosen); it returned {indices!r:.80}."
@@ -150,7 +136,7 @@ class _Loop:
         if comparable and np.isnan(values).any():
             raise InputError(
                 f"The metric of a chosen row is NaN (rows {chosen}, metrics {values}). "
-                "Mend the estimator or take these rows out of the pool."
+                "Fix the estimator, or remove these rows from the pool."
             )
         answer = (indices if chosen.ndim == 0 else chosen), rows_at(X_pool, chosen)
         if not return_metrics:
@@ -160,7 +146,7 @@ class _Loop:
         return *answer, metrics
 
     def _generator(self) -> np.random.RandomState:
-        """Return a generator that, for a whole number, depends on it and on the labels so far."""
+        """Return a generator; a whole number as seed gives another one per number of labels."""
         if not isinstance(self.random_state, Integral):
             generator: np.random.RandomState = check_random_state(self.random_state)
             return generator
@@ -171,19 +157,20 @@ class _Loop:
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
-        """Let modAL's strategies, which know only numpy's global generator, draw from ours."""
-        kept = np.random.get_state()  # noqa: NPY002
-        if self.random_state is not None:
-            np.random.seed(self._generator().randint(2**31))  # noqa: NPY002
+        """Seed numpy's global generator, from which modAL's strategies draw, and restore it."""
+        if self.random_state is None:
+            yield
+            return
+        state = np.random.get_state()  # noqa: NPY002
+        np.random.seed(self._generator().randint(2**31))  # noqa: NPY002
         try:
             yield
         finally:
-            if self.random_state is not None:
-                np.random.set_state(kept)  # noqa: NPY002
+            np.random.set_state(state)  # noqa: NPY002
 
 
 class ActiveLearner(_Loop, modAL.models.ActiveLearner):
-    """modAL's ActiveLearner, repaired. A clone keeps the settings and no rows: it is not fitted.
+    """modAL's ActiveLearner, repaired. A clone keeps the settings, not the rows.
 
     Parameters
     ----------
@@ -191,25 +178,21 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
     query_strategy : callable, default=modAL.uncertainty.uncertainty_sampling
         Called as strategy(learner, X_pool, ...); returns (indices, metrics of the chosen).
     X_training, y_training : N rows and their labels, default=None
-        The estimator is fitted on them at once, with `fit_kwargs`, which are not kept.
+        The constructor fits the estimator on them, with `fit_kwargs`.
     bootstrap_init, force_all_finite : bool
         As in modAL.
     on_transformed : bool, default=False
-        Whether strategies that measure distances, as ranked batch mode, get rows as the steps of
-        a Pipeline leave them, or the points of a STARLearner.
+        Whether strategies that measure distances (ranked batch mode) receive the rows as the
+        Pipeline's steps transform them, or as STARLearner.transform does.
     random_state : int, RandomState or None, default=None
-        Draws bootstrap samples and breaks ties (`random_tie_break`). None is numpy's global
-        generator. Members of a Committee with the same number draw the same samples.
+        Seed of bootstrap samples, and of ties where the query has ``random_tie_break=True``:
+        otherwise the order of ties depends on the processor. None is numpy's global generator.
+        Members of a Committee with the same seed draw the same samples.
 
     Attributes
     ----------
     X_training : the N rows taught so far; lists and Series become an array
-    y_training : ndarray of shape (N,) or (N, n_outputs); text is of dtype object
-
-    Raises
-    ------
-    InputError
-        When a parameter is of the wrong kind, or X_training and y_training do not come together.
+    y_training : ndarray of shape (N,) or (N, n_outputs), of dtype object for text
     """
 
     def __init__(
@@ -229,7 +212,7 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
             raise InputError(f"force_all_finite must be True or False, got {force_all_finite!r}.")
         if (X_training is None) != (y_training is None):
             raise InputError("Give X_training and y_training together, or neither.")
-        # Without rows: modAL's constructor would fit before the parameters below are in place.
+        # Without rows: modAL's constructor would fit before the parameters below are set.
         super().__init__(estimator, query_strategy, on_transformed=on_transformed)
         self.bootstrap_init, self.force_all_finite = bootstrap_init, force_all_finite
         self.X_training, self.y_training = X_training, y_training
@@ -243,19 +226,14 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
         return type(self)(**{name: clone(value, safe=False) for name, value in settings.items()})
 
     def fit(self, X: Any, y: Any, bootstrap: bool = False, **fit_kwargs: Any) -> Self:
-        """Forget all rows and train on these; with `bootstrap`, on N drawn with replacement.
+        """Train on these rows alone; with `bootstrap`, on N of them drawn with replacement.
 
         Parameters
         ----------
         X : array, sparse matrix, list, Series, DataFrame or datasets.Dataset of N rows
-        y : labels of shape (N,) or (N, n_outputs), texts or numbers
-
-        Raises
-        ------
-        InputError
-            When X and y differ in length, or y mixes texts and numbers.
-        ValueError
-            From scikit-learn, when X is empty or not finite.
+            ValueError, by scikit-learn, when it is empty or not finite.
+        y : texts or numbers, shape (N,) or (N, n_outputs)
+            InputError when its length is not N, or texts and numbers are mixed.
         """
         with self._kept_on_error():
             self.X_training, self.y_training = self._checked(X, y)
@@ -266,20 +244,19 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
     ) -> Self:
         """Add N rows and their labels, and train again; a training that fails adds none.
 
-        Takes and raises what `fit` does, and InputError when the new rows do not go with those
-        known. `only_new` trains on the new rows and does not add them. A STARLearner goes on to
-        its next round by its own `teach`, and always adds them.
+        Parameters and errors are those of `fit`, and InputError when the new rows do not match the
+        known ones. `only_new` trains on the new rows without adding them. A STARLearner starts its
+        next round by its own `teach`, and always adds them.
         """
-        if isinstance(self.estimator, STARLearner):
-            with self._kept_on_error():
-                self._add_training_data(X, y)
-                self.estimator.teach(X, y, bootstrap=bootstrap, only_new=only_new, **fit_kwargs)
-            return self
-        if only_new:
+        is_star = isinstance(self.estimator, STARLearner)
+        if only_new and not is_star:
             return self._fit_on_new(*self._checked(X, y), bootstrap=bootstrap, **fit_kwargs)
         with self._kept_on_error():
             self._add_training_data(X, y)
-            return self._fit_to_known(bootstrap=bootstrap, **fit_kwargs)
+            if not is_star:
+                return self._fit_to_known(bootstrap=bootstrap, **fit_kwargs)
+            self.estimator.teach(X, y, bootstrap=bootstrap, only_new=only_new, **fit_kwargs)
+            return self
 
     def predict_proba(self, X: Any, **predict_proba_kwargs: Any) -> Any:
         """Return probabilities of shape (m, n_classes); InputError when one is not finite."""
@@ -287,16 +264,13 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
 
     @available_if(lambda learner: hasattr(learner.estimator, "transform"))
     def transform(self, X: Any) -> Any:
-        """Return the estimator's points for m rows, shape (m, D): those of STARLearner.transform.
-
-        For modAL's information_density and for strategies of your own.
-        """
+        """Return the estimator's features of m rows, (m, D), such as for information_density."""
         return self.estimator.transform(X)
 
     def transform_without_estimating(self, X: Any) -> Any:
-        """Return rows as strategies see them with `on_transformed`: before the last estimator.
+        """Return rows as strategies receive them with `on_transformed`: as the last step does.
 
-        Texts for a STARLearner have no distances, so it is its points that they see.
+        A STARLearner's last step is its own `transform`, because texts have no distances.
         """
         if _reads_text(self.estimator):
             return self.estimator.transform(X)
@@ -326,8 +300,8 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
         if bootstrap:
             if isinstance(self.estimator, STARLearner):
                 raise InputError(
-                    "A STARLearner draws its own samples: fit it without bootstrap, then call "
-                    "teach(X, y, bootstrap=True)."
+                    "A STARLearner draws its own bootstrap samples. Fit it without bootstrap, then "
+                    "call teach(X, y, bootstrap=True)."
                 )
             drawn = self._generator().randint(0, n_rows_of(X), size=n_rows_of(X))
             X, y = rows_at(X, drawn), rows_at(y, drawn)
@@ -337,7 +311,7 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
     @contextmanager
     def _kept_on_error(self) -> Iterator[None]:
         with ExitStack() as undo:
-            # Ctrl-C too: teaching again must not add the same rows twice.
+            # After Ctrl-C too: teaching the same rows again must not add them twice.
             undo.enter_context(unchanged_on_error(self))
             for part in _steps(self.estimator):
                 undo.enter_context(unchanged_on_error(part, LOADED))
@@ -347,7 +321,7 @@ class ActiveLearner(_Loop, modAL.models.ActiveLearner):
 class Committee(_Loop, modAL.models.Committee):
     """modAL's Committee, repaired: several learners vote, on labels of any kind.
 
-    STARLearners of the same model share one copy of it in memory; their adapters are their own.
+    STARLearners of the same model share one copy of it in memory; each has its own adapter.
 
     Parameters
     ----------
@@ -355,12 +329,7 @@ class Committee(_Loop, modAL.models.Committee):
     query_strategy : callable, default=modAL.disagreement.vote_entropy_sampling
     on_transformed : bool, default=False
     random_state : int, RandomState or None, default=None
-        Breaks ties. Bootstrap samples come from the learners' own.
-
-    Raises
-    ------
-    InputError
-        When learner_list is not a list of learners; modAL's own cannot be trained.
+        Seed of ties. Bootstrap samples follow the learners' own.
     """
 
     def __init__(
@@ -394,10 +363,10 @@ class Committee(_Loop, modAL.models.Committee):
     def vote_proba(self, X: Any, **predict_proba_kwargs: Any) -> NDArray[np.floating[Any]]:
         """Return every learner's probabilities, shape (m, n_learners, n_classes).
 
-        Columns are in the order of `classes_`; a class that a learner does not know gets 0.
+        Columns are in the order of `classes_`, with 0 for a class that a learner does not know.
         NotFittedError when a learner is not fitted, InputError when a value is not finite.
         """
-        self._set_classes()  # a learner may have been taught on its own
+        self._set_classes()  # a learner may have been taught by itself
         if self.classes_ is None:
             raise NotFittedError("A learner of the Committee is not fitted. Call fit(X, y) first.")
         parts = []
@@ -407,11 +376,11 @@ class Committee(_Loop, modAL.models.Committee):
         return np.stack(parts, axis=1)
 
     def _share_bases(self) -> None:
-        steps = [part for one in self for part in _steps(one.estimator)]
-        share_bases([part for part in steps if isinstance(part, STARLearner)])
+        parts = [part for one in self for part in _steps(one.estimator)]
+        share_bases([part for part in parts if isinstance(part, STARLearner)])
 
     def _each(self, method: str, *args: Any, **kwargs: Any) -> Self:
-        self._share_bases()  # learners may have joined
+        self._share_bases()  # learners may have been added
         with ExitStack() as undo:
             for row, one in enumerate(self):
                 if isinstance(one, STARLearner):
@@ -421,7 +390,7 @@ class Committee(_Loop, modAL.models.Committee):
                 elif isinstance(one, modAL.models.ActiveLearner):
                     raise InputError(
                         f"learner_list[{row}] is modAL's own ActiveLearner, whose fit and teach "
-                        "fail with today's scikit-learn. Use starlearn.modal.ActiveLearner."
+                        "fail with scikit-learn 1.8 or newer. Use starlearn.modal.ActiveLearner."
                     )
             for one in self:
                 getattr(one, method)(*args, **kwargs)
@@ -430,13 +399,13 @@ class Committee(_Loop, modAL.models.Committee):
 
 
 def _steps(estimator: Any) -> list[Any]:
-    """Return an estimator and, of a Pipeline, what it is made of: all that a training changes."""
+    """Return an estimator and the steps of a Pipeline: every object that a training changes."""
     inner = [part for _, part in estimator.steps] if isinstance(estimator, Pipeline) else []
     return [part for part in (estimator, *inner) if hasattr(part, "__dict__")]
 
 
 def _reads_text(estimator: Any) -> bool:
-    """Tell a STARLearner, and a Pipeline that ends in one."""
+    """Whether an estimator is a STARLearner, or a Pipeline that ends in one."""
     last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
     return isinstance(last, STARLearner)
 
@@ -449,7 +418,7 @@ def _check_callable(query_strategy: Any) -> None:
 def _check_call(
     strategy: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], n_rows: int
 ) -> None:
-    """Refuse what the strategy would do silently wrong or not at all, before it runs."""
+    """Raise InputError for a call that would fail, or silently choose wrong rows."""
     if _reads_text(getattr(args[0], "estimator", None)):
         name = getattr(getattr(strategy, "func", strategy), "__name__", "")  # func: of a partial
         in_points = args[0].on_transformed and name == "uncertainty_batch_sampling"
@@ -457,13 +426,13 @@ def _check_call(
             raise InputError(f"{name} {NOT_FOR_TEXT[name]}.")
     try:
         bound = inspect.signature(strategy).bind(*args, **kwargs)
-    except (TypeError, ValueError):  # no signature, or a wrong call, which fails by itself
+    except (TypeError, ValueError):  # no signature, or a wrong call, which raises when it is made
         return
     given = "n_instances" in {**bound.arguments, **bound.kwargs}
     bound.apply_defaults()
     value = {**bound.kwargs, **bound.arguments}.get("n_instances", 1)
     if not given and n_rows and isinstance(value, Integral):
-        value = min(value, n_rows)  # a default, as 20 in ranked batch sampling, may be too large
+        value = min(value, n_rows)  # the default, 20 in ranked batch sampling, may be too large
     as_count(value, "n_instances", n_rows)
 
 
@@ -474,7 +443,7 @@ def _finite(probabilities: Any) -> Any:
         if wrong.size:
             raise InputError(
                 f"The estimator's probabilities are not finite for {len(wrong)} of {len(finite)} "
-                f"rows: {listed([str(row) for row in wrong])}. Mend the estimator or take these "
-                "rows out."
+                f"rows: {listed([str(row) for row in wrong])}. Fix the estimator, or remove these "
+                "rows."
             )
     return probabilities

@@ -1,4 +1,4 @@
-"""Progress of long steps: callbacks, progress bars, and the names of experiment trackers."""
+"""Progress callbacks and bars, and the names of experiment trackers."""
 
 import os
 import time
@@ -17,14 +17,14 @@ TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a long step is."""
+    """Progress of a long step, passed to callbacks."""
 
     stage: str
-    """What is being done: "training", "query", "predicting", "answering", "embedding"; by workers
-    "query on ray", "embedding on ray"."""
+    """"training", "query", "predicting", "answering", "embedding"; with workers "query on ray" and
+    "embedding on ray"."""
     done: int
     total: int
-    """Optimiser steps of a training, items of everything else."""
+    """Number of optimiser steps in training, of items otherwise."""
 
 
 def checked_callbacks(callbacks: Any) -> tuple[Any, ...]:
@@ -37,7 +37,7 @@ def checked_callbacks(callbacks: Any) -> tuple[Any, ...]:
     """
     if callbacks is None:
         return ()
-    # No iterator: it would be empty when the learner asks for the second time.
+    # An iterator would be empty at the second use.
     if not isinstance(callbacks, Iterable) or isinstance(callbacks, Iterator):
         raise InputError(
             f"callbacks must be a list, got {type(callbacks).__name__}. Write callbacks=[...]."
@@ -46,10 +46,10 @@ def checked_callbacks(callbacks: Any) -> tuple[Any, ...]:
     for place, callback in enumerate(found):
         if isinstance(callback, type):
             raise InputError(
-                f"callbacks[{place}] is the class {callback.__name__}. Give an instance of it: "
+                f"callbacks[{place}] is the class {callback.__name__}. Pass an instance: "
                 f"callbacks=[{callback.__name__}()]."
             )
-        if not callable(callback) and not _is_for_trainings(callback):
+        if not callable(callback) and not _is_trainer_callback(callback):
             raise InputError(
                 f"callbacks[{place}] must be a function that takes a starlearn.Progress, or a "
                 f"transformers.TrainerCallback; got {callback!r:.60}."
@@ -58,12 +58,12 @@ def checked_callbacks(callbacks: Any) -> tuple[Any, ...]:
 
 
 def checked_trackers(report_to: Any) -> tuple[str, ...]:
-    """Return the names of the trackers that figures go to.
+    """Return the names of the trackers that receive metrics.
 
     Raises
     ------
     InputError
-        When a name is none of `TRACKERS`. "all" is none: nobody is told by surprise.
+        When a name is not in `TRACKERS`. "all" is not: data never leaves the machine by accident.
     MissingDependencyError
         When a tracker's library is not installed.
     """
@@ -77,11 +77,11 @@ def checked_trackers(report_to: Any) -> tuple[str, ...]:
     for name in names:
         if name not in TRACKERS:
             raise InputError(
-                f"report_to may name {', '.join(map(repr, TRACKERS))}; got {name!r:.60}. "
-                "report_to=() tells nobody."
+                f"report_to may contain {', '.join(map(repr, TRACKERS))}; got {name!r:.60}. "
+                "report_to=() means no tracker."
             )
         library = find_spec(name)
-        if library is None or library.origin is None:  # the latter: a mere folder of that name
+        if library is None or library.origin is None:  # the latter: a folder of that name
             raise missing_tracker(name, "it is not installed")
     return names
 
@@ -89,63 +89,63 @@ def checked_trackers(report_to: Any) -> tuple[str, ...]:
 def missing_tracker(name: str, reason: str) -> MissingDependencyError:
     """Return the error for a tracker that cannot be used."""
     return MissingDependencyError(
-        f"report_to={name!r} cannot be served: {reason}. Type: pip install {name}; or leave "
-        f"{name!r} out."
+        f"report_to={name!r} cannot be used: {reason}. Type: pip install {name}; or remove "
+        f"{name!r}."
     )
 
 
-def for_trainings(callbacks: Iterable[Any]) -> list[Any]:
-    """Return those that transformers' Trainer is given."""
-    return [callback for callback in callbacks if _is_for_trainings(callback)]
+def trainer_callbacks(callbacks: Iterable[Any]) -> list[Any]:
+    """Return the callbacks of transformers' Trainer."""
+    return [callback for callback in callbacks if _is_trainer_callback(callback)]
 
 
-def tell(callbacks: Iterable[Any], stage: str, done: int, total: int) -> None:
-    """Tell every function how far a step is. What one raises ends the step."""
+def report_progress(callbacks: Iterable[Any], stage: str, done: int, total: int) -> None:
+    """Call every function with the progress of a step. An error that one raises ends the step."""
     for callback in callbacks:
         if callable(callback):
             callback(Progress(stage, done, total))
 
 
-def _is_for_trainings(callback: Any) -> bool:
-    # By its face: transformers is imported in model/ and train/ only.
+def _is_trainer_callback(callback: Any) -> bool:
+    # By its method: only model/ and train/ import transformers.
     return hasattr(callback, "on_train_begin")
 
 
 PROCESS_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Environment variables in which launchers say how many processes there are, as in accelerate."""
+"""Environment variables by which launchers set the number of processes, as in accelerate."""
 
 
 def are_several() -> bool:
-    """Whether this process was started as one of several that can communicate.
+    """Whether this process is one of several that can communicate.
 
-    Without an address, as under a plain `mpirun`, they are independent jobs.
+    Without an address, as under a plain `mpirun`, processes are independent jobs.
     """
     return "MASTER_ADDR" in os.environ and number_from_env(PROCESS_COUNTS, 1) > 1
 
 
 def is_main() -> bool:
-    """Whether this is the process that shows progress; starts no communication."""
+    """Whether this is the process that shows progress. No communication is started."""
     return not are_several() or number_from_env(("RANK", "PMI_RANK"), 0) == 0
 
 
 def number_from_env(names: Iterable[str], default: int) -> int:
-    """Return the first of these environment variables that holds a number of at least 0."""
+    """Return the first of these environment variables that is set to a number of at least 0."""
     found = (int(os.environ.get(name, -1)) for name in names)
     return next((number for number in found if number >= 0), default)
 
 
 class ItemBar:
-    """A progress bar over the items of a pool, whatever stages an item goes through.
+    """A progress bar over the items of a pool, across the stages of an item.
 
     Parameters
     ----------
     title : str
     total : int
-        m, the items that are to be scored.
+        m, the number of items to score.
     verbose : int
-        0 shows nothing; of several processes of a program the first one shows.
+        0 shows no bar. Of several processes only the first shows one.
     callbacks : sequence
-        Functions that are told too, shown or not; by the first process.
+        Functions that the first process calls, with or without a bar.
     """
 
     def __init__(self, title: str, total: int, verbose: int, callbacks: Sequence[Any] = ()) -> None:
@@ -154,7 +154,7 @@ class ItemBar:
         self._title = title
         self._counts = False
         self.seconds: dict[str, float] = {}
-        """Time spent in each stage."""
+        """Time per stage."""
         self._callbacks: Sequence[Any] = callbacks if is_main() else ()
         self._total, self._done = total, 0
         self._finished = 0
@@ -162,7 +162,7 @@ class ItemBar:
         self._began = time.perf_counter()
 
     def __enter__(self) -> "ItemBar":
-        tell(self._callbacks, self._title, 0, self._total)
+        report_progress(self._callbacks, self._title, 0, self._total)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -170,7 +170,7 @@ class ItemBar:
 
     @contextmanager
     def stage(self, name: str, *, counts: bool) -> Iterator[None]:
-        """Say what is being done, and whether an item is done with it."""
+        """Show a stage; `counts` is whether its items are finished afterwards."""
         self._bar.set_description(f"{self._title}: {name}", refresh=False)
         before, self._counts = self._counts, counts
         began = time.perf_counter()
@@ -181,19 +181,19 @@ class ItemBar:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
     def advance(self, items: int, tokens: int) -> None:
-        """Count the model's work: items of the current stage, and padded tokens over all passes."""
+        """Add the model's work: items of the current stage, and padded tokens over all passes."""
         self._tokens += tokens
         rate = self._tokens / max(time.perf_counter() - self._began, 1e-9)
         self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
         self._move(items if self._counts else 0)
 
     def finish(self, items: int) -> None:
-        """Count a piece of the pool as done, those of its items too that needed no work."""
+        """Add a finished chunk, including its items that needed no work."""
         self._finished += items
         self._move(self._finished - self._done)
 
     def _move(self, items: int) -> None:
-        self._bar.update(items)  # of 0 too: the tokens per second have changed
+        self._bar.update(items)  # also by 0, because the tokens per second have changed
         self._done += items
         if items:
-            tell(self._callbacks, self._title, self._done, self._total)
+            report_progress(self._callbacks, self._title, self._done, self._total)

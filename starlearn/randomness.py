@@ -1,4 +1,4 @@
-"""Seeds: libraries that draw from global generators do so inside a fence."""
+"""Seeds, and isolation of libraries that draw from the global random generators."""
 
 import random
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ from starlearn.errors import InputError
 
 @contextmanager
 def isolated_generators(seed: int) -> Iterator[None]:
-    """Seed the global generators of Python, NumPy and torch, and put them back afterwards."""
+    """Seed the global generators of Python, NumPy and torch, and restore them afterwards."""
     python_state = random.getstate()
-    numpy_state = np.random.get_state()  # noqa: NPY002 - the very state that is protected
+    numpy_state = np.random.get_state()  # noqa: NPY002 - this state is restored
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     try:
         with torch.random.fork_rng(devices):
@@ -31,12 +31,12 @@ def isolated_generators(seed: int) -> Iterator[None]:
 
 
 def drawn_seed(random_state: Any) -> int:
-    """Draw a seed from what scikit-learn calls a random state.
+    """Draw a seed from a random state as in scikit-learn.
 
     Raises
     ------
     InputError
-        When it is none.
+        When `random_state` is of another type, or negative.
     """
     try:
         return int(check_random_state(random_state).randint(2**31 - 1))
@@ -48,7 +48,7 @@ def drawn_seed(random_state: Any) -> int:
 
 
 def derived_seed(seed: int, *purpose: object) -> int:
-    """Return a seed for one purpose, independent of the seeds for all others.
+    """Return a seed for one purpose, independent of the seeds for other purposes.
 
     Examples
     --------

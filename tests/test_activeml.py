@@ -113,11 +113,11 @@ def test_what_cannot_be_used_is_refused(classifier: StarClassifier, data: tuple[
     one = clone(classifier)
     with pytest.raises(NotFittedError):
         one.predict_proba(X)
-    with pytest.raises(InputError, match="No label is known yet"):
+    with pytest.raises(InputError, match="y has no known label"):
         one.fit(X, one.unlabelled())
-    with pytest.raises(InputError, match="no sample_weight"):
+    with pytest.raises(InputError, match="does not support sample_weight"):
         one.fit(X, y, sample_weight=np.ones(len(y)))
-    with pytest.raises(InputError, match=r"16 of 16 rows.*no point of an item"):
+    with pytest.raises(InputError, match=r"16 of 16 rows.*belong to no item"):
         one.fit(X * 2, y)
     with pytest.raises(InputError, match="16 rows and 15 labels"):
         one.fit(X, y[:-1])

@@ -2,10 +2,11 @@
 
 import csv
 from pathlib import Path
-from types import ModuleType
 
+import bench_gpu_memory
+import bench_query
 import pytest
-from benchmark_modules import imported_benchmark
+import random_models
 from fitting import Shape
 from transformers import AutoModelForCausalLM
 
@@ -15,23 +16,13 @@ OPTIONS = """
 """
 
 
-@pytest.fixture
-def memory():
-    with imported_benchmark("bench_gpu_memory") as module:
-        yield module
-
-
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_random_model_has_the_parameters_of_its_shape(
-    memory: ModuleType, tmp_path: Path, tied: bool
-) -> None:
-    import random_models
-
+def test_a_random_model_has_the_parameters_of_its_shape(tmp_path: Path, tied: bool) -> None:
     shape = Shape("small", 2, 64, 128, 64, 32, 256, tied=tied)
     folder = random_models.write_model(shape, tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
@@ -39,11 +30,9 @@ def test_a_random_model_has_the_parameters_of_its_shape(
     assert model.config.tie_word_embeddings == tied
 
 
-def test_every_part_is_measured_and_a_cpu_leaves_memory_blank(
-    memory: ModuleType, tmp_path: Path
-) -> None:
+def test_every_part_is_measured_and_a_cpu_leaves_memory_blank(tmp_path: Path) -> None:
     out = tmp_path / "rows.csv"
-    assert memory.main(["--steps", "1", "--tokens", "4096", "--out", str(out)]) == 0
+    assert bench_gpu_memory.main(["--steps", "1", "--tokens", "4096", "--out", str(out)]) == 0
     rows = rows_of(out)
     whats = ["weights", "training", "training", "query, choices", "query, free-form"]
     assert [row["what"] for row in rows] == whats
@@ -53,22 +42,20 @@ def test_every_part_is_measured_and_a_cpu_leaves_memory_blank(
 
 
 def test_a_part_that_fails_does_not_stop_the_next(
-    memory: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("no room")
 
-    monkeypatch.setattr(memory.Subject, "train", fail)
+    monkeypatch.setattr(bench_gpu_memory.Subject, "train", fail)
     out = tmp_path / "rows.csv"
-    assert memory.main(["--tokens", "4096", "--out", str(out)]) == 1
+    assert bench_gpu_memory.main(["--tokens", "4096", "--out", str(out)]) == 1
     assert [row["what"] for row in rows_of(out)] == ["weights"]
 
 
 def test_a_query_of_a_published_shape(tmp_path: Path) -> None:
     out = tmp_path / "rows.csv"
-    with imported_benchmark("bench_query") as bench:
-        status = bench.main([*OPTIONS.split(), "--out", str(out)])
-    assert status == 0
+    assert bench_query.main([*OPTIONS.split(), "--out", str(out)]) == 0
     rows = rows_of(out)
     assert [row["contender"] for row in rows] == ["default", "naive", "strong"]
     assert {row["model"] for row in rows} == {"tiny, random"}

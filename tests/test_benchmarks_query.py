@@ -1,29 +1,23 @@
 """The baselines of the query benchmark: real dropout, our scores with our masks, one smoke run."""
 
 import csv
-from collections.abc import Iterator
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
+import bench_budget
+import bench_linear_baseline
+import bench_query as bench
 import numpy as np
+import profile_query
 import pytest
-from benchmark_modules import imported_benchmark
+from query_cases import base_scores
+
+from starlearn.learner.base_models import base_of
 
 
-@pytest.fixture(scope="module")
-def bench() -> Iterator[ModuleType]:
-    with imported_benchmark("bench_query") as module:
-        yield module
-
-
-def make_case(bench: ModuleType, learner: Any, items: list[str], labels: list[str]) -> Any:
+def make_case(learner: Any, items: list[str], labels: list[str]) -> Any:
     learner.fit(items, labels)
     learner.uncertainty(items)
-    from query_cases import base_scores
-
-    from starlearn.learner.base_models import base_of
-
     base = base_scores(base_of(learner).store)
     return bench.Case("tiny", learner, items, 0.0, 1.0, base)
 
@@ -41,20 +35,18 @@ def tasks(pool: list[str]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["one token", "several tokens", "free-form"])
 @pytest.mark.parametrize("baseline", ["naive", "strong"])
-def test_with_our_masks_a_baseline_gives_our_scores(
-    bench, tasks, make_learner, pool, kind, baseline
-):
+def test_with_our_masks_a_baseline_gives_our_scores(tasks, make_learner, pool, kind, baseline):
     items = pool[:8]
     labels = ["a b", "red", "blue d", "a b c"] if kind == "several tokens" else ["red", "blue"] * 2
-    case = make_case(bench, make_learner(task=tasks[kind]), items, labels * 2)
+    case = make_case(make_learner(task=tasks[kind]), items, labels * 2)
     run = getattr(bench, baseline)
     difference, n_other = bench.check_equal(case, run, 3, list(range(8)), 1e-4)
     assert n_other == 0
     assert difference < 1e-4
 
 
-def test_the_check_sees_other_masks(bench, tasks, make_learner, pool):
-    case = make_case(bench, make_learner(task=tasks["one token"]), pool[:8], ["red", "blue"] * 4)
+def test_the_check_sees_other_masks(tasks, make_learner, pool):
+    case = make_case(make_learner(task=tasks["one token"]), pool[:8], ["red", "blue"] * 4)
     case.learner.set_params(training__max_steps=30, training__learning_rate=0.05)
     case.learner.fit(pool[:8], ["red", "blue"] * 4)
 
@@ -67,12 +59,12 @@ def test_the_check_sees_other_masks(bench, tasks, make_learner, pool):
 
 @pytest.mark.parametrize("kind", ["one token", "free-form"])
 @pytest.mark.parametrize("baseline", ["naive", "strong"])
-def test_stock_dropout_is_really_on(bench, tasks, make_learner, pool, kind, baseline):
+def test_stock_dropout_is_really_on(tasks, make_learner, pool, kind, baseline):
     import torch
 
     learner = make_learner(task=tasks[kind])
     learner.set_params(training__max_steps=30, training__learning_rate=0.05)
-    case = make_case(bench, learner, pool[:8], ["red", "blue"] * 4)
+    case = make_case(learner, pool[:8], ["red", "blue"] * 4)
     run = getattr(bench, baseline)
     work = bench.work_of(case, 3, range(8))
     torch.manual_seed(0)
@@ -86,7 +78,7 @@ def test_stock_dropout_is_really_on(bench, tasks, make_learner, pool, kind, base
     np.testing.assert_array_equal(sure.entropy, run(replace(work, n_passes=1)).entropy)
 
 
-def test_no_dropout_is_an_error(bench, tasks, make_learner, pool):
+def test_no_dropout_is_an_error(tasks, make_learner, pool):
     from starlearn.settings import Acquisition, LoRA
 
     learner = make_learner(
@@ -94,15 +86,15 @@ def test_no_dropout_is_an_error(bench, tasks, make_learner, pool):
         adapter=LoRA(r=4, dropout=0.0),
         acquisition=Acquisition(measure="entropy", n_passes=1),
     )
-    case = make_case(bench, learner, pool[:8], ["red", "blue"] * 4)
+    case = make_case(learner, pool[:8], ["red", "blue"] * 4)
     for run in (bench.naive, bench.strong):
         with pytest.raises(RuntimeError, match=r"no nn\.Dropout"):
             run(bench.work_of(case, 3, range(2)))
 
 
-def test_a_small_run_writes_its_rows(bench, tasks, make_learner, pool, tmp_path, monkeypatch):
+def test_a_small_run_writes_its_rows(tasks, make_learner, pool, tmp_path, monkeypatch):
     labels = ["red", "blue"] * (len(pool) // 2)
-    case = make_case(bench, make_learner(task=tasks["one token"]), pool, labels)
+    case = make_case(make_learner(task=tasks["one token"]), pool, labels)
     monkeypatch.setattr(bench, "make_case", lambda args, name: case)
     common = ["--passes", "2", "--repeats", "1", "--naive-items", "2", "--strong-items", "4"]
     out, agreement = tmp_path / "query.csv", tmp_path / "agreement.csv"
@@ -123,7 +115,7 @@ def test_a_small_run_writes_its_rows(bench, tasks, make_learner, pool, tmp_path,
         float(row["largest_difference"]) < 1e-4 for row in rows if row["contender"] == "naive"
     )
     case.set_store(later=True)
-    assert len(case.engine.store._memory) == len(pool), "the base model's scores and no adapter's"
+    assert len(case.loaded.store._memory) == len(pool), "the base model's scores and no adapter's"
     with agreement.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["contender"] for row in rows} == {"other seed", "one-pass"}
@@ -131,16 +123,14 @@ def test_a_small_run_writes_its_rows(bench, tasks, make_learner, pool, tmp_path,
 
 
 @pytest.mark.parametrize("stage", ["passes", "writing"])
-def test_all_token_budgets_take_turns(bench, tasks, make_learner, pool, tmp_path, stage):
-    import bench_budget
-
+def test_all_token_budgets_take_turns(tasks, make_learner, pool, tmp_path, stage):
     learner = make_learner(task=tasks["free-form"])
-    case = make_case(bench, learner, pool[:8], ["red", "blue"] * 4)
-    usual = case.engine.backbone.budget.tokens
+    case = make_case(learner, pool[:8], ["red", "blue"] * 4)
+    usual = case.loaded.backbone.budget.tokens
     out = tmp_path / "budget.csv"
     args = bench_budget.parse(["--repeats", "1", "--passes", "2", "--out", str(out)])
     bench_budget.bench(args, case, stage)
-    assert case.engine.backbone.budget.tokens == usual
+    assert case.loaded.backbone.budget.tokens == usual
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["budget"]) for row in rows] == bench_budget.BUDGETS[stage]
@@ -149,10 +139,8 @@ def test_all_token_budgets_take_turns(bench, tasks, make_learner, pool, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["one token", "free-form"])
-def test_a_profile_names_every_stage(bench, tasks, make_learner, pool, tmp_path, kind):
-    import profile_query
-
-    case = make_case(bench, make_learner(task=tasks[kind]), pool[:8], ["red", "blue"] * 4)
+def test_a_profile_names_every_stage(tasks, make_learner, pool, tmp_path, kind):
+    case = make_case(make_learner(task=tasks[kind]), pool[:8], ["red", "blue"] * 4)
     out = tmp_path / "profile.csv"
     args = profile_query.parse(["--passes", "2", "--shown", "3", "--out", str(out)])
     profile_query.bench(args, case)
@@ -190,9 +178,8 @@ n_test = 40
 def test_a_linear_model_plays_the_seeds_of_a_study(tmp_path, monkeypatch, capsys):
     study, out = tmp_path / "small.toml", tmp_path / "rows.csv"
     study.write_text(STUDY, encoding="utf-8")
-    with imported_benchmark("bench_linear_baseline") as linear:
-        monkeypatch.setattr("sys.argv", ["bench", str(study), "--out", str(out)])
-        linear.main()
+    monkeypatch.setattr("sys.argv", ["bench", str(study), "--out", str(out)])
+    bench_linear_baseline.main()
     with out.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 2 * 3

@@ -129,7 +129,7 @@ def test_a_callback_cannot_change_the_adapter_under_a_training(
     [
         ([3], r"callbacks\[0\] must be a function"),
         ([print, None], r"callbacks\[1\] must be"),
-        ([Notes], r"callbacks\[0\] is the class Notes\. Give an instance"),
+        ([Notes], r"callbacks\[0\] is the class Notes\. Pass an instance"),
         (print, "callbacks must be a list"),
         (3, "callbacks must be a list"),
         (iter([print]), "callbacks must be a list"),  # empty when it is asked again

@@ -68,7 +68,7 @@ def real_learner():
 
 needs_embedded_model = pytest.mark.skipif(
     not (model_folder() / "model.safetensors").exists(),
-    reason="the embedded model is made by python -m benchmarks.pretrain",
+    reason="the embedded model is made by python benchmarks/pretrain.py",
 )
 
 

@@ -148,7 +148,7 @@ def test_a_chunk_that_kills_its_workers_is_named_and_the_others_are_kept(
     pool = LONG[:400]
     with (
         killing(tmp_path, most=ATTEMPTS, after=1) as killed,
-        pytest.raises(WorkerError, match=r"from row .* taken down its worker 3 times"),
+        pytest.raises(WorkerError, match=r"from row .* killed its worker 3 times"),
     ):
         slow.query(pool, 9, engine=ray)
     assert len(killed) == ATTEMPTS
@@ -260,9 +260,9 @@ def test_workers_take_gpus_where_the_driver_has_none(
         monkeypatch.setattr(cluster_module, "ScoringWorker", Seen)
         settings = RayEngine(workers=2, gpus=1, folder=tmp_path)
         asked: list[str] = []
-        original = cluster_module.numerics_there
+        original = cluster_module.worker_numerics
         monkeypatch.setattr(
-            ray_workers, "numerics_there", lambda *a: asked.append(original(*a)) or asked[-1]
+            ray_workers, "worker_numerics", lambda *a: asked.append(original(*a)) or asked[-1]
         )
         found = learner.query(pool, 5, return_metrics=True, engine=settings)
         same_batch(found, expected)

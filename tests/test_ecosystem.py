@@ -1,7 +1,10 @@
 """What docs/ecosystem.md says runs; a script for modAL changes two lines."""
 
 import difflib
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +125,7 @@ def test_the_changed_script_runs(
 
 
 def test_the_script_as_it_is_does_not_run_today(users_data: dict[str, Any]) -> None:
-    # When this fails, modAL has been mended, and the page should say so.
+    # When this fails, modAL is repaired, and the page should say so.
     with pytest.raises(TypeError, match="force_all_finite"):
         played(BEFORE, users_data)
 
@@ -146,10 +149,6 @@ class TestClasses(unittest.TestCase):
 
 
 def test_the_suite_is_run_against_the_classes_asked_for(tmp_path: Path) -> None:
-    import json
-    import subprocess
-    import sys
-
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "core_tests.py").write_text(SUITE, encoding="utf-8")
     script = str(ROOT / "benchmarks" / "run_modal_suite.py")
@@ -171,3 +170,16 @@ def test_the_suite_is_run_against_the_classes_asked_for(tmp_path: Path) -> None:
     lost = call("compare", str(tmp_path / "starlearn.json"), str(tmp_path / "modal.json"))
     assert lost.returncode == 1
     assert "1 tests passed before and do not pass after." in lost.stdout
+
+
+def test_the_suite_names_the_command_that_brings_pkg_resources(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    missing = "raise ModuleNotFoundError('No module', name='pkg_resources')"
+    (tmp_path / "tests" / "pkg_resources.py").write_text(missing, encoding="utf-8")
+    (tmp_path / "tests" / "core_tests.py").write_text("import pkg_resources", encoding="utf-8")
+    script = str(ROOT / "benchmarks" / "run_modal_suite.py")
+    command = [sys.executable, script, "run", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("Type: pip install 'setuptools<81'\n")
+    assert "Traceback" not in done.stderr

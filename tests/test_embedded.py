@@ -25,14 +25,14 @@ from starlearn.embedded.grammar import (
     SKILLS,
     UNLEARNABLE_SKILLS,
     WORDS,
-    Item,
+    Question,
 )
 from starlearn.embedded.location import model_folder
-from starlearn.embedded.pools import RECIPES, make_pool, whole_counts
+from starlearn.embedded.pools import POOL_KINDS, make_pool, whole_counts
 
 TEST_SEED = 30_000  # not of the evaluation (0 .. 99), the training (10,000) or validation (20,000)
 
-kinds = st.sampled_from(sorted(RECIPES))
+kinds = st.sampled_from(sorted(POOL_KINDS))
 seeds = st.integers(min_value=TEST_SEED, max_value=2**32)
 sizes = st.integers(min_value=1, max_value=60)
 
@@ -103,7 +103,7 @@ def test_answers_are_right(skill: str) -> None:
     for _ in range(200):
         item = SKILLS[skill](rng)
         assert item.skill == skill
-        assert item.answer == solve(skill, item.question), item
+        assert item.answer == solve(skill, item.text), item
 
 
 @pytest.mark.parametrize("skill", list(SKILLS))
@@ -111,10 +111,10 @@ def test_only_known_words_and_short(skill: str) -> None:
     rng = np.random.default_rng(TEST_SEED)
     for _ in range(100):
         item = SKILLS[skill](rng)
-        words = f"{item.question} {item.answer}".split()
+        words = f"{item.text} {item.answer}".split()
         assert set(words) <= set(WORDS)
         assert len(words) <= 60
-        assert not item.question.endswith(" ")
+        assert not item.text.endswith(" ")
 
 
 def test_new_words_stand_in_no_known_question() -> None:
@@ -124,7 +124,7 @@ def test_new_words_stand_in_no_known_question() -> None:
         if name != "copy":
             for _ in range(100):
                 item = skill(rng)
-                assert not new & set(f"{item.question} {item.answer}".split())
+                assert not new & set(f"{item.text} {item.answer}".split())
 
 
 @settings(max_examples=25, deadline=None)
@@ -163,12 +163,12 @@ def test_seeds_differ_and_the_test_set_ignores_the_pool_size(kind: str, seed: in
 
 def test_proportions() -> None:
     pool = make_pool("skewed", 500, 100, random_state=TEST_SEED)
-    easy = [skill for skill in RECIPES["skewed"].shares if skill in KNOWN_SKILLS]
-    hard = [skill for skill in RECIPES["skewed"].shares if skill in NEW_SKILLS]
+    easy = [skill for skill in POOL_KINDS["skewed"].shares if skill in KNOWN_SKILLS]
+    hard = [skill for skill in POOL_KINDS["skewed"].shares if skill in NEW_SKILLS]
     assert len(easy) == 1
     assert pool.skills.count(easy[0]) >= 0.7 * 500
     assert all(0 < pool.skills.count(skill) <= 0.1 * 500 for skill in hard)
-    n_each = 100 / len(RECIPES["skewed"].shares)
+    n_each = 100 / len(POOL_KINDS["skewed"].shares)
     assert all(abs(pool.test_skills.count(skill) - n_each) < 1 for skill in (*easy, *hard))
 
     noisy = make_pool("noisy", 1000, 100, random_state=TEST_SEED)
@@ -277,7 +277,7 @@ def test_no_unknown_words_and_text_survives(
     for skill in SKILLS.values():
         for _ in range(30):
             item = skill(rng)
-            text = f"{item.question} {item.answer}"
+            text = f"{item.text} {item.answer}"
             tokens = tokenizer(text)["input_ids"]
             assert tokens[0] == tokenizer.bos_token_id
             assert tokenizer.unk_token_id not in tokens
@@ -295,7 +295,7 @@ def test_base_has_the_known_skills_and_lacks_the_new_ones(
     shares = {}
     for name, skill in SKILLS.items():
         rng = np.random.default_rng(TEST_SEED)
-        items: list[Item] = [skill(rng) for _ in range(100)]
+        items: list[Question] = [skill(rng) for _ in range(100)]
         shares[name] = accuracy(model, tokenizer, items)
     for name in KNOWN_SKILLS:
         least = 0.6 if name == "copy" else 0.8  # up to 16 random words, all of them right

@@ -188,9 +188,7 @@ def test_a_folder_with_something_in_it_is_refused(learner: STARLearner, tmp_path
 
 
 @pytest.mark.parametrize("size", ["lots", "5", "-1GB", None])
-def test_a_size_that_is_none_is_refused_at_the_door(
-    learner: STARLearner, tmp_path: Path, size: Any
-) -> None:
+def test_an_invalid_size_is_refused(learner: STARLearner, tmp_path: Path, size: Any) -> None:
     with pytest.raises(InputError, match=r"max_shard_size.*'5GB'"):
         learner.merge(tmp_path / "merged", max_shard_size=size)
     assert not (tmp_path / "merged").exists()
@@ -288,8 +286,8 @@ def test_weights_that_are_no_whole_adapter_are_refused_at_once(
     [
         ("adapter_config.json", "lora_alpha", 99, "lora_alpha=99"),
         ("adapter_config.json", "use_dora", True, "use_dora=True"),
-        ("starlearn.json", "rounds", None, "does not hold"),
-        ("starlearn.json", "adapter", {"rank": 4}, "does not hold"),
+        ("starlearn.json", "rounds", None, "has invalid content"),
+        ("starlearn.json", "adapter", {"rank": 4}, "has invalid content"),
     ],
 )
 def test_settings_that_do_not_belong_together_are_refused(

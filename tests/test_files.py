@@ -1,4 +1,4 @@
-"""Labelled files: what is read, and which line a complaint names (faults 39, 40, 56 to 62)."""
+"""Labelled files: what is read, and which line an error names."""
 
 import json
 from pathlib import Path
@@ -67,19 +67,19 @@ def test_separators_that_are_not_line_ends_stay_in_the_text(tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"text": "a", "label": ', ["line 2 is not JSON", "one object a line"]),
-        ("[1]", ["line 2 holds list"]),
+        ('{"text": "a", "label": ', ["line 2 is not JSON", "one object per line"]),
+        ("[1]", ["line 2 is a list, not an object"]),
         ("[" * 100_000, ["line 2 is not JSON"]),
         ('{"text": "a"}', ["line 2: no field 'label'", "fields: text", "--label-field"]),
         ('{"text": "", "label": "y"}', ["line 2: text is empty"]),
         ('{"text": " \\n", "label": "y"}', ["line 2: text is empty"]),
-        ('{"text": null, "label": "y"}', ["line 2: text is NoneType None"]),
+        ('{"text": null, "label": "y"}', ["line 2: text is the NoneType None"]),
         (
             '{"text": "a", "label": 1}',
-            ['line 2: label is int 1, not text; write it in quotes: "1"'],
+            ['line 2: label is the int 1, not text; put it in quotes: "1"'],
         ),
-        ('{"text": "a", "label": true}', ["line 2: label is bool True"]),
-        ('{"text": "a", "label": NaN}', ["line 2: label is float nan"]),
+        ('{"text": "a", "label": true}', ["line 2: label is the bool True"]),
+        ('{"text": "a", "label": NaN}', ["line 2: label is the float nan"]),
         ('{"text": "a\\ud800", "label": "y"}', ["line 2", "lone surrogate at char 1"]),
     ],
 )
@@ -93,11 +93,11 @@ def test_bad_json_line(tmp_path, line, words):
     ("rows", "words"),
     [
         ("text,label\nok,y\nshort\n", ["line 3 has 1 cells, the header has 2"]),
-        ("text,label\na, b,y\n", ["line 2 has 3 cells", "must stand in quotes"]),
+        ("text,label\na, b,y\n", ["line 2 has 3 cells", "Put a text with a comma"]),
         ("text,label\n,y\n", ["line 2: text is empty"]),
         ("text,label\na,\n", ["line 2: label is empty"]),
         ("words,label\na,y\n", ["line 2: no field 'text' (fields: words, label)"]),
-        ("text,text\na,y\n", ["stands twice"]),
+        ("text,text\na,y\n", ["column names repeat"]),
         ('text,label\n"a,y\n', ["is not CSV"]),
         ("", ["no rows"]),
         ("text,label\n", ["no rows"]),

@@ -116,7 +116,7 @@ def test_the_card_says_how_items_were_chosen(learner: STARLearner, tmp_path: Pat
 
     passes = Acquisition().n_passes
     learner.set_params(acquisition=Acquisition(n_passes=passes))
-    told = f"Items were asked for by the model's mutual information over {passes} passes."
+    told = f"Items were chosen by the model's mutual information over {passes} passes."
     assert chosen("default") == told
     learner.set_params(acquisition__measure="entropy", acquisition__schedule="published")
     assert chosen("uncertainty").endswith(", mixed with the base model's (weight published).")
@@ -186,15 +186,15 @@ def test_refusals_are_our_own_errors(
 ) -> None:
     from huggingface_hub import constants
 
-    with pytest.raises(InputError, match="no name of a repository"):
+    with pytest.raises(InputError, match="not a valid repository name"):
         learner.push_to_hub("me//mine")
-    with pytest.raises(InputError, match="include may hold"):
+    with pytest.raises(InputError, match="include may contain"):
         learner.push_to_hub("me/mine", include=["pool"])
     hub.refuses = True
     with pytest.raises(ServerError, match="hf auth login"):
         learner.push_to_hub("me/mine")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ServerError, match="did not take"):
+    with pytest.raises(ServerError, match=r"The upload of .* failed"):
         learner.push_to_hub("me/mine")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ServerError, match="HF_HUB_OFFLINE"):

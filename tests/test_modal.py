@@ -1,7 +1,7 @@
-"""starlearn.modal: modAL's loop repaired; where modAL is to blame, that it still is.
+"""starlearn.modal repairs modAL's loop.
 
-The assertions about plain modAL say which faults its release in use still has. When one of them
-fails, modAL has mended that fault and the repair can go.
+The assertions about plain modAL show which errors its installed release still has. When one of them
+fails, modAL has fixed that error, and the repair can be removed.
 """
 
 import copy
@@ -400,7 +400,7 @@ def test_empty_pool() -> None:
 def test_one_text_is_not_a_pool() -> None:
     with pytest.raises(InputError, match=r"\['red apple'\]"):
         textual().query("red apple")
-    with pytest.raises(InputError, match="put it in a list"):
+    with pytest.raises(InputError, match="got one text"):
         textual().teach("red apple", "yes")
 
 
@@ -599,7 +599,7 @@ def test_rows_of_another_form_are_refused() -> None:
         (pd.DataFrame(X[:2]), Y[:2]),
     ]:
         learner = numeric()
-        with pytest.raises(InputError, match="Cannot add"):
+        with pytest.raises(InputError, match="cannot be added"):
             learner.teach(rows, labels)
         assert learner.X_training.shape == (10, 3)
 
@@ -856,7 +856,7 @@ def test_an_interrupted_committee_of_star_learners_is_as_it_was(
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("uncertainty_batch_sampling", "Say on_transformed=True"),
+        ("uncertainty_batch_sampling", "Set on_transformed=True"),
         ("expected_error_reduction", r"Use starlearn\.modal\.star_sampling"),
     ],
 )

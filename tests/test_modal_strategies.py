@@ -126,7 +126,7 @@ def test_ranked_batch_mode_in_any_container(asking: Any, wrap: Any) -> None:
 
 
 def test_ranked_batch_mode_on_texts_is_refused(asking: Any) -> None:
-    with pytest.raises(InputError, match="Say on_transformed=True"):
+    with pytest.raises(InputError, match="Set on_transformed=True"):
         asking(uncertainty_batch_sampling)
 
 
@@ -143,7 +143,7 @@ def test_ranked_batch_mode_behind_a_pipeline(star: STARLearner) -> None:
     one = ActiveLearner(pipeline, uncertainty_batch_sampling, TEXTS, LABELS, on_transformed=True)
     assert len(one.query(POOL, n_instances=3)[0]) == 3
     one.on_transformed = False
-    with pytest.raises(InputError, match="Say on_transformed=True"):
+    with pytest.raises(InputError, match="Set on_transformed=True"):
         one.query(POOL, n_instances=3)
 
 

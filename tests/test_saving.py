@@ -121,7 +121,7 @@ def test_folders_are_never_overwritten(saved: tuple[STARLearner, Path]) -> None:
     learner, folder = saved
     with pytest.raises(InputError, match="exists already"):
         learner.save(folder)
-    with pytest.raises(InputError, match="no saved learner"):
+    with pytest.raises(InputError, match="is not a saved learner"):
         STARLearner.load(folder.parent)
 
 
@@ -193,7 +193,7 @@ def test_a_seed_of_numpy_is_the_seed_again(
     assert STARLearner.load(tmp_path / "learner").random_state == 3
 
 
-def test_trap_a_model_in_a_relative_folder_is_found_from_elsewhere(
+def test_a_model_in_a_relative_folder_is_found_from_elsewhere(
     make_learner: Callable[..., STARLearner],
     tiny_model: str,
     tmp_path: Path,

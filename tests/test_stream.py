@@ -1,4 +1,4 @@
-"""Pools on disk: the same rows, the same choice, and clear words for files that cannot be read."""
+"""Pools on disk: the same rows, the same choice, and clear errors for unreadable files."""
 
 import json
 from collections.abc import Callable
@@ -95,7 +95,7 @@ def test_a_file_that_was_changed_is_read_anew(records: list, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("none.jsonl", None, "no pool file .*none.jsonl"),
+        ("none.jsonl", None, "pool file .*none.jsonl does not exist"),
         ("table.csv", "text\na\n", r"one kind, .jsonl or .parquet; got .*table.csv"),
         ("empty.jsonl", "", "empty"),
         ("broken.jsonl", '{"text": "a"}\nno json\n', "cannot be read.*one JSON object"),

@@ -163,7 +163,7 @@ def test_a_kind_learns_asks_answers_and_comes_back(
 
 
 @pytest.mark.parametrize("name", [*KINDS, *CHATS])
-def test_fault_special_tokens_that_a_user_types_are_text(
+def test_special_tokens_that_a_user_types_are_text(
     name: str, folder_of: Callable[[str], Path]
 ) -> None:
     tokenizer = tokenizer_in(folder_of(name))
@@ -200,7 +200,7 @@ def test_spaces_before_an_answer_are_its_own(name: str, folder_of: Callable[[str
 
 
 @pytest.mark.parametrize("name", list(CHATS))
-def test_fault_a_chat_is_tokenised_as_the_tokenizer_does(
+def test_a_chat_is_tokenised_as_the_tokenizer_does(
     name: str, folder_of: Callable[[str], Path]
 ) -> None:
     """A sentencepiece tokenizer puts a space before a text only at the very beginning."""
@@ -284,7 +284,7 @@ def test_a_system_message_only_where_the_template_has_one(
         encode_prompts(tokenizer_in(folder_of("Llama 2")), task, ["a"], context=99, room=1)
 
 
-def test_fault_a_prompt_that_begins_with_bos_gets_no_second_one(
+def test_a_prompt_that_begins_with_bos_gets_no_second_one(
     folder_of: Callable[[str], Path],
 ) -> None:
     for name in ("Llama 3: bos by the post-processor", "Llama 2: BPE, space by a normaliser"):
@@ -334,7 +334,7 @@ def test_the_tokenizer_goes_into_a_merged_model_as_it_is(
     assert tokenizer_in(tmp_path / "merged")(text) == tokenizer_in(folder)(text)
 
 
-def test_trap_a_call_in_another_thread_sets_the_tokenizer_anew() -> None:
+def test_a_call_in_another_thread_does_not_change_the_tokenizer() -> None:
     # transformers keeps split_special_tokens in the tokenizer from its call until the next one.
     inside: list[str] = []
     threads: list[threading.Thread] = []

@@ -105,7 +105,7 @@ def chat_prompt(tokenizer: Any, template: str, **options: Any) -> list[str]:
     return list(tokenizer.convert_ids_to_tokens(ids))
 
 
-def test_trap_a_chat_template_that_asks_for_the_date_says_the_same_tomorrow(fresh: Any) -> None:
+def test_a_chat_template_that_asks_for_the_date_says_the_same_tomorrow(fresh: Any) -> None:
     # As Llama 3's does: every prompt, and with it every score, would be another after midnight.
     plain = "  {% for m in messages %}{{ m['content'] }}{% endfor %}"
     fresh.chat_template = plain
@@ -126,7 +126,7 @@ def test_a_system_message_comes_before_the_users(fresh: Any) -> None:
     # Braces in it are no fields, and its special tokens are the developer's own.
     assert chat_prompt(fresh, TURNS, system="big {text} </s>").count("</s>") == 3
     only_user = "{{ messages[-1]['content'] }}"
-    with pytest.raises(InputError, match="does not show a system message"):
+    with pytest.raises(InputError, match="does not show the system message"):
         chat_prompt(fresh, only_user, system="is it very big ?")
     refuses = (
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no such role') }}{% endif %}"
@@ -153,10 +153,10 @@ def test_a_system_message_comes_before_the_users(fresh: Any) -> None:
     ],
     ids=["escape", "for ever", "30 MB", "undefined", "syntax"],
 )
-def test_fault_70_a_hostile_chat_template_is_stopped(
+def test_a_hostile_chat_template_is_stopped(
     fresh: Any, template: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat, "SECONDS", 0.3 if "99999" in template else 60.0)
+    monkeypatch.setattr(chat, "MAX_SECONDS", 0.3 if "99999" in template else 60.0)
     with pytest.raises(InputError, match=message):
         chat_prompt(fresh, template)
     for thread in threading.enumerate():

@@ -1,6 +1,6 @@
 """benchmarks/variants.py: tuning lines become rows once, and differences are paired by seed."""
 
-from benchmark_modules import imported_benchmark
+import variants
 from studies import made_line
 
 from starlearn.evaluate.run_log import append_line
@@ -16,11 +16,10 @@ def test_rows_are_kept_once_and_differences_are_paired(tmp_path):
     append_line(tmp_path / "primary.jsonl", report)
     failed = made_line("skewed", "soft", 1001, [0.9, 0.9], purpose="tuning", error="it broke")
     append_line(tmp_path / "variants.jsonl", failed)
-    with imported_benchmark("variants") as variants:
-        rows = variants.collected([tmp_path], tmp_path / "none.csv")
-        rows.to_csv(tmp_path / "rows.csv", index=False)
-        again = variants.collected([tmp_path], tmp_path / "rows.csv")
-        found = variants.differences(again)
+    rows = variants.collected([tmp_path], tmp_path / "none.csv")
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    again = variants.collected([tmp_path], tmp_path / "rows.csv")
+    found = variants.differences(again)
     assert rows.equals(again)
     assert list(rows["arm"]) == ["bald", "random", "soft", "bald", "random"]
     assert dict(found["skewed"]) == {"bald": "+0.200 (2)", "soft": "-0.100 (1)"}

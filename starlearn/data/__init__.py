@@ -1,1 +1,1 @@
-"""Pools of items and their tokens."""
+"""Pools of items, and their tokens."""

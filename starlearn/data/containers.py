@@ -1,4 +1,4 @@
-"""Pools and labels in every container that users bring, as plain lists, by position."""
+"""Items and labels in every container that users pass, read by position."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
@@ -12,7 +12,7 @@ from starlearn.tasks import Item
 
 
 def as_items(X: Any, name: str = "X") -> list[Item]:
-    """Return a pool as a list of items, whatever container it came in.
+    """Return a pool in any container as a list of items.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ def as_items(X: Any, name: str = "X") -> list[Item]:
         m items: strings, or dicts of template fields. Rows of a DataFrame and of a Dataset
         become dicts. A Series is read by position, never by its index.
     name : str
-        What to call it in an error.
+        Name of X in error messages.
 
     Returns
     -------
@@ -29,17 +29,17 @@ def as_items(X: Any, name: str = "X") -> list[Item]:
     Raises
     ------
     InputError
-        When X is one string, a mapping, not a container, or an array of more than one dimension.
+        When X is one string or mapping, no container, or an array of more than one dimension.
     """
     if hasattr(X, "nnz"):  # scipy's sparse matrices and arrays
         raise InputError(
-            f"{name} is sparse (shape {X.shape}): sparse input is not supported. starlearn reads "
-            "text, not numeric features."
+            f"{name} is a sparse matrix of shape {X.shape}: sparse input is not supported, because "
+            "starlearn reads text. Pass a list of texts."
         )
     if isinstance(X, str | bytes | Mapping):
         raise InputError(
             f"{name} must be a collection of items, got one {type(X).__name__}. "
-            f"Put it into a list: [{name}]."
+            f"For one item pass a list: [{name}]."
         )
     if hasattr(X, "to_dict") and hasattr(X, "columns"):  # pandas.DataFrame
         return list(X.to_dict("records"))
@@ -47,14 +47,14 @@ def as_items(X: Any, name: str = "X") -> list[Item]:
     if isinstance(X, np.ndarray) or in_pandas or _is_array_alone(X):
         values = np.asarray(X)
         if values.dtype.kind == "c":
-            raise InputError(f"Complex data not supported: {name} must hold text.")
+            raise InputError(f"Complex data not supported: {name} must contain text.")
         values = values.astype(object)
         if values.ndim == 2 and values.shape[1] == 1:
             values = values[:, 0]
         if values.ndim != 1:
             raise InputError(
-                f"{name} must be one-dimensional, an item a row; got an array of shape "
-                f"{values.shape}. starlearn reads text, not numeric features."
+                f"{name} must be one-dimensional, with one text per item; got an array of shape "
+                f"{values.shape}. For several fields per item pass a DataFrame or a list of dicts."
             )
         return list(values)
     if not isinstance(X, Iterable):
@@ -66,18 +66,18 @@ def as_items(X: Any, name: str = "X") -> list[Item]:
 
 
 def _is_array_alone(X: Any) -> bool:
-    """Tell an object that can become an array and cannot be iterated."""
+    """Whether an object can become an array, but cannot be iterated."""
     return hasattr(X, "__array__") and not isinstance(X, Iterable)
 
 
 def as_labels(y: Any, n_items: int) -> NDArray[Any]:
-    """Return labels as a 1-D array: text as objects, whole numbers and booleans as such.
+    """Return labels as a 1-D array, texts as objects.
 
     Parameters
     ----------
     y : sequence of str, int or bool, length N
     n_items : int
-        N, the number of items that came with the labels.
+        N, the number of items.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def as_labels(y: Any, n_items: int) -> NDArray[Any]:
         y = y[:, 0]
     if y is None:
         raise InputError(
-            "fit requires y to be passed, but the target y is None. Give one label for each item."
+            "fit requires y to be passed, but the target y is None. Pass one label per item."
         )
     if _is_array_alone(y):
         y = np.asarray(y)
@@ -103,7 +103,7 @@ def as_labels(y: Any, n_items: int) -> NDArray[Any]:
     labels = [value.item() if isinstance(value, np.generic) else value for value in y]
     if len(labels) != n_items:
         raise InputError(
-            f"Found {n_items} items and {len(labels)} labels. Give one label for each item."
+            f"Found {n_items} items and {len(labels)} labels. Pass one label per item."
         )
     wrong = [
         f"row {row}: {label!r:.40} of type {type(label).__name__}"
@@ -112,35 +112,32 @@ def as_labels(y: Any, n_items: int) -> NDArray[Any]:
     ]
     if wrong:
         raise InputError(
-            f"{len(wrong)} of {n_items} labels are missing, continuous, or not a text, whole "
-            f"number or boolean: {listed(wrong)}. Leave items without a label out."
+            f"Labels must be texts, whole numbers or booleans. {len(wrong)} of {n_items} labels "
+            f"are missing, continuous or of another type: {listed(wrong)}. Remove these items."
         )
     kinds = sorted({type(label).__name__ for label in labels})
     if len(kinds) > 1:
         raise InputError(
-            f"Labels are of mixed types ({', '.join(kinds)}): 1 and '1' are different labels. "
-            "Bring them to one type, for example [str(label) for label in y]."
+            f"Labels are of mixed types ({', '.join(kinds)}), and 1 and '1' are different labels. "
+            "Convert all to one type, for example [str(label) for label in y]."
         )
     return object_array(labels) if kinds == ["str"] else np.array(labels)
 
 
 def object_array(values: Sequence[Any]) -> NDArray[Any]:
-    """Put texts or dicts into a 1-D array as they are."""
+    """Return texts or dicts as a 1-D array of objects."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
 
 
 def is_dataset(X: Any) -> bool:
-    """Tell a datasets.Dataset by its face, without importing datasets."""
+    """Whether X is a datasets.Dataset, by its attributes: importing datasets is slow."""
     return hasattr(X, "select") and hasattr(X, "features")
 
 
 def take(X: Any, indices: NDArray[np.intp]) -> Any:
-    """Return the rows at these positions in a container of the same kind as X.
-
-    A list for containers that are read once or have no rows, such as a generator or an Index.
-    """
+    """Return the rows at these positions, in the container of X or else in a list."""
     if hasattr(X, "iloc"):
         return X.iloc[indices]
     if isinstance(X, np.ndarray) or hasattr(X, "dataset"):  # starlearn.Pool
@@ -157,7 +154,7 @@ def as_count(value: Any, name: str, most: int) -> int:
     Raises
     ------
     InputError
-        When it is no whole number, below 1, or more than there are.
+        When it is not a whole number, below 1, or above `most`.
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
         raise InputError(f"{name} must be a whole number, got {value!r}.")
@@ -166,8 +163,8 @@ def as_count(value: Any, name: str, most: int) -> int:
         raise InputError(f"{name} must be at least 1, got {value}.")
     if count > most:
         raise InputError(
-            f"{name}={value} is more than the {most} items of the pool. Ask for at most {most}."
+            f"{name}={value} is more than the {most} items of the pool. It must be at most {most}."
             if most
-            else "The pool is empty: nothing to query."
+            else "The pool is empty: there is no item to query."
         )
     return count

@@ -1,4 +1,4 @@
-"""Pools on disk: rows are read when they are needed, so that a pool of any size fits."""
+"""Pools on disk, of any size: a row is read when it is needed."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -22,19 +22,19 @@ class Pool:
     Parameters
     ----------
     source : path, list of paths, or datasets.Dataset
-        Files of one kind, by their ending: ``.jsonl`` (``.json`` with one object a line) or
-        ``.parquet``. Rows become dicts.
+        Files of one kind: ``.jsonl`` (or ``.json`` with one object per line) or ``.parquet``. Rows
+        become dicts.
     cache_dir : path, optional
-        Where datasets keeps its memory-mapped copy of the files; None is datasets' own cache.
+        Folder for the memory-mapped copy of the files; by default the cache of datasets.
 
     Raises
     ------
     InputError
-        When a file is missing, of another kind, empty, or cannot be read.
+        When a file is missing, empty, of another kind, or cannot be read.
 
     Notes
     -----
-    Rows lie in a memory-mapped Arrow file, so that a row costs no memory until it is read.
+    The memory-mapped copy is an Arrow file: a row takes no memory until it is read.
 
     Examples
     --------
@@ -56,20 +56,20 @@ class Pool:
 
     @property
     def shape(self) -> tuple[int]:
-        """(m,), which modAL asks for."""
+        """(m,), which modAL reads."""
         return (len(self),)
 
     def __iter__(self) -> Iterator[Item]:
-        """Give all rows, one after the other."""
+        """Iterate over the rows."""
         return iter(self.dataset)
 
     def __getitem__(self, index: Any) -> Any:
-        """Return one row for a number, a list of rows for a slice, positions, or a mask of m.
+        """Return one row for a number, or a list for a slice, positions or a mask of shape (m,).
 
         Raises
         ------
         IndexError
-            When there is no such row, or a mask is for another number of rows.
+            When a row does not exist, or a mask has another length.
         """
         if isinstance(index, int | np.integer):
             return self.dataset[int(index)]
@@ -77,16 +77,16 @@ class Pool:
         return self.dataset.select(positions).to_list()
 
     def _positions(self, index: Any) -> NDArray[np.intp]:
-        """Read an index as NumPy does: masks, and positions from the end."""
+        """Return an index as positions from 0; it may be a mask, or count from the end."""
         found = np.asarray(index)
         if found.dtype == bool:
             if found.shape != self.shape:
-                raise IndexError(f"a mask of shape {found.shape} for {len(self)} rows")
+                raise IndexError(f"the mask has shape {found.shape}, the pool {len(self)} rows")
             return np.flatnonzero(found)
         found = found.astype(np.intp, casting="same_kind" if found.size else "unsafe")
         wrong = found[(found < -len(self)) | (found >= len(self))]
         if wrong.size:
-            raise IndexError(f"there is no row {wrong[0]} among {len(self)}")
+            raise IndexError(f"row {wrong[0]} does not exist: the pool has {len(self)} rows")
         return np.asarray(np.where(found < 0, found + len(self), found))
 
     def __repr__(self) -> str:
@@ -120,10 +120,7 @@ Rows = Sequence[Item] | Pool
 
 
 def as_rows(X: Any, name: str = "X") -> Rows:
-    """Return a pool as something that has a length and gives rows by slice.
-
-    A list for containers in memory; a Pool for what lies on disk.
-    """
+    """Return a pool as a list, or as a Pool when its rows are on disk."""
     if isinstance(X, Pool):
         return X
     return Pool(X) if is_dataset(X) else as_items(X, name)
@@ -145,12 +142,12 @@ def _read(files: list[Path], cache_dir: str | os.PathLike[str] | None) -> Any:
     reader = READERS.get(kinds.pop()) if len(kinds) == 1 else None
     if reader is None:
         raise InputError(
-            "A Pool is made of files of one kind, .jsonl or .parquet; got "
+            "The files of a Pool must be of one kind, .jsonl or .parquet; got "
             f"{', '.join(str(file) for file in files[:5]) or 'no file'}."
         )
     for file in files:
         if not file.is_file():
-            raise InputError(f"There is no pool file {file}. Give the path of a file that exists.")
+            raise InputError(f"The pool file {file} does not exist. Check the path.")
         if file.stat().st_size == 0:
             raise InputError(f"The pool file {file} is empty: it needs at least one row.")
     shown = datasets_logging.is_progress_bar_enabled()
@@ -160,13 +157,13 @@ def _read(files: list[Path], cache_dir: str | os.PathLike[str] | None) -> Any:
         cache = None if cache_dir is None else str(cache_dir)
         return getattr(Dataset, reader)(paths, cache_dir=cache)
     except (DatasetGenerationError, OSError, ValueError) as error:
-        if len(files) > 1:  # read each alone, so that the error is about one of them
+        if len(files) > 1:  # read each file alone, so that the error names the damaged one
             for file in files:
                 _read([file], cache_dir)
         reason = " ".join(str(error.__cause__ or error).split())
         raise InputError(
             f"The pool {', '.join(map(str, files[:3]))} cannot be read: {reason:.300}. Every line "
-            "must be one JSON object (every row of a Parquet file a record) with the same fields."
+            "must be one JSON object, or every row one Parquet record, with the same fields."
         ) from error
     finally:
         if shown:

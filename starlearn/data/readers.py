@@ -1,4 +1,4 @@
-"""Files of texts and labels, JSON lines or CSV: read strictly, with errors that name the line."""
+"""Readers of JSON-lines and CSV files. They are strict: an error names the line."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from starlearn.errors import InputError, listed
 Row = dict[str, Any]
 
 LONGEST_CELL = 2**31 - 1
-"""The csv module's own limit, 131,072 characters, would refuse long texts."""
+"""Replaces the csv module's limit of 131,072 characters, which is too low for long texts."""
 
 
 def load_labelled(
@@ -26,27 +26,27 @@ def load_labelled(
     path : str or path
         A ``.jsonl``, ``.ndjson`` or ``.csv`` file in UTF-8; a byte-order mark is allowed.
     text_field, label_field : str
-        The fields (JSON) or columns (CSV) to read. Others are ignored.
+        The fields (JSON) or columns (CSV) to read. Other ones are ignored.
 
     Returns
     -------
     items : list of str
-        The texts as they stand in the file.
+        The texts, unchanged.
     labels : list of str
-        The labels without outer spaces; "NA" and "null" are labels like any other.
+        The labels without outer spaces. "NA" and "null" are ordinary labels.
 
     Raises
     ------
     InputError
-        Naming the file, the lines and what is wrong with each: not UTF-8, not JSON, a missing
-        field, an empty text, a label that is not text, a CSV row that is too short or too long.
+        When the file is not UTF-8, JSON or CSV, a row has too few or too many cells, a field is
+        missing or empty, or a label is not text. The message names the lines.
     """
     path = Path(path)
     pairs = converted(
         read_rows(path),
         lambda row: (text_of(row, text_field), text_of(row, label_field).strip()),
         path,
-        "Mend these lines, or name other fields with --text-field and --label-field",
+        "Fix these lines, or name other fields with --text-field and --label-field",
     )
     return [text for text, _ in pairs], [label for _, label in pairs]
 
@@ -57,21 +57,21 @@ def converted(
     where: object,
     remedy: str,
 ) -> list[tuple[str, str]]:
-    """Make a pair of text and label of every row, and complain once about all bad rows.
+    """Convert rows to pairs of text and label, and report all bad rows in one error.
 
     Parameters
     ----------
     rows : iterable of (str, dict)
         Each row with its place, such as "line 3".
     convert : callable
-        Takes a row, and raises ValueError, TypeError or KeyError when it is not as expected.
+        Takes a row, and raises ValueError, TypeError or KeyError for a bad one.
     where, remedy : str
-        What was read, and what to do about bad rows.
+        The source of the rows, and how to fix bad rows.
 
     Raises
     ------
     InputError
-        Naming the bad rows, or that there is none at all.
+        When a row is bad, or there are no rows.
     """
     pairs, complaints = [], []
     for place, row in rows:
@@ -84,18 +84,18 @@ def converted(
     if complaints:
         raise InputError(f"{where}: {listed(complaints)}. {remedy}")
     if not pairs:
-        raise InputError(f"{where}: no rows. Give a file with at least one")
+        raise InputError(f"{where}: the file has no rows. It must have at least one")
     return pairs
 
 
 def text_of(row: Row, name: str) -> str:
-    """Return a field that must hold text; the complaint says what stands there instead."""
+    """Return a field that must be a text; ValueError for any other value."""
     if name not in row:
         raise ValueError(f"no field {name!r} (fields: {', '.join(map(str, row))})")
     value = row[name]
     if not isinstance(value, str):
         kind = type(value).__name__
-        raise ValueError(f'{name} is {kind} {value!r}, not text; write it in quotes: "{value}"')
+        raise ValueError(f'{name} is the {kind} {value!r}, not text; put it in quotes: "{value}"')
     if not value.strip():
         raise ValueError(f"{name} is empty")
     bad = re.search("[\ud800-\udfff]", value)
@@ -105,7 +105,7 @@ def text_of(row: Row, name: str) -> str:
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """Yield each row of a file with its place ("line 3"), by the kind that its name tells."""
+    """Yield each row of a file with its place ("line 3"). The file's name decides its format."""
     readers = {".jsonl": json_rows, ".ndjson": json_rows, ".csv": csv_rows}
     if path.suffix.lower() not in readers:
         raise InputError(f"{path}: the name must end in .jsonl, .ndjson or .csv")
@@ -113,11 +113,11 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def decoded(path: Path) -> str:
-    """Read a file as UTF-8, with or without a byte-order mark; no guessing."""
+    """Return the content of a UTF-8 file, with or without a byte-order mark."""
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path") from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -137,32 +137,32 @@ def json_rows(path: Path, text: str) -> Iterator[tuple[str, Row]]:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise InputError(
-                f"{path}: line {number} is not JSON ({error}). Write one object a line, such as "
+                f"{path}: line {number} is not JSON ({error}). Write one object per line, such as "
                 '{"text": "...", "label": "..."}'
             ) from error
         if not isinstance(row, dict):
             raise InputError(
-                f"{path}: line {number} holds {type(row).__name__}, not an object. Write one "
-                'object a line, such as {"text": "...", "label": "..."}'
+                f"{path}: line {number} is a {type(row).__name__}, not an object. Write one "
+                'object per line, such as {"text": "...", "label": "..."}'
             )
         yield f"line {number}", row
 
 
 def csv_rows(path: Path, text: str) -> Iterator[tuple[str, Row]]:
-    """Yield the rows of a CSV file under the names of its header."""
+    """Yield the rows of a CSV file as dicts; the names are those of its header."""
     csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = next(reader, [])
         if len(set(header)) < len(header):
-            raise InputError(f"{path}: a column name stands twice in the header: {header}")
+            raise InputError(f"{path}: column names repeat in the header: {header}")
         for cells in reader:
             if not cells:
                 continue
             if len(cells) != len(header):
                 raise InputError(
                     f"{path}: line {reader.line_num} has {len(cells)} cells, the header has "
-                    f"{len(header)}. A text with a comma or a line break must stand in quotes"
+                    f"{len(header)}. Put a text with a comma or a line break in quotes"
                 )
             yield f"line {reader.line_num}", dict(zip(header, cells, strict=True))
     except csv.Error as error:

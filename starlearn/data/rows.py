@@ -1,4 +1,4 @@
-"""Rows of any container that modAL's learners are given: count, take, convert, stack."""
+"""Rows in every container that modAL's learners accept: count, take, convert, stack."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from starlearn.errors import InputError, listed
 
 
 def n_rows_of(X: Any) -> int:
-    """Return the number of rows; a sparse matrix has a shape and no length."""
+    """Return the number of rows. A sparse matrix has a shape, but no length."""
     return int(X.shape[0]) if hasattr(X, "shape") else len(X)
 
 
@@ -29,12 +29,12 @@ def rows_at(X: Any, index: NDArray[np.intp]) -> Any:
 
 
 def as_array(X: Any) -> Any:
-    """Return a list or a Series as an array, texts as objects; other containers as they are.
+    """Return a list or a Series as an array, of dtype object for texts, and all else unchanged.
 
-    modAL asks rows for their shape, indexes them by arrays and stacks them.
+    modAL reads the shape of rows, indexes them by arrays and stacks them.
     """
     if isinstance(X, str | bytes):
-        raise InputError(f"One text is no pool: put it in a list, [{X!r:.80}].")
+        raise InputError(f"The pool must be a list of texts, got one text. Use [{X!r:.80}].")
     if isinstance(X, pd.Series):
         X = X.to_numpy()
     elif isinstance(X, Sequence):
@@ -46,7 +46,7 @@ def as_array(X: Any) -> Any:
 
 
 def as_label_array(y: Any) -> Any:
-    """Return labels as an array, texts as objects; InputError when texts and numbers are mixed."""
+    """Return labels as an array, texts as objects; InputError for a mix of texts and numbers."""
     if sp.issparse(y):
         return y
     values = y.tolist() if hasattr(y, "tolist") else y
@@ -56,8 +56,8 @@ def as_label_array(y: Any) -> Any:
         other = [repr(label) for label in labels.flat if not isinstance(label, str)]
         if other:
             raise InputError(
-                f"y mixes texts with other labels ({listed(other)}): 1 and '1' are two labels. "
-                "Bring them to one kind, for example [str(label) for label in y]."
+                f"y mixes texts with other labels ({listed(other)}), and 1 and '1' are different "
+                "labels. Convert all to one type, for example [str(label) for label in y]."
             )
     return labels
 
@@ -68,7 +68,7 @@ def stacked(known: Any, new: Any) -> Any:
         if sp.issparse(known) or sp.issparse(new):
             return sp.vstack((known, new), format="csr")
         if type(known) is not type(new):
-            raise TypeError("two kinds of containers")
+            raise TypeError("the containers differ")
         if isinstance(known, pd.DataFrame):
             columns = list(known.columns)
             if set(columns) != set(new.columns):
@@ -84,6 +84,6 @@ def stacked(known: Any, new: Any) -> Any:
     except (ValueError, TypeError) as error:
         kinds = [f"{type(rows).__name__} of shape {np.shape(rows)}" for rows in (new, known)]
         raise InputError(
-            f"Cannot add new rows, {kinds[0]}, to those known, {kinds[1]}: {error}. "
-            "Give them in the form of those known."
+            f"New rows, {kinds[0]}, cannot be added to the known rows, {kinds[1]}: {error}. "
+            "Pass new rows in the container of the known ones."
         ) from error

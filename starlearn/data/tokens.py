@@ -1,4 +1,4 @@
-"""From prompts and answers to token ids, and from token ids to length-bucketed batches."""
+"""Token ids of prompts and answers, and batches of sequences of equal padded length."""
 
 import re
 import threading
@@ -14,15 +14,14 @@ from starlearn.errors import InputError, listed
 from starlearn.tasks import Fields, Task
 
 GRAINS = 16
-"""Padded lengths between two powers of two: at most one token in 16 is padding. An item's padded
-length depends on the item alone, so its attention sums have the same length, and its scores the
-same bits, in every batch."""
+"""Padded lengths between two powers of two, so that at most one token in 16 is padding. An item's
+padded length depends on the item alone, so that its scores have the same bits in every batch."""
 
 ANCHORS = ("a", "\n", ".", "1")
-"""Characters to put before a text that does not stand at the beginning."""
+"""Characters to put before a text that does not start a sequence."""
 
 _LOCK = threading.Lock()
-"""Clones in threads share a tokenizer, and transformers sets it anew to the way of each call."""
+"""Clones in threads share a tokenizer, and every call changes its padding and truncation."""
 
 
 def encode_prompts(
@@ -34,7 +33,7 @@ def encode_prompts(
     room: int,
     rows: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """Turn items into prompt tokens; special tokens come from the template alone.
+    """Return the prompt tokens of items. Special tokens come from the template only.
 
     Parameters
     ----------
@@ -47,7 +46,7 @@ def encode_prompts(
     room : int
         Tokens to leave free for the answer.
     rows : sequence of int, optional
-        What to call the items in complaints; by default 0 .. m - 1.
+        Numbers of the items in error messages; by default 0 .. m - 1.
 
     Returns
     -------
@@ -56,14 +55,14 @@ def encode_prompts(
     Raises
     ------
     InputError
-        Naming the rows that have no token, or whose prompt and answer exceed the context: a
-        model with rotary positions would give finite nonsense there, not an error.
+        When a prompt has no token, or prompt and answer exceed the context: a model with rotary
+        positions raises no error there, and its scores have no meaning.
     """
     rows = range(len(fields)) if rows is None else rows
     parts = _template_parts(tokenizer, task)
     start = bos_ids(tokenizer)
     if task.chat or parts[0] in start:
-        start = []  # a chat template writes the beginning itself, and so may a prompt
+        start = []  # a chat template starts with these tokens itself, and so may a prompt
     prompts: list[list[int]] = [list(start) for _ in fields]
     for place, part in enumerate(parts):
         if isinstance(part, int):
@@ -73,21 +72,21 @@ def encode_prompts(
         texts = [part.format(**filled) for filled in fields]
         if place == len(parts) - 1 and task.joint:
             texts = [text.rstrip(" ") for text in texts]
-        tokenise = _tokenise if place == 0 else _tokenise_behind_special
+        tokenise = _tokenise if place == 0 else _tokenise_after_special
         for ids, more in zip(prompts, tokenise(tokenizer, texts, rows), strict=True):
             ids.extend(more)
     empty = [f"row {row}" for row, ids in zip(rows, prompts, strict=True) if not ids]
     if empty:
-        raise InputError(f"Prompts without a single token for this tokenizer: {listed(empty)}.")
-    complaints = [
+        raise InputError(f"The tokenizer makes no token of these prompts: {listed(empty)}.")
+    too_long = [
         f"row {row}: {len(ids)} tokens"
         for row, ids in zip(rows, prompts, strict=True)
         if len(ids) + room > context
     ]
-    if complaints:
+    if too_long:
         raise InputError(
-            f"{len(complaints)} of {len(prompts)} prompts do not fit the model's context of "
-            f"{context} tokens, of which {room} are for the answer: {listed(complaints)}. "
+            f"{len(too_long)} of {len(prompts)} prompts do not fit the model's context of "
+            f"{context} tokens, of which {room} are for the answer: {listed(too_long)}. "
             "Shorten or remove these items."
         )
     return prompts
@@ -95,7 +94,7 @@ def encode_prompts(
 
 @dataclass(frozen=True)
 class Encoder:
-    """What turns items of a pool into prompts that leave room for the answer."""
+    """Converter from items of a pool to prompts that leave room for the answer."""
 
     tokenizer: Any
     task: Task
@@ -107,7 +106,7 @@ class Encoder:
     def __call__(
         self, fields: Sequence[Fields], rows: NDArray[np.intp], room: int | None = None
     ) -> list[list[int]]:
-        """Return the prompts of items; `rows` say what to call them, `room` is for another answer.
+        """Return the prompts of items; `rows` are their numbers, `room` replaces that of the task.
 
         Raises
         ------
@@ -125,25 +124,25 @@ class Encoder:
 
 
 def encode_answers(tokenizer: Any, task: Task, answers: Sequence[str]) -> list[list[int]]:
-    """Turn answers into the tokens that follow the prompt, without the end of sequence.
+    """Return the tokens of answers after the prompt, without the end of sequence.
 
-    An answer is tokenised behind the last character of the template, and that character's
-    tokens are taken off again, so that the joint looks as it does in running text whatever
-    the tokenizer makes of leading spaces. (Not with ``separator=""`` behind a prompt that ends
-    in a space: there the space is a token of its own. Both training and scoring see the same.)
+    An answer is tokenised after the last character of the template, and this character's tokens
+    are removed, so that a space between them becomes the same tokens as in running text. A
+    prompt that ends in a space with ``separator=""`` keeps the space as a token of its own, in
+    training and in scoring.
     """
     last = _template_parts(tokenizer, task)[-1]
     literal = last.rsplit("}", 1)[-1] if isinstance(last, str) else ""
     anchors = (literal.rstrip(" ")[-1], *ANCHORS) if literal.strip() else ANCHORS
-    encoded = _tokenise_behind(tokenizer, anchors, [task.joint + answer for answer in answers])
+    encoded = _tokenise_after(tokenizer, anchors, [task.joint + answer for answer in answers])
     empty = [repr(answer) for answer, ids in zip(answers, encoded, strict=True) if not ids]
     if empty:
-        raise InputError(f"Answers without a single token for this tokenizer: {listed(empty)}.")
+        raise InputError(f"The tokenizer makes no token of these answers: {listed(empty)}.")
     return encoded
 
 
 def bos_ids(tokenizer: Any) -> list[int]:
-    """Return the special tokens that the tokenizer itself puts before a text."""
+    """Return the special tokens that the tokenizer puts before a text."""
     plain = _ids(tokenizer, "a", add_special_tokens=False)
     full = _ids(tokenizer, "a", add_special_tokens=True)
     for start in range(len(full) - len(plain) + 1):
@@ -152,9 +151,9 @@ def bos_ids(tokenizer: Any) -> list[int]:
     return []
 
 
-def _ids(tokenizer: Any, texts: Any, **how: bool) -> Any:
+def _ids(tokenizer: Any, texts: Any, **options: bool) -> Any:
     with _LOCK:
-        return tokenizer(texts, **how).input_ids
+        return tokenizer(texts, **options).input_ids
 
 
 def _tokenise(
@@ -162,7 +161,7 @@ def _tokenise(
 ) -> list[list[int]]:
     # split_special_tokens: "<|im_end|>" in a user's text is text, not the end of a turn.
     encoded = _ids(tokenizer, texts, add_special_tokens=False, split_special_tokens=True)
-    # A vocabulary of whole words holds its special tokens as words, and cannot split them.
+    # A tokenizer of whole words cannot split its special tokens: they become unknown tokens.
     unknown = tokenizer.unk_token_id
     special = set(tokenizer.all_special_ids) - {unknown}
     if unknown is None:
@@ -174,35 +173,34 @@ def _tokenise(
         ]
         if found:
             raise InputError(
-                f"Texts hold a special token of the model, which this tokenizer cannot read as "
-                f"text: {listed(found)}. Remove it from the text."
+                "Texts contain a special token of the model, and this tokenizer cannot read it as "
+                f"text: {listed(found)}. Remove it from the texts."
             )
     return [[unknown if token in special else token for token in ids] for ids in encoded]
 
 
-def _tokenise_behind_special(
+def _tokenise_after_special(
     tokenizer: Any, texts: list[str], rows: Sequence[int] | None = None
 ) -> list[list[int]]:
-    """Tokenise texts as they stand behind a special token, not at the beginning.
+    """Return the tokens of texts after a special token.
 
-    Tokenizers of the sentencepiece kind put a space before a text, some of them only where it
-    begins.
+    SentencePiece tokenizers put a space before a text, some of them only at its start.
     """
     special = tokenizer.all_special_tokens[0]
-    behind = _ids(tokenizer, special + "a", add_special_tokens=False)
-    if behind[1:] == _tokenise(tokenizer, ["a"])[0]:
+    after = _ids(tokenizer, special + "a", add_special_tokens=False)
+    if after[1:] == _tokenise(tokenizer, ["a"])[0]:
         return _tokenise(tokenizer, texts, rows)
-    return _tokenise_behind(tokenizer, ANCHORS, texts, rows)
+    return _tokenise_after(tokenizer, ANCHORS, texts, rows)
 
 
-def _tokenise_behind(
+def _tokenise_after(
     tokenizer: Any, anchors: Sequence[str], texts: list[str], rows: Sequence[int] | None = None
 ) -> list[list[int]]:
-    """Tokenise texts as they stand behind a character: put it there, and take its tokens off.
+    """Return the tokens of texts after a character (anchor), without the character's own tokens.
 
-    Where these are the same as those of the character alone, no token spans the joint, and the rest
-    is the text's own. Where they are not, as when "a" and "nd" become "and", the next character is
-    tried, and in the end none.
+    When the sequence starts with the anchor's tokens, no token spans both, and the rest belongs to
+    the text. Otherwise, as when "a" and "nd" become "and", the next anchor is tried, and finally
+    none.
     """
     found = _tokenise(tokenizer, texts, rows)
     left = list(range(len(texts)))
@@ -211,16 +209,18 @@ def _tokenise_behind(
             break
         before = _tokenise(tokenizer, [anchor])[0]
         joined = _tokenise(tokenizer, [anchor + texts[i] for i in left], left)
-        apart = [ids[: len(before)] == before for ids in joined]
-        for i, ids, is_apart in zip(left, joined, apart, strict=True):
-            if is_apart:
+        spanned = []
+        for i, ids in zip(left, joined, strict=True):
+            if ids[: len(before)] == before:
                 found[i] = ids[len(before) :]
-        left = [i for i, is_apart in zip(left, apart, strict=True) if not is_apart]
+            else:
+                spanned.append(i)
+        left = spanned
     return found
 
 
 def _template_parts(tokenizer: Any, task: Task) -> list[str | int]:
-    """Cut the template at its special tokens: ids for these, template text between them."""
+    """Split the template at its special tokens, which become ids; the rest stays text."""
     template = in_chat(tokenizer, task.prompt, task.system) if task.chat else task.prompt
     named = tokenizer.all_special_tokens
     special: dict[str, int] = dict(zip(named, tokenizer.convert_tokens_to_ids(named), strict=True))
@@ -236,12 +236,12 @@ def _template_parts(tokenizer: Any, task: Task) -> list[str | int]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Items that are computed together: all have the same padded length."""
+    """Items of the same padded length that are computed together."""
 
     indices: NDArray[np.intp]
     """Positions of the items, shape [B]."""
     parts: tuple[int, ...]
-    """Padded length of each part of an item in tokens."""
+    """Padded length of each part of an item, in tokens."""
 
     @property
     def length(self) -> int:
@@ -249,18 +249,18 @@ class Batch:
         return sum(self.parts)
 
     def tokens(self, copies: int | tuple[int, ...] = 1) -> int:
-        """Padded tokens of all items, each part counted as often as it runs."""
+        """Return the padded tokens of all items; `copies` is the number of runs per part."""
         return int(len(self.indices) * (np.asarray(self.parts) * np.asarray(copies)).sum())
 
 
 def padded_lengths(lengths: Any, grains: int = GRAINS) -> NDArray[np.intp]:
-    """Round lengths up to a grid that is as fine as the lengths are short.
+    """Round lengths up to a grid whose steps grow with the lengths.
 
     Parameters
     ----------
     lengths : array of int
     grains : int
-        Points of the grid between two powers of two.
+        Number of grid points between two powers of two.
 
     Returns
     -------
@@ -277,16 +277,16 @@ def padded_lengths(lengths: Any, grains: int = GRAINS) -> NDArray[np.intp]:
 
 
 def batches(lengths: Any, max_tokens: int, copies: int | tuple[int, ...] = 1) -> Iterator[Batch]:
-    """Cut items into batches of equal padded length within a token budget, longest first.
+    """Split items into batches of equal padded length within a token budget.
 
     Parameters
     ----------
     lengths : array of int, shape (m,) or (m, parts)
-        Tokens of each item; with several parts, each is padded by itself.
+        Tokens of each item. Several parts are padded one by one.
     max_tokens : int
-        Upper bound of B * T, copies counted; an item that exceeds it alone is a batch of its own.
+        Upper bound of B * T, copies included. A longer item is a batch of its own.
     copies : int or tuple of int, shape (parts,)
-        How many times a pass runs each part.
+        Number of times that a pass runs each part.
 
     Yields
     ------

@@ -1,1 +1,1 @@
-"""Scoring beyond one process, on engines that exist: RayEngine Data, and accelerate's processes."""
+"""Scoring in several processes: workers of a Ray cluster, or processes of `accelerate launch`."""

@@ -1,4 +1,4 @@
-"""A query's scoring by several processes of one program, as `accelerate launch` starts them."""
+"""Scoring in the processes of one program, as `accelerate launch` starts them."""
 
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -12,25 +12,25 @@ from starlearn.query.score_store import row_keys
 from starlearn.query.score_table import ScoreTable
 
 REMEDY = (
-    "Call fit or load in all of them with the same arguments; query the same pool in the same "
-    "order (sorted(...), if it is from a set or a folder); give STARLearner(random_state=...)."
+    "Call fit or load in all of them with the same arguments. Query the same pool in the same "
+    "order: sort it if it comes from a set or a folder. Set STARLearner(random_state=...)."
 )
 
 
 @dataclass(frozen=True)
 class ProcessWorkers:
-    """The processes of this program, each with a GPU of its own where there are several.
+    """The processes of this program, each with its own GPU where there are several.
 
-    All of them run the same lines. Each scores its share of the chunks, all exchange their
-    numbers, and each goes on with the whole: every process has the batch of one process. Where one
-    of them fails, all do.
+    All processes run the same code. Each scores its share of the chunks and sends its numbers to
+    the others, so every process returns the batch that one process alone would. When one of them
+    fails, all fail.
     """
 
     processes: ProcessGroup
 
     @classmethod
     def here(cls) -> "ProcessWorkers":
-        """Return the processes that this one was started with; one alone otherwise."""
+        """Return the processes that were started together with this one."""
         return cls(processes())
 
     def score(
@@ -56,19 +56,19 @@ class ProcessWorkers:
                 plan.seed,
                 plan.weight,
                 str(plan.acquisition.get_params()),
-                digest(plan, positions[places]),
+                pool_digest(plan, positions[places]),
             ],
             REMEDY,
         )
-        mine = self._share(places, plan.acquisition.chunk_size)
+        own = self._share(places, plan.acquisition.chunk_size)
 
         def scored() -> tuple[NDArray[np.intp], ScoreTable]:
-            if len(mine):
-                score_pool(replace(plan, workers=None), positions, scores, n_passes, mine)
-            return mine, scores.at(mine)
+            if len(own):
+                score_pool(replace(plan, workers=None), positions, scores, n_passes, own)
+            return own, scores.at(own)
 
-        for theirs, found in self.processes.together(scored):
-            scores.put(theirs, found)
+        for share, found in self.processes.together(scored):
+            scores.put(share, found)
 
     def embeddings(
         self, plan: QueryPlan, prompts: list[list[int]], rows: NDArray[np.intp]
@@ -77,28 +77,29 @@ class ProcessWorkers:
         self.processes.agree(
             lambda: [plan.scorer.embedding_space, b"".join(row_keys(prompts))], REMEDY
         )
-        mine = self._share(np.arange(len(prompts)), plan.acquisition.chunk_size)
+        own = self._share(np.arange(len(prompts)), plan.acquisition.chunk_size)
 
         def embedded() -> list[NDArray[np.float64]]:
-            own = [prompts[i] for i in mine]
-            return [replace(plan, workers=None).embedded(own, rows[mine])] if own else []
+            if not len(own):
+                return []
+            return [replace(plan, workers=None).embedded([prompts[i] for i in own], rows[own])]
 
         return np.concatenate(
             [part for parts in self.processes.together(embedded) for part in parts]
         )
 
     def _share(self, places: NDArray[np.intp], size: int) -> NDArray[np.intp]:
-        """Return this process's share: whole chunks where there are enough of them."""
+        """Return this process's share: whole chunks, if there is at least one per process."""
         if self.processes.count == 1:
             return places
         parts = max(-(-len(places) // size), min(self.processes.count, len(places)))
-        pieces = np.array_split(places, parts)
-        with self.processes.state.split_between_processes(pieces) as mine:
-            return np.concatenate([places[:0], *mine])
+        chunks = np.array_split(places, parts)
+        with self.processes.state.split_between_processes(chunks) as own:
+            return np.concatenate([places[:0], *own])
 
 
-def digest(plan: QueryPlan, rows: NDArray[np.intp]) -> str:
-    """Return a hash of prompts in their order: processes exchange numbers by place."""
+def pool_digest(plan: QueryPlan, rows: NDArray[np.intp]) -> str:
+    """Return a hash of prompts in their order, by which processes exchange their numbers."""
     found = blake2b(digest_size=16)
     size = plan.acquisition.chunk_size
     for start in range(0, len(rows), size):

@@ -1,7 +1,6 @@
-"""Pieces of a pool that are scored apart: what identifies one, and the file that keeps it."""
+"""Chunks of a pool: the key that identifies one, and the Parquet file that stores its numbers."""
 
 import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -13,26 +12,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from starlearn.errors import StorageError
 from starlearn.query.score_store import row_keys
+from starlearn.storage.files import replacing
 
-FACT = b"starlearn.chunk"
-"""Where a file's metadata says which piece it is, with a digest of its columns."""
+DIGEST = b"starlearn.chunk"
+"""Name in a file's metadata of the digest of its key and columns."""
 
 
 def chunk_key(space: str, prompts: Sequence[Sequence[int]]) -> str:
-    """Identify a piece by its prompts, in their order, and by all else that decides its numbers.
+    """Return the key of a chunk of prompts: it changes with every input of the chunk's numbers.
 
     Parameters
     ----------
     space : str
-        What decides a row besides its prompt: see :meth:`starlearn.query.scoring.Scorer.identity`.
+        All inputs besides the prompts; see :meth:`starlearn.query.scoring.Scorer.identity`.
     prompts : sequence of c token sequences
+        In the order of the chunk's rows.
 
     Returns
     -------
     str
-        32 hexadecimal digits; the name of the piece's file.
+        32 hexadecimal digits, the name of the chunk's file.
     """
     digest = blake2b(space.encode(), digest_size=16)
     for key in row_keys(prompts):
@@ -41,61 +41,53 @@ def chunk_key(space: str, prompts: Sequence[Sequence[int]]) -> str:
 
 
 def items_key(space: str, items: Sequence[Mapping[str, str]]) -> str:
-    """Identify a piece by its items, in their order, before they are prompts.
+    """Return the key of a chunk of items, before they become prompts.
 
     Parameters
     ----------
     space : str
-        What decides a row besides its item, the task too.
+        All inputs of the chunk's numbers besides the items, the task included.
     items : sequence of c mappings
-        The fields of the prompt, as :meth:`starlearn.tasks.Task.fill` gives them.
+        The fields of the prompts, as :meth:`starlearn.tasks.Task.fill` returns them.
     """
     content = json.dumps([space, *items]).encode()
     return blake2b(content, digest_size=16).hexdigest()
 
 
 def chunk_file(folder: Path, space: str, key: str) -> Path:
-    """Return where a piece is kept: a folder for each space, a file for each piece."""
+    """Return the path of a chunk: one folder per space, one file per chunk."""
     return folder / space.replace("*", "-adapter") / f"{key}.parquet"
 
 
 def write_chunk(file: Path, key: str, columns: Mapping[str, Any]) -> None:
-    """Write a piece; it appears under its name only when it is complete.
+    """Write a chunk. The file has its name only when it is complete.
 
     Raises
     ------
     StorageError
-        When it cannot be written.
+        When the file cannot be written. Finished chunks are kept.
     """
     table = pa.table(dict(columns))
-    table = table.replace_schema_metadata({FACT: _fact(key, table)})
-    scratch = file.with_name(f".{file.name}.{uuid4().hex}")
-    try:
+    table = table.replace_schema_metadata({DIGEST: _digest(key, table)})
+    with replacing(file, uuid4().hex) as scratch:  # two workers may score the same chunk
         file.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, scratch, compression="zstd")
-        os.replace(scratch, file)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise StorageError(
-            f"{file} cannot be written: {error.strerror or error}. Free the disk, or give another "
-            "folder; finished chunks are kept."
-        ) from error
 
 
 def read_chunk(file: Path, key: str, length: int) -> pa.Table | None:
-    """Read a piece of c rows; None where it is not there, and with a warning where it is damaged.
+    """Return a chunk of `length` rows, or None where there is none.
 
-    Parquet's own checksums leave out its footer, so there is a digest of all columns. A piece that
-    is another one, or of another length, counts as damaged: it can be computed again.
+    A file that is damaged, or has another key or length, is removed with a warning. The digest is
+    needed because Parquet's checksums leave out its footer.
     """
     if not file.is_file():
         return None
     try:
         table = pq.ParquetFile(file).read()
-        sound = (table.schema.metadata or {}).get(FACT) == _fact(key, table)
+        valid = (table.schema.metadata or {}).get(DIGEST) == _digest(key, table)
     except (OSError, ValueError, pa.ArrowException):
-        sound = False
-    if not sound or table.num_rows != length:
+        valid = False
+    if not valid or table.num_rows != length:
         file.unlink(missing_ok=True)
         warnings.warn(
             f"The finished chunk {file} is damaged. It was removed, and its items are scored "
@@ -107,14 +99,14 @@ def read_chunk(file: Path, key: str, length: int) -> pa.Table | None:
     return table
 
 
-def _fact(key: str, table: pa.Table) -> bytes:
+def _digest(key: str, table: pa.Table) -> bytes:
     digest = blake2b(key.encode(), digest_size=16)
     for name in table.column_names:
         column = table[name].combine_chunks()
         if pa.types.is_list(column.type):
             digest.update(pc.list_value_length(column).to_numpy(zero_copy_only=False).tobytes())
             column = column.flatten()
-        if pa.types.is_string(column.type):  # an array of objects has addresses, not texts
+        if pa.types.is_string(column.type):  # the bytes of an object array are addresses
             digest.update(pc.binary_length(column).to_numpy(zero_copy_only=False).tobytes())
             digest.update("".join(column.to_pylist()).encode())
             continue

@@ -1,4 +1,4 @@
-"""A Ray cluster: one that runs already, or one of this machine for as long as it is needed."""
+"""A Ray cluster: one that is running, or one on this machine that ends with the call."""
 
 import logging
 import os
@@ -10,35 +10,35 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from starlearn.distributed.worker import ScoringWorker, Work, numerics_of
+from starlearn.distributed.worker import ScoringJob, ScoringWorker, numerics_of
 from starlearn.errors import InputError, MissingDependencyError, WorkerError
 
 
 @dataclass(frozen=True)
 class RayEngine:
-    """How a pool is scored by Ray; ``engine="ray"`` stands for ``engine=RayEngine()``.
+    """Settings of scoring on Ray; ``engine="ray"`` means ``engine=RayEngine()``.
 
     Parameters
     ----------
     workers : int, default=2
-        Processes that load the model, each for itself.
+        Processes, each of which loads the model.
     cpus, gpus : float, default=1 and 0
-        What each takes of a machine. Without a GPU of its own a worker sees none. The process that
-        asks needs none in either case.
+        CPUs and GPUs per worker. With ``gpus=0`` workers see no GPU. The calling process needs no
+        GPU.
     address : str, optional
-        Of a cluster that runs, or "auto". Without it, one is started on this machine, on the
-        loopback interface and without dashboard and usage statistics, and ended afterwards.
+        Address of a running cluster, or "auto". By default a cluster is started on this machine
+        and ended after the call. It listens on the loopback interface only, without dashboard and
+        usage statistics.
     folder : path, optional
-        Where chunks wait and are kept: on storage that all machines share, where there are
-        several. By default the learner's `cache_dir`; without one, a temporary folder, and an
-        interrupted query begins anew.
+        Folder for chunks, which several machines must share. By default the learner's `cache_dir`;
+        without one a temporary folder, so that an interrupted query cannot be resumed.
     object_store_mb : int, default=200
-        Memory for what Ray itself passes around: names of chunks, which are small.
+        Memory for the objects that Ray exchanges. These are small: keys of chunks.
 
     Raises
     ------
     InputError
-        When a number cannot be used.
+        When a number is too small or has a wrong type.
     """
 
     workers: int = 2
@@ -60,12 +60,12 @@ class RayEngine:
 
 
 def engine_of(engine: Any) -> RayEngine:
-    """Return the settings of an engine.
+    """Return the settings of an `engine` argument.
 
     Raises
     ------
     InputError
-        When it is not known.
+        When the engine is unknown.
     MissingDependencyError
         When Ray is not installed.
     """
@@ -73,7 +73,7 @@ def engine_of(engine: Any) -> RayEngine:
         engine = RayEngine()
     if not isinstance(engine, RayEngine):
         raise InputError(
-            f"engine={engine!r:.60} is not known. Use 'ray', RayEngine(workers=4), 'accelerate', "
+            f"engine={engine!r:.60} is unknown. Use 'ray', RayEngine(workers=4), 'accelerate', "
             "or None to score in this process."
         )
     _ray()
@@ -87,17 +87,17 @@ def _ray() -> Any:
         import ray.data
     except ImportError as error:
         raise MissingDependencyError(
-            "Ray is not installed, and engine='ray' needs it: pip install 'starlearn[ray]'"
+            "engine='ray' needs Ray, which is not installed. Type: pip install 'starlearn[ray]'"
         ) from error
     return ray
 
 
 @contextmanager
 def running(settings: RayEngine) -> Iterator[Any]:
-    """Give the `ray` module, connected; a cluster that was started for it ends with it."""
+    """Connect to a cluster and give the `ray` module; end a cluster that was started here."""
     ray = _ray()
     if ray.is_initialized():
-        _look_for_room(ray, settings)
+        _warn_if_too_small(ray, settings)
         yield ray
         return
     quiet = {"logging_level": "error", "log_to_driver": False}
@@ -106,16 +106,16 @@ def running(settings: RayEngine) -> Iterator[Any]:
             ray.init(address=settings.address, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise WorkerError(
-                f"No Ray cluster answers at {settings.address!r}: {error}. Start one (ray start "
-                "--head), or leave the address out."
+                f"No Ray cluster answers at {settings.address!r}: {error}. Start one with "
+                "ray start --head, or leave the address out."
             ) from error
         try:
-            _look_for_room(ray, settings)
+            _warn_if_too_small(ray, settings)
             yield ray
         finally:
             ray.shutdown()
         return
-    # Sockets lie in it, and their paths may have 107 characters at most.
+    # Ray puts sockets there, whose paths may have at most 107 characters: hence a short name.
     scratch = tempfile.mkdtemp(prefix="slray-", dir="/tmp" if os.path.isdir("/tmp") else None)  # noqa: S108
     try:
         ray.init(
@@ -126,51 +126,51 @@ def running(settings: RayEngine) -> Iterator[Any]:
             _temp_dir=scratch,
             **quiet,
         )
-        if lack := _lack(ray, settings):
-            raise WorkerError(f"{lack} Ask for less, or give the address of another cluster.")
+        if shortage := _shortage(ray, settings):
+            raise WorkerError(f"{shortage} Ask for less, or give the address of another cluster.")
         yield ray
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _lack(ray: Any, settings: RayEngine) -> str:
-    """Say what a cluster cannot give a worker, which then waits for ever; nothing if it can."""
-    there = ray.cluster_resources()
-    asked = {"CPU": settings.cpus, "GPU": settings.gpus}
-    if all(there.get(name, 0) >= number for name, number in asked.items()):
+def _shortage(ray: Any, settings: RayEngine) -> str:
+    """Return why a cluster is too small for one worker, which would wait for ever; "" if not."""
+    available = ray.cluster_resources()
+    needed = {"CPU": settings.cpus, "GPU": settings.gpus}
+    if all(available.get(name, 0) >= number for name, number in needed.items()):
         return ""
-    words = " and ".join(f"{there.get(name, 0):g} {name}s" for name in asked)
+    found = " and ".join(f"{available.get(name, 0):g} {name}s" for name in needed)
     return (
-        f"RayEngine(cpus={settings.cpus:g}, gpus={settings.gpus:g}) is what each worker takes, and "
-        f"the cluster has {words} in all."
+        f"Each worker takes RayEngine(cpus={settings.cpus:g}, gpus={settings.gpus:g}), and the "
+        f"cluster has {found} in all."
     )
 
 
-def _look_for_room(ray: Any, settings: RayEngine) -> None:
-    if lack := _lack(ray, settings):
-        warnings.warn(f"{lack} The query waits until it has more.", UserWarning, stacklevel=4)
+def _warn_if_too_small(ray: Any, settings: RayEngine) -> None:
+    if shortage := _shortage(ray, settings):
+        warnings.warn(f"{shortage} The query waits until it has more.", UserWarning, stacklevel=4)
 
 
-def numerics_there(settings: RayEngine, source: str, quantization: Any) -> str:
-    """Ask a worker what it computes with."""
+def worker_numerics(settings: RayEngine, source: str, quantization: Any) -> str:
+    """Return a worker's hardware and library versions, as `numerics_of` does there."""
     with running(settings) as ray:
         remote = ray.remote(num_cpus=settings.cpus, num_gpus=settings.gpus)(numerics_of)
         return str(ray.get(remote.remote(source, quantization)))
 
 
 def finished(
-    ray: Any, settings: RayEngine, work: Work, keys: Sequence[str]
+    ray: Any, settings: RayEngine, job: ScoringJob, keys: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """Let workers score chunks; yield each as it is finished, in any order.
+    """Score chunks by workers, and yield one result per finished chunk, in any order.
 
-    Ray Data keeps the workers busy and starts those anew that die; what they were at is given to
-    another one.
+    Ray Data restarts a worker that dies, and gives its chunk to another one.
 
     Yields
     ------
     dict
-        key, error and numbers, see :meth:`starlearn.distributed.worker.ScoringWorker.__call__`.
+        key, error, kind and numbers; see
+        :meth:`starlearn.distributed.worker.ScoringWorker.__call__`.
     """
     import pyarrow as pa
 
@@ -180,12 +180,12 @@ def finished(
     names = ray.data.from_arrow(pa.table({"key": list(keys)}), override_num_blocks=len(keys))
     scored = names.map_batches(
         ScoringWorker,
-        batch_size=1,  # Ray wants a number where workers have GPUs
+        batch_size=1,  # Ray requires a number for workers with GPUs
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(int(settings.workers), len(keys))),
         num_cpus=settings.cpus,
         num_gpus=settings.gpus or None,
-        fn_constructor_args=(work,),
+        fn_constructor_args=(job,),
     )
     with _quiet("ray.data"):
         for batch in scored.iter_batches(
@@ -196,7 +196,7 @@ def finished(
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Keep a library's notices about its own progress from the terminal."""
+    """Hide a library's messages about its progress."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.ERROR)

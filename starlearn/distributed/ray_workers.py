@@ -1,4 +1,4 @@
-"""A query's scoring on Ray: finished chunks are read, the others are given to workers."""
+"""Scoring on Ray: reads the chunks that are finished, and gives the others to workers."""
 
 import shutil
 import tempfile
@@ -18,8 +18,14 @@ from numpy.typing import NDArray
 from starlearn.data.pool import rows_of
 from starlearn.distributed.accelerate_workers import ProcessWorkers
 from starlearn.distributed.chunks import chunk_file, chunk_key, items_key, read_chunk, write_chunk
-from starlearn.distributed.cluster import RayEngine, engine_of, finished, numerics_there, running
-from starlearn.distributed.worker import EMBEDDING, POSITION, PROMPT, Work, scores_of
+from starlearn.distributed.cluster import RayEngine, engine_of, finished, running, worker_numerics
+from starlearn.distributed.worker import (
+    EMBEDDING,
+    POSITION,
+    PROMPT,
+    ScoringJob,
+    scores_of,
+)
 from starlearn.errors import InputError, OutOfMemoryError, WorkerError
 from starlearn.export import saving
 from starlearn.progress import ItemBar
@@ -27,14 +33,14 @@ from starlearn.query.acquisition import QueryPlan, Workers
 from starlearn.query.score_table import ScoreTable
 from starlearn.query.scoring import Scorer
 
-SPACES = 8
-"""Adapters whose chunks stay in a folder; the base model's stay for ever."""
-LEFT_BEHIND = 7 * 24 * 3600
-"""Seconds after which what a killed query has left waiting is removed."""
+KEPT_ADAPTERS = 8
+"""Number of adapters whose chunks are kept. Those of the base model are never removed."""
+ABANDONED = 7 * 24 * 3600
+"""Seconds after which the waiting chunks of a killed query are removed."""
 
 
 def workers_of(engine: Any, learner: Any) -> Workers | None:
-    """Return the workers that an `engine` argument asks for; None for this process."""
+    """Return the workers of an `engine` argument; None means this process alone."""
     if engine is None:
         return None
     if engine == "accelerate":
@@ -43,21 +49,17 @@ def workers_of(engine: Any, learner: Any) -> Workers | None:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A chunk on its way: c rows of a pool."""
+class Chunk:
+    """A chunk to score: c rows of a pool."""
 
     number: int
-    """Its place among the chunks of this query."""
+    """Its index among the chunks of this query."""
     positions: NDArray[np.intp]
     """Rows of the pool, [c]."""
     columns: dict[str, Any]
-    """What a worker makes prompts of, or the prompts."""
+    """Fields of the items, or their prompts."""
     key: str
-    """What identifies it."""
-
-
-Take = Callable[[int, pa.Table], None]
-"""Takes in the numbers of a chunk, by its number."""
+    """The chunk's identity, see `chunk_key` and `items_key`."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class RayWorkers:
 
     settings: RayEngine
     learner: Any = field(repr=False)
-    _asked: list[str] = field(default_factory=list, repr=False)
-    """What workers have said that they compute with."""
+    _numerics: list[str] = field(default_factory=list, repr=False)
+    """The workers' hardware and versions, after the first request."""
 
     def score(
         self,
@@ -88,31 +90,31 @@ class RayWorkers:
         Raises
         ------
         WorkerError
-            When a chunk cannot be scored, naming its rows. Finished ones are kept.
+            When a chunk cannot be scored, naming its rows. Finished chunks are kept.
         OutOfMemoryError
             When one item alone does not fit into a worker's memory.
         """
         size = plan.acquisition.chunk_size
 
-        def part(number: int) -> NDArray[np.intp]:
+        def places_of(number: int) -> NDArray[np.intp]:
             return places[number * size : (number + 1) * size]
 
-        def pieces() -> Iterator[Piece]:
+        def chunks() -> Iterator[Chunk]:
             for number in range(-(-len(places) // size)):
-                rows = positions[part(number)]
+                rows = positions[places_of(number)]
                 fields = rows_of(plan.fields, rows)
                 columns = {name: pa.array([item[name] for item in fields]) for name in fields[0]}
-                yield Piece(number, rows, columns, items_key(space, fields))
+                yield Chunk(number, rows, columns, items_key(space, fields))
 
-        def take(number: int, table: pa.Table) -> None:
-            scores.put(part(number), scores_of(table))
+        def receive(number: int, table: pa.Table) -> None:
+            scores.put(places_of(number), scores_of(table))
 
-        work = self._work(plan, n_passes, self._scorer(plan).identity(n_passes))
-        task = work.task
-        template = (task.prompt, task.joint, task.chat, task.system, work.room)
-        space = repr((work.space, work.tie_seed, *template))
+        job = self._job(plan, n_passes, self._scorer(plan).identity(n_passes))
+        task = job.task
+        template = (task.prompt, task.joint, task.chat, task.system, job.room)
+        space = repr((job.space, job.tie_seed, *template))
         with ItemBar("query on ray", len(places), plan.verbose, plan.callbacks) as bar:
-            self._through(plan, work, pieces(), take, bar)
+            self._score(plan, job, chunks(), receive, bar)
 
     def embeddings(
         self, plan: QueryPlan, prompts: list[list[int]], rows: NDArray[np.intp]
@@ -121,31 +123,32 @@ class RayWorkers:
         size, space = plan.acquisition.chunk_size, self._scorer(plan).embedding_space
         found: dict[int, NDArray[np.float64]] = {}
 
-        def take(number: int, table: pa.Table) -> None:
+        def receive(number: int, table: pa.Table) -> None:
             found[number] = np.stack(table[EMBEDDING].to_numpy(zero_copy_only=False))
 
-        pieces = (
-            _of_prompts(number, rows[start : start + size], prompts[start : start + size], space)
-            for number, start in enumerate(range(0, len(prompts), size))
-        )
-        work = replace(self._work(plan, 0, space), learner=None)
+        def chunks() -> Iterator[Chunk]:
+            for number, start in enumerate(range(0, len(prompts), size)):
+                own = prompts[start : start + size]
+                columns = {PROMPT: pa.array(own, pa.list_(pa.int64()))}
+                yield Chunk(number, rows[start : start + size], columns, chunk_key(space, own))
+
         with ItemBar("embedding on ray", len(prompts), plan.verbose, plan.callbacks) as bar:
-            self._through(plan, work, pieces, take, bar)
+            self._score(plan, self._job(plan, 0, space), chunks(), receive, bar)
         return np.concatenate([found[number] for number in sorted(found)])
 
     def _scorer(self, plan: QueryPlan) -> Scorer:
-        """Return what names the workers' numbers: they may have GPUs that this process lacks."""
+        """Return a scorer with the workers' numerics: they may have GPUs, unlike this process."""
         if not self.settings.gpus or torch.cuda.is_available():
             return plan.scorer
         backbone = plan.scorer.backbone
-        if not self._asked:
-            there = numerics_there(self.settings, backbone.source, backbone.quantization)
-            self._asked.append(there)
-        return replace(plan.scorer, numerics=self._asked[0])
+        if not self._numerics:
+            source, quantization = backbone.source, backbone.quantization
+            self._numerics.append(worker_numerics(self.settings, source, quantization))
+        return replace(plan.scorer, numerics=self._numerics[0])
 
-    def _work(self, plan: QueryPlan, n_passes: int, space: str) -> Work:
+    def _job(self, plan: QueryPlan, n_passes: int, space: str) -> ScoringJob:
         scorer = plan.scorer
-        return Work(
+        return ScoringJob(
             source=scorer.backbone.source,
             quantization=scorer.backbone.quantization,
             learner=None,
@@ -163,45 +166,51 @@ class RayWorkers:
             todo="",
         )
 
-    def _through(
-        self, plan: QueryPlan, work: Work, pieces: Iterable[Piece], take: Take, bar: ItemBar
+    def _score(
+        self,
+        plan: QueryPlan,
+        job: ScoringJob,
+        chunks: Iterable[Chunk],
+        receive: Callable[[int, pa.Table], None],
+        bar: ItemBar,
     ) -> None:
+        """Pass the table of every chunk to `receive`, with the chunk's number."""
         with self._folders() as (folder, todo):
             waiting: dict[str, _Waiting] = {}
-            for piece in pieces:
-                key, c = piece.key, len(piece.positions)
-                kept = read_chunk(chunk_file(folder, work.space, key), key, c)
+            for chunk in chunks:
+                key, c = chunk.key, len(chunk.positions)
+                kept = read_chunk(chunk_file(folder, job.space, key), key, c)
                 if kept is not None:
-                    take(piece.number, kept)
+                    receive(chunk.number, kept)
                     bar.finish(c)
-                elif key in waiting:  # a chunk that says the same as another one
-                    waiting[key].numbers.append(piece.number)
+                elif key in waiting:  # the same items as another chunk
+                    waiting[key].numbers.append(chunk.number)
                 else:
-                    ends = int(piece.positions[0]), int(piece.positions[-1])
-                    waiting[key] = _Waiting([piece.number], c, ends)
-                    columns = {POSITION: piece.positions, **piece.columns}
+                    ends = int(chunk.positions[0]), int(chunk.positions[-1])
+                    waiting[key] = _Waiting([chunk.number], c, ends)
+                    columns = {POSITION: chunk.positions, **chunk.columns}
                     write_chunk(todo / f"{key}.parquet", key, columns)
             if not waiting:
                 return
-            work = replace(work, folder=str(folder), todo=str(todo))
-            if plan.trained and work.n_passes:
-                work = replace(work, learner=str(self._saved(plan, todo)))
-            for key in self._finished(work, waiting):
-                table = read_chunk(chunk_file(folder, work.space, key), key, waiting[key].length)
+            job = replace(job, folder=str(folder), todo=str(todo))
+            if plan.trained and job.n_passes:
+                job = replace(job, learner=str(self._saved(plan, todo)))
+            for key in self._finished(job, waiting):
+                table = read_chunk(chunk_file(folder, job.space, key), key, waiting[key].length)
                 if table is None:
                     raise WorkerError(
-                        f"{waiting[key]}: a worker says that it is scored, and its file is not in "
-                        f"{folder}. Give a folder that all machines share: RayEngine(folder=...)."
+                        f"{waiting[key]} was scored by a worker, and its file is not in {folder}. "
+                        "Give a folder that all machines share: RayEngine(folder=...)."
                     )
                 for number in waiting[key].numbers:
-                    take(number, table)
+                    receive(number, table)
                     bar.finish(table.num_rows)
             _prune(folder)
 
-    def _finished(self, work: Work, waiting: "dict[str, _Waiting]") -> Iterator[str]:
+    def _finished(self, job: ScoringJob, waiting: "dict[str, _Waiting]") -> Iterator[str]:
         with running(self.settings) as ray:
             try:
-                for result in finished(ray, self.settings, work, list(waiting)):
+                for result in finished(ray, self.settings, job, list(waiting)):
                     if result["numbers"]:
                         raise OutOfMemoryError(*result["numbers"])
                     if result["kind"]:
@@ -209,28 +218,28 @@ class RayWorkers:
                     if result["error"]:
                         raise WorkerError(
                             f"{waiting[result['key']]} could not be scored: {result['error']}. "
-                            "Finished chunks are kept; call again to go on."
+                            "Finished chunks are kept; call again to resume."
                         )
-                    (Path(work.todo) / f"{result['key']}.parquet").unlink(missing_ok=True)
+                    (Path(job.todo) / f"{result['key']}.parquet").unlink(missing_ok=True)
                     yield result["key"]
             except ray.exceptions.RayError as error:
-                begun = [p.stem for p in Path(work.todo).glob("*.begun")]
+                begun = [p.stem for p in Path(job.todo).glob("*.begun")]
                 at = "; ".join(str(waiting[key]) for key in begun if key in waiting)
                 raise WorkerError(
-                    f"Ray gave up: {' '.join(str(error).split())[:500]}. Workers were at: "
-                    f"{at or 'nothing yet'}. Finished chunks are kept; call again to go on."
+                    f"Ray stopped: {' '.join(str(error).split())[:500]}. Workers were scoring: "
+                    f"{at or 'nothing yet'}. Finished chunks are kept; call again to resume."
                 ) from error
 
     def _saved(self, plan: QueryPlan, todo: Path) -> Path:
         folder = todo / "learner"
-        # Workers need the adapter; labelled texts have no business on shared storage.
+        # Workers need the adapter only: no labelled text is written to shared storage.
         content = replace(saving.content_of(self.learner), items=[], labels=[])
         saving.save(content, folder, plan.scorer.backbone)
         return folder
 
     @contextmanager
     def _folders(self) -> Iterator[tuple[Path, Path]]:
-        """Give the folder of finished chunks, and one of this query for those that wait."""
+        """Give the folder of finished chunks, and this query's folder of waiting chunks."""
         given = self.settings.folder or self.learner.cache_dir
         kept = None if given is None else Path(given).expanduser().absolute() / "chunks"
         with tempfile.TemporaryDirectory(prefix="starlearn-") as scratch:
@@ -244,6 +253,8 @@ class RayWorkers:
 
 @dataclass(frozen=True)
 class _Waiting:
+    """A chunk that waits for a worker, with the numbers of all chunks that have its key."""
+
     numbers: list[int]
     length: int
     ends: tuple[int, int]
@@ -252,17 +263,10 @@ class _Waiting:
         return f"The chunk of {self.length} items from row {self.ends[0]} to row {self.ends[1]}"
 
 
-def _of_prompts(
-    number: int, positions: NDArray[np.intp], prompts: list[list[int]], space: str
-) -> Piece:
-    columns = {PROMPT: pa.array(prompts, pa.list_(pa.int64()))}
-    return Piece(number, positions, columns, chunk_key(space, prompts))
-
-
 def _prune(folder: Path) -> None:
-    """Remove the chunks of adapters that are long gone."""
-    spaces = sorted(folder.glob("*-adapter"), key=lambda space: space.stat().st_mtime)
-    old = time.time() - LEFT_BEHIND
-    left = [todo for todo in folder.glob("todo-*") if todo.stat().st_mtime < old]
-    for gone in [*spaces[:-SPACES], *left]:
-        shutil.rmtree(gone, ignore_errors=True)
+    """Remove the chunks of old adapters, and those that killed queries have left."""
+    adapters = sorted(folder.glob("*-adapter"), key=lambda space: space.stat().st_mtime)
+    old = time.time() - ABANDONED
+    abandoned = [todo for todo in folder.glob("todo-*") if todo.stat().st_mtime < old]
+    for path in [*adapters[:-KEPT_ADAPTERS], *abandoned]:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a worker does: load base and adapter once, score chunks, leave each as a file."""
+"""A worker: loads the model and the adapter once, scores chunks, and writes one file per chunk."""
 
 import os
 from collections.abc import Mapping
@@ -26,53 +26,53 @@ from starlearn.settings import Acquisition
 from starlearn.tasks import Task
 
 ATTEMPTS = 3
-"""How often a chunk may take its worker down before it is given up."""
+"""Number of workers that a chunk may kill before it is reported as an error."""
 EMBEDDING, ANSWER, POSITION, PROMPT = "embedding", "answer", " position", " prompt"
-"""Columns; a field of a template is a name, and has no space."""
+"""Columns of chunks. The space keeps them apart from the fields of a template."""
 
 
 def numerics_of(source: str, quantization: Any) -> str:
-    """Say what computes here; loads no weights."""
+    """Return the hardware and versions that this process computes with, without loading weights."""
     return Backbone(source, quantization, verbose=False).numerics
 
 
 @dataclass(frozen=True)
-class Work:
-    """What every worker is told: plain settings, and folders that all of them can read."""
+class ScoringJob:
+    """Settings of one scoring for all workers, and folders that all of them can read."""
 
     source: str
     """Folder or hub id of the base model."""
     quantization: Any
     learner: str | None
-    """Folder that `STARLearner.save` wrote; None before the first training."""
+    """Folder written by `STARLearner.save`; None before the first training."""
     acquisition: Acquisition
     seed: int
-    """Of the dropout masks."""
+    """Seed of the dropout masks."""
     tree: ChoiceTree | None
     max_new_tokens: int
     with_base: bool
     """Whether the base model is run too, once there is an adapter."""
     n_passes: int
-    """K; 0 asks for hidden states instead of scores."""
+    """K; 0 means hidden states instead of scores."""
     task: Task
     room: int
     """Tokens that a prompt leaves free for the answer."""
     tie_seed: int
-    """Of the numbers that break ties."""
+    """Seed of the numbers that break ties."""
     space: str
-    """Name of all that decides a number, the item aside."""
+    """Identifies all inputs of a score besides the item."""
     folder: str
-    """Where chunks are kept."""
+    """Folder of finished chunks."""
     todo: str
-    """Where chunks wait."""
+    """Folder of chunks that wait for a worker."""
 
     def scorer(self) -> Scorer:
-        """Build what scores.
+        """Build the scorer.
 
         Raises
         ------
         ModelMismatchError
-            When this process would compute other numbers than the one that asks.
+            When its numbers would differ from those of the calling process.
         """
         adapter = None if self.learner is None else saving.load(self.learner).adapter
         backbone = Backbone(self.source, self.quantization, verbose=False)
@@ -89,29 +89,29 @@ class Work:
         found = scorer.identity(self.n_passes) if self.n_passes else scorer.embedding_space
         if found != self.space:
             raise ModelMismatchError(
-                f"A worker's numbers would not be those of the process that asks: it has "
-                f"{backbone.numerics}. Give all of them the same model files, versions and kind of "
-                "device."
+                f"A worker would compute other numbers than the calling process. It has "
+                f"{backbone.numerics}. Use the same model files, versions and kind of device for "
+                "all."
             )
         return scorer
 
 
 class ScoringWorker:
-    """An actor: scores the chunks that it is given, one after the other.
+    """A Ray actor that scores chunks one after the other.
 
     Parameters
     ----------
-    work : Work
+    job : ScoringJob
     """
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self.folder, self.todo = Path(work.folder), Path(work.todo)
+    def __init__(self, job: ScoringJob) -> None:
+        self.job = job
+        self.folder, self.todo = Path(job.folder), Path(job.todo)
         self.failed: dict[str, Any] | None = None
         try:
-            self.scorer = work.scorer()
-        except StarlearnError as error:  # told with the first chunk: it would fail anywhere
-            self.failed = told(error)
+            self.scorer = job.scorer()
+        except StarlearnError as error:  # returned with every chunk: any worker would fail
+            self.failed = failure_of(error)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score the chunks named in a batch.
@@ -124,11 +124,11 @@ class ScoringWorker:
         Returns
         -------
         pyarrow.Table
-            Columns key, error (empty where the chunk is finished), its kind, and numbers (of an
-            OutOfMemoryError).
+            Columns key, error ("" for a finished chunk), kind ("input" for an InputError), and
+            numbers (the arguments of an OutOfMemoryError).
         """
         keys = batch["key"].to_pylist()
-        results = [self.failed or self._done(key) for key in keys]
+        results = [self.failed or self._score_chunk(key) for key in keys]
         return pa.table(
             {
                 "key": keys,
@@ -139,40 +139,40 @@ class ScoringWorker:
         )
 
     def prompts(self, table: pa.Table) -> list[list[int]]:
-        """Return the prompts of a chunk that waits: from its items, if it has no prompts yet."""
+        """Return the prompts of a chunk, made of its items if it has no prompts yet."""
         if PROMPT in table.column_names:
             return table[PROMPT].to_pylist()
         positions = table[POSITION].to_numpy()
         backbone = self.scorer.backbone
-        encoder = Encoder(backbone.tokenizer, self.work.task, backbone.context, self.work.room)
+        encoder = Encoder(backbone.tokenizer, self.job.task, backbone.context, self.job.room)
         prompts = encoder(table.drop_columns(POSITION).to_pylist(), positions)
-        self.scorer.check(prompts, positions, self.work.n_passes)
+        self.scorer.check(prompts, positions, self.job.n_passes)
         return prompts
 
-    def _done(self, key: str) -> dict[str, Any]:
-        waiting, begun = self.todo / f"{key}.parquet", self.todo / f"{key}.begun"
-        table = pq.read_table(waiting)
-        target = chunk_file(self.folder, self.work.space, key)
+    def _score_chunk(self, key: str) -> dict[str, Any]:
+        begun = self.todo / f"{key}.begun"
+        table = pq.read_table(self.todo / f"{key}.parquet")
+        target = chunk_file(self.folder, self.job.space, key)
         if read_chunk(target, key, table.num_rows) is None:
             attempts = len(begun.read_text().splitlines()) if begun.exists() else 0
             if attempts >= ATTEMPTS:
                 return {
-                    "error": f"it has taken down its worker {attempts} times (see Ray's logs; "
-                    "memory that runs out does so). Give workers more memory, or remove its items",
+                    "error": f"it has killed its worker {attempts} times (see Ray's logs; usually "
+                    "memory ran out). Give workers more memory, or remove its items",
                     "numbers": [],
                     "kind": "",
                 }
-            with begun.open("a") as marks:  # who is at it, for each attempt
-                marks.write(f"{os.getpid()}\n")
+            with begun.open("a") as lines:  # one line per attempt: a worker that dies leaves it
+                lines.write(f"{os.getpid()}\n")
             try:
                 write_chunk(target, key, self.computed(table))
             except StarlearnError as error:
-                return told(error)
+                return failure_of(error)
         begun.unlink(missing_ok=True)
         return {"error": "", "numbers": [], "kind": ""}
 
     def computed(self, table: pa.Table) -> Mapping[str, Any]:
-        """Compute a chunk: a column for each kind of number."""
+        """Compute the columns of a chunk."""
         prompts = self.prompts(table)
         scorer = replace(self.scorer, store=ScoreStore())
         with (
@@ -180,19 +180,20 @@ class ScoringWorker:
             ItemBar("chunk", len(prompts), verbose=False) as bar,
             renumbered(table[POSITION].to_numpy()),
         ):
-            if not self.work.n_passes:
+            if not self.job.n_passes:
                 points = scorer.embeddings(prompts, bar)
                 return {EMBEDDING: pa.array(list(points), pa.list_(pa.float64()))}
-            base: Any = nullcontext()  # free-form answers change, and base scores with them
+            # Base scores of free-form answers change each round, as the answers do.
+            base: Any = nullcontext()
             if scorer.tree is not None and (scorer.with_base or scorer.adapter is None):
-                base = _BaseKept(self.folder, scorer, prompts)
+                base = _BaseRows(self.folder, scorer, prompts)
             with base:
-                found = scorer.score(prompts, self.work.n_passes, bar, self.work.tie_seed)
+                found = scorer.score(prompts, self.job.n_passes, bar, self.job.tie_seed)
             return columns_of(found)
 
 
-class _BaseKept:
-    """The base model's rows of a chunk, in a file of their own: they serve in every round."""
+class _BaseRows:
+    """The base model's rows of a chunk, in a file that every round reads."""
 
     def __init__(self, folder: Path, scorer: Scorer, prompts: list[list[int]]) -> None:
         self.store, self.space = scorer.store, scorer.base_space
@@ -213,8 +214,8 @@ class _BaseKept:
             write_chunk(self.file, self.key, {"row": pa.array(rows, pa.list_(pa.float64()))})
 
 
-def told(error: StarlearnError) -> dict[str, Any]:
-    """Put an error into a row that travels back."""
+def failure_of(error: StarlearnError) -> dict[str, Any]:
+    """Return an error as a row of a worker's result."""
     numbers = []
     if isinstance(error, OutOfMemoryError):
         numbers = [error.index, error.length, error.n_passes]

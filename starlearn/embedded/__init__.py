@@ -1,1 +1,1 @@
-"""The built-in model, its tokenizer, and the generator of its task pools."""
+"""The built-in model, its tokenizer, and generators of pools for it."""

@@ -1,4 +1,4 @@
-"""The grammar of the built-in tasks: every skill is a function from a generator to an item."""
+"""The grammar of the built-in tasks: each skill is a function that draws a question."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ GOODS = ("coins", "nuts", "books")
 LARGEST_NUMBER = 20
 NUMBERS = tuple(str(number) for number in range(LARGEST_NUMBER + 1))
 SIGNS = (".", "?", "+", "-", "=", ":")
-TELLING_WORDS = ("has", "is", "in", "then", "finds", "loses", "costs", "answer", "say")
-ASKING_WORDS = ("who", "what", "where", "how", "many", "most", "first", "after", "dearest")
-NEW_TELLING_WORDS = ("doubles", "again", "undoes")
-NEW_ASKING_WORDS = ("fewest", "last", "before", "middle", "with", "alone", "cheapest", "happy")
-NEW_WORDS = (*NEW_TELLING_WORDS, *NEW_ASKING_WORDS)
-"""Words that in pre-training stand in no question and no fact, only in texts to be copied.
+FACT_WORDS = ("has", "is", "in", "then", "finds", "loses", "costs", "answer", "say")
+QUESTION_WORDS = ("who", "what", "where", "how", "many", "most", "first", "after", "dearest")
+NEW_FACT_WORDS = ("doubles", "again", "undoes")
+NEW_QUESTION_WORDS = ("fewest", "last", "before", "middle", "with", "alone", "cheapest", "happy")
+NEW_WORDS = (*NEW_FACT_WORDS, *NEW_QUESTION_WORDS)
+"""Words that pre-training shows only in texts to copy, in no question and no fact.
 
-`last` and `before` do their work together; `with`, `alone` and `again` are spare.
+`last` and `before` are used together. No skill uses `with`, `alone` and `again`.
 """
 WORDS = (
     *(*NAMES, *CITIES, *COLOURS, *OBJECTS, *GOODS, *NUMBERS),
-    *(*SIGNS, *TELLING_WORDS, *ASKING_WORDS, *NEW_WORDS),
+    *(*SIGNS, *FACT_WORDS, *QUESTION_WORDS, *NEW_WORDS),
 )
 """The whole vocabulary, without the special tokens."""
 
@@ -36,27 +36,27 @@ THINGS = tuple(f"{colour} {thing}" for colour in COLOURS for thing in OBJECTS)
 
 
 @dataclass(frozen=True)
-class Item:
-    """A question, its right answer and the skill that it asks for."""
+class Question:
+    """A question with its facts, its right answer and the skill that it needs."""
 
     skill: str
-    question: str
+    text: str
     answer: str
 
 
 Amounts = tuple[str, dict[str, int]]
 Queue = tuple[str, list[str]]
 Places = tuple[str, list[str], list[str]]
-"""A scene: its facts as text, and what they say. A skill asks about a given or a new scene."""
+"""A scene: its facts as text, and their content. A skill uses a given scene or draws a new one."""
 
 
 def pick(rng: Generator, words: Sequence[str], n: int) -> list[str]:
-    """Draw `n` different words, in random order."""
+    """Draw `n` distinct words in random order."""
     return [words[index] for index in rng.choice(len(words), size=n, replace=False)]
 
 
 def draw(rng: Generator, low: int, high: int) -> int:
-    """Draw a whole number from `low` to `high`, both included."""
+    """Draw a whole number from `low` to `high`, both inclusive."""
     return int(rng.integers(low, high + 1))
 
 
@@ -64,7 +64,7 @@ def draw(rng: Generator, low: int, high: int) -> int:
 
 
 def quantities(rng: Generator) -> Amounts:
-    """Three or four people and different numbers of one good."""
+    """Draw three or four people with different numbers of one good."""
     people = pick(rng, NAMES, draw(rng, 3, 4))
     amounts = [int(word) for word in pick(rng, NUMBERS, len(people))]
     good = pick(rng, GOODS, 1)[0]
@@ -72,84 +72,84 @@ def quantities(rng: Generator) -> Amounts:
     return facts, dict(zip(people, amounts, strict=True))
 
 
-def most(rng: Generator, scene: Amounts | None = None) -> Item:
-    """Who has most?"""
+def most(rng: Generator, scene: Amounts | None = None) -> Question:
+    """Draw a question: who has most?"""
     facts, amounts = scene or quantities(rng)
-    return Item("most", f"{facts} who has most ?", max(amounts, key=amounts.__getitem__))
+    return Question("most", f"{facts} who has most ?", max(amounts, key=amounts.__getitem__))
 
 
-def fewest(rng: Generator, scene: Amounts | None = None) -> Item:
-    """Who has fewest? Never asked in pre-training."""
+def fewest(rng: Generator, scene: Amounts | None = None) -> Question:
+    """Draw a question: who has fewest? Not in pre-training."""
     facts, amounts = scene or quantities(rng)
-    return Item("fewest", f"{facts} who has fewest ?", min(amounts, key=amounts.__getitem__))
+    return Question("fewest", f"{facts} who has fewest ?", min(amounts, key=amounts.__getitem__))
 
 
-def amount(rng: Generator, scene: Amounts | None = None) -> Item:
-    """How many has this one? A number."""
-    facts, amounts = scene or quantities(rng)
-    name = pick(rng, list(amounts), 1)[0]
-    return Item("amount", f"{facts} how many has {name} ?", str(amounts[name]))
-
-
-def owner(rng: Generator, scene: Amounts | None = None) -> Item:
-    """Who has this many?"""
+def amount(rng: Generator, scene: Amounts | None = None) -> Question:
+    """Draw a question: how many has this person? The answer is a number."""
     facts, amounts = scene or quantities(rng)
     name = pick(rng, list(amounts), 1)[0]
-    return Item("owner", f"{facts} who has {amounts[name]} ?", name)
+    return Question("amount", f"{facts} how many has {name} ?", str(amounts[name]))
 
 
-def happy(rng: Generator, scene: Amounts | None = None) -> Item:
-    """Who is happy? Any of the twelve names, at random: nobody can learn it."""
+def owner(rng: Generator, scene: Amounts | None = None) -> Question:
+    """Draw a question: who has this many?"""
+    facts, amounts = scene or quantities(rng)
+    name = pick(rng, list(amounts), 1)[0]
+    return Question("owner", f"{facts} who has {amounts[name]} ?", name)
+
+
+def happy(rng: Generator, scene: Amounts | None = None) -> Question:
+    """Draw a question whose answer is one of the twelve names at random: it cannot be learnt."""
     facts, _ = scene or quantities(rng)
-    return Item("happy", f"{facts} who is happy ?", pick(rng, NAMES, 1)[0])
+    return Question("happy", f"{facts} who is happy ?", pick(rng, NAMES, 1)[0])
 
 
 # Queues: "Ann then Bob then Cid then Dan . who is first ?"
 
 
 def queue(rng: Generator, sizes: tuple[int, ...] = (4, 5)) -> Queue:
-    """People one after the other."""
+    """Draw people in a queue."""
     people = pick(rng, NAMES, sizes[draw(rng, 0, len(sizes) - 1)])
     return f"{' then '.join(people)} .", people
 
 
-def first(rng: Generator, scene: Queue | None = None) -> Item:
-    """Who is first?"""
+def first(rng: Generator, scene: Queue | None = None) -> Question:
+    """Draw a question: who is first?"""
     facts, people = scene or queue(rng)
-    return Item("first", f"{facts} who is first ?", people[0])
+    return Question("first", f"{facts} who is first ?", people[0])
 
 
-def after(rng: Generator, scene: Queue | None = None) -> Item:
-    """Who is right after this one?"""
-    facts, people = scene or queue(rng)
-    place = draw(rng, 0, len(people) - 2)
-    return Item("after", f"{facts} who is after {people[place]} ?", people[place + 1])
-
-
-def second_last(rng: Generator, scene: Queue | None = None) -> Item:
-    """Who is right before the last one? Never asked in pre-training."""
-    facts, people = scene or queue(rng)
-    return Item("second_last", f"{facts} who is before last ?", people[-2])
-
-
-def follower(rng: Generator, scene: Queue | None = None) -> Item:
-    """Who comes next, in words that pre-training uses for facts only. Never asked there."""
+def after(rng: Generator, scene: Queue | None = None) -> Question:
+    """Draw a question: who is right after this person?"""
     facts, people = scene or queue(rng)
     place = draw(rng, 0, len(people) - 2)
-    return Item("follower", f"{facts} {people[place]} then who ?", people[place + 1])
+    return Question("after", f"{facts} who is after {people[place]} ?", people[place + 1])
 
 
-def middle(rng: Generator, scene: Queue | None = None) -> Item:
-    """Who stands in the middle of three or five? Never asked in pre-training."""
+def second_last(rng: Generator, scene: Queue | None = None) -> Question:
+    """Draw a question: who is right before the last person? Not in pre-training."""
+    facts, people = scene or queue(rng)
+    return Question("second_last", f"{facts} who is before last ?", people[-2])
+
+
+def follower(rng: Generator, scene: Queue | None = None) -> Question:
+    """Draw a question for the next person, in words that pre-training uses for facts only."""
+    facts, people = scene or queue(rng)
+    place = draw(rng, 0, len(people) - 2)
+    return Question("follower", f"{facts} {people[place]} then who ?", people[place + 1])
+
+
+def middle(rng: Generator, scene: Queue | None = None) -> Question:
+    """Draw a question: who is in the middle of three or five people? Not in pre-training."""
     facts, people = scene or queue(rng, sizes=(3, 5))
-    return Item("middle", f"{facts} who is middle ?", people[len(people) // 2])
+    return Question("middle", f"{facts} who is middle ?", people[len(people) // 2])
 
 
 # Places: "Ann is in Rome . Bob is in Oslo . Cid is in Rome . who is in Oslo ?"
 
 
 def places(rng: Generator) -> Places:
-    """Three people in two cities: the first two named together are a pair, the third is alone."""
+    """Draw three people in two cities: a pair, and one person alone."""
     pair_and_alone = pick(rng, NAMES, 3)
     shared, other = pick(rng, CITIES, 2)
     cities = dict(zip(pair_and_alone, (shared, shared, other), strict=True))
@@ -158,47 +158,47 @@ def places(rng: Generator) -> Places:
     return facts, pair_and_alone, [shared, other]
 
 
-def where(rng: Generator, scene: Places | None = None) -> Item:
-    """Where is this one? A city."""
+def where(rng: Generator, scene: Places | None = None) -> Question:
+    """Draw a question: where is this person? The answer is a city."""
     facts, people, (shared, other) = scene or places(rng)
     asked = draw(rng, 0, 2)
-    return Item("where", f"{facts} where is {people[asked]} ?", (shared, shared, other)[asked])
+    return Question("where", f"{facts} where is {people[asked]} ?", (shared, shared, other)[asked])
 
 
-def inside(rng: Generator, scene: Places | None = None) -> Item:
-    """Who is in this city? One person, asked about the city of the one who is alone."""
+def inside(rng: Generator, scene: Places | None = None) -> Question:
+    """Draw a question: who is in this city? One person is alone there."""
     facts, people, (_, other) = scene or places(rng)
-    return Item("inside", f"{facts} who is in {other} ?", people[2])
+    return Question("inside", f"{facts} who is in {other} ?", people[2])
 
 
 # Prices: "red box costs 7 . blue cup costs 3 . green key costs 5 . what is dearest ?"
 
 
 def prices(rng: Generator) -> Amounts:
-    """Three or four things and their different prices."""
+    """Draw three or four things with different prices."""
     things = pick(rng, THINGS, draw(rng, 3, 4))
     costs = [int(word) for word in pick(rng, NUMBERS, len(things))]
     facts = " ".join(f"{thing} costs {n} ." for thing, n in zip(things, costs, strict=True))
     return facts, dict(zip(things, costs, strict=True))
 
 
-def dearest(rng: Generator, scene: Amounts | None = None) -> Item:
-    """What is dearest? Two words."""
+def dearest(rng: Generator, scene: Amounts | None = None) -> Question:
+    """Draw a question: what is dearest? The answer has two words."""
     facts, costs = scene or prices(rng)
-    return Item("dearest", f"{facts} what is dearest ?", max(costs, key=costs.__getitem__))
+    return Question("dearest", f"{facts} what is dearest ?", max(costs, key=costs.__getitem__))
 
 
-def costing(rng: Generator, scene: Amounts | None = None) -> Item:
-    """What costs this much? Two words."""
+def costing(rng: Generator, scene: Amounts | None = None) -> Question:
+    """Draw a question: what costs this much? The answer has two words."""
     facts, costs = scene or prices(rng)
     thing = pick(rng, list(costs), 1)[0]
-    return Item("costing", f"{facts} what costs {costs[thing]} ?", thing)
+    return Question("costing", f"{facts} what costs {costs[thing]} ?", thing)
 
 
-def cheapest(rng: Generator, scene: Amounts | None = None) -> Item:
-    """What is cheapest? Two words; never asked in pre-training."""
+def cheapest(rng: Generator, scene: Amounts | None = None) -> Question:
+    """Draw a question: what is cheapest? The answer has two words. Not in pre-training."""
     facts, costs = scene or prices(rng)
-    return Item("cheapest", f"{facts} what is cheapest ?", min(costs, key=costs.__getitem__))
+    return Question("cheapest", f"{facts} what is cheapest ?", min(costs, key=costs.__getitem__))
 
 
 # Steps: "Ann has 3 . finds 4 . loses 2 . how many ?"  ->  "3 + 4 = 7 . 7 - 2 = 5 . answer 5"
@@ -213,62 +213,62 @@ def known_step(rng: Generator, total: int) -> int:
 
 
 def written(total: int, change: int) -> str:
-    """One line of working: ``7 - 2 = 5 .``."""
+    """Return one step of working: ``7 - 2 = 5 .``."""
     return f"{total} {'+' if change > 0 else '-'} {abs(change)} = {total + change} ."
 
 
-def story(rng: Generator, skill: str) -> Item:
-    """Tell of one to four changes; for a new verb, at least one of them uses it."""
+def story(rng: Generator, skill: str) -> Question:
+    """Draw a story of one to four changes; at least one uses the new verb of a new skill."""
     n_steps = draw(rng, 1, MOST_STEPS)
     special = draw(rng, 0, n_steps - 1) if skill != "change" else -1
-    if skill == "undo":  # there must be something to undo
+    if skill == "undo":  # an earlier change to undo
         n_steps, special = max(n_steps, 2), max(special, 1)
     total = start = draw(rng, 0, 9)
     change = 0
-    told, working = [], []
+    events, working = [], []
     for step in range(n_steps):
         if step == special and skill == "double" and 0 < total <= LARGEST_NUMBER // 2:
             change, verb = total, "doubles"
         elif step == special and skill == "undo":
             change, verb = -change, "undoes"
         elif step == special:
-            return story(rng, skill)  # the verb does not fit these numbers: tell another story
+            return story(rng, skill)  # the verb does not fit these numbers: draw again
         else:
             change = known_step(rng, total)
             verb = f"{'finds' if change > 0 else 'loses'} {abs(change)}"
-        told.append(f"{verb} .")
+        events.append(f"{verb} .")
         working.append(written(total, change))
         total += change
     name = pick(rng, NAMES, 1)[0]
-    question = f"{name} has {start} . {' '.join(told)} how many ?"
-    return Item(skill, question, f"{' '.join(working)} answer {total}")
+    question = f"{name} has {start} . {' '.join(events)} how many ?"
+    return Question(skill, question, f"{' '.join(working)} answer {total}")
 
 
-def change(rng: Generator) -> Item:
-    """One to four finds and losses."""
+def change(rng: Generator) -> Question:
+    """Draw a story with one to four finds and losses."""
     return story(rng, "change")
 
 
-def double(rng: Generator) -> Item:
-    """Finds, losses and one doubling. Never asked in pre-training."""
+def double(rng: Generator) -> Question:
+    """Draw a story with finds, losses and one doubling. Not in pre-training."""
     return story(rng, "double")
 
 
-def undo(rng: Generator) -> Item:
-    """Finds, losses, and one step undone. Never asked in pre-training."""
+def undo(rng: Generator) -> Question:
+    """Draw a story with finds, losses and one step that is undone. Not in pre-training."""
     return story(rng, "undo")
 
 
-# Copying: gives every word, the new ones too, an embedding that tells it from the others.
+# Copying gives each word, also the new ones, an embedding of its own.
 
 
-def copy(rng: Generator) -> Item:
-    """Say these words again: the only text of pre-training in which the new words stand."""
+def copy(rng: Generator) -> Question:
+    """Draw words to repeat: the only texts of pre-training with the new words."""
     words = [WORDS[index] for index in rng.integers(len(WORDS), size=draw(rng, 4, 16))]
-    return Item("copy", f"say {' '.join(words)} :", " ".join(words))
+    return Question("copy", f"say {' '.join(words)} :", " ".join(words))
 
 
-Skill = Callable[[Generator], Item]
+Skill = Callable[[Generator], Question]
 
 KNOWN_SKILLS: MappingProxyType[str, Skill] = MappingProxyType(
     {
@@ -278,7 +278,7 @@ KNOWN_SKILLS: MappingProxyType[str, Skill] = MappingProxyType(
         )
     }
 )
-"""What the model is pre-trained on."""
+"""Skills that the model is pre-trained on."""
 
 NEW_SKILLS: MappingProxyType[str, Skill] = MappingProxyType(
     {
@@ -286,10 +286,10 @@ NEW_SKILLS: MappingProxyType[str, Skill] = MappingProxyType(
         for skill in (*(fewest, second_last, follower, middle, cheapest, double, undo),)
     }
 )
-"""What the model has never been asked: the hard skills of the pools."""
+"""Skills that pre-training never shows: the hard ones of the pools."""
 
 UNLEARNABLE_SKILLS: MappingProxyType[str, Skill] = MappingProxyType({"happy": happy})
-"""Questions whose answers are random."""
+"""Skills whose answers are random."""
 
 SKILLS: MappingProxyType[str, Skill] = MappingProxyType(
     {**KNOWN_SKILLS, **NEW_SKILLS, **UNLEARNABLE_SKILLS}

@@ -1,10 +1,10 @@
-"""Where the shipped weights lie; imports nothing heavy."""
+"""Path of the built-in model; imports nothing heavy."""
 
 from pathlib import Path
 
 
 def model_folder() -> Path:
-    """Give the folder of the built-in model.
+    """Return the folder of the built-in model.
 
     Returns
     -------

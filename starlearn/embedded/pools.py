@@ -1,4 +1,4 @@
-"""Pools for simulated active learning: items, their labels and a test set, by kind and seed."""
+"""Pools for simulated active learning: items, labels and a test set, by kind and seed."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from types import MappingProxyType
 import numpy as np
 from numpy.random import Generator
 
-from starlearn.embedded.grammar import NAMES, SKILLS, THINGS, UNLEARNABLE_SKILLS, Item
+from starlearn.embedded.grammar import NAMES, SKILLS, THINGS, UNLEARNABLE_SKILLS, Question
 
 LARGEST_POOL = 20_000
 
 
 @dataclass(frozen=True)
 class EmbeddedPool:
-    """A pool with its labels, and a test set that shares no question with it.
+    """A pool with its labels, and a test set without the pool's questions.
 
     Attributes
     ----------
     items, test_items : list of dict
-        Each with the one field ``question``.
+        Dicts with one field, ``question``.
     labels, test_labels : list of str
         The right answers, in the order of the items.
     skills, test_skills : list of str
-        What each item asks for: for the analysis, never for a learner.
+        The skill of each item, for analysis only: a learner never gets it.
     choices : list of str or None
-        The closed set of all possible answers; None when the answer is free-form.
+        All possible answers; None for free-form answers.
     prompt : str
-        The template that makes a prompt of an item.
+        The prompt's template.
     answer_pattern : str or None
-        For free-form answers, a regular expression with one group: the final answer.
+        For free-form answers, a regular expression whose group is the final answer.
     """
 
     items: list[dict[str, str]]
@@ -46,27 +46,27 @@ class EmbeddedPool:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What a kind of pool is made of: the share of each skill, and how answers are given."""
+class PoolKind:
+    """A kind of pool: the share of each skill, and the form of answers."""
 
     shares: Mapping[str, float]
     choices: tuple[str, ...] | None
     answer_pattern: str | None = None
 
 
-RECIPES: Mapping[str, Recipe] = MappingProxyType(
+POOL_KINDS: Mapping[str, PoolKind] = MappingProxyType(
     {
-        "skewed": Recipe(
+        "skewed": PoolKind(
             {"most": 0.80, "fewest": 0.05, "second_last": 0.05, "follower": 0.05, "middle": 0.05},
             NAMES,
         ),
-        "homogeneous": Recipe({"cheapest": 1.0}, THINGS),
-        "noisy": Recipe(
+        "homogeneous": PoolKind({"cheapest": 1.0}, THINGS),
+        "noisy": PoolKind(
             {"most": 0.17, "fewest": 0.17, "second_last": 0.17, "follower": 0.17, "middle": 0.17}
             | {"happy": 0.15},
             NAMES,
         ),
-        "steps": Recipe(
+        "steps": PoolKind(
             {"change": 0.70, "double": 0.15, "undo": 0.15},
             None,
             r"answer (\d+)",
@@ -84,24 +84,24 @@ def make_pool(
     ----------
     kind : {"skewed", "homogeneous", "noisy", "steps"}
         ``skewed``: one common skill that the model has, and rare ones that it lacks.
-        ``homogeneous``: one skill, all items alike; the null control.
+        ``homogeneous``: one skill; all items are alike, as a null control.
         ``noisy``: five skills in equal parts, and 15 % of the items with random answers.
-        ``steps``: free-form answers of one to four lines of working.
+        ``steps``: free-form answers with one to four steps of working.
     n_items, n_test : int
-        Sizes of the pool and of the test set, at most 20,000 together. The test set holds the
+        Sizes of the pool and of the test set, at most 20,000 together. The test set has the
         learnable skills in equal parts, and does not depend on `n_items`.
     random_state : int
-        The seed: the same arguments always give the same pool.
+        Seed. The same arguments always give the same pool.
 
     Returns
     -------
     EmbeddedPool
-        Its items are distinct, and none of them stands in the test set.
+        Its items are distinct, and none of them is in the test set.
 
     Raises
     ------
     ValueError
-        When an argument is not allowed.
+        When an argument is invalid.
 
     Examples
     --------
@@ -110,31 +110,30 @@ def make_pool(
     (100, 80)
     """
     check_arguments(kind, n_items, n_test, random_state)
-    recipe = RECIPES[kind]
-    place = list(RECIPES).index(kind)
+    settings, place = POOL_KINDS[kind], list(POOL_KINDS).index(kind)
     taken: set[str] = set()
-    learnable = {name: 1.0 for name in recipe.shares if name not in UNLEARNABLE_SKILLS}
+    learnable = {name: 1.0 for name in settings.shares if name not in UNLEARNABLE_SKILLS}
     test = draw_items(np.random.default_rng([random_state, place, 1]), learnable, n_test, taken)
     pool = draw_items(
-        np.random.default_rng([random_state, place, 0]), recipe.shares, n_items, taken
+        np.random.default_rng([random_state, place, 0]), settings.shares, n_items, taken
     )
     return EmbeddedPool(
-        items=[{"question": item.question} for item in pool],
+        items=[{"question": item.text} for item in pool],
         labels=[item.answer for item in pool],
-        test_items=[{"question": item.question} for item in test],
+        test_items=[{"question": item.text} for item in test],
         test_labels=[item.answer for item in test],
         skills=[item.skill for item in pool],
         test_skills=[item.skill for item in test],
-        choices=None if recipe.choices is None else list(recipe.choices),
+        choices=None if settings.choices is None else list(settings.choices),
         prompt="{question}",
-        answer_pattern=recipe.answer_pattern,
+        answer_pattern=settings.answer_pattern,
     )
 
 
 def check_arguments(kind: str, n_items: int, n_test: int, random_state: int) -> None:
-    """Refuse what `make_pool` cannot make."""
-    if kind not in RECIPES:
-        allowed = ", ".join(repr(name) for name in RECIPES)
+    """Raise ValueError for invalid arguments of `make_pool`."""
+    if kind not in POOL_KINDS:
+        allowed = ", ".join(repr(name) for name in POOL_KINDS)
         raise ValueError(f"make_pool: kind must be one of {allowed}; got {kind!r}")
     for name, size in (("n_items", n_items), ("n_test", n_test)):
         if not is_whole(size) or size < 1:
@@ -152,27 +151,27 @@ def check_arguments(kind: str, n_items: int, n_test: int, random_state: int) -> 
 
 
 def is_whole(value: object) -> bool:
-    """Tell whether a value is an integer, of Python or of numpy, and not a truth value."""
+    """Whether a value is an integer of Python or NumPy; booleans are not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def draw_items(
     rng: Generator, shares: Mapping[str, float], n_items: int, taken: set[str]
-) -> list[Item]:
-    """Draw items in the given shares and in random order; `taken` grows by their questions."""
+) -> list[Question]:
+    """Draw questions in the given shares and in random order, and add their texts to `taken`."""
     items = []
     for name, count in whole_counts(shares, n_items).items():
         while count:
             item = SKILLS[name](rng)
-            if item.question not in taken:
-                taken.add(item.question)
+            if item.text not in taken:
+                taken.add(item.text)
                 items.append(item)
                 count -= 1
     return [items[place] for place in rng.permutation(len(items))]
 
 
 def whole_counts(shares: Mapping[str, float], total: int) -> dict[str, int]:
-    """Share out a total by largest remainders; among equal ones the first named comes first."""
+    """Split a total by the largest remainders; of equal ones the first in `shares` wins."""
     weight = sum(shares.values())
     exact = {name: total * share / weight for name, share in shares.items()}
     counts = {name: int(part + 1e-9) for name, part in exact.items()}

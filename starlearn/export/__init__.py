@@ -1,1 +1,1 @@
-"""A fitted learner's ways out: its folder, a merged model, a page and a repository on a hub."""
+"""Export of a fitted learner: its folder, a merged model, a model card and a hub repository."""

@@ -1,4 +1,4 @@
-"""The page of a learner: how to use it, what it was trained on in numbers, how it learnt."""
+"""The model card of a learner: use, data in numbers, settings and the learning curve."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,8 @@ from starlearn.settings import Acquisition, Settings
 from starlearn.tasks import DEFAULTS, ChoiceTask
 
 LIBRARIES = (
-    "starlearn",
-    "torch",
-    "transformers",
-    "peft",
-    "bitsandbytes",
-    "accelerate",
-    "scikit-learn",
+    *("starlearn", "torch", "transformers", "peft"),
+    *("bitsandbytes", "accelerate", "scikit-learn"),
 )
 CURVE = {
     "round": ("round", "{:d}"),
@@ -28,13 +23,13 @@ CURVE = {
     "accuracy": ("accuracy", "{:.4f}"),
     "seconds": ("training, s", "{:.1f}"),
 }
-ASKED = {
+QUERY = {
     "n_pool": ("pool", "{:d}"),
-    "n_instances": ("asked", "{:d}"),
+    "n_instances": ("bought", "{:d}"),
     "mean_full": ("mean uncertainty", "{:.3g}"),
     "seconds": ("query, s", "{:.1f}"),
 }
-"""Figures of a round and of the query behind it: heading and format."""
+"""Columns of a round and of the query before it: heading and format."""
 
 
 def model_card(
@@ -48,25 +43,25 @@ def model_card(
     choices: bool = False,
     merged: bool = False,
 ) -> str:
-    """Return a model card in Markdown, with the hub's metadata in front.
+    """Return a model card in Markdown, which starts with the hub's metadata.
 
-    It holds numbers and settings only: no item, no label, no choice, no prompt, unless asked.
+    It contains numbers and settings, and no item, label, choice or prompt unless requested.
 
     Parameters
     ----------
     saved : Saved
     base : str
-        Hub id of the base model, or a name for it.
+        Hub id or name of the base model.
     revision : str, optional
         The base model's commit.
     is_hub_id : bool
-        Whether `base` may stand in the metadata, which takes hub ids alone.
+        Whether `base` is a hub id: only then the metadata names it.
     license : str, optional
-        The hub's name for it, such as "apache-2.0"; it stands in the metadata.
+        The hub's name of the licence, such as "apache-2.0".
     prompt, choices : bool
-        Whether to show the task's texts: its template and system message, the names of its classes.
+        Whether to show the template with the system message, and the names of the classes.
     merged : bool
-        Whether it is for a merged model in place of an adapter.
+        Whether the card is for a merged model instead of an adapter.
 
     Returns
     -------
@@ -87,7 +82,7 @@ def model_card(
 def base_of(backbone: Backbone, hub_id: str | None = None) -> dict[str, Any]:
     """Return how a card names the base model: by hub id, or by the last part of its folder.
 
-    The rest of a folder's path says things about a machine that are nobody's concern.
+    The rest of the path is private: it may contain a user's name.
     """
     if hub_id is None and not backbone.is_from_hub:
         return {"base": Path(backbone.source).resolve().name, "revision": None, "is_hub_id": False}
@@ -121,7 +116,7 @@ def _head(saved: Saved, base: str, revision: str | None, merged: bool) -> str:
 
 
 def _chosen(saved: Saved) -> str:
-    """Say how items were chosen by these settings, where any were."""
+    """Return a sentence on how the items were chosen."""
     if not any("query" in record for record in saved.rounds):
         return "No item was chosen by the model."
     part = saved.parameters["acquisition"] or Acquisition()
@@ -129,7 +124,7 @@ def _chosen(saved: Saved) -> str:
         return "Items were drawn at random."
     mix = "" if part.schedule == 0.0 else f", mixed with the base model's (weight {part.schedule})"
     measure = part.measure.replace("_", " ")
-    return f"Items were asked for by the model's {measure} over {part.n_passes} passes{mix}."
+    return f"Items were chosen by the model's {measure} over {part.n_passes} passes{mix}."
 
 
 def _use(base: str, merged: bool) -> str:
@@ -157,8 +152,8 @@ def _data(saved: Saved, prompt: bool, choices: bool) -> str:
             f"{_shortened(counts)}."
         )
     lines.append(
-        "The texts of the items are not part of this page. The weights were trained on them, and "
-        "may give parts of them away."
+        "This page does not contain the texts of the items. The weights were trained on them, and "
+        "may reveal parts of them."
     )
     text = "## Data\n\n" + " ".join(lines)
     if prompt:
@@ -176,7 +171,7 @@ def _shortened(counts: Sequence[int], most: int = 20) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a text as a block of code whatever it holds."""
+    """Return a text as an indented block of code."""
     return "\n".join("    " + line for line in text.splitlines())
 
 
@@ -203,10 +198,10 @@ def _plain(value: Any) -> str:
 def _curve(rounds: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [_cell(record, name, form) for name, (_, form) in CURVE.items()]
-        + [_cell(record.get("query", {}), name, form) for name, (_, form) in ASKED.items()]
+        + [_cell(record.get("query", {}), name, form) for name, (_, form) in QUERY.items()]
         for record in rounds
     ]
-    headings = [heading for heading, _ in (*CURVE.values(), *ASKED.values())]
+    headings = [heading for heading, _ in (*CURVE.values(), *QUERY.values())]
     filled = [i for i in range(len(headings)) if any(row[i] for row in rows)]
     return "## Learning curve\n\n" + _table(
         [headings[i] for i in filled], [[row[i] for i in filled] for row in rows]
@@ -227,9 +222,9 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _end(license: str | None, base: str) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    said = (
-        f"This repository: {license}. The base model's own licence holds for it as well."
+    terms = (
+        f"This repository: {license}. The licence of the base model also applies."
         if license
-        else f"None is stated here; that of the base model, `{base}`, holds for what is made of it."
+        else f"None is stated here. The licence of the base model, `{base}`, applies."
     )
-    return f"## Licence\n\n{said}\n\n## Versions\n\n{versions}"
+    return f"## Licence\n\n{terms}\n\n## Versions\n\n{versions}"

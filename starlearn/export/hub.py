@@ -1,4 +1,4 @@
-"""What a repository on a hub gets of a learner, and the upload: private, and without texts."""
+"""Upload of a learner to a hub: private by default, and without texts of items and labels."""
 
 import tempfile
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def write_hub_folder(
     base_model: str | None = None,
     license: str | None = None,
 ) -> None:
-    """Write what a repository gets to a new folder: the adapter and a model card.
+    """Write a repository's files to a new folder: the adapter and a model card.
 
     Parameters
     ----------
@@ -34,26 +34,25 @@ def write_hub_folder(
     folder : path
         A new or empty folder.
     include : sequence of {"prompt", "choices", "labelled"}
-        Texts that may go along. "prompt": template and system message. "choices": names of the
-        classes. "labelled": items and labels, and with them all that `STARLearner.load` needs,
-        prompt and choices too.
+        Texts to include. "prompt": template and system message. "choices": names of the classes.
+        "labelled": all that `STARLearner.load` needs, which is items, labels, prompt and choices.
     base_model : str, optional
-        Hub id of the base model, where the learner has it from a folder. The folder's path is
-        written nowhere.
+        Hub id of the base model when the learner loaded it from a folder, whose path is never
+        written.
     license : str, optional
         The hub's name of a licence, such as "apache-2.0".
 
     Raises
     ------
     InputError
-        When `include` holds another word, or there is something in the folder.
+        When `include` has another value, or the folder is not empty.
     """
     if isinstance(include, str):
         include = [include]
-    unknown = [word for word in include if word not in INCLUDABLE]
+    unknown = [name for name in include if name not in INCLUDABLE]
     if unknown:
         raise InputError(
-            f"include may hold {', '.join(map(repr, INCLUDABLE))}; got {unknown[0]!r:.60}."
+            f"include may contain {', '.join(map(repr, INCLUDABLE))}; got {unknown[0]!r:.60}."
         )
     base = base_of(backbone, base_model)
     everything = "labelled" in include
@@ -101,15 +100,14 @@ def push(
     Raises
     ------
     InputError
-        When `private` is asked for and the repository is there already and public. Nothing is then
-        uploaded.
+        When `private` is set and the repository is public. Nothing is then uploaded.
     ServerError
         When the hub cannot be reached, or refuses.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    # OSError, and the error of the HTTP library that this version of the hub's library uses
+    # The bases include the error class of the HTTP library, which differs by hub version.
     refusals: Any = (OSError, *HfHubHTTPError.__bases__)
     with tempfile.TemporaryDirectory(prefix="starlearn-") as scratch:
         folder = Path(scratch) / "repository"
@@ -119,22 +117,22 @@ def push(
             api.create_repo(repo_id, private=private, exist_ok=True)
             if private and not api.model_info(repo_id).private:
                 raise InputError(
-                    f"{repo_id} is on {api.endpoint} already and is public. Make it private there, "
-                    "choose another name, or say private=False. Nothing was uploaded."
+                    f"{repo_id} exists on {api.endpoint} and is public. Make it private there, "
+                    "choose another name, or set private=False. Nothing was uploaded."
                 )
             commit = api.upload_folder(
                 repo_id=repo_id,
                 folder_path=folder,
-                # of an earlier upload with include=["labelled"]: of other weights, and now unasked
+                # Files of an earlier upload with include=["labelled"], which belong to old weights.
                 delete_patterns=[saving.SETTINGS, saving.LABELS, saving.MANIFEST],
                 commit_message=commit_message or f"{len(saved.items)} labels",
             )
         except HFValidationError as error:
-            raise InputError(f"{repo_id!r:.100} is no name of a repository: {error}") from error
+            raise InputError(f"{repo_id!r:.100} is not a valid repository name: {error}") from error
         except refusals as error:
             raise ServerError(
-                f"{api.endpoint} did not take {repo_id}: {' '.join(str(error).split())[:400]} "
-                "Log in with a token that may write (hf auth login), unset HF_HUB_OFFLINE, and "
-                "call again."
+                f"The upload of {repo_id} to {api.endpoint} failed: "
+                f"{' '.join(str(error).split())[:400]} Log in with a token that may write "
+                "(hf auth login), unset HF_HUB_OFFLINE, and call again."
             ) from error
     return str(commit.commit_url)

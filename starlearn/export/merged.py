@@ -1,4 +1,4 @@
-"""A learner as one model folder: the adapter merged into its base model in full precision."""
+"""A learner as one model folder: the adapter merged into the base model in full precision."""
 
 import os
 import re
@@ -16,12 +16,12 @@ from starlearn.model.merging import DTYPES, greedy, merged_model, size_of, write
 from starlearn.storage.files import complete_folder
 
 SPARE = 50_000_000
-"""Bytes asked for besides the weights: tokenizer, configuration, and the disk's own needs."""
+"""Bytes needed besides the weights, such as for tokenizer and configuration."""
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge wrote; ``print`` it."""
+    """Summary of a merged model; ``print`` shows it."""
 
     folder: Path
     n_parameters: int
@@ -31,9 +31,9 @@ class Merged:
     files: tuple[str, ...]
     """The weight files."""
     quantization: str
-    """What the adapter was trained on."""
+    """Quantisation of the base model in training."""
     dequantize: bool
-    """Whether the base model's weights are what that has left of them."""
+    """Whether the adapter was merged into dequantised weights."""
 
     def __str__(self) -> str:
         files = "1 file" if len(self.files) == 1 else f"{len(self.files)} files"
@@ -43,9 +43,9 @@ class Merged:
         )
         if self.quantization != "none" and not self.dequantize:
             text += (
-                f" The adapter was trained on the base model in {self.quantization}; this is "
-                "merged into the original weights, and some answers differ from the learner's: "
-                "measure before you rely on it, or merge with dequantize=True."
+                f" The adapter was trained on the base model in {self.quantization}, but merged "
+                "into the original weights, so some answers differ from the learner's. Measure "
+                "the accuracy, or merge with dequantize=True."
             )
         return text
 
@@ -66,14 +66,14 @@ def merge(
     saved : Saved
     backbone : Backbone
     to : path
-        A new or empty folder. It holds the model when all of it is written, or stays as it was.
+        A new or empty folder. It is unchanged unless the whole model is written.
     dtype : {"auto", "float32", "bfloat16", "float16"}
-        Type of the weights; "auto" is the one in which the base model is stored.
+        Type of the weights; "auto" is that of the stored base model.
     dequantize : bool
-        Merge into what 4 bits have left of the base model's weights, which are what the adapter
-        was trained on, in place of the original ones. The answers are then the learner's own.
+        Whether to merge into the base model's dequantised 4-bit weights, on which the adapter was
+        trained, instead of the original ones. The answers are then those of the learner.
     max_shard_size : str
-        Largest weight file, such as "5GB".
+        Size of the largest weight file, such as "5GB".
 
     Returns
     -------
@@ -82,12 +82,12 @@ def merge(
     Raises
     ------
     InputError
-        When the folder is not empty, `dtype` or `max_shard_size` is none, or the base model is
-        itself stored quantised.
+        When the folder is not empty, `dtype` or `max_shard_size` is invalid, or the stored base
+        model is itself quantised.
     ModelMismatchError
         When the adapter was trained on another base model.
     StorageError
-        When the disk has too little room; nothing is then written.
+        When the disk has too little space; nothing is then written.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(map(repr, DTYPES))}; got {dtype!r:.40}.")
@@ -102,7 +102,7 @@ def merge(
         if free < n_bytes + SPARE:
             raise StorageError(
                 f"The merged model takes {n_bytes / 1e6:,.1f} MB as {stored}, and {Path(to)} has "
-                f"{free / 1e6:,.1f} MB free. Nothing was written: choose another disk, or "
+                f"{free / 1e6:,.1f} MB free. Nothing was written. Choose another disk, or "
                 "dtype='bfloat16'."
             )
         longest = getattr(saved.parameters["task"], "max_new_tokens", None)
@@ -110,12 +110,12 @@ def merge(
             write_model(model, backbone, scratch, greedy(backbone, longest), max_shard_size)
         except (OSError, SafetensorError) as error:
             raise StorageError(
-                f"The merged model could not be written ({error}). Nothing is left of it."
+                f"The merged model could not be written ({error}). The folder is unchanged."
             ) from error
         card = model_card(saved, **base_of(backbone), merged=True)
         (scratch / "README.md").write_text(card, encoding="utf-8")
         files = sorted(file.name for file in scratch.glob("*.safetensors"))
         written = sum((scratch / name).stat().st_size for name in files)
     named = isinstance(backbone.quantization, str)
-    quantization = backbone.quantization if named else "a format of its own"
+    quantization = backbone.quantization if named else "a custom format"
     return Merged(Path(to), n_parameters, written, stored, tuple(files), quantization, dequantize)

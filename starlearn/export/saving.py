@@ -1,6 +1,5 @@
-"""A learner on disk: peft's own adapter folder, settings as JSON, labels as JSON lines."""
+"""A learner on disk: the adapter in peft's format, settings as JSON, labels as JSON lines."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,12 +14,12 @@ from starlearn.errors import InputError, UntrustedFileError
 from starlearn.model.adapter import ADAPTER_FILES, Adapter, read_adapter, write_adapter
 from starlearn.model.backbone import Backbone, quantization_from_json, quantization_to_json
 from starlearn.settings import LoRA
-from starlearn.storage.files import complete_folder
+from starlearn.storage.files import complete_folder, file_sha256
 from starlearn.tasks import DEFAULTS, ChoiceTask, GenerationTask
 
 FORMAT = 1
-STAYS = ("callbacks", "report_to")
-"""Parameters that no file brings along: code, and whom to tell."""
+NOT_SAVED = ("callbacks", "report_to")
+"""Parameters that are not saved: functions, and trackers that send data elsewhere."""
 SETTINGS, LABELS, MANIFEST = "starlearn.json", "labelled.jsonl", "MANIFEST.json"
 _CLASSES: dict[str, Any] = {
     kind.__name__: kind
@@ -30,22 +29,22 @@ _CLASSES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Saved:
-    """What a fitted learner consists of, apart from its base model."""
+    """Content of a fitted learner, without its base model."""
 
     parameters: dict[str, Any]
-    """The constructor's, by name."""
+    """Parameters of the constructor, by name."""
     adapter: Adapter
     seed: int
     rounds: list[dict[str, Any]]
     classes: list[Any] | None
-    """None where answers are free-form."""
+    """None for free-form answers."""
     items: Sequence[Any]
     """The labelled set, length N."""
     labels: Sequence[Any]
 
 
 def content_of(learner: Any) -> Saved:
-    """Return what a fitted learner consists of."""
+    """Return the content of a fitted learner."""
     return Saved(
         parameters=learner.get_params(deep=False),
         adapter=learner.adapter_,
@@ -58,30 +57,29 @@ def content_of(learner: Any) -> Saved:
 
 
 def save(saved: Saved, folder: str | os.PathLike[str], backbone: Backbone) -> None:
-    """Write a learner to a folder that must not exist yet, or be empty.
+    """Write a learner to a new or empty folder, which has its name only when it is complete.
 
-    The folder is peft's own format, so ``PeftModel.from_pretrained(base, folder)`` opens it.
-    It appears under its name only when it is complete.
+    The folder is in peft's format: ``PeftModel.from_pretrained(base, folder)`` opens it.
 
     Raises
     ------
     InputError
-        When there is something in the folder already, a setting has no form as JSON, or a part is
-        of a class that starlearn does not have.
+        When the folder is not empty, a setting cannot be written as JSON, or a part is not of one
+        of starlearn's own classes.
     """
     with complete_folder(folder) as scratch:
         write_files(saved, scratch, backbone.source, backbone.revision)
 
 
 def write_files(saved: Saved, scratch: Path, base: str, revision: str | None) -> None:
-    """Write a learner's files, to an empty folder; `base` is where they say its model is."""
+    """Write a learner's files to an empty folder; `base` is the path or hub id of its model."""
     write_adapter(scratch, saved.adapter, base, revision)
     _write_json(scratch / SETTINGS, _settings(saved, base))
     with (scratch / LABELS).open("w", encoding="utf-8") as lines:
         for item, label in zip(saved.items, saved.labels, strict=True):
             row = {"item": dict(item) if isinstance(item, Mapping) else item, "label": label}
             lines.write(_line(row))
-    sums = {file.name: _sha256(file) for file in sorted(scratch.iterdir())}
+    sums = {file.name: file_sha256(file) for file in sorted(scratch.iterdir())}
     _write_json(scratch / MANIFEST, {"format": FORMAT, "base": saved.adapter.base, "files": sums})
 
 
@@ -91,9 +89,9 @@ def load(folder: str | os.PathLike[str]) -> Saved:
     Raises
     ------
     InputError
-        When the folder is not there or was written by a newer starlearn.
+        When the folder does not exist, or was written by a newer starlearn.
     UntrustedFileError
-        When a file is missing, is not the one that was saved, or holds no finite adapter.
+        When a file is missing or changed, or the adapter is not finite.
     """
     source = Path(folder)
     manifest = _manifest(source)
@@ -112,21 +110,22 @@ def load(folder: str | os.PathLike[str]) -> Saved:
         )
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise UntrustedFileError(
-            f"{source} has the form of a saved learner, but {SETTINGS} or {LABELS} does not hold "
-            f"what one has ({error!r:.100}). Take the folder from a backup."
+            f"{source} is not a complete saved learner: {SETTINGS} or {LABELS} has invalid content "
+            f"({error!r:.100}). Restore the folder from a backup."
         ) from error
 
 
 def parameters_to_json(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring a learner's parameters to a form for JSON: a part is its class's name and settings."""
-    found = {name: value for name, value in parameters.items() if name not in STAYS}
+    """Return a learner's parameters for JSON; a part becomes its class name and settings."""
+    found = {name: value for name, value in parameters.items() if name not in NOT_SAVED}
     for name in DEFAULTS:
         part = found[name]
         if part is not None:
             if _CLASSES.get(type(part).__name__) is not type(part):
                 raise InputError(
-                    f"{name}={type(part).__name__}(...) is a class of your own, which no file may "
-                    "name: loading would run code. Use starlearn's, or pickle the learner."
+                    f"{name}={type(part).__name__}(...) cannot be saved: only starlearn's own "
+                    "classes can, because loading others would run code. Use one of these, or "
+                    "pickle the learner."
                 )
             settings = part.get_params(deep=False)
             if code := [key for key, value in settings.items() if callable(value)]:
@@ -136,28 +135,28 @@ def parameters_to_json(parameters: Mapping[str, Any]) -> dict[str, Any]:
                 )
             found[name] = {"class": type(part).__name__, **settings}
     found["quantization"] = quantization_to_json(found["quantization"])
-    if isinstance(found["random_state"], Integral):  # NumPy's numbers too
+    if isinstance(found["random_state"], Integral):  # NumPy integers become int
         found["random_state"] = int(found["random_state"])
     return found
 
 
 def parameters_from_json(parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Make a learner's parameters from what `parameters_to_json` gave, of known classes only.
+    """Return the parameters of `parameters_to_json`.
 
     Parameters
     ----------
     parameters : mapping
     where : str
-        What they were read from, for the complaint.
+        The file they were read from, for error messages.
 
     Raises
     ------
     UntrustedFileError
-        When a part names another class: a file can name no code.
+        When a part names a class that is not starlearn's: it could run code.
     """
     found = dict(parameters)
-    if brought := [name for name in STAYS if name in found]:
-        raise UntrustedFileError(f"{where} names {brought[0]}, which no saved learner does.")
+    if unexpected := [name for name in NOT_SAVED if name in found]:
+        raise UntrustedFileError(f"{where} sets {unexpected[0]}, which starlearn never saves.")
     for name in DEFAULTS:
         if found[name] is None:
             continue
@@ -180,13 +179,13 @@ def _renamed(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    """Write a labelled item as a line; what the prompt does not use may be anything, as text."""
+    """Return a labelled item as a line of JSON; values without a JSON form become text."""
     try:
         line = json.dumps(row, ensure_ascii=False, default=_json_or_text)
         line.encode("utf-8")
     except UnicodeEncodeError:  # a lone surrogate
         line = json.dumps(row, default=_json_or_text)
-    except (TypeError, ValueError):  # keys that are no text, a list within itself
+    except (TypeError, ValueError):  # keys that are not text, or a list that contains itself
         fields = {str(name): _plain(value) for name, value in row["item"].items()}
         line = json.dumps({**row, "item": fields})
     return line + "\n"
@@ -204,7 +203,7 @@ def _json_or_text(value: Any) -> Any:
 
 
 def json_value(value: Any) -> Any:
-    """Return what `json` can write for a value that it cannot: NumPy's numbers, tuples.
+    """Return a NumPy value or a tuple in a form that `json` can write.
 
     Raises
     ------
@@ -222,9 +221,9 @@ def _settings(saved: Saved, base: str) -> dict[str, Any]:
     parameters = parameters_to_json(saved.parameters)
     if parameters["model"] is not None:
         parameters["model"] = base
-    parameters["cache_dir"] = None  # a folder of this machine
+    parameters["cache_dir"] = None  # a path of this machine
     if not isinstance(parameters["random_state"], int):
-        parameters["random_state"] = saved.seed  # a generator's state does not travel
+        parameters["random_state"] = saved.seed  # the state of a generator is not saved
     return {
         "parameters": parameters,
         "adapter": saved.adapter.settings().get_params(deep=False),
@@ -236,13 +235,13 @@ def _settings(saved: Saved, base: str) -> dict[str, Any]:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     if not (folder / MANIFEST).is_file():
-        raise InputError(f"There is no saved learner in {folder} ({MANIFEST} is missing).")
+        raise InputError(f"{folder} is not a saved learner: {MANIFEST} is missing. Check the path.")
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         written, _, _ = manifest["format"], manifest["base"], manifest["files"]
     except (ValueError, KeyError, TypeError) as error:
         raise UntrustedFileError(
-            f"{folder / MANIFEST} is damaged ({error!r:.80}). Take the folder from a backup."
+            f"{folder / MANIFEST} is damaged ({error!r:.80}). Restore the folder from a backup."
         ) from error
     if written > FORMAT:
         raise InputError(
@@ -251,10 +250,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
         )
     for name in (*ADAPTER_FILES, SETTINGS, LABELS):
         file = folder / name
-        if not file.is_file() or manifest["files"].get(name) != _sha256(file):
+        if not file.is_file() or manifest["files"].get(name) != file_sha256(file):
             raise UntrustedFileError(
-                f"{file} is missing or is not the file that was saved (SHA-256 differs from "
-                f"{MANIFEST}). Take the folder from a backup."
+                f"{file} is missing or was changed (its SHA-256 differs from {MANIFEST}). Restore "
+                "the folder from a backup."
             )
     return manifest
 
@@ -262,8 +261,3 @@ def _manifest(folder: Path) -> dict[str, Any]:
 def _write_json(file: Path, content: Any) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False, default=json_value)
     file.write_text(text + "\n", encoding="utf-8")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -576,9 +576,8 @@ class STARLearner(
     def _to_predict(self, X: Any) -> tuple[Session, Any, Prompts]:
         self._require_fit()
         session = session_of(self)
-        tree = session.tree()
         fields = inputs.checked_items(X, session.parts.task)
-        return session, tree, session.prompts(fields, session.room(tree))
+        return (session, *session.tree_and_prompts(fields))
 
     def _train(self, fields: list[Fields], labels: NDArray[Any]) -> Self:
         began = time.perf_counter()

@@ -131,6 +131,11 @@ class Session:
             room=room,
         )
 
+    def tree_and_prompts(self, fields: Sequence[Fields]) -> tuple[ChoiceTree | None, Prompts]:
+        """Return the learner's choices, and prompts that leave room for the answer."""
+        tree = self.tree()
+        return tree, self.prompts(fields, self.room(tree))
+
     def examples(self, fields: Sequence[Fields], labels: NDArray[Any]) -> list[Example]:
         """Return N labelled items as prompts and answers, which end with the end of sequence."""
         texts = [str(label) for label in labels]

@@ -83,6 +83,24 @@ def write_all(handle: int, content: bytes) -> None:
     os.fsync(handle)
 
 
+@contextmanager
+def replacing(path: Path, suffix: str = "new") -> Iterator[Path]:
+    """Give a temporary path to write, then rename it to `path` durably.
+
+    The temporary file is removed when the code inside fails. Give a unique `suffix` where several
+    processes may write the same file at once.
+    """
+    scratch = path.with_name(f".{path.name}.{suffix}")
+    with storage(f"writing {path}"):
+        try:
+            yield scratch
+            os.replace(scratch, path)
+        except BaseException:
+            scratch.unlink(missing_ok=True)
+            raise
+        sync(path.parent.resolve())
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a file so that after a power cut there is the old one or the new one, never a part.
 
@@ -91,21 +109,12 @@ def write_file(path: Path, content: bytes) -> None:
     StorageError
         When the disk is full or fails; the old file is then still there.
     """
-    scratch = path.with_name(f".{path.name}.new")
-    with storage(f"writing {path}"):
+    with replacing(path) as scratch:
+        handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode=0o600)
         try:
-            handle = os.open(
-                scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode=0o600
-            )
-            try:
-                write_all(handle, content)
-            finally:
-                os.close(handle)
-            os.replace(scratch, path)
-        except BaseException:
-            scratch.unlink(missing_ok=True)
-            raise
-        sync(path.parent)
+            write_all(handle, content)
+        finally:
+            os.close(handle)
 
 
 def make_folder(path: Path) -> None:

@@ -28,7 +28,7 @@ from starlearn.model.adapter import (
 from starlearn.model.backbone import Backbone
 from starlearn.model.memory import ran_out
 from starlearn.model.processes import ProcessGroup, SynchronizedBlock, processes
-from starlearn.progress import for_trainings, tell
+from starlearn.progress import report_progress, trainer_callbacks
 from starlearn.randomness import derived_seed, isolated_generators
 from starlearn.settings import LoRA, Training
 from starlearn.train.batches import (
@@ -175,7 +175,7 @@ def _trained(
                 args=_arguments(training, backbone, seed, scratch, group),
                 train_dataset=list(examples),
                 data_collator=Collator(backbone.pad_id, group),
-                callbacks=[*for_trainings(callbacks), _Steps(callbacks if group.main else ())],
+                callbacks=[*trainer_callbacks(callbacks), _Steps(callbacks if group.main else ())],
             )
             check_divisible(trainer, group)
             trainer.remove_callback(PrinterCallback)  # the bar shows the progress
@@ -238,10 +238,10 @@ class _Steps(TrainerCallback):
         self.callbacks = callbacks
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        tell(self.callbacks, "training", 0, state.max_steps)
+        report_progress(self.callbacks, "training", 0, state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        tell(self.callbacks, "training", state.global_step, state.max_steps)
+        report_progress(self.callbacks, "training", state.global_step, state.max_steps)
 
 
 class _Lines(TrainerCallback):
