@@ -234,10 +234,10 @@ def test_screening_spends_the_passes_on_the_best_candidates(
     calls: list[tuple[int, int]] = []
     original = Scorer.score
 
-    def score(self: Scorer, prompts: Any, n_passes: int, bar: Any) -> Any:
+    def score(self: Scorer, prompts: Any, n_passes: int, bar: Any, tie_seed: int) -> Any:
         calls.append((len(prompts), n_passes))
-        found = original(self, prompts, n_passes, bar)
-        informations.append(found.full[:, 2])
+        found = original(self, prompts, n_passes, bar, tie_seed)
+        informations.append(found.information)
         return found
 
     informations: list[np.ndarray] = []
