@@ -242,10 +242,11 @@ def test_an_adapter_of_another_base_is_not_merged(learner: STARLearner, tmp_path
 
 def resealed(folder: Path) -> None:
     """Write the manifest anew, as someone would who changed a file on purpose."""
-    from starlearn.export.saving import MANIFEST, _sha256
+    from starlearn.export.saving import MANIFEST
+    from starlearn.storage.files import file_sha256
 
     manifest = json.loads((folder / MANIFEST).read_text())
-    manifest["files"] = {name: _sha256(folder / name) for name in manifest["files"]}
+    manifest["files"] = {name: file_sha256(folder / name) for name in manifest["files"]}
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
