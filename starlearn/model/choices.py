@@ -135,7 +135,7 @@ def tree_input(
     """
     n_nodes, length = len(tree.tokens), batch.length
     is_chain = bool((tree.sees == np.tri(n_nodes, dtype=bool)).all())
-    ids = np.full((len(prompts), length), pad_id, dtype=np.int64)
+    ids = np.full((len(prompts), length), pad_id, dtype=np.int64)  # [B, T]
     for row, prompt in enumerate(prompts):
         ids[row, : len(prompt)] = prompt
         ids[row, len(prompt) : len(prompt) + n_nodes] = tree.tokens

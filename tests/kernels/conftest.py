@@ -9,7 +9,7 @@ import torch
 
 @pytest.fixture
 def seed() -> int:
-    """A new seed in each run, printed where a test fails."""
+    """A new seed in each run, printed when a test fails."""
     value = random.SystemRandom().randrange(2**31)
     print(f"seed = {value}")
     return value
@@ -17,7 +17,7 @@ def seed() -> int:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Small tensors on many threads spend their time waiting."""
+    """Use one thread, because small tensors on many threads mostly wait."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""Checks of the Triton routes; run by test_triton_routes.py in a process of its own.
+"""Checks of the Triton routes, run by test_triton_routes.py in a separate process.
 
 With TRITON_INTERPRET=1 they run on a CPU, without it on a CUDA device.
 """
@@ -13,7 +13,7 @@ from kernel_truths import CHECKS, Check
 from starlearn_kernels import feature_mask, linear_entropy, token_mask
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
-# numpy's remarks on NaN and infinity inside the interpreter
+# numpy's warnings about NaN and infinity inside the interpreter
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 ROUTES = ["triton-fused", "triton-chunk"]
 # One tile and several, ragged ends, descriptors (D = 80, 64) and pointers (D = 17), many splits.
@@ -59,13 +59,13 @@ def test_the_second_look_from_a_second_product(seed: int, megabytes: float) -> N
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_rows_do_not_depend_on_their_company(seed: int, route: str, dtype: torch.dtype) -> None:
+def test_rows_do_not_depend_on_other_rows(seed: int, route: str, dtype: torch.dtype) -> None:
     if route == "triton-chunk" and DEVICE == "cuda":
-        pytest.skip("the vendor's product promises no bits")
+        pytest.skip("the bits of the vendor's product are not guaranteed")
     case = case_of(seed, passes=2, rows=75, width=64, vocabulary=260, dtype=dtype)
     if DEVICE == "cpu":
-        # The interpreter multiplies by numpy, whose products on some processors depend on a row's
-        # place. Multiples of 1/8 have exact products: what is left to see is our own arithmetic.
+        # The interpreter multiplies with numpy, whose products on some processors depend on a row's
+        # place. Multiples of 1/8 have exact products, which leaves our own arithmetic to test.
         for values in (case.hidden, case.weight):
             values.mul_(8).round_().div_(8)
     whole = case.run(route)
@@ -204,7 +204,7 @@ def test_the_same_masks_as_on_a_cpu() -> None:
     assert torch.equal(each[0], each[1].cpu())
 
 
-def test_what_does_not_fit_is_named(seed: int) -> None:
+def test_wrong_input_is_named(seed: int) -> None:
     mixed = case_of(seed)
     with pytest.raises(ValueError, match="one dtype"):
         linear_entropy(mixed.hidden.half(), mixed.weight, route="triton-fused")

@@ -36,14 +36,14 @@ class Case:
         )
 
     def logits(self) -> Tensor:
-        """In float64, by a path of its own: [K, N, V]."""
+        """Return the logits in float64 by separate code, [K, N, V]."""
         x = torch.einsum("knd,vd->knv", self.hidden.double(), self.weight.double()) * self.scale
         if self.bias is not None:
             x = x + self.bias.double()
         return x if self.softcap is None else self.softcap * torch.tanh(x / self.softcap)
 
     def tolerance(self) -> float:
-        """1e-5 times the largest logit, or 1e-5 where that is below 1."""
+        """Return 1e-5 times the largest logit, and at least 1e-5."""
         x = self.logits()
         return 1e-5 * max(1.0, x[x.isfinite()].abs().max().item())
 
@@ -63,7 +63,7 @@ def make_case(
     softcap: float | None = None,
     device: str = "cpu",
 ) -> Case:
-    """Passes are noisy copies of one hidden state, as with dropout."""
+    """Return a random head whose passes are noisy copies of one hidden state, as with dropout."""
     draw = torch.Generator().manual_seed(seed)
     base = torch.randn(1, rows, width, generator=draw)
     noise = torch.randn(passes, rows, width, generator=draw)
@@ -82,7 +82,7 @@ def make_case(
 
 
 def assert_close(found: dict[str, Tensor], truth: dict[str, Tensor], tolerance: float) -> None:
-    """Same fields, same NaN and infinities, differences within ``tolerance``."""
+    """Check for the same fields, NaN and infinities, and differences within ``tolerance``."""
     assert found.keys() == truth.keys()
     for name, right in truth.items():
         value = found[name]
@@ -94,7 +94,7 @@ def assert_close(found: dict[str, Tensor], truth: dict[str, Tensor], tolerance: 
 
 
 def assert_same_bits(found: dict[str, Tensor], truth: dict[str, Tensor]) -> None:
-    """Equal bit for bit, NaN included."""
+    """Check that all fields are equal bit for bit, NaN included."""
     assert found.keys() == truth.keys()
     for name, right in truth.items():
         same = torch.equal(

@@ -1,4 +1,4 @@
-"""Hypothesis strategies of the kernel tests; apart, so that a GPU machine needs no Hypothesis."""
+"""Hypothesis strategies of the kernel tests, separate because GPU machines need no Hypothesis."""
 
 from hypothesis import strategies as st
 from kernel_cases import DTYPES, Case, make_case

@@ -1,5 +1,7 @@
-"""Truths from outside, for any route: what other libraries publish, and what must hold of any
-logits. Used by the tests of the torch route and, through the interpreter, of the Triton routes."""
+"""Checks of any route: formulas that other libraries publish, and identities of any logits.
+
+The tests of the torch route use them, and those of the Triton routes through the interpreter.
+"""
 
 import math
 from collections.abc import Callable
@@ -10,7 +12,7 @@ from starlearn_kernels import linear_entropy, segment_reduce
 
 
 def check_published_formulas(route: str, seed: int, device: str = "cpu") -> None:
-    """Formulas of four libraries, in float64, on the same logits.
+    """Compare with the formulas of four libraries, in float64, on the same logits.
 
     TRL, trl/trainer/utils.py `entropy_from_logits`: https://github.com/huggingface/trl
     baal, baal/active/heuristics/heuristics.py `BALD`: https://github.com/baal-org/baal
@@ -50,7 +52,7 @@ def check_published_formulas(route: str, seed: int, device: str = "cpu") -> None
 
 
 def check_no_worse_than_eager(route: str, seed: int, device: str = "cpu") -> None:
-    """The rule of cut-cross-entropy, on its ragged shape: the error of eager code plus 1e-5."""
+    """Check that errors are at most those of eager code plus 1e-5, as in cut-cross-entropy."""
     for dtype in DTYPES:
         case = make_case(
             seed, rows=255, width=123, vocabulary=507, dtype=dtype, spread=3.0, device=device
@@ -67,7 +69,7 @@ def check_no_worse_than_eager(route: str, seed: int, device: str = "cpu") -> Non
 
 
 def check_bfloat16_within_a_thousandth(route: str, seed: int, device: str = "cpu") -> None:
-    """bfloat16 inputs against float64 on the same inputs: 1e-3 nats at usual logits."""
+    """Check bfloat16 inputs against float64 on the same inputs, 1e-3 nats at usual logits."""
     case = make_case(
         seed, passes=3, rows=20, width=80, vocabulary=700, dtype=torch.bfloat16, spread=3.0,
         device=device,
@@ -76,7 +78,7 @@ def check_bfloat16_within_a_thousandth(route: str, seed: int, device: str = "cpu
 
 
 def check_identities(route: str, seed: int, device: str = "cpu") -> None:
-    """Uniform, one-hot and identical distributions, bounds, orders of passes and columns."""
+    """Check uniform, one-hot and identical distributions, bounds, orders of passes and columns."""
     ones = torch.ones(2, 3, 16, device=device)
     uniform = linear_entropy(ones, torch.ones(97, 16, device=device), route=route)
     log_v = torch.full_like(uniform.entropy, math.log(97))
@@ -113,8 +115,8 @@ def check_identities(route: str, seed: int, device: str = "cpu") -> None:
 
 
 def check_large_logits(route: str, seed: int, device: str = "cpu") -> None:
-    """Scaling the logits up drives entropy to 0 without NaN."""
-    # Tiles of two shapes round otherwise: with the last seed a logit came out above the largest.
+    """Check that large logits have entropy 0 without NaN."""
+    # Tiles of two shapes round differently: with the last seed a logit exceeded the largest.
     for size, number in ((1e2, seed), (1e4, seed), (1e20, seed), (1e20, 1232926640)):
         case = make_case(number, passes=2, rows=20, vocabulary=300, scale=size, device=device)
         found = case.run(route)

@@ -1,4 +1,4 @@
-"""On a CPU a row's bits depend on the row alone: not on its company, its place or its address."""
+"""On a CPU the bits of a row do not depend on the other rows, its place or its address."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def check(case: Case, route: str, megabytes: float) -> None:
 
 @given(cases())
 @settings(deadline=None, max_examples=20)
-def test_any_company(case: Case) -> None:
+def test_other_rows_do_not_matter(case: Case) -> None:
     check(case, "torch", 64)
 
 
@@ -83,7 +83,7 @@ def test_a_run_repeats_itself(seed: int) -> None:
 def test_powers_of_two_do_not_depend_on_the_threads_parts(
     seed: int, count: int, threads: int
 ) -> None:
-    # torch.exp2 rounds otherwise at the end of a part: here in one number of 10,000.
+    # torch.exp2 rounds differently at the end of a part, here for one number of 10,000.
     torch.set_num_threads(threads)
     room = torch.empty(count + slack(count))
     x = room[:count].view(1, count).copy_(-30 * torch.rand(1, count))

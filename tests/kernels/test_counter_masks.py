@@ -1,4 +1,4 @@
-"""Counter-based masks: known answers, statistics, independence from the batch, the LoRA product."""
+"""Counter-based masks: known answers, statistics, no dependence on the batch, LoRA product."""
 
 import pytest
 import torch
@@ -88,7 +88,7 @@ def test_passes_and_features_are_independent(seed: int) -> None:
         table = table / table.norm(dim=1, keepdim=True)
         correlation = table @ table.T
         correlation.fill_diagonal_(0)
-        # 6.5 standard deviations of a correlation over so many draws
+        # 6.5 standard deviations of a correlation over this number of draws
         assert correlation.abs().max() < 6.5 / table.shape[1] ** 0.5
     runs = (kept[:, 1:] == kept[:, :-1]).double().mean()
     assert abs(runs - 0.5) < 0.01

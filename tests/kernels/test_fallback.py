@@ -1,4 +1,4 @@
-"""The model's own logits in chunks give what the linear route gives."""
+"""Chunks of the model's own logits give the statistics of the linear route."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_two_dimensions_and_a_head_that_is_not_linear(seed: int) -> None:
     assert found.entropy.shape == (20,)
 
 
-def test_what_does_not_fit_is_named() -> None:
+def test_wrong_input_is_named() -> None:
     hidden = torch.zeros(2, 3, 4)
     with pytest.raises(ValueError, match=r"`logits_of`.*rows = 2"):
         logits_entropy(lambda rows: rows[0], hidden)

@@ -1,4 +1,4 @@
-"""Inputs that do not fit: the message names the argument, what is allowed and what came."""
+"""Messages for wrong input name the argument, the allowed values and the value."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The torch route against float64, outside formulas and identities."""
+"""The torch route against float64, formulas of other libraries and identities."""
 
 import math
 
@@ -76,7 +76,7 @@ def test_large_sizes(seed: int, passes: int, rows: int, width: int, vocabulary: 
 
 @pytest.mark.parametrize("route", ["reference", "torch"])
 class TestIdentities:
-    """What must hold whatever the numbers are."""
+    """Facts that hold for any numbers."""
 
     def test_uniform_logits_give_log_v(self, route: str) -> None:
         for vocabulary in (1, 2, 97, 3000):

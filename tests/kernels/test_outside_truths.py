@@ -1,4 +1,4 @@
-"""What other libraries compute, and identities, on the routes that run on a CPU."""
+"""Formulas of other libraries, and identities, on the routes that run on a CPU."""
 
 import pytest
 from kernel_truths import CHECKS, Check

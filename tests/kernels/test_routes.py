@@ -1,4 +1,4 @@
-"""The table that `auto` reads: written from the benchmark's rows, read by the nearest geometry."""
+"""The table of routes: written from the benchmark's results, and read at the nearest shape."""
 
 import csv
 import subprocess
@@ -109,7 +109,7 @@ def test_without_triton_the_kernels_are_not_chosen(monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """A GPU that is there as far as torch and triton are asked; what it says may be changed."""
+    """A GPU that exists for torch and triton, with properties that a test may change."""
     triton = pytest.importorskip("triton")
     found: dict[str, Any] = {"capability": (9, 0), "error": None}
 
@@ -173,7 +173,7 @@ def test_writing_keeps_the_last_row_of_the_largest_n_and_the_fastest_route(tmp_p
         (*common, 2048, 64, 1000, "torch", 64, "9.0"),
         (*common, 2048, 64, 1000, "torch", 64, "8.0"),  # measured again
         (*common, 2048, 64, 1000, "triton-fused", 64, "7.5"),
-        (*common, 2048, 64, 1000, "triton-chunk", 600, "2.0"),  # more room than callers get
+        (*common, 2048, 64, 1000, "triton-chunk", 600, "2.0"),  # more workspace than the default
         (*common, 2048, 64, 1000, "eager", 64, "1.0"),
         (*common, 2048, 64, 2000, "triton-fused", 64, ""),  # did not run
     ]
@@ -189,7 +189,7 @@ def test_writing_keeps_the_last_row_of_the_largest_n_and_the_fastest_route(tmp_p
 
 def test_neither_package_imports_triton_before_a_triton_route_is_asked_for() -> None:
     code = """
-import sys, torch, starlearn, starlearn.cli.app  # peft, which is behind the models, imports it
+import sys, torch, starlearn, starlearn.cli.app  # peft, which the models need, imports it
 from starlearn_kernels import linear_entropy, lora_product
 hidden, weight = torch.ones(2, 3, 4), torch.ones(5, 4)
 linear_entropy(hidden, weight)

@@ -1,4 +1,4 @@
-"""Ragged reduction: against a loop, in any grouping, with empty items."""
+"""Sums and means per item: against a loop, in any grouping, with empty items."""
 
 import pytest
 import torch

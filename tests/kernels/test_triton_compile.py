@@ -1,4 +1,4 @@
-"""The Triton kernels compile for sm_90a without a GPU; hardly a register spills at our tiles."""
+"""The Triton kernels compile without a GPU, and hardly any register spills with our tiles."""
 
 import re
 import subprocess
@@ -39,7 +39,7 @@ def report(
     architecture: int = 90,
     tma: dict[str, list[int]] | None = None,
 ) -> tuple[int, str]:
-    """Compile a kernel; give the bytes it spills and its PTX."""
+    """Compile a kernel; return the number of bytes that it spills, and its PTX."""
     kernel = getattr(triton_entropy, name)
     inputs = ("hidden", "hidden_ptr", "weight", "bias_ptr")
     signature, aligned = {}, {}
@@ -118,7 +118,7 @@ def test_first_look_with_descriptors() -> None:
     assert ".target sm_90a" in ptx
     assert "wgmma.mma_async" in ptx, "the product must use Hopper's tensor cores"
     assert "cp.async.bulk.tensor" in ptx, "the tiles must come by descriptors"
-    # Flattened it spills a little, and was measured to be faster nevertheless.
+    # Flattened, it spills a little, but was measured to be faster.
     assert first_look(tiles, torch.bfloat16, capped=False)[0] <= 128
 
 
@@ -169,7 +169,7 @@ def test_other_than_hopper(architecture: int) -> None:
 
 
 @pytest.mark.slow
-def test_the_report_sees_a_spill() -> None:
-    # A tile that is known not to fit: twice the numbers for each of half the warps.
+def test_the_report_contains_spills() -> None:
+    # A tile that does not fit, because half the warps hold twice the numbers.
     tiles = launch.Tiles(128, 128, 64, warps=4, stages=3)
     assert second_look(tiles, torch.bfloat16, 4)[0] > 0

@@ -1,4 +1,4 @@
-"""The Triton routes: through the interpreter on a CPU, compiled on a GPU, refused elsewhere."""
+"""The Triton routes: in the interpreter on a CPU, compiled on a GPU, otherwise refused."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ CHECKS = Path(__file__).with_name("interpreted.py")
 
 
 def run_checks(chosen: str, **environment: str) -> None:
-    # A process of its own: the interpreter is chosen when the kernels are decorated.
+    # A separate process, because the interpreter is chosen when the kernels are decorated.
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen]
     result = subprocess.run(
         [*command, str(CHECKS)],
@@ -45,7 +45,7 @@ def test_a_cpu_is_refused(seed: int, route: str) -> None:
         make_case(seed).run(route)
 
 
-def test_without_triton_the_message_says_what_to_install() -> None:
+def test_the_message_without_triton_contains_the_command_to_install_it() -> None:
     code = """
 import sys, torch
 sys.modules["triton"] = None

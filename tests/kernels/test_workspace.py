@@ -1,4 +1,4 @@
-"""Memory: no tensor beyond the workspace, whatever N, and the plan's own account of it."""
+"""Memory: no tensor exceeds the workspace for any N, and the plan computes it correctly."""
 
 import subprocess
 import sys
@@ -95,7 +95,7 @@ def test_slack_makes_whole_vectors_of_every_threads_part(count: int, threads: in
     assert padded < count + ALIGN * threads
 
 
-def test_more_room_spares_the_second_product() -> None:
+def test_a_larger_workspace_avoids_the_second_product() -> None:
     def keeps(megabytes: float) -> bool:
         return plan_torch(
             "cpu", 4, 512, 128256, itemsize=4, copy_weight=False, max_workspace_mb=megabytes
@@ -130,7 +130,7 @@ def peak(*sizes: int) -> float:
 
 @pytest.mark.parametrize("passes", [1, 4])
 def test_peak_memory(passes: int) -> None:
-    # 5 MB: the library's own buffers and the outputs; all logits would be 131 MB a pass.
+    # 5 MB for the library's own buffers and the outputs; all logits would be 131 MB per pass.
     assert peak(1024, 16, 32000, passes, 20) < 25
 
 
@@ -138,11 +138,11 @@ def test_peak_memory(passes: int) -> None:
     ("passes", "rows"), [(1, 8192), pytest.param(4, 8192, marks=pytest.mark.slow)]
 )
 def test_peak_memory_at_full_size(passes: int, rows: int) -> None:
-    # All logits would be 4.2 GB a pass.
+    # All logits would be 4.2 GB per pass.
     assert peak(rows, 16, 128256, passes, 64) <= 64
 
 
-def test_the_command_says_which_route_and_why(
+def test_the_command_prints_the_route_and_the_reason(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["--k", "4", "--v", "32000", "--d", "512", "--device", "cpu"]) == 0
