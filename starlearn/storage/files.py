@@ -83,8 +83,15 @@ def write_all(handle: int, content: bytes) -> None:
     os.fsync(handle)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that after a power cut there is the old one or the new one, never a part.
+def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Write a file atomically: after a power cut it has its old or its new content.
+
+    Parameters
+    ----------
+    path : Path
+    content : bytes
+    mode : int
+        Permissions, before the umask: 0o600 is private to the owner, 0o666 an ordinary file.
 
     Raises
     ------
@@ -95,7 +102,7 @@ def write_file(path: Path, content: bytes) -> None:
     with storage(f"writing {path}"):
         try:
             handle = os.open(
-                scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode=0o600
+                scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode=mode
             )
             try:
                 write_all(handle, content)
