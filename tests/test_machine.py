@@ -63,7 +63,7 @@ def test_the_table_is_for_people(folder: Path) -> None:
         "starlearn[web]",
     ):
         assert name in done.stdout
-    assert done.stdout.endswith("All that is needed is there.\n")
+    assert done.stdout.endswith("Everything needed works.\n")
 
 
 def test_broken_four_bits_are_an_error_with_a_remedy(
@@ -113,7 +113,7 @@ def test_an_absent_extra_is_told_with_its_command(
     real = environment._installed
     monkeypatch.setattr(environment, "_installed", lambda n: None if n == "ray" else real(n))
     (check,) = [c for c in environment.examine(folder) if (c.group, c.name) == ("extras", "ray")]
-    assert (check.state, check.found) == ("note", "absent (ray)")
+    assert (check.state, check.found) == ("note", "not installed (ray)")
     assert check.fix == "pip install 'starlearn[ray]'"
     assert not environment.failed([check])
 

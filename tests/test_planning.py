@@ -103,7 +103,7 @@ def test_impossible_jobs_are_refused(wrong: dict[str, float]) -> None:
 
 
 def call(*options: str) -> str:
-    result = CliRunner().invoke(app.app, ["plan", *options])
+    result = CliRunner().invoke(app, ["plan", *options])
     assert result.exit_code == 0, result.output
     return " ".join(result.output.split())
 
@@ -113,15 +113,15 @@ def test_the_command_prints_what_it_rests_on() -> None:
     assert "1,000,000 items on 8 workers" in text
     assert "ASSUMED, 25% of A100-80's 312 TFLOP/s" in text
     assert "not measured on a GPU" in text
-    assert "US dollars an hour: ASSUMED" in text
+    assert "US dollars per hour: ASSUMED" in text
     assert "1,000,000,000 1,000" in text
     given = call("--items", "1e6", "--rate", "5000", "--price", "3")
-    assert "5,000 tokens a second on a worker: given" in given
-    assert "3 US dollars an hour: given" in given
+    assert "5,000 tokens per second on a worker: given" in given
+    assert "3 US dollars per hour: given" in given
 
 
 @pytest.mark.parametrize("options", [["--device", "abacus"], ["--items", "0"], ["--rate", "-1"]])
 def test_the_command_refuses_what_cannot_be(options: list[str]) -> None:
-    result = CliRunner().invoke(app.app, ["plan", "--items", "5", *options])
+    result = CliRunner().invoke(app, ["plan", "--items", "5", *options])
     assert result.exit_code != 0
     assert "Traceback" not in result.output

@@ -93,7 +93,7 @@ def test_more_seeds_are_sampled_and_repeatable():
 
 @pytest.mark.parametrize("wrong", [[], [[1.0]], [1.0, math.nan], [math.inf]])
 def test_differences_that_cannot_be_tested(wrong):
-    with pytest.raises(InputError, match="one finite difference a seed"):
+    with pytest.raises(InputError, match="one finite difference per seed"):
         sign_flip_test(wrong)
 
 

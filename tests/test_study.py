@@ -18,7 +18,7 @@ from starlearn.cli.app import app
 from starlearn.errors import CampaignLockedError, InputError, StarlearnError, StorageError
 from starlearn.evaluate import study as study_module
 from starlearn.evaluate import study_tasks
-from starlearn.evaluate.run_log import append_line, mend, read_lines, split
+from starlearn.evaluate.run_log import append_line, read_lines, repair, split
 from starlearn.evaluate.runs import hashed, heading, runs_of, without_times
 from starlearn.evaluate.study import (
     expected,
@@ -66,7 +66,7 @@ def pretended(run):
 
 
 def call(*arguments):
-    return CliRunner().invoke(app.app, ["study", *map(str, arguments)])
+    return CliRunner().invoke(app, ["study", *map(str, arguments)])
 
 
 # The file
@@ -92,11 +92,11 @@ def test_studies_of_this_repository_can_be_read(path):
         ('"star_entropy"', '"star_entrpy"', "Did you mean 'star_entropy'"),
         ('"star_entropy"', '"random"', "an arm is named twice"),
         ("n_initial = 5", "n_inital = 5", "settings.n_inital: Extra inputs"),
-        ("n_initial = 5", "n_initial = 0", "settings.n_initial: .*greater than 0"),
+        ("n_initial = 5", "n_initial = -1", "settings.n_initial: .*greater than or equal to 0"),
         ("n_initial = 5", 'n_initial = "5"', "settings.n_initial: .*valid integer"),
-        ("max_steps = 4", "steps = 4", "training has no setting 'steps'"),
+        ("max_steps = 4", "steps = 4", "\\[training\\] steps: unknown setting"),
         ("max_steps = 4", "max_steps = 0", "'max_steps' parameter of Training"),
-        ("learning_rate = 0.01", "rate = 1", "training has no setting 'rate'"),
+        ("learning_rate = 0.01", "rate = 1", "\\[training\\] rate: unknown setting"),
         ('pool = "skewed"', "", 'source = "embedded" needs pool'),
         ("n_test = 10", "", "needs n_items and n_test"),
         ("count = 2", "first = 999, count = 2", "seeds from 1000 on are for"),
@@ -143,7 +143,7 @@ def test_folders_are_filled_in_and_decide_nothing(tmp_path, tiny_model):
     assert [run.key for run in runs_of(one)] == [run.key for run in runs_of(other)]
     with (tmp_path / "other" / "test.jsonl").open("a") as file:
         file.write(json.dumps({"text": "the sky is", "label": "blue"}) + "\n")
-    study_tasks._read.cache_clear()
+    study_tasks._file.cache_clear()
     assert not {run.key for run in runs_of(one)} & {run.key for run in runs_of(other)}
     assert str(tmp_path) not in json.dumps([heading(run) for run in runs_of(one)])
 
@@ -227,7 +227,7 @@ def test_a_default_that_a_later_version_changes_is_not_mixed(tmp_path, small, mo
     before = LoRA.get_params
     monkeypatch.setattr(LoRA, "get_params", lambda self, deep=True: {**before(self), "dropout": 0})
     progress = progress_of(small, file_of(small, tmp_path))
-    assert (len(progress.missing), progress.strangers) == (4, 4)
+    assert (len(progress.missing), progress.n_others) == (4, 4)
 
 
 def test_a_failed_run_is_recorded_told_and_tried_again(tmp_path, small):
@@ -253,7 +253,7 @@ def test_a_torn_last_line_is_set_aside_and_run_again(tmp_path, small):
     notes = []
     added = run_study(small, tmp_path, play_run=pretended, note=notes.append)
     assert [line["key"] for line in added] == [list(runs_of(small))[3].key]
-    assert "cut off" in notes[0]
+    assert "incomplete" in notes[0]
     assert file.read_bytes() == whole
     assert file.with_name("small.jsonl.torn").read_bytes() == whole[:-30].splitlines()[-1] + b"\n"
 
@@ -273,7 +273,7 @@ def test_a_last_line_of_zero_bytes_is_torn_too(tmp_path):
     append_line(file, made_line("a", "random", 0, [0.5, 0.6]))
     whole = file.read_bytes()
     file.write_bytes(whole + b"\0" * 40 + b"\n")
-    mend(file, lambda _: None)
+    repair(file, lambda _: None)
     assert file.read_bytes() == whole
 
 
@@ -297,17 +297,17 @@ def test_damage_in_the_middle_is_named(tmp_path):
         append_line(file, made_line("a", "random", seed, [0.5, 0.6]))
     lines = file.read_bytes().splitlines()
     file.write_bytes(b"\n".join([lines[0], lines[1][:20], lines[2]]) + b"\n")
-    with pytest.raises(InputError, match="line 2: is not JSON"):
+    with pytest.raises(InputError, match="line 2: not JSON"):
         read_lines(file)
     file.write_bytes(b"\n".join([lines[0], b"{}", lines[2]]) + b"\n")
-    with pytest.raises(InputError, match="line 2: is no run of a study"):
+    with pytest.raises(InputError, match="line 2: not a run of a study"):
         read_lines(file)
 
 
 def test_lines_hold_no_nan_and_a_disk_that_fails_is_told(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         append_line(tmp_path / "x.jsonl", {"aulc": float("nan")})
-    with pytest.raises(StorageError, match="the runs before it are kept"):
+    with pytest.raises(StorageError, match="The lines before it are kept"):
         append_line(tmp_path / "nowhere" / "x.jsonl", {"aulc": 0.5})
 
 
@@ -357,7 +357,7 @@ def test_without_lines_one_round_is_tried_out(tmp_path, small):
     found = expected(progress_of(small, file_of(small, tmp_path)), play_run=one_round)
     assert [(run.arm, run.settings.n_rounds) for run in tried] == [("star_entropy", 1)]
     assert found.by_task == {"skewed": (4, 4 * (6.0 + 2 * 9.0))}
-    assert "one round tried out on skewed" in found.measured
+    assert "one round played on skewed" in found.measured
 
 
 # Whether what is computed today may stand beside what was computed then
@@ -379,7 +379,7 @@ def test_a_run_that_is_the_same_again(tmp_path, small):
         return {**line, "aulc": 0.1, "rounds": rounds}
 
     assert verified(progress, other)[1] == ["aulc", "round 1: ece"]
-    with pytest.raises(InputError, match="none to verify"):
+    with pytest.raises(InputError, match="nothing to verify"):
         verified(progress_of(small, tmp_path / "nowhere.jsonl"), slower)
 
 
@@ -411,11 +411,11 @@ def test_from_the_file_to_the_report(tmp_path, pretending):
     assert "4/4  skewed  star_entropy  seed 1  AULC 0.5550, 30 s" in ran.output
     same = call(file, "--out", out, "--verify")
     assert same.exit_code == 0, same.output
-    assert "skewed, star_entropy, seed 0: played again it is the same" in same.output
+    assert "skewed, star_entropy, seed 0: played again, it is the same" in same.output
     reported = call("--report", out)
     assert reported.exit_code == 0, reported.output
     assert "study.html" in reported.output
-    assert "star_entropy - random" in (out / "study.html").read_text()
+    assert "published (STAR) - random" in (out / "study.html").read_text()
 
 
 def test_the_exit_code_tells_of_failed_runs(tmp_path, pretending, monkeypatch):
@@ -427,15 +427,15 @@ def test_the_exit_code_tells_of_failed_runs(tmp_path, pretending, monkeypatch):
     file.write_text(FILE)
     found = call(file, "--out", tmp_path / "out")
     assert found.exit_code == 1
-    assert "4 runs failed; the same command tries them again" in found.output
+    assert "4 runs failed. The same command tries them again" in found.output
     assert "[red]broken[/red]" in found.output
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give a study to run"),
-        (["x.toml", "--report", "y"], "one of them"),
+        ([], "give either a study to run"),
+        (["x.toml", "--report", "y"], "or --report FOLDER"),
         (["nowhere.toml"], "nowhere.toml: cannot be read"),
         (["x.toml", "--where", "BANKING77"], "--where takes NAME=FOLDER"),
         (["--report", "nowhere"], "no finished run to report"),
@@ -455,11 +455,11 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, tiny_model, processes):
     (tmp_path / "study.json").write_text(study.model_dump_json())
     out = tmp_path / "out"
     code = (
-        "import sys, pathlib; from starlearn.console import told_plainly\n"
+        "import sys, pathlib; from starlearn.console import exit_on_error\n"
         "from starlearn.evaluate.study import run_study\n"
         "from starlearn.evaluate.study_file import Study\n"
         "study = Study.model_validate_json(pathlib.Path(sys.argv[1]).read_text())\n"
-        "with told_plainly(lambda: 'kept'):\n"
+        "with exit_on_error(lambda: 'kept'):\n"
         "    run_study(study, pathlib.Path(sys.argv[2]), processes=int(sys.argv[3]))\n"
     )
     process = subprocess.Popen(

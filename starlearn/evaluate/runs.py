@@ -233,8 +233,8 @@ class Observed:
             lengths = list(map(item_length, self.probe))
             metrics["spearman_item_length"] = spearman(scores.mixed, lengths)
             metrics["spearman_answer_length"] = spearman(scores.mixed, scores.n_tokens)
-        if self.leaked:
-            clean = np.array([content_id(item) not in self.leaked for item in X])
+        clean = np.array([content_id(item) not in self.leaked for item in X])
+        if self.leaked and clean.any():
             metrics["accuracy_without_leaks"] = float(found.correct[clean].mean())
         self.metrics.append(metrics)
         return float(found.correct.mean())
