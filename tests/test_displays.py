@@ -14,7 +14,6 @@ from starlearn.evaluate.displays import (
     AulcForest,
     ConfidenceOnErrors,
     LearningCurves,
-    MetricByRound,
     MixByRound,
     ReliabilityDiagram,
     ScoreCorrelations,
@@ -255,11 +254,11 @@ def test_reliability_of_predictions():
     assert texts(diagram.ax_) == [r"a\$"]
 
 
-def test_figures_by_round_pass_over_what_is_not_there(results):
-    display = MetricByRound.from_results(results, "mean_item_length", "characters").plot()
-    np.testing.assert_allclose(display.ax_.lines[0].get_ydata(), [20, 21, 22])
-    display = MetricByRound.from_results(results, "spearman_answer_length", "rho").plot()
-    assert len(display.ax_.lines[0].get_ydata()) == 0
+def test_other_metrics_leave_out_missing_values(results):
+    display = LearningCurves.from_results(results, None, "mean_item_length", "characters").plot()
+    np.testing.assert_allclose(display.lines_[0].get_ydata(), [20, 21, 22])
+    display = LearningCurves.from_results(results, None, "spearman_answer_length", "rho").plot()
+    assert len(display.lines_[0].get_ydata()) == 0
 
 
 def test_a_row_of_the_table_by_hand(results):

@@ -1,5 +1,6 @@
 """starlearn plan: expected time and price of scoring a pool, with the assumptions."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -79,10 +80,11 @@ def _show_scaling(job: planning.Job, rate: float) -> None:
     show = make_console().print
     show(plain(f"\n{'items':>14} {'workers':>8} {'time':>10} {'scoring':>8}  bottleneck"))
     for m in SIZES:
-        for found in planning.table(job, rate, WORKERS, [m]):
+        for workers in WORKERS:
+            found = planning.plan(replace(job, items=m), rate, workers)
             show(
                 plain(
-                    f"{m:>14,} {found.workers:>8,} {duration(found.seconds):>10} "
+                    f"{m:>14,} {workers:>8,} {duration(found.seconds):>10} "
                     f"{found.share:>8.0%}  {found.limit}"
                 )
             )

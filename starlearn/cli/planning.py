@@ -5,8 +5,7 @@ data sheets and list prices. The plan states which. No number was measured on a 
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from starlearn.errors import InputError
 
@@ -155,7 +154,6 @@ def plan(
     *,
     price: float | None = None,
     distributed: bool = True,
-    trained: bool = True,
 ) -> CostPlan:
     """Return the expected time and price of a query.
 
@@ -170,8 +168,6 @@ def plan(
         US dollars per hour of one worker.
     distributed : bool
         Whether the workers of a cluster score the chunks, instead of one process.
-    trained : bool
-        Whether there is an adapter. Without it, only the base model's pass runs.
 
     Returns
     -------
@@ -180,8 +176,7 @@ def plan(
     if workers < 1 or not rate > 0:
         raise InputError(f"workers must be at least 1 and rate above 0, got {workers} and {rate}.")
     chunks = math.ceil(job.items / job.chunk)
-    passes = job.passes + 1 if trained else 1
-    item = PROMPT + job.tokens * (TOKEN + passes / rate)
+    item = PROMPT + job.tokens * (TOKEN + (job.passes + 1) / rate)
     work, prepare = job.items * item, job.items * (DRIVER + job.tokens * DRIVER_TOKEN)
     if not distributed:
         return CostPlan(prepare, 0, work, 0, 0, job.items * MERGE, work, 1, price)
@@ -215,11 +210,6 @@ def stops_scaling(job: Job, rate: float, most: int = 100_000) -> int:
         else:
             high = middle - 1
     return low
-
-
-def table(job: Job, rate: float, workers: Sequence[int], items: Sequence[int]) -> list[CostPlan]:
-    """Return the plans of all pairs of numbers of items and workers, items first."""
-    return [plan(replace(job, items=m), rate, count) for m in items for count in workers]
 
 
 def assumptions(job: Job, device: Device | None, rate: float, price: float | None) -> list[str]:

@@ -60,13 +60,15 @@ class Display:
 
 
 class LearningCurves(Display):
-    """Test accuracy by the number of labels: one line per curve, with a 95 % interval of the mean.
+    """Test accuracy, or another metric, by the number of labels: one line per curve.
 
     Parameters
     ----------
     curves : mapping of str to sequence of (int, float or sequence of float)
-        Points of each curve by its name: the number of labels, and the accuracy, or the accuracies
-        of several seeds.
+        Points of each curve by its name: the number of labels, and the value, or the values of
+        several seeds. NaN values are left out.
+    label : str
+        Name of the metric.
 
     Attributes
     ----------
@@ -74,54 +76,52 @@ class LearningCurves(Display):
         The matplotlib lines, after `plot`.
     """
 
-    def __init__(self, curves: Mapping[str, Sequence[tuple[float, Any]]]) -> None:
+    def __init__(
+        self, curves: Mapping[str, Sequence[tuple[float, Any]]], label: str = "test accuracy"
+    ) -> None:
         self.curves = curves
+        self.label = label
 
     @classmethod
-    def from_results(cls, results: TaskResults, arms: Sequence[str] | None = None) -> Self:
-        """Return the display of a task; None shows all arms."""
-        shown = results.arms if arms is None else arms
-        return cls(
-            {
-                arm_title(arm): list(
-                    zip(results.n_labels(), results.by_round(arm, "accuracy").T, strict=True)
-                )
-                for arm in shown
-            }
-        )
-
-    @classmethod
-    def from_rounds(cls, records_by_arm: Mapping[str, Sequence[Mapping[str, Any]]]) -> Self:
-        """Return the display of the records of `simulate`, by the name of the arm."""
-        return cls(
-            {
-                arm: [(record["n_labels"], record["accuracy"]) for record in records]
-                for arm, records in records_by_arm.items()
-            }
-        )
+    def from_results(
+        cls,
+        results: TaskResults,
+        arms: Sequence[str] | None = None,
+        metric: str = "accuracy",
+        label: str = "test accuracy",
+    ) -> Self:
+        """Return the display of a task. `metric` is a key of a round's record; None is all arms."""
+        n_labels = results.n_labels()
+        curves = {
+            arm_title(arm): list(zip(n_labels, results.by_round(arm, metric).T, strict=True))
+            for arm in (results.arms if arms is None else arms)
+        }
+        return cls(curves, label)
 
     def plot(self, ax: "Axes | None" = None) -> Self:
-        """Draw one line per curve. An interval needs at least two seeds."""
+        """Draw the mean of each curve, and its 95 % interval where there are several seeds."""
         ax = self._begin(ax)
         self.lines_ = []
         for number, (name, points) in enumerate(self.curves.items()):
-            n_labels = [n for n, _ in points]
-            values = np.array([np.atleast_1d(accuracy) for _, accuracy in points])  # [rounds, S]
-            n_seeds = values.shape[1]
-            label = as_plot_text(name) + (f" ({n_seeds} seeds)" if n_seeds > 1 else "")
+            values = [(n, np.atleast_1d(np.asarray(value, float))) for n, value in points]
+            values = [(n, kept) for n, value in values if len(kept := value[~np.isnan(value)])]
+            n_labels = [n for n, _ in values]
+            n_seeds = max((len(value) for _, value in values), default=0)
             (line,) = ax.plot(
                 n_labels,
-                values.mean(axis=1),
+                [value.mean() for _, value in values],
                 STYLES[number % len(STYLES)],
                 marker="o",
                 markersize=4,
-                label=label,
+                label=as_plot_text(name) + (f" ({n_seeds} seeds)" if n_seeds > 1 else ""),
             )
             self.lines_.append(line)
-            if n_seeds > 1:
-                bounds = np.array([mean_interval(row) for row in values])
-                ax.fill_between(n_labels, *bounds.T, alpha=0.15, color=line.get_color())
-        ax.set(xlabel="labels bought", ylabel="test accuracy", ylim=(0, 1.02))
+            if n_seeds > 1 and all(len(value) > 1 for _, value in values):
+                low, high = zip(*(mean_interval(value) for _, value in values), strict=True)
+                ax.fill_between(n_labels, low, high, alpha=0.15, color=line.get_color())
+        ax.set(xlabel="labels bought", ylabel=self.label)
+        if self.label == "test accuracy":
+            ax.set_ylim(0, 1.02)
         ax.grid(alpha=0.3)
         ax.legend(loc="lower right", fontsize="small")
         return self
@@ -224,29 +224,14 @@ class ReliabilityDiagram(Display):
         return self
 
 
-class ConfidenceOnErrors(Display):
-    """Distribution of the confidence of wrong answers, one line per set of answers.
-
-    Parameters
-    ----------
-    bins : mapping of str to mapping of str to ndarray of shape (n_bins,)
-        As in :class:`ReliabilityDiagram`.
-    """
-
-    def __init__(self, bins: Mapping[str, Mapping[str, Values]]) -> None:
-        self.bins = bins
-
-    @classmethod
-    def from_results(cls, results: TaskResults, arms: Sequence[str] | None = None) -> Self:
-        """Return the display of a task after its last round; seeds are pooled."""
-        shown = results.arms if arms is None else arms
-        return cls({arm_title(arm): results.last_bins(arm) for arm in shown})
+class ConfidenceOnErrors(ReliabilityDiagram):
+    """Distribution of the confidence of wrong answers, one line per set of answers."""
 
     def plot(self, ax: "Axes | None" = None) -> Self:
         """Draw the density of errors by confidence."""
         ax = self._begin(ax)
         for number, (name, bins) in enumerate(self.bins.items()):
-            errors = bins["count"] - bins["correct"]
+            errors = np.subtract(bins["count"], bins["correct"])
             if errors.sum() == 0:
                 continue
             edges = np.linspace(0, 1, len(errors) + 1)
@@ -380,41 +365,3 @@ def most_frequent(displays: Sequence[MixByRound]) -> list[str]:
         for name, share in display.shares.items():
             total[name] += float(share.sum())
     return sorted(total, key=lambda name: (-total[name], name))[: len(COLOURS)]
-
-
-class MetricByRound(Display):
-    """Mean of a metric by round, such as the length of the bought items: one line per arm.
-
-    Parameters
-    ----------
-    values : mapping of str to ndarray of shape (seeds, R)
-    label : str
-    """
-
-    def __init__(self, values: Mapping[str, Values], label: str) -> None:
-        self.values = values
-        self.label = label
-
-    @classmethod
-    def from_results(
-        cls, results: TaskResults, name: str, label: str, arms: Sequence[str] | None = None
-    ) -> Self:
-        """Return the display of a task; `name` is a key of a round's record."""
-        shown = results.arms if arms is None else arms
-        return cls({arm_title(arm): results.by_round(arm, name) for arm in shown}, label)
-
-    def plot(self, ax: "Axes | None" = None) -> Self:
-        """Draw the mean over the seeds that have a value."""
-        ax = self._begin(ax)
-        for number, (name, values) in enumerate(self.values.items()):
-            known = ~np.isnan(values)
-            count = known.sum(axis=0)
-            total = np.where(known, values, 0.0).sum(axis=0)
-            rounds = np.flatnonzero(count)
-            style = STYLES[number % len(STYLES)]
-            mean = total[rounds] / count[rounds]
-            ax.plot(rounds, mean, style, marker="o", markersize=4, label=as_plot_text(name))
-        ax.set(xlabel="round", ylabel=self.label)
-        ax.grid(alpha=0.3)
-        ax.legend(fontsize="small")
-        return self

@@ -37,8 +37,12 @@ def write_report(
     """
     if not records_by_arm or not all(records_by_arm.values()):
         raise InputError("no rounds to report; give at least one arm with at least one round")
+    curves = {
+        arm: [(record["n_labels"], record["accuracy"]) for record in records]
+        for arm, records in records_by_arm.items()
+    }
     figure = new_figure()
-    LearningCurves.from_rounds(records_by_arm).plot(figure.add_subplot())
+    LearningCurves(curves).plot(figure.add_subplot())
     image = png(figure, dpi=150)
     page = render_page(
         "Accuracy by labels",

@@ -88,22 +88,20 @@ def ripl(area: float, reference: float) -> float:
     return (area - reference) / (1 - reference) if reference < 1 else math.nan
 
 
-def sign_flip_test(differences: ArrayLike, *, random_state: int = 0) -> float:
+def sign_flip_test(differences: ArrayLike) -> float:
     """Return the two-sided p-value of a paired sign-flip permutation test of mean 0.
 
     Parameters
     ----------
     differences : array-like of shape (S,)
         One difference per seed.
-    random_state : int
-        Used only above 40 seeds, where the flips are sampled.
 
     Returns
     -------
     float
         Exact up to 40 seeds: twice the share of the 2^S sign patterns whose sum is at least as
         large as the observed one, at most 1. With S seeds it is at least 2^(1 - S), so 5 seeds
-        never reach 0.05.
+        never reach 0.05. Above 40 seeds the patterns are sampled.
 
     Notes
     -----
@@ -113,7 +111,7 @@ def sign_flip_test(differences: ArrayLike, *, random_state: int = 0) -> float:
     """
     values = checked(differences)
     if len(values) > EXACT_UP_TO:
-        return _sampled_flips(values, random_state)
+        return _sampled_flips(values)
     half = len(values) // 2
     left, right = _signed_sums(values[:half]), np.sort(_signed_sums(values[half:]))
     observed = abs(values.sum())
@@ -131,7 +129,7 @@ def _signed_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return sums
 
 
-def _sampled_flips(values: NDArray[np.float64], random_state: int) -> float:
+def _sampled_flips(values: NDArray[np.float64]) -> float:
     from scipy.stats import permutation_test
 
     found = permutation_test(
@@ -141,25 +139,20 @@ def _sampled_flips(values: NDArray[np.float64], random_state: int) -> float:
         vectorized=True,
         n_resamples=N_RESAMPLES,
         batch=2**12,
-        rng=np.random.default_rng(random_state),
+        rng=np.random.default_rng(0),
     )
     return float(found.pvalue)
 
 
-def mean_interval(
-    differences: ArrayLike, confidence: float = 0.95, *, method: str = "t", random_state: int = 0
-) -> tuple[float, float]:
-    """Return a confidence interval of the mean of paired differences.
+def mean_interval(differences: ArrayLike, *, method: str = "t") -> tuple[float, float]:
+    """Return the 95 % confidence interval of the mean of paired differences.
 
     Parameters
     ----------
     differences : array-like of shape (S,)
         At least 2 values.
-    confidence : float
     method : {"t", "bca"}
         Student's t, or the bias-corrected and accelerated bootstrap (9,999 resamples).
-    random_state : int
-        Seed of the bootstrap.
     """
     from scipy.stats import bootstrap, ttest_1samp
 
@@ -172,12 +165,11 @@ def mean_interval(
         found: Any = bootstrap(
             (values,),
             np.mean,
-            confidence_level=confidence,
             method="BCa",
-            rng=np.random.default_rng(random_state),
+            rng=np.random.default_rng(0),
         ).confidence_interval
     elif method == "t":
-        found = ttest_1samp(values, 0.0).confidence_interval(confidence)
+        found = ttest_1samp(values, 0.0).confidence_interval()
     else:
         raise InputError(f"method must be 't' or 'bca', got {method!r}")
     return float(found.low), float(found.high)
@@ -231,17 +223,17 @@ class Contrast:
         return verdict(self.low, self.high)
 
 
-def verdict(low: float, high: float, margin: float = MARGIN) -> str:
+def verdict(low: float, high: float) -> str:
     """Return "better", "not worse", "worse" or "undecided" for an interval of a difference.
 
     "better" when it lies above 0, "worse" when it lies below 0, "not worse" when it lies above
-    -margin.
+    -MARGIN.
     """
     if low > 0:
         return "better"
     if high < 0:
         return "worse"
-    return "not worse" if low > -margin else "undecided"
+    return "not worse" if low > -MARGIN else "undecided"
 
 
 def contrast(

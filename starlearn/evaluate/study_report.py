@@ -9,7 +9,6 @@ from starlearn.evaluate.displays import (
     AulcForest,
     ConfidenceOnErrors,
     LearningCurves,
-    MetricByRound,
     MixByRound,
     ReliabilityDiagram,
     ScoreCorrelations,
@@ -94,8 +93,8 @@ def section(task: TaskResults) -> dict[str, Any]:
         "Confidence of wrong answers after the last round": ConfidenceOnErrors.from_results(
             task, shown
         ),
-        "Length of the bought items": MetricByRound.from_results(
-            task, "mean_item_length", "characters per item", shown
+        "Length of the bought items": LearningCurves.from_results(
+            task, shown, "mean_item_length", "characters per item"
         ),
     }
     for arm in [arm for arm in shown if arm != REFERENCE][:2]:
