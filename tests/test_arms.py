@@ -28,14 +28,14 @@ from starlearn.train import trainer
 
 
 class Sealed(dict):
-    """Gold labels that nobody may look at."""
+    """Gold labels that must not be read."""
 
     def __getitem__(self, key):
         raise AssertionError(f"the label of {key} was read")
 
 
 class Blind(Observed):
-    """A watched learner that fails when an arm looks at gold labels without saying so."""
+    """A learner that fails when an arm without leaks_labels reads gold labels."""
 
     def __init__(self, learner, arm, *others):
         super().__init__(learner, arm, *others)
@@ -144,7 +144,7 @@ def test_what_a_record_holds(tmp_path, tiny_model, free):
     assert all(bool(r["class_mix"]) != free for r in rounds)
 
 
-def test_watching_changes_nothing(short_study, everything):
+def test_recording_metrics_changes_nothing(short_study, everything):
     run = first_run(short_study, "star_entropy")
     data = runs.load_task(run.task, run.seed)
     bare = simulate(
@@ -162,7 +162,7 @@ def test_watching_changes_nothing(short_study, everything):
     assert [r["accuracy"] for r in bare] == [r["accuracy"] for r in watched]
 
 
-def test_the_arm_that_leaks_says_so_and_does(tmp_path, tiny_model, monkeypatch):
+def test_only_one_arm_reads_gold_labels_and_its_name_says_so(tmp_path, tiny_model, monkeypatch):
     leaking = [name for name, arm in ARMS.items() if arm.leaks_labels]
     assert leaking == ["gold_loss_leaks_labels"]
     monkeypatch.setattr(Observed, "gold", property(lambda _: Sealed(), lambda *_: None), False)
@@ -218,7 +218,7 @@ class FixedUncertainty:
         )
 
 
-def test_the_placebo_keeps_the_full_scores_and_deals_out_the_base_scores():
+def test_the_placebo_shuffles_only_the_base_scores():
     rng = np.random.default_rng(0)
     full = np.arange(100.0)
     only_full, _ = shuffled_base(
@@ -252,10 +252,10 @@ def test_accuracy_without_the_test_items_that_leak(tmp_path, tiny_model):
     assert watched.metrics[0]["accuracy_without_leaks"] == clean
 
 
-# What is judged
+# Metrics of the answers
 
 
-def test_choices_are_judged_by_their_probabilities(make_learner, labelled):
+def test_metrics_of_choices_come_from_their_probabilities(make_learner, labelled):
     items, labels = labelled
     learner = make_learner().fit(items, labels)
     found = judge(learner, items, labels)
@@ -268,7 +268,7 @@ def test_choices_are_judged_by_their_probabilities(make_learner, labelled):
     np.testing.assert_allclose(gold_losses(learner, items, labels), found.loss)
 
 
-def test_texts_are_judged_by_their_tokens(make_learner, labelled):
+def test_metrics_of_free_form_answers_come_from_their_tokens(make_learner, labelled):
     items, labels = labelled
     learner = make_learner(task=GenerationTask("{text} Answer :", max_new_tokens=3))
     learner.set_params(training__max_steps=60).fit(items, labels)

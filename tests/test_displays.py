@@ -177,7 +177,7 @@ def test_forest_of_several_tasks_and_rivals_names_both():
     assert display.ax_.get_title() == ""
 
 
-def test_an_arm_with_few_seeds_is_not_drawn_beside_those_with_many():
+def test_an_arm_with_few_seeds_is_not_drawn_with_those_with_many():
     lines = lines_of(seeds=6)
     few = [made_line("skewed", "bald", seed, [0.2, 0.3, 0.4]) for seed in range(3)]
     more = [made_line("skewed", "lambda_0", seed, [0.2, 0.3, 0.4]) for seed in range(5)]

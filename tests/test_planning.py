@@ -86,7 +86,7 @@ def test_money_is_that_of_all_workers_for_the_whole_time() -> None:
     assert plan(Job(10**6, 100, 3, 1e9), 1e5, 4).money is None
 
 
-def test_a_thousand_gpus_are_held_up_by_the_driver() -> None:
+def test_the_driver_is_the_bottleneck_of_a_thousand_gpus() -> None:
     job = Job(10**9, 64, 1, 1e9)
     found = plan(job, planning.tokens_per_second(job, DEVICES["H100"]), 1000)
     assert found.limit == "driver (preparing chunks)"
@@ -105,7 +105,7 @@ def call(*options: str) -> str:
     return " ".join(result.output.split())
 
 
-def test_the_command_prints_what_it_rests_on() -> None:
+def test_the_command_prints_its_assumptions() -> None:
     text = call("--items", "1e6", "--workers", "8", "--scaling")
     assert "1,000,000 items on 8 workers" in text
     assert "ASSUMED, 25% of A100-80's 312 TFLOP/s" in text

@@ -109,7 +109,7 @@ def test_test_rows_that_leak_are_known_whatever_is_drawn(tmp_path):
     assert 1 <= len(leaked) <= 2
 
 
-def test_embedded_pools_tell_their_skills_and_depend_on_the_seed():
+def test_embedded_pools_have_skills_and_depend_on_the_seed():
     task = StudyTask(name="t", source="embedded", pool="steps", n_items=20, n_test=5)
     one, other = load_task(task, 3), load_task(task, 4)
     assert one.items != other.items

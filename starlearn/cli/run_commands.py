@@ -41,22 +41,17 @@ def demo(
 ) -> None:
     """Compare the default query with random choice, on the embedded 4-bit model and a pool."""
     with exit_on_error(lambda: f"Finished rounds are in {out / ROUNDS_FILE}"):
-        play_study(
-            {"name": pool.value, "source": "embedded", "pool": pool.value, "n_items": 1000}
-            | {"n_test": 200},
-            ARMS["both"],
-            seed,
-            {
-                "n_initial": n_instances,
-                "n_instances": n_instances,
-                "n_rounds": rounds,
-                "adapter": {"r": 16, "alpha": 32, "dropout": 0.1},
-                "acquisition": acquisition("mutual_information", 3, 0.0),
-                "training": {"epochs": 1, "max_steps": 150, "learning_rate": 3e-3},
-            },
-            out,
-            overwrite=True,
-        )
+        task = {"name": pool.value, "source": "embedded", "pool": pool.value}
+        settings = {
+            "n_initial": n_instances,
+            "n_instances": n_instances,
+            "n_rounds": rounds,
+            "adapter": {"r": 16, "alpha": 32, "dropout": 0.1},
+            "acquisition": {"measure": "mutual_information", "n_passes": 3, "schedule": 0.0},
+            "training": {"epochs": 1, "max_steps": 150, "learning_rate": 3e-3},
+        }
+        sizes = {"n_items": 1000, "n_test": 200}
+        play_study(task | sizes, ARMS["both"], seed, settings, out, overwrite=True)
 
 
 @app.command()
@@ -131,15 +126,14 @@ def run(
             "n_rounds": rounds,
             "sub_pool": sub_pool,
             "adapter": {"r": r, "alpha": alpha, "dropout": dropout},
-            "acquisition": acquisition(measure.value, n_passes, as_schedule(schedule)),
+            "acquisition": {
+                "measure": measure.value,
+                "n_passes": n_passes,
+                "schedule": as_schedule(schedule),
+            },
             "training": {"epochs": epochs, "max_steps": max_steps, "learning_rate": learning_rate},
         }
         play_study(task, ARMS[strategy.value], seed, settings, out, overwrite=overwrite)
-
-
-def acquisition(measure: str, n_passes: int, schedule: str | float) -> dict[str, Any]:
-    """Return the acquisition settings of both commands."""
-    return {"measure": measure, "n_passes": n_passes, "schedule": schedule}
 
 
 def as_schedule(text: str) -> str | float:
