@@ -19,10 +19,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from tables import table
 
-from starlearn.cli.study_command import places
-from starlearn.evaluate.run_report import aulc
+from starlearn.cli.study_command import name_folders
 from starlearn.evaluate.simulate import simulate
-from starlearn.evaluate.statistics import contrast
+from starlearn.evaluate.statistics import aulc, contrast
 from starlearn.evaluate.study_file import read_study
 from starlearn.evaluate.study_tasks import load_task
 
@@ -76,7 +75,7 @@ def main() -> None:
     parser.add_argument("--where", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--out", type=Path, default=ROWS)
     args = parser.parse_args()
-    study = read_study(args.study, places(args.where))
+    study = read_study(args.study, name_folders(args.where))
     part, (task,) = study.settings, study.tasks
     rows = []
     for seed in range(study.seeds.first, study.seeds.first + study.seeds.count):

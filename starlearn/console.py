@@ -1,4 +1,4 @@
-"""What the command line prints: bars, lines, the table by round, and errors without a traceback."""
+"""Output of the command line: plain text, and errors without a traceback."""
 
 import re
 import signal
@@ -26,18 +26,18 @@ from starlearn.errors import (
 )
 
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
-"""An access token of the hub; none is ever printed."""
+"""Pattern of an access token of the hub. Tokens are never printed."""
 
 
 def make_console(*, stderr: bool = False) -> Any:
-    """Make a console that prints text as it is: no markup, no emoji codes, no highlighting."""
+    """Return a console that prints text as it is, without markup, emoji codes or highlighting."""
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def plain(text: str) -> str:
-    r"""Spell out control and bidirectional characters, so that no text can steer the terminal.
+    r"""Escape control and bidirectional characters, so that a text cannot control the terminal.
 
     Examples
     --------
@@ -53,41 +53,41 @@ def plain(text: str) -> str:
 
 
 @contextmanager
-def told_plainly(kept: Callable[[], str]) -> Iterator[None]:
-    """Turn our own errors into one message and an exit code, and Ctrl-C into what is kept.
+def exit_on_error(advice: Callable[[], str]) -> Iterator[None]:
+    """Exit with one message and an exit code on Ctrl-C and on starlearn's own errors.
 
     Parameters
     ----------
-    kept : callable
-        Says, after Ctrl-C or SIGTERM, what is kept and what to type next.
+    advice : callable
+        Returns the message after Ctrl-C or SIGTERM: which results are kept, and the next command.
     """
     try:
-        with _terminated_like_ctrl_c():
+        with _sigterm_as_interrupt():
             yield
     except StarlearnError as error:
-        _complain(f"Error: {error}")
+        _print_error(f"Error: {error}")
         raise typer.Exit(exit_code(error)) from None
     except KeyboardInterrupt:
-        _complain(f"Stopped. {kept()}")
+        _print_error(f"Stopped. {advice()}")
         raise typer.Exit(130) from None
     except RuntimeError as error:
-        if not _of_the_accelerator(error):
+        if not _is_accelerator_error(error):
             raise
         first = str(error).strip().partition("\n")[0]
-        _complain(
+        _print_error(
             f"Error: the accelerator failed ({first}), and this process cannot use it again. "
-            f"Restart the process. {kept()}"
+            f"Restart the process. {advice()}"
         )
         raise typer.Exit(5) from None
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     make_console(stderr=True).print(plain(TOKEN.sub("hf_***", text)))
 
 
 @contextmanager
-def _terminated_like_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM, with which clusters end a job, stop a command as Ctrl-C does; a second kills."""
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Handle SIGTERM, which ends jobs on clusters, like Ctrl-C. A second SIGTERM kills."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -103,8 +103,8 @@ def _terminated_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, earlier)
 
 
-def _of_the_accelerator(error: RuntimeError) -> bool:
-    """Tell errors of the driver, after which the process is lost; without importing torch."""
+def _is_accelerator_error(error: RuntimeError) -> bool:
+    """Whether the driver failed, so that the process is lost. Does not import torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(error, torch.AcceleratorError)
 
@@ -112,10 +112,10 @@ def _of_the_accelerator(error: RuntimeError) -> bool:
 def exit_code(error: StarlearnError) -> int:
     """Return the exit code of an error.
 
-    2: bad input. 3: another process works on the campaign. 4: the disk, or damaged files of a
-    campaign. 5: a model that cannot be used or trained. 6: a server. 1: anything else.
+    2: bad input. 3: another process holds the lock. 4: the disk, or damaged files of a campaign.
+    5: a model that cannot be used or trained. 6: a server. 1: anything else.
     """
-    of_the_model = (
+    model_errors = (
         ModelMismatchError,
         NotFiniteError,
         OutOfMemoryError,
@@ -126,7 +126,7 @@ def exit_code(error: StarlearnError) -> int:
         InputError: 2,
         CampaignLockedError: 3,
         (StorageError, CampaignCorruptError): 4,
-        of_the_model: 5,
+        model_errors: 5,
         ServerError: 6,
     }
     return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)

@@ -1,13 +1,14 @@
-"""Small studies on the tiny model, which tests of arms, runs and reports share."""
+"""Small studies on the tiny model for the tests of arms, runs and reports."""
 
 import json
-from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tiny_models import COLOURS
-
-from starlearn.evaluate.runs import Run, runs_of
+from starlearn.evaluate.statistics import aulc
 from starlearn.evaluate.study_file import Study
+
+if TYPE_CHECKING:
+    from starlearn.evaluate.runs import Run
 
 SETTINGS = {
     "quantization": "none",
@@ -22,7 +23,9 @@ SETTINGS = {
 
 
 def write_data(folder: Path) -> Path:
-    """Write a pool of 48 items and a test set of 9 in the tiny model's words."""
+    """Write a pool of 48 items and a test set of 9, in words of the tiny model."""
+    from tiny_models import COLOURS  # it imports torch, which the tests of reports do without
+
     rows = [
         {"text": f"{a} {size} {thing} {when} is", "label": COLOURS[(i + len(size)) % 3]}
         for a in ("the", "a")
@@ -38,7 +41,7 @@ def write_data(folder: Path) -> Path:
 
 
 def tiny_study(folder: Path, model: str, **changes) -> Study:
-    """Make a study on the tiny model; `changes` go to the study, `free=True` to its task."""
+    """Return a study on the tiny model; `changes` go to the study, `free=True` to its task."""
     free = changes.pop("free", False)
     task = {"name": "colours", "source": "files", "prompt": "{text} Answer :"}
     task |= {"folder": str(write_data(folder)), **({"max_new_tokens": 3} if free else {})}
@@ -52,13 +55,15 @@ def tiny_study(folder: Path, model: str, **changes) -> Study:
     return Study(**{**given, **changes})
 
 
-def first_run(study: Study, arm: str | None = None) -> Run:
-    """Return the first run of a study, of one arm if asked."""
+def first_run(study: Study, arm: str | None = None) -> "Run":
+    """Return the first run of a study, or of one of its arms."""
+    from starlearn.evaluate.runs import runs_of
+
     return next(run for run in runs_of(study) if arm in (None, run.arm))
 
 
 def made_line(task: str, arm: str, seed: int, accuracy: list[float], **changes) -> dict:
-    """Make a line as a finished run leaves it, with these accuracies by round."""
+    """Return the line of a finished run with these accuracies by round."""
     n_labels = [10 * (i + 1) for i in range(len(accuracy))]
     bins = {"count": [0.0] * 14 + [4.0], "confidence": [0.0] * 14 + [3.8]}
     rounds = [
@@ -78,7 +83,6 @@ def made_line(task: str, arm: str, seed: int, accuracy: list[float], **changes) 
         }
         for number, (n, value) in enumerate(zip(n_labels, accuracy, strict=True))
     ]
-    area = sum(a + b for a, b in pairwise(accuracy)) / 2
     size = len(accuracy) + 1
     return {
         "key": f"{task}-{arm}-{seed}",
@@ -90,7 +94,7 @@ def made_line(task: str, arm: str, seed: int, accuracy: list[float], **changes) 
         "protocol": f"p-{task}",
         "settings": {"changes": {"acquisition": {}, "training": {}}},
         "parameters": {},
-        "aulc": area / (len(accuracy) - 1),
+        "aulc": aulc(rounds),
         "rounds": rounds,
         "spearman_rounds": [[1.0 if i == j else 0.5 for i in range(size)] for j in range(size)],
         "seconds": 30.0,

@@ -20,7 +20,7 @@ from starlearn.evaluate.judging import gold_losses, judge
 from starlearn.evaluate.run_log import append_line, read_lines
 from starlearn.evaluate.runs import Observed, made_part, play, without_times
 from starlearn.evaluate.simulate import content_id, simulate
-from starlearn.evaluate.study_file import Settings
+from starlearn.evaluate.study_file import StudySettings
 from starlearn.query.score_table import Uncertainty
 from starlearn.settings import PUBLISHED_ACQUISITION, Acquisition
 from starlearn.tasks import GenerationTask
@@ -28,14 +28,14 @@ from starlearn.train import trainer
 
 
 class Sealed(dict):
-    """Gold labels that nobody may look at."""
+    """Gold labels that must not be read."""
 
     def __getitem__(self, key):
         raise AssertionError(f"the label of {key} was read")
 
 
 class Blind(Observed):
-    """A watched learner that fails when an arm looks at gold labels without saying so."""
+    """A learner that fails when an arm without leaks_labels reads gold labels."""
 
     def __init__(self, learner, arm, *others):
         super().__init__(learner, arm, *others)
@@ -144,7 +144,7 @@ def test_what_a_record_holds(tmp_path, tiny_model, free):
     assert all(bool(r["class_mix"]) != free for r in rounds)
 
 
-def test_watching_changes_nothing(short_study, everything):
+def test_recording_metrics_changes_nothing(short_study, everything):
     run = first_run(short_study, "star_entropy")
     data = runs.load_task(run.task, run.seed)
     bare = simulate(
@@ -162,7 +162,7 @@ def test_watching_changes_nothing(short_study, everything):
     assert [r["accuracy"] for r in bare] == [r["accuracy"] for r in watched]
 
 
-def test_the_arm_that_leaks_says_so_and_does(tmp_path, tiny_model, monkeypatch):
+def test_only_one_arm_reads_gold_labels_and_its_name_says_so(tmp_path, tiny_model, monkeypatch):
     leaking = [name for name, arm in ARMS.items() if arm.leaks_labels]
     assert leaking == ["gold_loss_leaks_labels"]
     monkeypatch.setattr(Observed, "gold", property(lambda _: Sealed(), lambda *_: None), False)
@@ -177,14 +177,16 @@ def test_unknown_arms_are_refused_with_the_closest_one():
 
 
 def test_every_arm_makes_parts_that_can_be_used():
-    settings = Settings(**SETTINGS, acquisition={"n_passes": 4})
+    settings = StudySettings(**SETTINGS, acquisition={"n_passes": 4})
     for name, arm in ARMS.items():
         acquisition = made_part("acquisition", settings, arm)
         acquisition.check()
         made_part("training", settings, arm).check()
         assert acquisition.n_passes == arm.acquisition.get("n_passes", 4), name
         assert arm.leaks_labels == ("leaks_labels" in name)
-    made = {name: made_part("acquisition", Settings(**SETTINGS), arm) for name, arm in ARMS.items()}
+    made = {
+        name: made_part("acquisition", StudySettings(**SETTINGS), arm) for name, arm in ARMS.items()
+    }
     assert made["bald"].get_params() == Acquisition().get_params(), "the default is what won"
     assert made["star_entropy"].get_params() == Acquisition(**PUBLISHED_ACQUISITION).get_params()
     weights = [
@@ -194,8 +196,8 @@ def test_every_arm_makes_parts_that_can_be_used():
     assert weights == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.9]
 
 
-class Told:
-    """A learner whose uncertainty is given; t is the round."""
+class FixedUncertainty:
+    """A learner with fixed uncertainty; t is the round."""
 
     def __init__(self, base, full, schedule, t=0):
         self.base, self.full = np.asarray(base, float), np.asarray(full, float)
@@ -216,12 +218,16 @@ class Told:
         )
 
 
-def test_the_placebo_keeps_the_full_scores_and_deals_out_the_base_scores():
+def test_the_placebo_shuffles_only_the_base_scores():
     rng = np.random.default_rng(0)
     full = np.arange(100.0)
-    only_full, _ = shuffled_base(Told(np.arange(100.0)[::-1], full, 0.0), ["x"] * 100, 5, rng, None)
+    only_full, _ = shuffled_base(
+        FixedUncertainty(np.arange(100.0)[::-1], full, 0.0), ["x"] * 100, 5, rng, None
+    )
     assert only_full.tolist() == [99, 98, 97, 96, 95]
-    only_base, facts = shuffled_base(Told(full, np.zeros(100), 1.0), ["x"] * 100, 50, rng, None)
+    only_base, facts = shuffled_base(
+        FixedUncertainty(full, np.zeros(100), 1.0), ["x"] * 100, 50, rng, None
+    )
     assert facts["lambda"] == 1.0
     assert facts["mean_base"] == 49.5
     assert 15 < sum(place >= 50 for place in only_base) < 35, "no better than chance"
@@ -243,13 +249,13 @@ def test_accuracy_without_the_test_items_that_leak(tmp_path, tiny_model):
     watched.teach(data.items[:4], data.labels[:4])
     watched.score(data.test_items, data.test_labels)
     clean = watched.learner.score(data.test_items[5:], data.test_labels[5:])
-    assert watched.seen[0]["accuracy_without_leaks"] == clean
+    assert watched.metrics[0]["accuracy_without_leaks"] == clean
 
 
-# What is judged
+# Metrics of the answers
 
 
-def test_choices_are_judged_by_their_probabilities(make_learner, labelled):
+def test_metrics_of_choices_come_from_their_probabilities(make_learner, labelled):
     items, labels = labelled
     learner = make_learner().fit(items, labels)
     found = judge(learner, items, labels)
@@ -262,7 +268,7 @@ def test_choices_are_judged_by_their_probabilities(make_learner, labelled):
     np.testing.assert_allclose(gold_losses(learner, items, labels), found.loss)
 
 
-def test_texts_are_judged_by_their_tokens(make_learner, labelled):
+def test_metrics_of_free_form_answers_come_from_their_tokens(make_learner, labelled):
     items, labels = labelled
     learner = make_learner(task=GenerationTask("{text} Answer :", max_new_tokens=3))
     learner.set_params(training__max_steps=60).fit(items, labels)

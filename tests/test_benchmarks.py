@@ -145,8 +145,8 @@ HUB = {
 def test_hub_and_files_give_the_same(tmp_path, monkeypatch, name):
     address, splits, columns = HUB[name]
 
-    def load_dataset(*asked, split):
-        assert asked == address
+    def load_dataset(*arguments, split):
+        assert arguments == address
         return datasets.Dataset.from_list([columns(*row) for row in splits[split]])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -154,8 +154,8 @@ def test_hub_and_files_give_the_same(tmp_path, monkeypatch, name):
     assert_same(from_hub, from_files)
 
 
-def test_offline_says_what_to_type(monkeypatch):
-    def load_dataset(*asked, split):
+def test_offline_error_names_the_option(monkeypatch):
+    def load_dataset(*arguments, split):
         raise ConnectionError("Couldn't reach the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)

@@ -1,4 +1,4 @@
-"""The command line: quick to start, plain about errors, and the loop from file to report."""
+"""The command line: fast to start, errors as messages, and run and demo from file to report."""
 
 import json
 import subprocess
@@ -19,34 +19,35 @@ from starlearn.errors import (
     TrainingDivergedError,
     UntrustedFileError,
 )
+from starlearn.evaluate import runs
+from starlearn.evaluate.arms import ARMS
+from starlearn.evaluate.judging import Judgement
 from starlearn.settings import Acquisition, LoRA, Training
-from starlearn.tasks import ChoiceTask, GenerationTask
+from starlearn.tasks import GenerationTask
 
 FILES = ["learning_curve.png", "report.html", "rounds.jsonl"]
 WORDS = ("red", "green", "blue")
 
 
 class TinyLearner:
-    """In place of the language model: the label of the labelled text that shares most words."""
+    """Stand-in for STARLearner: it answers with the label of the most similar labelled text."""
 
-    made: list["TinyLearner"] = []  # noqa: RUF012 - emptied before each test
+    trained: list["TinyLearner"] = []  # noqa: RUF012 - emptied before each test
 
-    def __init__(self, plan, task, strategy):
-        self.plan, self.task, self.strategy = plan, task, strategy
-        self.rng = np.random.default_rng(plan.seed)
-        self.X, self.y, self.tested = [], [], 0
-        TinyLearner.made.append(self)
+    def __init__(self, run, data):
+        self.run, self.task = run, data.task
+        self.rng = np.random.default_rng(run.seed)
+        self.X, self.y, self.rounds_, self.tested = [], [], [], 0
 
     def query(self, X_pool, n_instances):
         return self.rng.permutation(len(X_pool))[:n_instances], None
 
     def teach(self, X, y):
+        if not self.X:
+            TinyLearner.trained.append(self)
+        self.rounds_.append({"train_loss": 0.0, "steps": 1})
         self.X += [x if isinstance(x, str) else x["question"] for x in X]
         self.y += y
-
-    def score(self, X, y):
-        self.tested = len(X)
-        return float(np.mean([self.answer(x) == label for x, label in zip(X, y, strict=True)]))
 
     def answer(self, x):
         words = set((x if isinstance(x, str) else x["question"]).split())
@@ -54,11 +55,20 @@ class TinyLearner:
         return self.y[int(np.argmax(shared))]
 
 
+def judge_tiny(learner, X, y):
+    learner.tested = len(X)
+    correct = np.array([learner.answer(x) == label for x, label in zip(X, y, strict=True)])
+    return Judgement(correct, np.full(len(X), 0.5), np.zeros(len(X)))
+
+
 @pytest.fixture(autouse=True)
 def _tiny_learner(monkeypatch, request):
     if "real_learner" not in request.fixturenames:
-        TinyLearner.made = []
-        monkeypatch.setattr("starlearn.cli.app.make_learner", TinyLearner)
+        TinyLearner.trained = []
+        monkeypatch.setattr(runs, "make_learner", TinyLearner)
+        monkeypatch.setattr(runs, "judge", judge_tiny)
+        monkeypatch.setattr(runs, "model_fingerprint", lambda *_: "tiny")
+        monkeypatch.setattr(runs, "checked_parts", lambda _: None)
 
 
 @pytest.fixture
@@ -73,7 +83,7 @@ needs_embedded_model = pytest.mark.skipif(
 
 
 def call(*arguments):
-    return CliRunner().invoke(app.app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def write_rows(path, rows):
@@ -115,19 +125,18 @@ def test_version_and_bare_command():
     assert "demo" in call().output
 
 
-def test_defaults_are_those_of_the_learner(files, monkeypatch):
-    run([*files])
-    plan = TinyLearner.made[0].plan
-    for part in (LoRA(), Training(), Acquisition()):
-        for name, value in part.get_params().items():
-            if hasattr(plan, name) and name != "strategy":
-                assert getattr(plan, name) == value, name
-    monkeypatch.undo()
-    learner = app.make_learner(plan, ChoiceTask(), "random")
-    assert learner.adapter.get_params() == LoRA().get_params()
-    assert learner.training.get_params() == Training().get_params()
-    assert learner.acquisition.get_params() == Acquisition(strategy="random").get_params()
-    assert learner.quantization == "nf4"
+def test_defaults_are_those_of_the_learner(files):
+    run(files)
+    settings = TinyLearner.trained[0].run.settings
+    assert settings.quantization == "nf4"
+    for arm, acquisition in (
+        ("default", Acquisition()),
+        ("random", Acquisition(strategy="random")),
+    ):
+        for part in (LoRA(), acquisition, Training()):
+            (name,) = (name for name, kind in runs.PARTS.items() if isinstance(part, kind))
+            made = runs.made_part(name, settings, ARMS[arm])
+            assert made.get_params() == part.get_params()
 
 
 def test_run_writes_rounds_curve_and_report(files, tmp_path):
@@ -137,14 +146,14 @@ def test_run_writes_rounds_curve_and_report(files, tmp_path):
     assert sorted(p.name for p in out.iterdir()) == FILES
     rounds = rounds_of(out)
     assert [(r["arm"], r["round"], r["n_labels"]) for r in rounds] == [
-        ("star", 0, 10),
-        ("star", 1, 15),
-        ("star", 2, 20),
+        ("default", 0, 10),
+        ("default", 1, 15),
+        ("default", 2, 20),
     ]
     for r in rounds:
         assert f"labels {r['n_labels']}  accuracy {r['accuracy']:.3f}" in result.stdout
     assert str(out / "report.html") in result.stdout.splitlines()[-1]
-    learner = TinyLearner.made[0]
+    learner = TinyLearner.trained[0]
     assert len(learner.y) == 20
     assert learner.task.choices == sorted(WORDS)
     assert learner.task.prompt == "{text}\nAnswer:"
@@ -154,28 +163,30 @@ def test_both_arms_share_the_start(files, tmp_path):
     result = run(files, "--strategy", "both", "--seed", 3)
     assert result.exit_code == 0, result.output
     rounds = rounds_of(tmp_path / "out")
-    assert [r["arm"] for r in rounds] == ["star"] * 3 + ["random"] * 3
+    assert [r["arm"] for r in rounds] == ["default"] * 3 + ["random"] * 3
     assert rounds[0]["chosen"] == rounds[3]["chosen"]
-    assert [learner.strategy for learner in TinyLearner.made] == ["star", "random"]
-    assert "one seed: a look, not evidence" in result.stdout
+    assert [learner.run.arm for learner in TinyLearner.trained] == ["default", "random"]
+    assert "one seed is not evidence" in result.stdout
 
 
 def test_options_reach_the_learner(files):
     more = "--r 4 --alpha 8 --dropout 0.2 --learning-rate 0.01 --epochs 2 --max-steps 7"
-    rest = "--n-passes 5 --measure mutual_information --quantization none --seed 9 --sub-pool 20"
+    rest = "--n-passes 5 --measure predictive_entropy --quantization none --seed 9 --sub-pool 20"
     result = run(files, *more.split(), *rest.split(), "--prompt", r"{text}\nIntent:")
     assert result.exit_code == 0, result.output
-    learner = TinyLearner.made[0]
-    plan = learner.plan
-    assert (plan.r, plan.alpha, plan.dropout, plan.learning_rate) == (4, 8, 0.2, 0.01)
-    assert (plan.epochs, plan.max_steps, plan.n_passes, plan.seed) == (2, 7, 5, 9)
-    assert (plan.measure, plan.quantization, plan.sub_pool) == ("mutual_information", "none", 20)
+    learner = TinyLearner.trained[0]
+    settings = learner.run.settings
+    assert settings.adapter == {"r": 4, "alpha": 8, "dropout": 0.2}
+    assert settings.training == {"epochs": 2, "max_steps": 7, "learning_rate": 0.01}
+    assert settings.acquisition["n_passes"] == 5
+    assert settings.acquisition["measure"] == "predictive_entropy"
+    assert (settings.quantization, settings.sub_pool, learner.run.seed) == ("none", 20, 9)
     assert learner.task.prompt == "{text}\nIntent:"
 
 
 def test_fewer_test_rows_and_shorter_rows(files, tmp_path):
     assert run(files, "--n-test", 4, "--max-chars", 19).exit_code == 0
-    learner = TinyLearner.made[0]
+    learner = TinyLearner.trained[0]
     assert learner.tested == 4
     assert max(len(x + y) for x, y in zip(learner.X, learner.y, strict=True)) <= 19
     assert run(files, "--max-chars", 3, "--overwrite").exit_code == 2
@@ -184,7 +195,7 @@ def test_fewer_test_rows_and_shorter_rows(files, tmp_path):
 def test_free_form_answers(files):
     result = run(files, "--max-new-tokens", 20, "--answer-pattern", r"#### (\d+)")
     assert result.exit_code == 0, result.output
-    task = TinyLearner.made[0].task
+    task = TinyLearner.trained[0].task
     assert isinstance(task, GenerationTask)
     assert (task.max_new_tokens, task.answer_pattern) == (20, r"#### (\d+)")
 
@@ -200,7 +211,7 @@ def test_data_set_from_a_folder(tmp_path):
     data = ["--dataset", "boolq", "--data", tmp_path, "--out", tmp_path / "out"]
     result = run(data)
     assert result.exit_code == 0, result.output
-    assert set(TinyLearner.made[0].y) == {"true", "false"}
+    assert set(TinyLearner.trained[0].y) == {"true", "false"}
     assert run([*data, "--train", "x.jsonl"]).exit_code == 2
     assert run([*data, "--max-new-tokens", 3]).exit_code == 2
 
@@ -225,8 +236,8 @@ def test_a_folder_that_cannot_be_written(files, tmp_path):
     (tmp_path / "out").write_text("a file")
     result = run(files)
     assert result.exit_code == 2
-    assert "give another folder with --out" in result.stderr
-    assert not TinyLearner.made[0].y
+    assert "use another folder with --out" in result.stderr
+    assert not TinyLearner.trained
 
 
 @pytest.mark.parametrize(
@@ -275,7 +286,7 @@ def test_bad_files(tmp_path, rows, words):
     assert result.exit_code == 2
     assert words in result.stderr
     assert not (tmp_path / "out").exists()
-    assert not TinyLearner.made
+    assert not TinyLearner.trained
 
 
 def test_missing_files_and_test_labels_never_seen(files, tmp_path):
@@ -284,7 +295,7 @@ def test_missing_files_and_test_labels_never_seen(files, tmp_path):
     other = write_rows(tmp_path / "other.jsonl", [("a", "pink")])
     assert "'pink'" in run([*files[:2], "--test", other, *files[4:]]).stderr
     assert "no field" in run([*files, "--text-field", "question"]).stderr
-    assert "add --max-new-tokens" in run([*files, "--answer-pattern", "x"]).stderr
+    assert "add max_new_tokens" in run([*files, "--answer-pattern", "x"]).stderr
     assert "no field" in run([*files, "--prompt", "Answer:"]).stderr
 
 
@@ -312,10 +323,10 @@ def test_demo_shows_both_arms(tmp_path):
     assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == FILES
     rounds = rounds_of(tmp_path / "demo")
     assert [(r["arm"], r["n_labels"]) for r in rounds] == [
-        (arm, n) for arm in ("star", "random") for n in (40, 80, 120)
+        (arm, n) for arm in ("default", "random") for n in (40, 80, 120)
     ]
     last = result.stdout.splitlines()[-1]
-    assert "star 0." in last
+    assert "default 0." in last
     assert "random 0." in last
     assert "not evidence" in last
     assert str(tmp_path / "demo" / "report.html") in last
@@ -326,7 +337,7 @@ def test_demo_shows_both_arms(tmp_path):
 def test_demo_takes_the_other_pools(tmp_path, pool):
     result = call("demo", "--rounds", 1, "--pool", pool, "--out", tmp_path)
     assert result.exit_code == 0, result.output
-    assert isinstance(TinyLearner.made[0].task, GenerationTask) == (pool == "steps")
+    assert isinstance(TinyLearner.trained[0].task, GenerationTask) == (pool == "steps")
 
 
 @needs_embedded_model
@@ -357,11 +368,11 @@ def test_end_to_end_on_the_embedded_model(real_learner, tmp_path):
     )
     assert result.exit_code == 0, result.output
     rounds = rounds_of(tmp_path / "out")
-    star, random = rounds[:3], rounds[3:]
-    assert star[0]["chosen"] == random[0]["chosen"]
-    assert star[0]["accuracy"] == random[0]["accuracy"]
-    assert [r["lambda"] for r in star] == [None, 0.9, 0.8]
-    assert all(r["mean_full"] > 0 for r in star[1:])
+    default, random = rounds[:3], rounds[3:]
+    assert default[0]["chosen"] == random[0]["chosen"]
+    assert default[0]["accuracy"] == random[0]["accuracy"]
+    assert [r["lambda"] for r in default] == [None, 0.9, 0.8]
+    assert all(r["mean_full"] > 0 for r in default[1:])
     assert [r["lambda"] for r in random] == [None, None, None]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == FILES
 

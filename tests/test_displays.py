@@ -5,17 +5,19 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from studies import made_line
 
 from starlearn.errors import InputError
 from starlearn.evaluate.displays import (
     AulcForest,
     ConfidenceOnErrors,
-    FigureByRound,
     LearningCurves,
     MixByRound,
     ReliabilityDiagram,
     ScoreCorrelations,
+    most_frequent,
 )
 from starlearn.evaluate.results import grouped, primary_contrasts, read_results
 from starlearn.evaluate.run_log import append_line
@@ -143,7 +145,7 @@ def test_learning_curves_show_mean_and_interval(results):
     band = display.ax_.collections[2].get_paths()[0].vertices
     low, high = mean_interval(values[:, 1])
     assert {round(y, 9) for x, y in band if x == 20} == {round(low, 9), round(high, 9)}
-    assert texts(display.ax_)[2] == "star_entropy (4 seeds)"
+    assert texts(display.ax_)[2] == "published (STAR) (4 seeds)"
 
 
 def test_one_seed_has_no_band():
@@ -157,7 +159,7 @@ def test_one_seed_has_no_band():
 def test_forest_shows_every_contrast_with_its_interval(results):
     display = AulcForest.from_results([results]).plot()
     names = [text.get_text() for text in display.ax_.get_yticklabels()]
-    assert names == ["plain_entropy (4)", "star_entropy (4)"]
+    assert names == ["plain_entropy (4)", "published (STAR) (4)"]
     assert display.ax_.get_title() == "skewed"
     assert display.ax_.get_xlabel() == "AULC minus random, paired seeds"
     star = results.contrasts()[1]
@@ -171,11 +173,11 @@ def test_forest_of_several_tasks_and_rivals_names_both():
     display = AulcForest(mixed).plot()
     names = [text.get_text() for text in display.ax_.get_yticklabels()]
     assert names[0] == "skewed: plain_entropy - random (4)"
-    assert names[-1] == "steps: star_entropy - plain_entropy (3)"
+    assert names[-1] == "steps: published (STAR) - plain_entropy (3)"
     assert display.ax_.get_title() == ""
 
 
-def test_an_arm_with_few_seeds_is_not_drawn_beside_those_with_many():
+def test_an_arm_with_few_seeds_is_not_drawn_with_those_with_many():
     lines = lines_of(seeds=6)
     few = [made_line("skewed", "bald", seed, [0.2, 0.3, 0.4]) for seed in range(3)]
     more = [made_line("skewed", "lambda_0", seed, [0.2, 0.3, 0.4]) for seed in range(5)]
@@ -222,15 +224,41 @@ def test_mix_is_a_share_of_each_batch(results):
     display = MixByRound.from_results(results, "random").plot()
     tops = [bar.get_y() + bar.get_height() for bar in display.ax_.patches[-3:]]
     assert tops == pytest.approx([1.0] * 3)
-    many = MixByRound({f"class {i}": np.full(2, 1 / 20) for i in range(20)}, most=9).plot()
+    many = MixByRound({f"class {i}": np.full(2, 1 / 20) for i in range(20)}).plot()
     assert texts(many.ax_)[-1] == "11 others"
 
 
-def test_figures_by_round_pass_over_what_is_not_there(results):
-    display = FigureByRound.from_results(results, "mean_item_length", "characters").plot()
-    np.testing.assert_allclose(display.ax_.lines[0].get_ydata(), [20, 21, 22])
-    display = FigureByRound.from_results(results, "spearman_answer_length", "rho").plot()
-    assert len(display.ax_.lines[0].get_ydata()) == 0
+@given(
+    st.dictionaries(
+        st.integers(1, 9),
+        st.dictionaries(st.sampled_from("abcdefghijklmno"), st.integers(1, 9)),
+        max_size=4,
+    )
+)
+def test_shares_of_the_classes_fill_each_bar(counts):
+    display = MixByRound.from_counts(counts)
+    kept = {number: count for number, count in counts.items() if count}
+    assert display.rounds == list(kept)
+    if kept:
+        first, *_ = names = most_frequent([display])
+        bars = display.plot(names=names).bars_
+        heights = np.array([[bar.get_height() for bar in some] for some in bars])
+        np.testing.assert_allclose(heights.sum(axis=0), 1)
+        shares = [count.get(first, 0) / sum(count.values()) for count in kept.values()]
+        np.testing.assert_allclose(heights[0], shares)
+
+
+def test_reliability_of_predictions():
+    diagram = ReliabilityDiagram.from_predictions([0.9, 0.2], [True, False], "_a$").plot()
+    assert diagram.lines_[0].get_xydata().tolist() == [[0.2, 0.0], [0.9, 1.0]]
+    assert texts(diagram.ax_) == [r"a\$"]
+
+
+def test_other_metrics_leave_out_missing_values(results):
+    display = LearningCurves.from_results(results, None, "mean_item_length", "characters").plot()
+    np.testing.assert_allclose(display.lines_[0].get_ydata(), [20, 21, 22])
+    display = LearningCurves.from_results(results, None, "spearman_answer_length", "rho").plot()
+    assert len(display.lines_[0].get_ydata()) == 0
 
 
 def test_a_row_of_the_table_by_hand(results):
@@ -250,16 +278,16 @@ def test_the_page_needs_no_network_and_escapes_names(tmp_path):
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
-    assert page.count("star_entropy - random") >= 2
+    assert page.count("published (STAR) - random") >= 2
     for image in re.findall(r'src="data:image/png;base64,([^"]+)"', page):
         assert base64.b64decode(image).startswith(b"\x89PNG")
     assert "24 finished runs" in page
     for name in ("study.png", "study_forest.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     tables = (tmp_path / "study.md").read_text()
-    assert "| skewed | star_entropy - random | 4 | +0.0750 | +0.0750 to +0.0750 |" in tables
-    assert "## skewed, 4 seeds that all arms have" in tables
-    rivals = ("random", "plain_entropy", "star_entropy")
+    assert "| skewed | published (STAR) - random | 4 | +0.0750 | +0.0750 to +0.0750 |" in tables
+    assert "## skewed, 4 seeds of all arms" in tables
+    rivals = ("random", "plain_entropy", "published (STAR)")
     assert "".join(f"| minus {arm} (95 %) " for arm in rivals) in tables
     assert "| +0.0750 (+0.0750 to +0.0750) | +0.0375 (+0.0375 to +0.0375) |" in tables
 

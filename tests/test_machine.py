@@ -1,4 +1,4 @@
-"""starlearn doctor without a folder: every fact is looked at, and what fails is told."""
+"""starlearn doctor without a folder: every check, and the fix for what fails."""
 
 import json
 import shutil
@@ -34,12 +34,12 @@ def found(folder: Path, name: str, model: str | None = None) -> environment.Chec
     return check
 
 
-def test_all_is_told_as_json_and_nothing_is_left(folder: Path) -> None:
+def test_json_has_all_checks_and_no_file_is_left(folder: Path) -> None:
     done = doctor("--json")
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    assert told["ok"] is True
-    checks = {(c["group"], c["name"]): c for c in told["checks"]}
+    report = json.loads(done.stdout)
+    assert report["ok"] is True
+    checks = {(c["group"], c["name"]): c for c in report["checks"]}
     assert {"starlearn", "libraries", "device", "model", "storage", "extras"} == {
         group for group, _ in checks
     }
@@ -63,7 +63,7 @@ def test_the_table_is_for_people(folder: Path) -> None:
         "starlearn[web]",
     ):
         assert name in done.stdout
-    assert done.stdout.endswith("All that is needed is there.\n")
+    assert done.stdout.endswith("Everything needed works.\n")
 
 
 def test_broken_four_bits_are_an_error_with_a_remedy(
@@ -107,13 +107,13 @@ def test_a_library_that_cannot_be_imported_leaves_the_table(tmp_path: Path, libr
     assert checks["sqlite"]["state"] == "ok"
 
 
-def test_an_absent_extra_is_told_with_its_command(
+def test_a_missing_extra_is_shown_with_its_command(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = environment._installed
     monkeypatch.setattr(environment, "_installed", lambda n: None if n == "ray" else real(n))
     (check,) = [c for c in environment.examine(folder) if (c.group, c.name) == ("extras", "ray")]
-    assert (check.state, check.found) == ("note", "absent (ray)")
+    assert (check.state, check.found) == ("note", "not installed (ray)")
     assert check.fix == "pip install 'starlearn[ray]'"
     assert not environment.failed([check])
 
@@ -167,22 +167,22 @@ class Wrong(torch.autograd.Function):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "text"),
     [(lambda out: out * 2, "a product is wrong by 100%"), (Wrong.apply, "a gradient is wrong by")],
 )
-def test_wrong_products_and_gradients_are_seen(monkeypatch: pytest.MonkeyPatch, change, told):  # type: ignore[no-untyped-def]
+def test_wrong_products_and_gradients_are_seen(monkeypatch: pytest.MonkeyPatch, change, text):  # type: ignore[no-untyped-def]
     from bitsandbytes.nn import Linear4bit
 
     assert four_bits.tried_in_four_bits() is None
     real = Linear4bit.forward
     monkeypatch.setattr(Linear4bit, "forward", lambda self, rows: change(real(self, rows)))
-    assert told in str(four_bits.tried_in_four_bits())
+    assert text in str(four_bits.tried_in_four_bits())
 
 
 # Prompts
 
 
-def test_a_chat_template_is_told_by_its_hash(tiny_model: str, tmp_path: Path) -> None:
+def test_a_chat_template_is_shown_by_its_hash(tiny_model: str, tmp_path: Path) -> None:
     shutil.copytree(tiny_model, tmp_path / "chat")
     settings = tmp_path / "chat" / "tokenizer_config.json"
     hashes = []
@@ -198,7 +198,7 @@ def test_a_chat_template_is_told_by_its_hash(tiny_model: str, tmp_path: Path) ->
     assert len(formats) == 2
 
 
-def test_a_model_beside_a_campaign_is_not_passed_over(folder: Path) -> None:
+def test_model_with_a_campaign_folder_is_refused(folder: Path) -> None:
     done = doctor(folder, "--model", "anything")
     assert done.exit_code == 2
     assert "--model" in done.stderr

@@ -48,9 +48,6 @@ def test_a_plan_for_one_process_is_what_a_measured_rate_says(job: Job, rate: flo
     found = plan(job, rate, distributed=False)
     prompts = job.items * (planning.PROMPT + job.tokens * planning.TOKEN)
     assert math.isclose(found.score, job.items / per_second + prompts)
-    untrained = plan(job, rate, distributed=False, trained=False)
-    assert math.isclose((untrained.score - prompts) * (job.passes + 1), found.score - prompts,
-                        rel_tol=1e-6, abs_tol=1e-6 * found.score)  # fmt: skip
 
 
 @given(jobs, st.floats(1, 1e7), st.integers(1, 1000))
@@ -89,7 +86,7 @@ def test_money_is_that_of_all_workers_for_the_whole_time() -> None:
     assert plan(Job(10**6, 100, 3, 1e9), 1e5, 4).money is None
 
 
-def test_a_thousand_gpus_are_held_up_by_the_driver() -> None:
+def test_the_driver_is_the_bottleneck_of_a_thousand_gpus() -> None:
     job = Job(10**9, 64, 1, 1e9)
     found = plan(job, planning.tokens_per_second(job, DEVICES["H100"]), 1000)
     assert found.limit == "driver (preparing chunks)"
@@ -103,25 +100,25 @@ def test_impossible_jobs_are_refused(wrong: dict[str, float]) -> None:
 
 
 def call(*options: str) -> str:
-    result = CliRunner().invoke(app.app, ["plan", *options])
+    result = CliRunner().invoke(app, ["plan", *options])
     assert result.exit_code == 0, result.output
     return " ".join(result.output.split())
 
 
-def test_the_command_prints_what_it_rests_on() -> None:
+def test_the_command_prints_its_assumptions() -> None:
     text = call("--items", "1e6", "--workers", "8", "--scaling")
     assert "1,000,000 items on 8 workers" in text
     assert "ASSUMED, 25% of A100-80's 312 TFLOP/s" in text
     assert "not measured on a GPU" in text
-    assert "US dollars an hour: ASSUMED" in text
+    assert "US dollars per hour: ASSUMED" in text
     assert "1,000,000,000 1,000" in text
     given = call("--items", "1e6", "--rate", "5000", "--price", "3")
-    assert "5,000 tokens a second on a worker: given" in given
-    assert "3 US dollars an hour: given" in given
+    assert "5,000 tokens per second on a worker: given" in given
+    assert "3 US dollars per hour: given" in given
 
 
 @pytest.mark.parametrize("options", [["--device", "abacus"], ["--items", "0"], ["--rate", "-1"]])
 def test_the_command_refuses_what_cannot_be(options: list[str]) -> None:
-    result = CliRunner().invoke(app.app, ["plan", "--items", "5", *options])
+    result = CliRunner().invoke(app, ["plan", "--items", "5", *options])
     assert result.exit_code != 0
     assert "Traceback" not in result.output

@@ -1,7 +1,6 @@
-"""The report: area, curve, rounds on disk, and one HTML page that is safe and complete."""
+"""The report of a run: a curve, and one HTML page that is safe and complete."""
 
 import base64
-import json
 import os
 import re
 import subprocess
@@ -14,7 +13,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from starlearn.errors import InputError
-from starlearn.evaluate.run_report import AccuracyByLabels, append_round, aulc, write_report
+from starlearn.evaluate.displays import LearningCurves
+from starlearn.evaluate.run_report import write_report
+from starlearn.evaluate.statistics import aulc
 
 NASTY = "<script>alert('x')</script> [red]{{ 7 * 7 }}"
 
@@ -39,32 +40,36 @@ def a_record(number, n_labels, accuracy, **more):
 
 
 ROUNDS = {
-    "star": [a_record(0, 20, 0.25), a_record(1, 40, 0.5), a_record(2, 80, 0.75)],
+    "default": [a_record(0, 20, 0.25), a_record(1, 40, 0.5), a_record(2, 80, 0.75)],
     "random": [a_record(0, 20, 0.25), a_record(1, 40, 0.375), a_record(2, 80, 0.5)],
 }
 
 
+def curves(rounds):
+    return {arm: [(r["n_labels"], r["accuracy"]) for r in some] for arm, some in rounds.items()}
+
+
 def test_area_under_the_curve_weighs_by_labels():
-    assert aulc(ROUNDS["star"]) == pytest.approx((20 * 0.375 + 40 * 0.625) / 60)
-    assert aulc(ROUNDS["star"][:1]) == 0.25
+    assert aulc(ROUNDS["default"]) == pytest.approx((20 * 0.375 + 40 * 0.625) / 60)
+    assert aulc(ROUNDS["default"][:1]) == 0.25
     flat = [a_record(0, 5, 0.3), a_record(1, 500, 0.3)]
     assert aulc(flat) == pytest.approx(0.3)
 
 
 def test_display_draws_one_line_an_arm_into_the_given_axes():
     axes = Figure().add_subplot()
-    display = AccuracyByLabels.from_rounds(ROUNDS).plot(axes)
+    display = LearningCurves(curves(ROUNDS)).plot(axes)
     assert display.ax_ is axes
     assert display.figure_ is axes.figure
-    assert [line.get_label() for line in display.lines_] == ["star", "random"]
+    assert [line.get_label() for line in display.lines_] == ["default", "random"]
     assert list(display.lines_[0].get_xdata()) == [20, 40, 80]
     assert list(display.lines_[1].get_ydata()) == [0.25, 0.375, 0.5]
     assert axes.get_ylim()[0] == 0
 
 
 def test_arm_names_are_no_formulas(tmp_path):
-    write_report(tmp_path, {"_$x^$": ROUNDS["star"]}, {})
-    display = AccuracyByLabels.from_rounds({"_$x^$": ROUNDS["star"]}).plot()
+    write_report(tmp_path, {"_$x^$": ROUNDS["default"]}, {})
+    display = LearningCurves(curves({"_$x^$": ROUNDS["default"]})).plot()
     assert len(display.ax_.get_legend().get_texts()) == 1
 
 
@@ -91,11 +96,8 @@ def test_files(tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == [
         "learning_curve.png",
         "report.html",
-        "rounds.jsonl",
     ]
     assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-    assert lines == [{"arm": arm, **r} for arm, records in ROUNDS.items() for r in records]
 
 
 class Page(HTMLParser):
@@ -115,7 +117,7 @@ class Page(HTMLParser):
 
 
 def test_page_is_one_file_with_everything_escaped(tmp_path):
-    arms = {NASTY: ROUNDS["star"], "random": ROUNDS["random"]}
+    arms = {NASTY: ROUNDS["default"], "random": ROUNDS["random"]}
     write_report(tmp_path, arms, {NASTY: NASTY, "sub_pool": None})
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
@@ -131,17 +133,7 @@ def test_page_is_one_file_with_everything_escaped(tmp_path):
         assert words in page.text
 
 
-def test_append_round_adds_a_line_and_refuses_nan(tmp_path):
-    path = tmp_path / "rounds.jsonl"
-    append_round(path, {"round": 0, "label": "a\nb"})
-    append_round(path, {"round": 1})
-    assert [json.loads(line)["round"] for line in path.read_text().splitlines()] == [0, 1]
-    with pytest.raises(ValueError, match="JSON"):
-        append_round(path, {"accuracy": float("nan")})
-    assert len(path.read_text().splitlines()) == 2
-
-
-@pytest.mark.parametrize("arms", [{}, {"star": []}])
+@pytest.mark.parametrize("arms", [{}, {"default": []}])
 def test_nothing_to_report(tmp_path, arms):
     with pytest.raises(InputError, match="no rounds"):
         write_report(tmp_path, arms, {})

@@ -17,7 +17,7 @@ TEST, TEST_LABELS = ITEMS[:8], LABELS[:8]
 
 
 class FakeLearner:
-    """A linear model with query, teach and score; asks for the last items, or at random."""
+    """A linear model with query, teach and score; query takes the last or random items."""
 
     def __init__(self, seed=None):
         self.rng = None if seed is None else np.random.default_rng(seed)

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -93,7 +95,7 @@ def test_more_seeds_are_sampled_and_repeatable():
 
 @pytest.mark.parametrize("wrong", [[], [[1.0]], [1.0, math.nan], [math.inf]])
 def test_differences_that_cannot_be_tested(wrong):
-    with pytest.raises(InputError, match="one finite difference a seed"):
+    with pytest.raises(InputError, match="one finite difference per seed"):
         sign_flip_test(wrong)
 
 
@@ -150,7 +152,7 @@ def test_intervals_that_cannot_be_given():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"),
+    ("low", "high", "expected"),
     [
         (0.001, 0.02, "better"),
         (0.0, 0.02, "not worse"),
@@ -161,8 +163,8 @@ def test_intervals_that_cannot_be_given():
         (-0.004, -0.001, "worse"),
     ],
 )
-def test_verdicts(low, high, said):
-    assert verdict(low, high) == said
+def test_verdicts(low, high, expected):
+    assert verdict(low, high) == expected
 
 
 # Several tests at once
@@ -271,7 +273,7 @@ def test_a_calibrated_model_has_no_error():
 
 
 @pytest.mark.parametrize("wrong", [[], [math.nan], [-0.1]])
-def test_confidences_that_are_none(wrong):
+def test_confidences_out_of_range_are_refused(wrong):
     with pytest.raises(InputError, match="from 0 to 1"):
         reliability(wrong, [True] * len(wrong))
 
@@ -281,3 +283,12 @@ def test_spearman():
     assert spearman([1, 2, 3], [1, 1, 1]) is None
     x, y = np.random.default_rng(7).normal(size=(2, 50))
     assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "module", ["evaluate.statistics", "evaluate.displays", "evaluate.study_report", "cli.planning"]
+)
+def test_arithmetic_and_reports_import_no_torch(module):
+    code = f"import sys, starlearn.{module}; print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"

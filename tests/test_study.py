@@ -1,4 +1,4 @@
-"""Studies: their files, their lines, and that they go on where they were."""
+"""Studies: their files, their lines, and how they resume."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from starlearn.cli.app import app
 from starlearn.errors import CampaignLockedError, InputError, StarlearnError, StorageError
 from starlearn.evaluate import study as study_module
 from starlearn.evaluate import study_tasks
-from starlearn.evaluate.run_log import append_line, mend, read_lines, split
+from starlearn.evaluate.run_log import append_line, read_lines, repair, split
 from starlearn.evaluate.runs import hashed, heading, runs_of, without_times
 from starlearn.evaluate.study import (
     expected,
@@ -53,20 +53,20 @@ settings = { n_rounds = 2, training = { learning_rate = 0.01 } }
 
 @pytest.fixture
 def small(tmp_path):
-    """A study that is never played for real."""
+    """A study that is never really played."""
     path = tmp_path / "small.toml"
     path.write_text(FILE)
     return read_study(path)
 
 
-def pretended(run):
-    """In place of a run: its line, with an accuracy that its seed and arm decide."""
+def faked(run):
+    """Return the line of a run without playing it; seed and arm decide the accuracy."""
     line = made_line(run.task.name, run.arm, run.seed, [0.5, 0.6 + run.seed / 100])
     return {**line, **heading(run), "seconds": 10.0 if run.arm == "random" else 30.0}
 
 
 def call(*arguments):
-    return CliRunner().invoke(app.app, ["study", *map(str, arguments)])
+    return CliRunner().invoke(app, ["study", *map(str, arguments)])
 
 
 # The file
@@ -92,11 +92,11 @@ def test_studies_of_this_repository_can_be_read(path):
         ('"star_entropy"', '"star_entrpy"', "Did you mean 'star_entropy'"),
         ('"star_entropy"', '"random"', "an arm is named twice"),
         ("n_initial = 5", "n_inital = 5", "settings.n_inital: Extra inputs"),
-        ("n_initial = 5", "n_initial = 0", "settings.n_initial: .*greater than 0"),
+        ("n_initial = 5", "n_initial = -1", "settings.n_initial: .*greater than or equal to 0"),
         ("n_initial = 5", 'n_initial = "5"', "settings.n_initial: .*valid integer"),
-        ("max_steps = 4", "steps = 4", "training has no setting 'steps'"),
+        ("max_steps = 4", "steps = 4", "\\[training\\] steps: unknown setting"),
         ("max_steps = 4", "max_steps = 0", "'max_steps' parameter of Training"),
-        ("learning_rate = 0.01", "rate = 1", "training has no setting 'rate'"),
+        ("learning_rate = 0.01", "rate = 1", "\\[training\\] rate: unknown setting"),
         ('pool = "skewed"', "", 'source = "embedded" needs pool'),
         ("n_test = 10", "", "needs n_items and n_test"),
         ("count = 2", "first = 999, count = 2", "seeds from 1000 on are for"),
@@ -143,7 +143,7 @@ def test_folders_are_filled_in_and_decide_nothing(tmp_path, tiny_model):
     assert [run.key for run in runs_of(one)] == [run.key for run in runs_of(other)]
     with (tmp_path / "other" / "test.jsonl").open("a") as file:
         file.write(json.dumps({"text": "the sky is", "label": "blue"}) + "\n")
-    study_tasks._read.cache_clear()
+    study_tasks._file.cache_clear()
     assert not {run.key for run in runs_of(one)} & {run.key for run in runs_of(other)}
     assert str(tmp_path) not in json.dumps([heading(run) for run in runs_of(one)])
 
@@ -185,30 +185,30 @@ def test_names_and_notes_are_not_in_the_key(tmp_path, small):
 # The lines
 
 
-def test_a_study_goes_on_where_it_was(tmp_path, small):
+def test_an_interrupted_study_resumes(tmp_path, small):
     played = []
 
     def stopping(run):
         if len(played) == 3:
             raise KeyboardInterrupt
         played.append(run.key)
-        return pretended(run)
+        return faked(run)
 
     with pytest.raises(KeyboardInterrupt):
         run_study(small, tmp_path, play_run=stopping)
     assert [line["key"] for line in read_lines(file_of(small, tmp_path))] == played
-    added = run_study(small, tmp_path, play_run=pretended)
+    added = run_study(small, tmp_path, play_run=faked)
     assert [line["key"] for line in added] == [run.key for run in runs_of(small)][3:]
-    assert run_study(small, tmp_path, play_run=pretended) == []
+    assert run_study(small, tmp_path, play_run=faked) == []
 
 
 def test_a_changed_setting_is_not_mixed_with_old_lines(tmp_path, small):
-    run_study(small, tmp_path, play_run=pretended)
+    run_study(small, tmp_path, play_run=faked)
     changed = small.model_copy(
         update={"settings": small.settings.model_copy(update={"n_instances": 6})}
     )
     notes = []
-    added = run_study(changed, tmp_path, play_run=pretended, note=notes.append)
+    added = run_study(changed, tmp_path, play_run=faked, note=notes.append)
     assert len(added) == 4
     assert "4 lines" in notes[0]
     assert "not mixed" in notes[0]
@@ -216,50 +216,50 @@ def test_a_changed_setting_is_not_mixed_with_old_lines(tmp_path, small):
 
 
 def test_a_setting_that_a_later_version_adds_changes_no_key(tmp_path, small, monkeypatch):
-    run_study(small, tmp_path, play_run=pretended)
+    run_study(small, tmp_path, play_run=faked)
     before = LoRA.get_params
     monkeypatch.setattr(LoRA, "get_params", lambda self, deep=True: {**before(self), "new": 1})
     assert progress_of(small, file_of(small, tmp_path)).missing == []
 
 
 def test_a_default_that_a_later_version_changes_is_not_mixed(tmp_path, small, monkeypatch):
-    run_study(small, tmp_path, play_run=pretended)
+    run_study(small, tmp_path, play_run=faked)
     before = LoRA.get_params
     monkeypatch.setattr(LoRA, "get_params", lambda self, deep=True: {**before(self), "dropout": 0})
     progress = progress_of(small, file_of(small, tmp_path))
-    assert (len(progress.missing), progress.strangers) == (4, 4)
+    assert (len(progress.missing), progress.n_others) == (4, 4)
 
 
-def test_a_failed_run_is_recorded_told_and_tried_again(tmp_path, small):
+def test_a_failed_run_is_recorded_reported_and_run_again(tmp_path, small):
     def failing(run):
         if run.seed == 0:
             raise InputError("no room")
-        return pretended(run)
+        return faked(run)
 
     added = run_study(small, tmp_path, play_run=failing)
     assert [bool(line.get("error")) for line in added] == [True, True, False, False]
     assert failures(added)[0] == "skewed, random, seed 0: InputError: no room"
-    again = run_study(small, tmp_path, play_run=pretended)
+    again = run_study(small, tmp_path, play_run=faked)
     assert [line["seed"] for line in again] == [0, 0]
     assert progress_of(small, file_of(small, tmp_path)).missing == []
 
 
-def test_a_torn_last_line_is_set_aside_and_run_again(tmp_path, small):
-    run_study(small, tmp_path, play_run=pretended)
+def test_an_incomplete_last_line_is_set_aside_and_run_again(tmp_path, small):
+    run_study(small, tmp_path, play_run=faked)
     file = file_of(small, tmp_path)
     whole = file.read_bytes()
     file.write_bytes(whole[:-30])
-    assert len(read_lines(file)) == 3, "a reader passes over it"
+    assert len(read_lines(file)) == 3, "a reader ignores it"
     notes = []
-    added = run_study(small, tmp_path, play_run=pretended, note=notes.append)
+    added = run_study(small, tmp_path, play_run=faked, note=notes.append)
     assert [line["key"] for line in added] == [list(runs_of(small))[3].key]
-    assert "cut off" in notes[0]
+    assert "incomplete" in notes[0]
     assert file.read_bytes() == whole
     assert file.with_name("small.jsonl.torn").read_bytes() == whole[:-30].splitlines()[-1] + b"\n"
 
 
 @given(st.integers(0, 400))
-def test_whatever_is_cut_off_whole_lines_stay(cut):
+def test_complete_lines_are_kept_wherever_the_file_is_cut(cut):
     whole = b"".join(json.dumps({"n": n, "text": "x" * n}).encode() + b"\n" for n in range(9))
     kept, torn = split(whole[: len(whole) - min(cut, len(whole))])
     assert kept == b"" or kept.endswith(b"\n")
@@ -268,12 +268,12 @@ def test_whatever_is_cut_off_whole_lines_stay(cut):
     assert [json.loads(line)["n"] for line in kept.splitlines()] == list(range(kept.count(b"\n")))
 
 
-def test_a_last_line_of_zero_bytes_is_torn_too(tmp_path):
+def test_a_last_line_of_zero_bytes_is_incomplete_too(tmp_path):
     file = tmp_path / "lines.jsonl"
     append_line(file, made_line("a", "random", 0, [0.5, 0.6]))
     whole = file.read_bytes()
     file.write_bytes(whole + b"\0" * 40 + b"\n")
-    mend(file, lambda _: None)
+    repair(file, lambda _: None)
     assert file.read_bytes() == whole
 
 
@@ -284,9 +284,9 @@ def test_one_process_adds_to_a_file_at_a_time(tmp_path, small):
         with pytest.raises(
             CampaignLockedError, match=r"small.jsonl: pid .* is adding to this study"
         ):
-            run_study(small, tmp_path, play_run=pretended)
+            run_study(small, tmp_path, play_run=faked)
         tried.append(run)
-        return pretended(run)
+        return faked(run)
 
     assert len(run_study(small, tmp_path, play_run=another)) == len(tried) == 4
 
@@ -297,17 +297,17 @@ def test_damage_in_the_middle_is_named(tmp_path):
         append_line(file, made_line("a", "random", seed, [0.5, 0.6]))
     lines = file.read_bytes().splitlines()
     file.write_bytes(b"\n".join([lines[0], lines[1][:20], lines[2]]) + b"\n")
-    with pytest.raises(InputError, match="line 2: is not JSON"):
+    with pytest.raises(InputError, match="line 2: not JSON"):
         read_lines(file)
     file.write_bytes(b"\n".join([lines[0], b"{}", lines[2]]) + b"\n")
-    with pytest.raises(InputError, match="line 2: is no run of a study"):
+    with pytest.raises(InputError, match="line 2: not a run of a study"):
         read_lines(file)
 
 
-def test_lines_hold_no_nan_and_a_disk_that_fails_is_told(tmp_path):
+def test_lines_have_no_nan_and_a_failing_disk_is_reported(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         append_line(tmp_path / "x.jsonl", {"aulc": float("nan")})
-    with pytest.raises(StorageError, match="the runs before it are kept"):
+    with pytest.raises(StorageError, match="The lines before it are kept"):
         append_line(tmp_path / "nowhere" / "x.jsonl", {"aulc": 0.5})
 
 
@@ -326,10 +326,10 @@ def test_processes_play_the_same_runs(tmp_path, tiny_model):
 # How long it will take
 
 
-def test_time_left_comes_from_finished_lines(tmp_path, small):
+def test_expected_time_comes_from_finished_runs(tmp_path, small):
     with pytest.raises(KeyboardInterrupt):
         run_study(small, tmp_path, play_run=stopping_after(2))
-    found = expected(progress_of(small, file_of(small, tmp_path)), play_run=pretended)
+    found = expected(progress_of(small, file_of(small, tmp_path)), play_run=faked)
     assert found.by_task == {"skewed": (2, 40.0)}
     assert found.measured == "2 finished runs"
 
@@ -341,12 +341,12 @@ def stopping_after(count):
         if not left:
             raise KeyboardInterrupt
         left.pop()
-        return pretended(run)
+        return faked(run)
 
     return stopping
 
 
-def test_without_lines_one_round_is_tried_out(tmp_path, small):
+def test_without_lines_one_round_is_played(tmp_path, small):
     tried = []
 
     def one_round(run):
@@ -357,29 +357,29 @@ def test_without_lines_one_round_is_tried_out(tmp_path, small):
     found = expected(progress_of(small, file_of(small, tmp_path)), play_run=one_round)
     assert [(run.arm, run.settings.n_rounds) for run in tried] == [("star_entropy", 1)]
     assert found.by_task == {"skewed": (4, 4 * (6.0 + 2 * 9.0))}
-    assert "one round tried out on skewed" in found.measured
+    assert "one round played on skewed" in found.measured
 
 
-# Whether what is computed today may stand beside what was computed then
+# Whether new runs are comparable with finished ones
 
 
 def test_a_run_that_is_the_same_again(tmp_path, small):
-    run_study(small, tmp_path, play_run=pretended)
+    run_study(small, tmp_path, play_run=faked)
     progress = progress_of(small, file_of(small, tmp_path))
 
     def slower(run):
-        return {**pretended(run), "seconds": 99.0, "versions": {"torch": "99"}}
+        return {**faked(run), "seconds": 99.0, "versions": {"torch": "99"}}
 
     run, differences = verified(progress, slower)
     assert (run.arm, run.seed, differences) == ("star_entropy", 0, [])
 
     def other(run):
-        line = pretended(run)
+        line = faked(run)
         rounds = [line["rounds"][0], {**line["rounds"][1], "chosen": "x", "ece": 0.2}]
         return {**line, "aulc": 0.1, "rounds": rounds}
 
     assert verified(progress, other)[1] == ["aulc", "round 1: ece"]
-    with pytest.raises(InputError, match="none to verify"):
+    with pytest.raises(InputError, match="nothing to verify"):
         verified(progress_of(small, tmp_path / "nowhere.jsonl"), slower)
 
 
@@ -387,18 +387,18 @@ def test_a_run_that_is_the_same_again(tmp_path, small):
 
 
 @pytest.fixture
-def pretending(monkeypatch):
-    monkeypatch.setitem(study_module.run_study.__kwdefaults__, "play_run", pretended)
-    monkeypatch.setattr(study_module.expected, "__defaults__", (pretended_round,))
-    monkeypatch.setattr(study_module.verified, "__defaults__", (pretended,))
+def fake_runs(monkeypatch):
+    monkeypatch.setitem(study_module.run_study.__kwdefaults__, "play_run", faked)
+    monkeypatch.setattr(study_module.expected, "__defaults__", (faked_round,))
+    monkeypatch.setattr(study_module.verified, "__defaults__", (faked,))
 
 
-def pretended_round(run):
+def faked_round(run):
     times = {"seconds_teach": 5.0, "seconds_score": 1.0, "seconds_query": 3.0}
     return {"rounds": [times, times]}
 
 
-def test_from_the_file_to_the_report(tmp_path, pretending):
+def test_from_the_file_to_the_report(tmp_path, fake_runs):
     file, out = tmp_path / "small.toml", tmp_path / "out"
     file.write_text(FILE)
     dry = call(file, "--out", out, "--dry-run")
@@ -411,14 +411,14 @@ def test_from_the_file_to_the_report(tmp_path, pretending):
     assert "4/4  skewed  star_entropy  seed 1  AULC 0.5550, 30 s" in ran.output
     same = call(file, "--out", out, "--verify")
     assert same.exit_code == 0, same.output
-    assert "skewed, star_entropy, seed 0: played again it is the same" in same.output
+    assert "skewed, star_entropy, seed 0: played again, it is the same" in same.output
     reported = call("--report", out)
     assert reported.exit_code == 0, reported.output
     assert "study.html" in reported.output
-    assert "star_entropy - random" in (out / "study.html").read_text()
+    assert "published (STAR) - random" in (out / "study.html").read_text()
 
 
-def test_the_exit_code_tells_of_failed_runs(tmp_path, pretending, monkeypatch):
+def test_failed_runs_set_the_exit_code(tmp_path, fake_runs, monkeypatch):
     def failing(run):
         raise StarlearnError("[red]broken[/red]")
 
@@ -427,15 +427,15 @@ def test_the_exit_code_tells_of_failed_runs(tmp_path, pretending, monkeypatch):
     file.write_text(FILE)
     found = call(file, "--out", tmp_path / "out")
     assert found.exit_code == 1
-    assert "4 runs failed; the same command tries them again" in found.output
+    assert "4 runs failed. The same command tries them again" in found.output
     assert "[red]broken[/red]" in found.output
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give a study to run"),
-        (["x.toml", "--report", "y"], "one of them"),
+        ([], "give either a study to run"),
+        (["x.toml", "--report", "y"], "or --report FOLDER"),
         (["nowhere.toml"], "nowhere.toml: cannot be read"),
         (["x.toml", "--where", "BANKING77"], "--where takes NAME=FOLDER"),
         (["--report", "nowhere"], "no finished run to report"),
@@ -455,11 +455,11 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, tiny_model, processes):
     (tmp_path / "study.json").write_text(study.model_dump_json())
     out = tmp_path / "out"
     code = (
-        "import sys, pathlib; from starlearn.console import told_plainly\n"
+        "import sys, pathlib; from starlearn.console import exit_on_error\n"
         "from starlearn.evaluate.study import run_study\n"
         "from starlearn.evaluate.study_file import Study\n"
         "study = Study.model_validate_json(pathlib.Path(sys.argv[1]).read_text())\n"
-        "with told_plainly(lambda: 'kept'):\n"
+        "with exit_on_error(lambda: 'kept'):\n"
         "    run_study(study, pathlib.Path(sys.argv[2]), processes=int(sys.argv[3]))\n"
     )
     process = subprocess.Popen(

@@ -7,14 +7,15 @@ import pytest
 from starlearn.errors import InputError
 from starlearn.evaluate import study_tasks
 from starlearn.evaluate.simulate import content_id
-from starlearn.evaluate.study_file import Task
+from starlearn.evaluate.study_file import StudyTask
 from starlearn.evaluate.study_tasks import data_digest, load_task
 from starlearn.tasks import ChoiceTask, GenerationTask
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_remembered():
-    study_tasks._read.cache_clear()
+    study_tasks._file.cache_clear()
+    study_tasks._benchmark.cache_clear()
 
 
 def write(folder, **parts):
@@ -31,7 +32,7 @@ def folder(tmp_path):
 
 
 def test_a_seed_draws_rows_and_keeps_their_order(folder):
-    task = Task(name="t", source="files", folder=folder, n_items=10, n_test=4)
+    task = StudyTask(name="t", source="files", folder=folder, n_items=10, n_test=4)
     one, again, other = (load_task(task, seed) for seed in (0, 0, 1))
     assert one.digest == again.digest != other.digest
     assert one.items != other.items
@@ -39,13 +40,13 @@ def test_a_seed_draws_rows_and_keeps_their_order(folder):
     places = [int(item.split()[1]) for item in one.items]
     assert places == sorted(places)
     assert one.labels == [f"card_{'abc'[i % 3]}" for i in places]
-    assert load_task(Task(name="t", source="files", folder=folder, n_items=99), 0).items[29] == (
-        "item 29"
-    )
+    assert load_task(StudyTask(name="t", source="files", folder=folder, n_items=99), 0).items[
+        29
+    ] == ("item 29")
 
 
 def test_labels_may_be_written_as_words(folder):
-    task = Task(name="t", source="files", folder=folder, words=True, prompt="{text}:")
+    task = StudyTask(name="t", source="files", folder=folder, words=True, prompt="{text}:")
     found = load_task(task, 0)
     assert isinstance(found.task, ChoiceTask)
     assert found.task.choices == ["card a", "card b", "card c"]
@@ -54,13 +55,13 @@ def test_labels_may_be_written_as_words(folder):
 
 
 def test_choices_are_those_of_the_file_whatever_is_drawn(folder):
-    task = Task(name="t", source="files", folder=folder, n_items=1)
+    task = StudyTask(name="t", source="files", folder=folder, n_items=1)
     assert load_task(task, 0).task.choices == ["card_a", "card_b", "card_c"]
     assert data_digest(task) == data_digest(task.model_copy(update={"n_items": 2}))
 
 
 def test_free_form_answers(folder):
-    found = load_task(Task(name="t", source="files", folder=folder, max_new_tokens=5), 0)
+    found = load_task(StudyTask(name="t", source="files", folder=folder, max_new_tokens=5), 0)
     assert isinstance(found.task, GenerationTask)
     assert found.task.max_new_tokens == 5
 
@@ -68,8 +69,8 @@ def test_free_form_answers(folder):
 def test_labels_that_nobody_could_buy_are_refused(tmp_path):
     rows = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
     write(tmp_path, train=rows, test=[{"text": "c", "label": "z"}])
-    with pytest.raises(InputError, match=r"labels of test.jsonl that train.jsonl lacks: z"):
-        load_task(Task(name="t", source="files", folder=str(tmp_path)), 0)
+    with pytest.raises(InputError, match=r"labels that train.jsonl lacks: 'z'"):
+        load_task(StudyTask(name="t", source="files", folder=str(tmp_path)), 0)
 
 
 def test_benchmarks_from_a_folder(tmp_path):
@@ -78,7 +79,7 @@ def test_benchmarks_from_a_folder(tmp_path):
         for i in range(6)
     ]
     write(tmp_path, train=rows, test=rows)
-    task = Task(
+    task = StudyTask(
         name="t",
         source="benchmark",
         dataset="gsm8k",
@@ -98,7 +99,9 @@ def test_test_rows_that_leak_are_known_whatever_is_drawn(tmp_path):
         return [{"question": f"Which {i}?\n{options}", "answer": "A"} for i in numbers]
 
     write(tmp_path, train=rows(*range(8)), test=rows(20, 3, 21, 5))
-    task = Task(name="t", source="benchmark", dataset="openbookqa", folder=str(tmp_path), n_test=3)
+    task = StudyTask(
+        name="t", source="benchmark", dataset="openbookqa", folder=str(tmp_path), n_test=3
+    )
     found = load_task(task, 0)
     leaked = [item for item in found.test_items if content_id(item) in found.leaked]
     assert len(found.leaked) == 2
@@ -106,8 +109,8 @@ def test_test_rows_that_leak_are_known_whatever_is_drawn(tmp_path):
     assert 1 <= len(leaked) <= 2
 
 
-def test_embedded_pools_tell_their_skills_and_depend_on_the_seed():
-    task = Task(name="t", source="embedded", pool="steps", n_items=20, n_test=5)
+def test_embedded_pools_have_skills_and_depend_on_the_seed():
+    task = StudyTask(name="t", source="embedded", pool="steps", n_items=20, n_test=5)
     one, other = load_task(task, 3), load_task(task, 4)
     assert one.items != other.items
     assert len(one.skills) == 20

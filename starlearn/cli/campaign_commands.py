@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from starlearn.console import make_console, plain, told_plainly
+from starlearn.console import exit_on_error, make_console, plain
 from starlearn.errors import InputError, StorageError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _told(kept: Callable[[], str]) -> Iterator[None]:
     ) -> None:
         console.print(plain(f"Note: {message}"))
 
-    with told_plainly(kept), warnings.catch_warnings():
+    with exit_on_error(kept), warnings.catch_warnings():
         warnings.filterwarnings("always", category=UserWarning)
         warnings.showwarning = show
         yield

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from starlearn.cli.campaign_commands import LEVELS, Folder, Model, opened, opened_to_read, say, told
-from starlearn.cli.environment_command import show_machine
 from starlearn.errors import InputError
 
 app = typer.Typer()
@@ -67,7 +66,9 @@ def doctor(
         with told(Path()):
             if fix or restore or source is not None:
                 raise InputError("Say which campaign: starlearn doctor FOLDER --fix (or --restore)")
-            if not show_machine(Path.cwd(), model, as_json):
+            from starlearn.cli.environment import show_environment
+
+            if not show_environment(Path.cwd(), model, as_json):
                 raise typer.Exit(DAMAGED)
         return
     if model is not None:

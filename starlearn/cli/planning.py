@@ -1,26 +1,25 @@
-"""What scoring a pool will take in time and money, before a machine is rented: a cost model.
+"""Cost model: expected time and price of scoring a pool, before a machine is rented.
 
-Every figure of a plan is one of three kinds, and says which: given by the user, measured with this
-package on a CPU, or assumed (data sheets and list prices). Nothing here was measured on a GPU.
+Every number of a plan is given by the user, measured with this package on a CPU, or assumed from
+data sheets and list prices. The plan states which. No number was measured on a GPU.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from starlearn.errors import InputError
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a worker computes on."""
+    """The accelerator of a worker."""
 
     name: str
     flops: float
-    """Peak of dense 16-bit products, in floating-point operations a second. Assumed: data sheet."""
+    """Peak of dense 16-bit products, in operations per second. Assumed: data sheet."""
     memory_gb: float
     price: float
-    """US dollars an hour. Assumed: a round figure of the market, which moves."""
+    """US dollars per hour. Assumed: a rounded market price, which changes."""
 
 
 DEVICES = {
@@ -34,32 +33,32 @@ DEVICES = {
     )
 }
 UTILISATION = 0.25
-"""Share of the peak that 4-bit weights leave in a forward pass. Assumed."""
+"""Share of the peak that a forward pass with 4-bit weights reaches. Assumed."""
 LOADED = 1e9
-"""Bytes a second at which a worker reads a model from storage. Assumed."""
+"""Bytes per second at which a worker reads a model from storage. Assumed."""
 STORED = 500e6
-"""Bytes a second that storage takes, all workers together. Assumed."""
+"""Bytes per second that storage writes, for all workers together. Assumed."""
 START = 9.0
-"""Seconds of CPU until workers have imported what they need and the driver has handed work out.
-Measured on a CPU; where more processes start than there are cores, each waits for its turn."""
+"""CPU seconds until the workers have imported their libraries and received work. Measured on a CPU.
+It takes longer where more processes start than there are cores."""
 DRIVER, DRIVER_TOKEN = 6e-6, 0.04e-6
-"""Seconds of the driver for an item, and for a token of it: to read and check it, to name its
-chunk, and to leave it there. Measured on a CPU."""
+"""Seconds of the driver per item, and per token of an item: to read, check and write it to its
+chunk. Measured on a CPU."""
 PROMPT, TOKEN = 55e-6, 0.65e-6
-"""Seconds of a worker to make an item a prompt, and for a token of it. Measured on a CPU."""
+"""Seconds of a worker per item, and per token, to make a prompt. Measured on a CPU."""
 CHUNK = 8e-3
-"""Seconds for a chunk besides its items: Ray's task and its files. Measured on a CPU, with the
-worker's part in it: an upper bound for the driver."""
+"""Seconds per chunk, besides its items: Ray's task and files. Measured on a CPU; it includes the
+worker's part, so it is an upper bound for the driver."""
 MERGE = 1.0e-6
-"""Seconds to rank, mix and choose, for an item. Measured on a CPU."""
+"""Seconds per item to rank, mix and select. Measured on a CPU."""
 TEXT_BYTES = 2
-"""Bytes of a token of an item's text in a chunk that waits. Measured: 1.7 to 2.6 a word."""
+"""Bytes per token of the text in a waiting chunk. Measured: 1.7 to 2.6 per word."""
 SCORE_BYTES = 95
-"""Bytes of an item's scores in the files of its chunk, four choices. Measured."""
+"""Bytes per item of the scores in a chunk's files, with four choices. Measured."""
 COLUMN_BYTES = 64
-"""Bytes of an item's scores in the driver's columns, which lie in files."""
+"""Bytes per item of the scores in the driver's columns, which are files."""
 WAITING_BYTES = 600
-"""Bytes of the driver's memory for a chunk that waits."""
+"""Bytes of the driver's memory per waiting chunk."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,13 @@ class Job:
     Parameters
     ----------
     items : int
-        m.
+        m, the size of the pool.
     tokens : float
-        Mean length of a prompt.
+        Mean length of a prompt in tokens.
     passes : int
-        K; the base model's pass comes on top.
+        K; the base model's pass is added.
     parameters : float
-        Of the model.
+        Number of parameters of the model.
     chunk : int
         Items that are scored at a time.
     """
@@ -94,57 +93,57 @@ class Job:
 
 @dataclass(frozen=True)
 class CostPlan:
-    """Where the time of a query goes, in seconds, and what it costs."""
+    """The time of each step of a query, in seconds, and its price."""
 
     prepare: float
-    """The driver reads the pool and cuts it into chunks, before workers start."""
+    """The driver splits the pool into chunks, before workers start."""
     start: float
     score: float
-    """Workers score: as long as the one with most chunks takes."""
+    """Scoring by the worker with the most chunks."""
     driver: float
-    """The driver takes chunks in, while workers score."""
+    """The driver receives chunks, while workers score."""
     storage: float
     """Files are written, while workers score."""
     merge: float
-    """Ranking, mixing, choosing."""
+    """Ranking, mixing and selecting."""
     work: float
-    """Scoring alone, by one worker."""
+    """Scoring of the whole pool by one worker."""
     workers: int
     price: float | None
 
     @property
     def seconds(self) -> float:
-        """All of it."""
+        """Total time."""
         during = max(self.score, self.driver, self.storage)
         return self.prepare + self.start + during + self.merge
 
     @property
     def money(self) -> float | None:
-        """US dollars for all workers over the whole time."""
+        """Price of all workers for the total time, in US dollars."""
         return None if self.price is None else self.price * self.workers * self.seconds / 3600
 
     @property
     def share(self) -> float:
-        """Share of their rented time in which workers score."""
+        """Share of the workers' time that is scoring."""
         return self.work / (self.workers * self.seconds)
 
     @property
     def limit(self) -> str:
-        """What most of the rest of the time goes to."""
+        """The step that takes most of the time that is not scoring."""
         rest = {
             "driver (preparing chunks)": self.prepare,
             "start of workers": self.start,
-            "driver (taking chunks in)": self.driver,
+            "driver (receiving chunks)": self.driver,
             "storage": self.storage,
             "merge": self.merge,
-            "number of chunks (some workers have none, or one less)": self.score
+            "number of chunks (some workers have fewer than others)": self.score
             - self.work / self.workers,
         }
         return max(rest, key=lambda name: rest[name])
 
 
 def tokens_per_second(job: Job, device: Device) -> float:
-    """Return the assumed rate of one device: tokens of one pass a second, 2 operations a weight."""
+    """Return the assumed tokens per second of one pass on a device: 2 operations per weight."""
     return device.flops * UTILISATION / (2 * job.parameters)
 
 
@@ -155,33 +154,29 @@ def plan(
     *,
     price: float | None = None,
     distributed: bool = True,
-    trained: bool = True,
 ) -> CostPlan:
-    """Tell what a query of a pool will take.
+    """Return the expected time and price of a query.
 
     Parameters
     ----------
     job : Job
     rate : float
-        Tokens of one pass that one worker computes in a second: assumed
-        (:func:`tokens_per_second`) or measured (:func:`measured_rate`).
+        Tokens per second of one pass on one worker: assumed (:func:`tokens_per_second`) or
+        measured (:func:`measured_rate`).
     workers : int
     price : float, optional
-        US dollars an hour of one worker.
+        US dollars per hour of one worker.
     distributed : bool
-        Whether chunks go to workers of a cluster, or are scored in one process.
-    trained : bool
-        Whether there is an adapter; before it, the base model's pass is all.
+        Whether the workers of a cluster score the chunks, instead of one process.
 
     Returns
     -------
     CostPlan
     """
     if workers < 1 or not rate > 0:
-        raise InputError(f"A plan needs workers and a rate above 0, got {workers} and {rate}.")
+        raise InputError(f"workers must be at least 1 and rate above 0, got {workers} and {rate}.")
     chunks = math.ceil(job.items / job.chunk)
-    passes = job.passes + 1 if trained else 1
-    item = PROMPT + job.tokens * (TOKEN + passes / rate)
+    item = PROMPT + job.tokens * (TOKEN + (job.passes + 1) / rate)
     work, prepare = job.items * item, job.items * (DRIVER + job.tokens * DRIVER_TOKEN)
     if not distributed:
         return CostPlan(prepare, 0, work, 0, 0, job.items * MERGE, work, 1, price)
@@ -201,12 +196,12 @@ def plan(
 
 
 def measured_rate(items_per_second: float, tokens: float, passes: int) -> float:
-    """Turn what `learner.estimate` says of a fitted learner into tokens of one pass a second."""
+    """Return tokens per second of one pass, from the items per second of `learner.estimate`."""
     return items_per_second * tokens * (passes + 1)
 
 
 def stops_scaling(job: Job, rate: float, most: int = 100_000) -> int:
-    """Return how many workers there can be before more than half of the time is not scoring."""
+    """Return the largest number of workers that still score in half of their time."""
     low, high = 1, most
     while low < high:
         middle = (low + high + 1) // 2
@@ -217,36 +212,31 @@ def stops_scaling(job: Job, rate: float, most: int = 100_000) -> int:
     return low
 
 
-def table(job: Job, rate: float, workers: Sequence[int], items: Sequence[int]) -> list[CostPlan]:
-    """Work out plans for other numbers of items and workers: all pairs, items first."""
-    return [plan(replace(job, items=m), rate, count) for m in items for count in workers]
-
-
 def assumptions(job: Job, device: Device | None, rate: float, price: float | None) -> list[str]:
-    """Say, a line each, what a plan rests on."""
+    """Return the assumptions of a plan, one line each."""
     lines = [
-        f"one pass computes {rate:,.0f} tokens a second on a worker: "
+        f"one pass computes {rate:,.0f} tokens per second on a worker: "
         + (
             "given"
             if device is None
             else f"ASSUMED, {UTILISATION:.0%} of {device.name}'s {device.flops / 1e12:.0f} TFLOP/s "
-            f"(data sheet) at 2 x {job.parameters:,.0f} operations a token; not measured on a GPU"
+            f"(data sheet) at 2 x {job.parameters:,.0f} operations per token; not measured on a GPU"
         ),
-        f"an item takes {job.passes} passes and one of the base model, {job.tokens:g} tokens each",
-        f"the driver takes {DRIVER * 1e6:.0f} us an item, {DRIVER_TOKEN * 1e6:.2f} us a token and "
-        f"{CHUNK * 1e3:.0f} ms a chunk of {job.chunk}; merging {MERGE * 1e6:.1f} us an item: "
-        "measured on a CPU",
-        f"workers make prompts in {PROMPT * 1e6:.0f} us an item and {TOKEN * 1e6:.2f} us a token: "
-        "measured on a CPU",
-        f"workers start in {START:.0f} s (measured on a CPU) and read 0.55 bytes a weight at "
-        f"{LOADED / 1e9:.0f} GB/s; storage takes {STORED / 1e6:.0f} MB/s: ASSUMED",
+        f"an item needs {job.passes} passes and one of the base model, {job.tokens:g} tokens each",
+        f"the driver needs {DRIVER * 1e6:.0f} us per item, {DRIVER_TOKEN * 1e6:.2f} us per token "
+        f"and {CHUNK * 1e3:.0f} ms per chunk of {job.chunk}; merging takes {MERGE * 1e6:.1f} us "
+        "per item: measured on a CPU",
+        f"workers make prompts in {PROMPT * 1e6:.0f} us per item and {TOKEN * 1e6:.2f} us per "
+        "token: measured on a CPU",
+        f"workers start in {START:.0f} s (measured on a CPU) and read 0.55 bytes per weight at "
+        f"{LOADED / 1e9:.0f} GB/s; storage writes {STORED / 1e6:.0f} MB/s: ASSUMED",
         f"the driver holds {COLUMN_BYTES * job.items / 1e9:,.1f} GB of columns in temporary files "
         f"and {WAITING_BYTES * math.ceil(job.items / job.chunk) / 1e6:,.0f} MB of waiting chunks "
         "in memory",
     ]
     if price is not None:
         kind = "given" if device is None or price != device.price else "ASSUMED"
-        lines.append(f"a worker costs {price:g} US dollars an hour: {kind}")
+        lines.append(f"a worker costs {price:g} US dollars per hour: {kind}")
     if device is not None and job.parameters * 0.55 > device.memory_gb * 1e9:
         lines.append(f"WARNING: the weights alone do not fit into {device.memory_gb:.0f} GB")
     return lines

@@ -1,15 +1,15 @@
-"""starlearn study: run a study of tasks, arms and seeds, or report one that has run."""
+"""starlearn study: run a study of tasks, arms and seeds, or report a finished one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from starlearn.console import make_console, plain, told_plainly
+from starlearn.console import exit_on_error, make_console, plain
 from starlearn.errors import InputError, listed
 
 if TYPE_CHECKING:
-    from starlearn.evaluate.study import Progress
+    from starlearn.evaluate.study import StudyProgress
 
 app = typer.Typer()
 
@@ -20,13 +20,13 @@ def study(
         Path | None, typer.Argument(help="The study, a TOML file.", show_default=False)
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder of the lines, one a finished run; kept and added to.")
+        Path, typer.Option(help="Folder of the results: one line per finished run, added to.")
     ] = Path("runs/study"),
     processes: Annotated[
-        int, typer.Option(help="Runs at a time, one thread each.", min=1, max=1024)
+        int, typer.Option(help="Number of runs at a time, one thread each.", min=1, max=1024)
     ] = 1,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be run, and how long it takes.")
+        bool, typer.Option("--dry-run", help="List the missing runs and their expected time.")
     ] = False,
     verify: Annotated[
         bool,
@@ -36,28 +36,28 @@ def study(
         list[str] | None,
         typer.Option(
             metavar="NAME=FOLDER",
-            help="What ${NAME} in the study stands for; repeat it. Else the environment's.",
+            help="Value of ${NAME} in the study, before the environment; can be repeated.",
         ),
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write study.html, .md and .png from the lines here."),
+        typer.Option(metavar="FOLDER", help="Write study.html, .md and .png for this folder."),
     ] = None,
 ) -> None:
-    """Ask whether choosing saves labels: every arm of every task with every seed, resumable.
+    """Measure whether a strategy saves labels: every arm of every task with every seed.
 
-    Stopped with Ctrl-C, it goes on where it was when the same command is typed again. A changed
-    setting starts runs of its own; nothing is mixed. Exit code 1: some runs failed.
-    After an update, --verify tells whether new runs may stand beside the old ones.
+    Interrupted with Ctrl-C? Run the same command again to resume. Runs with changed settings are
+    not mixed with earlier ones. Exit code 1: some runs failed. After an update, --verify checks
+    that new runs are comparable with the finished ones.
     """
-    kept = f"Finished runs are kept in {out}: type the same command again to go on."
-    with told_plainly(lambda: kept):
+    advice = f"Finished runs are kept in {out}: run the same command again to resume."
+    with exit_on_error(lambda: advice):
         if (file is None) == (report is None):
-            raise InputError("give a study to run (STUDY.toml), or --report FOLDER; one of them")
+            raise InputError("give either a study to run (STUDY.toml), or --report FOLDER")
         if report is not None:
             _report(report)
         elif file is not None:
-            _run(file, out, processes, dry_run, verify, places(where or []))
+            _run(file, out, processes, dry_run, verify, name_folders(where or []))
 
 
 def _report(folder: Path) -> None:
@@ -78,13 +78,13 @@ def _run(
     done, total = len(progress.finished), len(progress.runs)
     console.print(plain(f"{found.name}: {done} of {total} runs are finished in {out}"))
     if dry_run:
-        _foretell(progress, processes)
+        _show_expected(progress, processes)
         return
     if verify:
         _verify(progress)
         return
 
-    def tell(line: dict[str, Any]) -> None:
+    def show(line: dict[str, Any]) -> None:
         nonlocal done
         done += not line.get("error")
         outcome = line.get("error") or f"AULC {line['aulc']:.4f}, {line['seconds']:.0f} s"
@@ -95,30 +95,30 @@ def _run(
     def note(text: str) -> None:
         console.print(plain(f"Note: {text}"))
 
-    failed = failures(run_study(found, out, processes=processes, note=note, on_line=tell))
+    failed = failures(run_study(found, out, processes=processes, note=note, on_line=show))
     if failed:
-        console.print(plain(f"{len(failed)} runs failed; the same command tries them again:"))
+        console.print(plain(f"{len(failed)} runs failed. The same command tries them again:"))
         for line in failed[:20]:
             console.print(plain(f"  {line}"))
         raise typer.Exit(1)
-    console.print(plain(f"All {total} runs are there. Next: starlearn study --report {out}"))
+    console.print(plain(f"All {total} runs are finished. Next: starlearn study --report {out}"))
 
 
-def _verify(progress: "Progress") -> None:
+def _verify(progress: "StudyProgress") -> None:
     from starlearn.evaluate.study import verified
 
     run, differences = verified(progress)
     name = f"{run.task.name}, {run.arm}, seed {run.seed}"
     if differences:
         raise InputError(
-            f"{name}: played again it differs in {listed(differences)}. Another machine, another "
-            "version or changed code computes other numbers: do not add to these lines; give "
+            f"{name}: played again, it differs in {listed(differences)}. Another machine, another "
+            "version or changed code computes other numbers: do not add to these lines; use "
             "another --out."
         )
-    make_console().print(plain(f"{name}: played again it is the same, but for its times."))
+    make_console().print(plain(f"{name}: played again, it is the same, except for its times."))
 
 
-def _foretell(progress: "Progress", processes: int) -> None:
+def _show_expected(progress: "StudyProgress", processes: int) -> None:
     from starlearn.evaluate.study import expected
 
     console = make_console()
@@ -131,15 +131,15 @@ def _foretell(progress: "Progress", processes: int) -> None:
     console.print(
         plain(
             f"{len(progress.missing)} runs to go: about {hours:.1f} h on {processes} "
-            f"process{'es' if processes > 1 else ''} (from {found.measured or 'nothing to run'})"
+            f"process{'es' if processes > 1 else ''} (from {found.measured or 'no run'})"
         )
     )
 
 
-def places(given: list[str]) -> dict[str, str]:
-    """Read NAME=FOLDER pairs; raise InputError for one that is none."""
-    pairs = [text.partition("=") for text in given]
-    wrong = [text for text, (_, _, place) in zip(given, pairs, strict=True) if not place]
+def name_folders(pairs: list[str]) -> dict[str, str]:
+    """Return the folders of NAME=FOLDER pairs by name; raise InputError for another text."""
+    parts = [text.partition("=") for text in pairs]
+    wrong = [text for text, (_, _, folder) in zip(pairs, parts, strict=True) if not folder]
     if wrong:
         raise InputError(f"--where takes NAME=FOLDER, got {wrong[0]!r}")
-    return {name: place for name, _, place in pairs}
+    return {name: folder for name, _, folder in parts}

@@ -1,4 +1,4 @@
-"""GSM8K, BoolQ and OpenBookQA, from a folder or from the hub: items, labels and their task."""
+"""GSM8K, BoolQ and OpenBookQA, from a folder or from the hub: items, labels and task."""
 
 import re
 from collections.abc import Callable
@@ -18,23 +18,23 @@ NOT_A_WORD = re.compile(r"[\W_]+")
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One of the paper's data sets, in one form whether it came from a folder or from the hub.
+    """One of the paper's data sets, in the same form from a folder and from the hub.
 
     Attributes
     ----------
     name : str
         "gsm8k", "boolq" or "openbookqa".
     train_items, test_items : list of dict
-        Each with the one field ``question``, the whole question in the prompt form of the paper.
+        Each has one field, ``question``: the whole question in the prompt form of the paper.
     train_labels, test_labels : list of str
-        GSM8K: the worked solution, which ends in "#### number" (no thousands commas in that
-        number, calculator annotations such as ``<<48/2=24>>`` left in). BoolQ: "true" or
-        "false". OpenBookQA: "A" to "D".
+        GSM8K: the worked solution, which ends in "#### number" without thousands commas; it keeps
+        calculator annotations such as ``<<48/2=24>>``. BoolQ: "true" or "false". OpenBookQA: "A"
+        to "D".
     task : ChoiceTask or GenerationTask
-        Prompt and answers, ready for a learner.
+        The prompt and the answers, for a learner.
     leaked_test_rows : list of int
-        Test rows whose question also stands in train, up to punctuation, case and the order of
-        the options. They are kept: report the accuracy with and without them.
+        Test rows whose question is also in train, up to punctuation, case and the order of the
+        options. They are kept: report the accuracy with and without them.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a benchmark comes from, and how one of its rows becomes an item and a label."""
+    """Origin of a benchmark, and the conversion of its rows to items and labels."""
 
     folder: str
     hub: tuple[str, ...]
@@ -64,11 +64,11 @@ def load_benchmark(name: str, folder: str | Path | None = None) -> Benchmark:
     Parameters
     ----------
     name : {"gsm8k", "boolq", "openbookqa"}
-        Which one.
+        The data set.
     folder : str or path, optional
-        A folder with ``train.jsonl`` and ``test.jsonl`` of rows ``{"question", "answer"}``, or
-        the folder above it, which holds ``GSM8K/``, ``BoolQ/`` and ``OBQA/``. Without it the set
-        comes from the hub through ``datasets.load_dataset``.
+        A folder with ``train.jsonl`` and ``test.jsonl`` of rows ``{"question", "answer"}``, or its
+        parent, which has ``GSM8K/``, ``BoolQ/`` and ``OBQA/``. Without it, the data set is loaded
+        from the hub with ``datasets.load_dataset``.
 
     Returns
     -------
@@ -78,8 +78,8 @@ def load_benchmark(name: str, folder: str | Path | None = None) -> Benchmark:
     Raises
     ------
     InputError
-        When the name is unknown, a file is missing or a row is not of the expected form, and
-        when the hub cannot be reached.
+        When the name is unknown, a file is missing, a row does not have the expected form, or the
+        hub cannot be reached.
     """
     if name not in SOURCES:
         raise InputError(f"unknown benchmark {name!r}; choose one of {', '.join(SOURCES)}")
@@ -87,8 +87,8 @@ def load_benchmark(name: str, folder: str | Path | None = None) -> Benchmark:
     if folder is None:
         train, test = (from_hub(name, source, split) for split in ("train", source.test_split))
     else:
-        home = home_of(source.folder, Path(folder))
-        train, test = (from_file(source, home / f"{split}.jsonl") for split in ("train", "test"))
+        folder = folder_of(source.folder, Path(folder))
+        train, test = (from_file(source, folder / f"{split}.jsonl") for split in ("train", "test"))
     seen = {content_key(text) for text, _ in train}
     return Benchmark(
         name,
@@ -101,14 +101,14 @@ def load_benchmark(name: str, folder: str | Path | None = None) -> Benchmark:
     )
 
 
-def home_of(name: str, folder: Path) -> Path:
-    """Give the folder that holds train.jsonl and test.jsonl: this one, or the one named in it."""
-    for home in (folder / name, folder):
-        if (home / "train.jsonl").is_file() and (home / "test.jsonl").is_file():
-            return home
+def folder_of(name: str, folder: Path) -> Path:
+    """Return the folder with train.jsonl and test.jsonl: `folder`, or its folder of this name."""
+    for found in (folder / name, folder):
+        if (found / "train.jsonl").is_file() and (found / "test.jsonl").is_file():
+            return found
     raise InputError(
-        f"no train.jsonl and test.jsonl in {folder} or in {folder / name}; give the folder that "
-        f"holds them, or leave it out to load the set from the hub"
+        f"no train.jsonl and test.jsonl in {folder} or in {folder / name}; give the folder with "
+        f"these files, or leave it out to load the data set from the hub"
     )
 
 
@@ -135,13 +135,13 @@ def from_hub(name: str, source: Source, split: str) -> list[tuple[str, str]]:
 
 
 def content_key(question: str) -> tuple[str, ...]:
-    """Reduce a question to what it asks: words only, its lines (so its options) in one order."""
+    """Return the words of a question, with its lines (and so its options) sorted."""
     lines = (NOT_A_WORD.sub(" ", line).strip() for line in OPTIONS.sub("", question).splitlines())
     return tuple(sorted(line.casefold() for line in lines if line))
 
 
 def gsm8k_task() -> GenerationTask:
-    """Make the task of GSM8K: worked solutions, scored by the number after "####"."""
+    """Return the task of GSM8K: worked solutions, scored by the number after "####"."""
     return GenerationTask(
         "{question}\nAnswer:",
         max_new_tokens=256,
@@ -150,17 +150,17 @@ def gsm8k_task() -> GenerationTask:
 
 
 def boolq_task() -> ChoiceTask:
-    """Make the task of BoolQ, in the words of the paper's targets."""
+    """Return the task of BoolQ, in the words of the paper's targets."""
     return ChoiceTask("{question}\n\nthe correct answer is", choices=["false", "true"])
 
 
 def openbookqa_task() -> ChoiceTask:
-    """Make the task of OpenBookQA: one letter of four."""
+    """Return the task of OpenBookQA: one letter of four."""
     return ChoiceTask("{question}", choices=["A", "B", "C", "D"])
 
 
 def gsm8k_row(row: Row) -> tuple[str, str]:
-    """Take a question and its worked solution; thousands commas leave the final number."""
+    """Return a question and its solution, whose final number has no thousands commas."""
     solution, count = FINAL_NUMBER.subn(
         lambda found: found[1] + found[2].replace(",", ""), text_of(row, "answer")
     )
@@ -170,12 +170,12 @@ def gsm8k_row(row: Row) -> tuple[str, str]:
 
 
 def boolq_row(row: Row) -> tuple[str, str]:
-    """Take a rendered question, and true or false from "the correct answer is true"."""
+    """Return a rendered question, and true or false from "the correct answer is true"."""
     return text_of(row, "question"), last_word(row, ("true", "false"))
 
 
 def boolq_hub_row(row: Row) -> tuple[str, str]:
-    """Render a question of google/boolq (closed book, without its passage)."""
+    """Return a rendered question of google/boolq (closed book, without its passage)."""
     if not isinstance(row["answer"], bool):
         raise ValueError(f"the answer must be true or false, got {row['answer']!r}")
     question = text_of(row, "question").removesuffix("?")
@@ -184,15 +184,15 @@ def boolq_hub_row(row: Row) -> tuple[str, str]:
 
 
 def openbookqa_row(row: Row) -> tuple[str, str]:
-    """Bring a rendered question to one form, "AnswerA: text", and take the letter."""
+    """Return a rendered question with options "AnswerA: text", and the letter of the answer."""
     question = OPTIONS.sub(r"Answer\1: ", text_of(row, "question").rstrip())
     if len(OPTIONS.findall(question)) < 4:
-        raise ValueError("fewer than four lines that begin with AnswerA to AnswerD")
+        raise ValueError("fewer than four lines begin with AnswerA to AnswerD")
     return question, last_word(row, ("A", "B", "C", "D"))
 
 
 def openbookqa_hub_row(row: Row) -> tuple[str, str]:
-    """Render a question of allenai/openbookqa with its four options."""
+    """Return a rendered question of allenai/openbookqa with its four options."""
     letters, options = row["choices"]["label"], row["choices"]["text"]
     lines = [f"Answer{letter}: {option}" for letter, option in zip(letters, options, strict=True)]
     question = "\n".join([text_of(row, "question_stem"), *lines, "The correct answer is"])
@@ -200,7 +200,7 @@ def openbookqa_hub_row(row: Row) -> tuple[str, str]:
 
 
 def last_word(row: Row, allowed: tuple[str, ...]) -> str:
-    """Return the last word of the answer when it is one of those allowed."""
+    """Return the last word of the answer, which must be an allowed one."""
     word = text_of(row, "answer").split()[-1].rstrip(".")
     if word not in allowed:
         raise ValueError(f"the answer must end in one of {', '.join(allowed)}, got {word!r}")

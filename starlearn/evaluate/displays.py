@@ -1,23 +1,51 @@
-"""Figures of a study, as scikit-learn style displays: make one from results, then plot it."""
+"""Figures as scikit-learn style displays: make one from results or values, then plot it."""
 
+import io
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from starlearn.console import plain
+from starlearn.evaluate.arms import arm_title
 from starlearn.evaluate.results import REFERENCE, TaskResults
-from starlearn.evaluate.run_report import STYLES, as_plot_text, new_figure
-from starlearn.evaluate.statistics import MARGIN, Contrast, mean_interval
+from starlearn.evaluate.statistics import MARGIN, Contrast, mean_interval, reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Values = NDArray[np.float64]
 
+STYLES = ("-", "--", "-.", ":")
+COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
+"""Colours of skills and classes, without the grey C7: grey is for all others together."""
+LONGEST_NAME = 40
+
+
+def new_figure() -> "Figure":
+    """Return a figure outside pyplot's global state; it needs no screen."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(6.4, 4.0), layout="constrained")
+
+
+def as_plot_text(text: str) -> str:
+    """Return a text that matplotlib shows as it is: no formula, not hidden from the legend."""
+    return plain(text).replace("$", r"\$").lstrip("_")
+
+
+def png(figure: "Figure", dpi: int) -> bytes:
+    """Return a figure as a PNG."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=dpi)
+    return image.getvalue()
+
 
 class Display:
-    """What all displays share: axes that are given, or new ones outside pyplot's global state.
+    """Base class of the displays, which draw on given axes or on those of a new figure.
 
     Attributes
     ----------
@@ -32,46 +60,77 @@ class Display:
 
 
 class LearningCurves(Display):
-    """Mean test accuracy by the number of labels, with a 95 % interval of the mean.
+    """Test accuracy, or another metric, by the number of labels: one line per curve.
 
     Parameters
     ----------
-    n_labels : sequence of int, length R
-    accuracy : mapping of str to ndarray of shape (seeds, R)
-        By arm.
+    curves : mapping of str to sequence of (int, float or sequence of float)
+        Points of each curve by its name: the number of labels, and the value, or the values of
+        several seeds. NaN values are left out.
+    label : str
+        Name of the metric.
+
+    Attributes
+    ----------
+    lines_ : list
+        The matplotlib lines, after `plot`.
     """
 
-    def __init__(self, n_labels: Sequence[int], accuracy: Mapping[str, Values]) -> None:
-        self.n_labels = n_labels
-        self.accuracy = accuracy
+    def __init__(
+        self, curves: Mapping[str, Sequence[tuple[float, Any]]], label: str = "test accuracy"
+    ) -> None:
+        self.curves = curves
+        self.label = label
 
     @classmethod
-    def from_results(cls, results: TaskResults, arms: Sequence[str] | None = None) -> Self:
-        """Make the display of a task; None shows all arms."""
-        shown = results.arms if arms is None else arms
-        return cls(results.n_labels(), {arm: results.by_round(arm, "accuracy") for arm in shown})
+    def from_results(
+        cls,
+        results: TaskResults,
+        arms: Sequence[str] | None = None,
+        metric: str = "accuracy",
+        label: str = "test accuracy",
+    ) -> Self:
+        """Return the display of a task. `metric` is a key of a round's record; None is all arms."""
+        n_labels = results.n_labels()
+        curves = {
+            arm_title(arm): list(zip(n_labels, results.by_round(arm, metric).T, strict=True))
+            for arm in (results.arms if arms is None else arms)
+        }
+        return cls(curves, label)
 
     def plot(self, ax: "Axes | None" = None) -> Self:
-        """Draw one line an arm; a band needs at least two seeds."""
+        """Draw the mean of each curve, and its 95 % interval where there are several seeds."""
         ax = self._begin(ax)
-        for place, (arm, values) in enumerate(self.accuracy.items()):
-            style = STYLES[place % len(STYLES)]
-            label = f"{as_plot_text(arm)} ({len(values)} seeds)"
-            mean = values.mean(axis=0)
-            line = ax.plot(self.n_labels, mean, style, marker="o", markersize=4, label=label)[0]
-            if len(values) > 1:
-                bounds = np.array([mean_interval(column) for column in values.T])
-                ax.fill_between(self.n_labels, *bounds.T, alpha=0.15, color=line.get_color())
-        ax.set(xlabel="labels bought", ylabel="test accuracy", ylim=(0, 1.02))
+        self.lines_ = []
+        for number, (name, points) in enumerate(self.curves.items()):
+            values = [(n, np.atleast_1d(np.asarray(value, float))) for n, value in points]
+            values = [(n, kept) for n, value in values if len(kept := value[~np.isnan(value)])]
+            n_labels = [n for n, _ in values]
+            n_seeds = max((len(value) for _, value in values), default=0)
+            (line,) = ax.plot(
+                n_labels,
+                [value.mean() for _, value in values],
+                STYLES[number % len(STYLES)],
+                marker="o",
+                markersize=4,
+                label=as_plot_text(name) + (f" ({n_seeds} seeds)" if n_seeds > 1 else ""),
+            )
+            self.lines_.append(line)
+            if n_seeds > 1 and all(len(value) > 1 for _, value in values):
+                low, high = zip(*(mean_interval(value) for _, value in values), strict=True)
+                ax.fill_between(n_labels, low, high, alpha=0.15, color=line.get_color())
+        ax.set(xlabel="labels bought", ylabel=self.label)
+        if self.label == "test accuracy":
+            ax.set_ylim(0, 1.02)
         ax.grid(alpha=0.3)
         ax.legend(loc="lower right", fontsize="small")
         return self
 
 
 class AulcForest(Display):
-    """Differences of AULC with 95 % intervals, one row a contrast, and the margin set beforehand.
+    """Differences of AULC with 95 % intervals, one row per contrast, and the margin.
 
-    What all rows have in common, the task and the arm they are compared with, is said once.
+    The task, and the arm that others are compared with, are named once where all rows share them.
 
     Parameters
     ----------
@@ -83,7 +142,7 @@ class AulcForest(Display):
 
     @classmethod
     def from_results(cls, results: Sequence[TaskResults], against: str = REFERENCE) -> Self:
-        """Make the display of all arms of all tasks against one arm."""
+        """Return the display of all arms of all tasks against one arm."""
         return cls([one for task in results for one in task.contrasts(against)])
 
     def plot(self, ax: "Axes | None" = None) -> Self:
@@ -101,13 +160,13 @@ class AulcForest(Display):
         against = {one.against for one in self.contrasts}
         names = [
             (f"{one.task}: " if len(tasks) > 1 else "")
-            + one.arm
-            + (f" - {one.against}" if len(against) > 1 else "")
+            + arm_title(one.arm)
+            + (f" - {arm_title(one.against)}" if len(against) > 1 else "")
             + f" ({len(one.seeds)})"
             for one in self.contrasts
         ]
         ax.set_yticks(rows, [as_plot_text(name) for name in names], fontsize="small")
-        other = against.pop() if len(against) == 1 else "another arm"
+        other = arm_title(against.pop()) if len(against) == 1 else "another arm"
         ax.set_xlabel(as_plot_text(f"AULC minus {other}, paired seeds"))
         if len(tasks) == 1:
             ax.set_title(as_plot_text(tasks.pop()))
@@ -115,65 +174,70 @@ class AulcForest(Display):
 
 
 class ReliabilityDiagram(Display):
-    """Accuracy by confidence after the last round; on the diagonal a model knows what it knows.
+    """Accuracy by confidence, one line per set of answers; a calibrated model is on the diagonal.
 
     Parameters
     ----------
-    bins : mapping of str to mapping of str to ndarray of shape (n_bins,)
-        By arm: count, confidence (sum) and correct (count).
+    bins : mapping of str to mapping of str to array-like of shape (n_bins,)
+        For each set of answers, by its name: the result of `statistics.reliability`.
+
+    Attributes
+    ----------
+    lines_ : list
+        The matplotlib lines, after `plot`.
     """
 
-    def __init__(self, bins: Mapping[str, Mapping[str, Values]]) -> None:
+    def __init__(self, bins: Mapping[str, Mapping[str, ArrayLike]]) -> None:
         self.bins = bins
 
     @classmethod
     def from_results(cls, results: TaskResults, arms: Sequence[str] | None = None) -> Self:
-        """Make the display of a task; the answers of all seeds go together."""
-        return cls({a: results.last_bins(a) for a in (results.arms if arms is None else arms)})
+        """Return the display of a task after its last round; seeds are pooled."""
+        shown = results.arms if arms is None else arms
+        return cls({arm_title(arm): results.last_bins(arm) for arm in shown})
+
+    @classmethod
+    def from_predictions(
+        cls, confidence: ArrayLike, right: ArrayLike, name: str = "answers"
+    ) -> Self:
+        """Return the display of q answers: their probabilities, and whether each is right."""
+        return cls({name: reliability(confidence, right)})
 
     def plot(self, ax: "Axes | None" = None) -> Self:
-        """Draw one line an arm; the size of a point tells how many answers are in its bin."""
+        """Draw one line per set; the area of a point is the share of answers in its bin."""
         ax = self._begin(ax)
-        ax.plot([0, 1], [0, 1], color="black", linewidth=0.8)
-        for place, (arm, bins) in enumerate(self.bins.items()):
-            kept = bins["count"] > 0
-            count = bins["count"][kept]
-            x, y = bins["confidence"][kept] / count, bins["correct"][kept] / count
-            line = ax.plot(x, y, STYLES[place % len(STYLES)], label=as_plot_text(arm))[0]
-            ax.scatter(x, y, s=5 + 100 * count / count.sum(), color=line.get_color())
-        ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+        ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
+        self.lines_ = []
+        for number, (name, bins) in enumerate(self.bins.items()):
+            count, confidence, correct = (
+                np.asarray(bins[key], float) for key in ("count", "confidence", "correct")
+            )
+            kept = count > 0
+            count = count[kept]
+            x, y = confidence[kept] / count, correct[kept] / count
+            (line,) = ax.plot(x, y, STYLES[number % len(STYLES)], label=as_plot_text(name))
+            ax.scatter(x, y, s=12 + 200 * count / count.sum(), color=line.get_color(), alpha=0.7)
+            self.lines_.append(line)
+        ax.set(xlabel="confidence", ylabel="accuracy", xlim=(-0.02, 1.03), ylim=(-0.02, 1.03))
+        ax.grid(alpha=0.3)
         ax.legend(loc="upper left", fontsize="small")
         return self
 
 
-class ConfidenceOnErrors(Display):
-    """How sure a model is where it is wrong, after the last round.
-
-    Parameters
-    ----------
-    bins : mapping of str to mapping of str to ndarray of shape (n_bins,)
-        As of :class:`ReliabilityDiagram`.
-    """
-
-    def __init__(self, bins: Mapping[str, Mapping[str, Values]]) -> None:
-        self.bins = bins
-
-    @classmethod
-    def from_results(cls, results: TaskResults, arms: Sequence[str] | None = None) -> Self:
-        """Make the display of a task; the errors of all seeds go together."""
-        return cls(ReliabilityDiagram.from_results(results, arms).bins)
+class ConfidenceOnErrors(ReliabilityDiagram):
+    """Distribution of the confidence of wrong answers, one line per set of answers."""
 
     def plot(self, ax: "Axes | None" = None) -> Self:
-        """Draw the density of errors by confidence, one line an arm."""
+        """Draw the density of errors by confidence."""
         ax = self._begin(ax)
-        for place, (arm, bins) in enumerate(self.bins.items()):
-            errors = bins["count"] - bins["correct"]
+        for number, (name, bins) in enumerate(self.bins.items()):
+            errors = np.subtract(bins["count"], bins["correct"])
             if errors.sum() == 0:
                 continue
             edges = np.linspace(0, 1, len(errors) + 1)
             density = errors / errors.sum() * len(errors)
-            label = f"{as_plot_text(arm)} ({errors.sum():.0f} errors)"
-            ax.stairs(density, edges, linestyle=STYLES[place % len(STYLES)], label=label)
+            label = f"{as_plot_text(name)} ({errors.sum():.0f} errors)"
+            ax.stairs(density, edges, linestyle=STYLES[number % len(STYLES)], label=label)
         ax.set(xlabel="confidence of a wrong answer", ylabel="density", xlim=(0, 1))
         if ax.get_legend_handles_labels()[0]:
             ax.legend(loc="upper left", fontsize="small")
@@ -195,8 +259,8 @@ class ScoreCorrelations(Display):
 
     @classmethod
     def from_results(cls, results: TaskResults, arm: str) -> Self:
-        """Make the display of one arm: the mean of its seeds' matrices."""
-        return cls(results.correlations(arm), f"{results.name}: {arm}")
+        """Return the display of one arm: the mean matrix over its seeds."""
+        return cls(results.correlations(arm), f"{results.name}: {arm_title(arm)}")
 
     def plot(self, ax: "Axes | None" = None) -> Self:
         """Draw the matrix with its numbers."""
@@ -213,78 +277,91 @@ class ScoreCorrelations(Display):
 
 
 class MixByRound(Display):
-    """What each batch was made of: shares of the skills, or of the classes.
+    """Shares of the skills, or of the classes, in each round: one stacked bar per round.
 
     Parameters
     ----------
     shares : mapping of str to ndarray of shape (R,)
+        By skill or class.
     title : str
-    most : int
-        So many names are shown, the others go together.
+    rounds : sequence of length R, optional
+        Numbers of the rounds; 0, 1, ... by default.
+
+    Attributes
+    ----------
+    bars_ : list
+        The matplotlib bars of each name, after `plot`.
     """
 
-    def __init__(self, shares: Mapping[str, Values], title: str = "", most: int = 9) -> None:
+    def __init__(
+        self, shares: Mapping[str, Values], title: str = "", rounds: Sequence[int] | None = None
+    ) -> None:
         self.shares = shares
         self.title = title
-        self.most = most
+        self.rounds = rounds
 
     @classmethod
     def from_results(cls, results: TaskResults, arm: str) -> Self:
-        """Make the display of one arm."""
-        return cls(results.mix(arm), f"{results.name}: {arm}")
+        """Return the display of one arm."""
+        return cls(results.mix(arm), f"{results.name}: {arm_title(arm)}")
 
-    def plot(self, ax: "Axes | None" = None) -> Self:
-        """Draw stacked bars, the initial batch first."""
+    @classmethod
+    def from_counts(cls, counts: Mapping[int, Mapping[str, int]], title: str = "") -> Self:
+        """Return the display of the counts of each round; rounds without a count are left out."""
+        kept = {number: count for number, count in counts.items() if sum(count.values())}
+        return cls(
+            {
+                name: np.array([c.get(name, 0) / sum(c.values()) for c in kept.values()])
+                for name in sorted({name for count in kept.values() for name in count})
+            },
+            title,
+            list(kept),
+        )
+
+    def plot(
+        self, ax: "Axes | None" = None, names: Sequence[str] | None = None, *, legend: bool = True
+    ) -> Self:
+        """Draw the bars.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+        names : sequence of str, optional
+            At most 9 names with their own colour; two displays with the same names have the same
+            colours. By default the most frequent ones. All others are one grey bar.
+        legend : bool
+        """
         ax = self._begin(ax)
-        by_size = sorted(self.shares, key=lambda name: -float(self.shares[name].sum()))
-        # By name, so that a skill has the same colour in the figures of two arms.
-        shown: dict[str, Any] = {name: self.shares[name] for name in sorted(by_size[: self.most])}
-        others = [self.shares[name] for name in by_size[self.most :]]
+        names = sorted(most_frequent([self])) if names is None else names
+        others = [share for name, share in self.shares.items() if name not in names]
+        shown: list[tuple[str, Any, str]] = [
+            (name, self.shares[name], colour)
+            for name, colour in zip(names, COLOURS, strict=False)
+            if name in self.shares
+        ]
         if others:
-            shown[f"{len(others)} others"] = np.sum(others, axis=0)
-        floor: Any = 0.0
-        for name, share in shown.items():
-            ax.bar(range(len(share)), share, bottom=floor, label=as_plot_text(name))
-            floor = floor + share
-        ax.set(title=as_plot_text(self.title), xlabel="round", ylabel="share of the batch")
-        if shown:
+            shown.append((f"{len(others)} others", np.sum(others, axis=0), "0.85"))
+        n_rounds = len(next(iter(self.shares.values()), ()))
+        places = [str(number) for number in self.rounds or range(n_rounds)]
+        bottom = np.zeros(n_rounds)
+        self.bars_ = []
+        for name, share, colour in shown:
+            short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+            label = as_plot_text(short)
+            bars = ax.bar(places, share, bottom=bottom, color=colour, label=label, width=0.7)
+            self.bars_.append(bars)
+            bottom = bottom + share
+        ax.set(title=as_plot_text(self.title), xlabel="round", ylabel="share", ylim=(0, 1))
+        ax.set_xlim(-0.6, max(n_rounds, 3) - 0.4)  # one bar alone would fill the plot
+        if legend and self.bars_:
             ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
         return self
 
 
-class FigureByRound(Display):
-    """Any figure of the rounds, such as the length of what was bought: its mean, one line an arm.
-
-    Parameters
-    ----------
-    values : mapping of str to ndarray of shape (seeds, R)
-    label : str
-    """
-
-    def __init__(self, values: Mapping[str, Values], label: str) -> None:
-        self.values = values
-        self.label = label
-
-    @classmethod
-    def from_results(
-        cls, results: TaskResults, name: str, label: str, arms: Sequence[str] | None = None
-    ) -> Self:
-        """Make the display of a task; `name` is a key of a round's record."""
-        shown = results.arms if arms is None else arms
-        return cls({arm: results.by_round(arm, name) for arm in shown}, label)
-
-    def plot(self, ax: "Axes | None" = None) -> Self:
-        """Draw the mean over the seeds that have the figure."""
-        ax = self._begin(ax)
-        for place, (arm, values) in enumerate(self.values.items()):
-            known = ~np.isnan(values)
-            count = known.sum(axis=0)
-            total = np.where(known, values, 0.0).sum(axis=0)
-            rounds = np.flatnonzero(count)
-            style = STYLES[place % len(STYLES)]
-            mean = total[rounds] / count[rounds]
-            ax.plot(rounds, mean, style, marker="o", markersize=4, label=as_plot_text(arm))
-        ax.set(xlabel="round", ylabel=self.label)
-        ax.grid(alpha=0.3)
-        ax.legend(fontsize="small")
-        return self
+def most_frequent(displays: Sequence[MixByRound]) -> list[str]:
+    """Return the 9 names with the largest shares over all displays, then by name."""
+    total: defaultdict[str, float] = defaultdict(float)
+    for display in displays:
+        for name, share in display.shares.items():
+            total[name] += float(share.sum())
+    return sorted(total, key=lambda name: (-total[name], name))[: len(COLOURS)]

@@ -1,4 +1,4 @@
-"""A learner's answers to a test set judged: right or not, how sure, and how likely the gold one."""
+"""Quality of a learner's answers to a test set: accuracy, confidence, loss of the gold answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from starlearn.tasks import GenerationTask
 
 @dataclass(frozen=True)
 class Judgement:
-    """One value a test item, q of them."""
+    """Accuracy, confidence and loss of q test items, each an array of shape (q,)."""
 
     correct: NDArray[np.bool_]
     confidence: NDArray[np.float64]
-    """Probability of the answer that was given: of the likeliest choice among the choices, of the
-    whole text among all texts."""
+    """Probability of the learner's answer: of a choice among the choices, of a free-form answer
+    among all texts."""
     loss: NDArray[np.float64]
-    """Minus log-probability of the gold answer in nats: among the choices; of a free-form answer,
-    by token, its end included."""
+    """Negative log-probability of the gold answer in nats: of a choice among the choices, of a
+    free-form answer as the mean over its tokens, with the end token."""
 
     def facts(self) -> dict[str, Any]:
-        """Return what a study keeps of it, rounded; None where there are no errors."""
+        """Return the rounded metrics of a round's record."""
         bins = reliability(self.confidence, self.correct)
         wrong = self.confidence[~self.correct]
         return {
@@ -39,7 +39,7 @@ class Judgement:
 
 
 def judge(learner: Any, items: Sequence[Any], labels: Sequence[Any]) -> Judgement:
-    """Judge a fitted learner on q test items.
+    """Return the quality of a fitted learner's answers to q test items.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def judge(learner: Any, items: Sequence[Any], labels: Sequence[Any]) -> Judgemen
 
 
 def gold_losses(learner: Any, items: Sequence[Any], labels: Sequence[Any]) -> NDArray[np.float64]:
-    """Return minus the log-probability of the gold answers without dropout: `Judgement.loss`."""
+    """Return `Judgement.loss` of the gold answers, computed without dropout."""
     if isinstance(learner.task, GenerationTask):
         return _token_losses(learner, items, labels)
     return _minus_log(learner.predict_proba(items), _columns(learner, labels))
@@ -68,7 +68,7 @@ def _columns(learner: Any, labels: Sequence[Any]) -> NDArray[np.intp]:
 
 def _minus_log(probabilities: NDArray[np.float64], gold: NDArray[np.intp]) -> NDArray[np.float64]:
     found = probabilities[np.arange(len(gold)), gold]
-    found[gold < 0] = 0.0  # a class that was never labelled: the learner does not know it
+    found[gold < 0] = 0.0  # the learner does not know a class that was never labelled
     return np.asarray(-np.log(np.maximum(found, np.finfo(np.float64).tiny)))
 
 

@@ -1,4 +1,4 @@
-"""Finished runs read back: by task, arm and seed, and the comparisons between arms."""
+"""Results of finished runs: by task, arm and seed, and the comparisons between arms."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,32 +11,31 @@ from numpy.typing import NDArray
 from starlearn.errors import InputError
 from starlearn.evaluate.arms import ARMS
 from starlearn.evaluate.run_log import read_lines
-from starlearn.evaluate.run_report import aulc
-from starlearn.evaluate.statistics import Contrast, contrast, holm
+from starlearn.evaluate.statistics import Contrast, aulc, contrast, holm
 
 Record = dict[str, Any]
 
 REFERENCE, RIVAL = "random", "plain_entropy"
-"""What every arm is compared with: choosing nothing, and the least that chooses."""
+"""Random choice, and the simplest strategy that uses the model: each arm is compared with both."""
 STAR = "star_entropy"
-"""STAR's mix, as it is here: its parts are judged by the arms that leave one out."""
+"""STAR's mix as implemented here; other arms leave out one of its parts each."""
 PRIMARY = ((STAR, REFERENCE), (STAR, RIVAL))
-"""The contrasts that were named before the first run; corrected together over all tasks."""
+"""The contrasts named before the first run, corrected together over all tasks."""
 
 
 @dataclass(frozen=True)
 class TaskResults:
-    """All finished runs of a task that may be compared: everything but arm and seed is equal."""
+    """Finished runs of a task that differ only in arm and seed, and so can be compared."""
 
     name: str
     protocol: str
-    """Hash of what the runs share."""
+    """Hash of everything that the runs share."""
     runs: Mapping[str, Mapping[int, Record]]
     """By arm and seed."""
 
     @property
     def areas(self) -> dict[str, dict[int, float]]:
-        """AULC by arm and seed, not rounded: sums that are equal on paper must be so here."""
+        """AULC by arm and seed, not rounded, because the exact tests need exact ties."""
         return {
             arm: {seed: aulc(run["rounds"]) for seed, run in by_seed.items()}
             for arm, by_seed in self.runs.items()
@@ -44,17 +43,17 @@ class TaskResults:
 
     @property
     def arms(self) -> list[str]:
-        """The arms that have runs, in the order of the table of arms."""
+        """Arms with runs, in the order of the table of arms."""
         order = list(ARMS)
         return sorted(self.runs, key=lambda arm: order.index(arm) if arm in order else len(order))
 
     def n_labels(self) -> list[int]:
-        """Return the label count of each round."""
+        """Return the number of labels after each round."""
         run = next(iter(next(iter(self.runs.values())).values()))
         return [int(record["n_labels"]) for record in run["rounds"]]
 
     def by_round(self, arm: str, name: str) -> NDArray[np.float64]:
-        """Return a figure of all runs of an arm, [seeds, rounds]; NaN where there was none."""
+        """Return a metric of all runs of an arm, [seeds, rounds]; NaN where it is missing."""
         rows = [[r.get(name) for r in run["rounds"]] for run in self._of(arm)]
         return np.array(rows, dtype=np.float64)
 
@@ -64,13 +63,13 @@ class TaskResults:
         return {name: np.sum([bins[name] for bins in found], axis=0) for name in found[0]}
 
     def correlations(self, arm: str) -> NDArray[np.float64]:
-        """Return the mean Spearman matrix of the rounds' scores, base model first."""
+        """Return the mean Spearman matrix of the scores by round, [R + 1, R + 1], base first."""
         matrices = np.array([run["spearman_rounds"] for run in self._of(arm)], dtype=np.float64)
         known = ~np.isnan(matrices)
         return np.where(known, matrices, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
 
     def mix(self, arm: str) -> dict[str, NDArray[np.float64]]:
-        """Return the share of each skill, else class, in the batches by round, [rounds]."""
+        """Return the share of each skill in the batches by round, [rounds]; else of each class."""
         runs = self._of(arm)
         kind = "skill_mix" if "skill_mix" in runs[0]["rounds"][0] else "class_mix"
         counts: dict[str, NDArray[np.float64]] = {}
@@ -82,13 +81,13 @@ class TaskResults:
         return {name: counts[name] / total for name in sorted(counts)}
 
     def contrasts(self, against: str = REFERENCE) -> list[Contrast]:
-        """Compare every arm with another one, over the seeds that both have."""
+        """Compare every arm with another one, over their common seeds."""
         found = (contrast(self.name, arm, against, self.areas) for arm in self.arms)
         return [one for one in found if one is not None and one.arm != against]
 
     def _of(self, arm: str) -> list[Record]:
         if arm not in self.runs:
-            raise InputError(f"{self.name} has no finished run of {arm!r}")
+            raise InputError(f"{self.name}: no finished run of {arm!r}")
         return [self.runs[arm][seed] for seed in sorted(self.runs[arm])]
 
 
@@ -104,12 +103,12 @@ def balanced_seeds(task: TaskResults) -> list[int]:
 
 
 def read_results(folder: Path) -> list[TaskResults]:
-    """Read all lines of a folder; runs of tuning studies and failed runs are left out.
+    """Read all lines of a folder, without failed runs and runs of tuning studies.
 
     Raises
     ------
     InputError
-        When there is no line that can be reported, or one is damaged.
+        When there is no line to report, or a line is damaged.
     """
     files = sorted(folder.glob("*.jsonl"))
     lines = [line for file in files for line in read_lines(file)]
@@ -117,11 +116,11 @@ def read_results(folder: Path) -> list[TaskResults]:
 
 
 def grouped(lines: Iterable[Record], where: str = "the lines") -> list[TaskResults]:
-    """Sort lines into tasks; of equal runs the first one counts.
+    """Group lines by task. Of several lines of the same run, the first one counts.
 
-    Lines that were run with other defaults of the settings are another task, as they are another
-    study's to :func:`starlearn.evaluate.study.progress_of`. An arm that sets what has changed
-    belongs to both.
+    Lines with different defaults of the settings are different tasks, just as
+    :func:`starlearn.evaluate.study.progress_of` does not mix them. A line whose arm sets the
+    parameters that differ belongs to every such task.
     """
     kept = [
         (line, _unchanged(line))
@@ -153,10 +152,10 @@ def grouped(lines: Iterable[Record], where: str = "the lines") -> list[TaskResul
 
 @dataclass
 class _Group:
-    """Lines that may be compared."""
+    """Lines that can be compared."""
 
     parameters: dict[tuple[str, str], Any] = field(default_factory=dict)
-    """Of the learner, by part and name, where an arm leaves them as they are."""
+    """Parameters of the learner, by part and name, that the arm does not set."""
     runs: dict[str, dict[int, Record]] = field(default_factory=dict)
 
     def takes(self, parameters: Mapping[tuple[str, str], Any]) -> bool:
@@ -164,7 +163,7 @@ class _Group:
 
 
 def _unchanged(line: Record) -> dict[tuple[str, str], Any]:
-    """Return a run's parameters but for those that its arm sets: what all arms share."""
+    """Return the parameters of a run that its arm does not set."""
     changes = line["settings"]["changes"]
     return {
         (part, name): value
@@ -176,7 +175,7 @@ def _unchanged(line: Record) -> dict[tuple[str, str], Any]:
 
 @dataclass(frozen=True)
 class Primary:
-    """A contrast that was named before the first run, with its corrected p-value."""
+    """A contrast named before the first run, with its corrected p-value."""
 
     contrast: Contrast
     p_holm: float

@@ -1,4 +1,4 @@
-"""The lines of a study: one JSON line a finished run, appended whole, read with its repairs."""
+"""The log of a study: one JSON line per finished run, appended whole and repaired when read."""
 
 import json
 import os
@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from starlearn.errors import CampaignLockedError, InputError, StorageError
+from starlearn.settings import Acquisition
 from starlearn.storage.files import write_all
 from starlearn.storage.lock import Lock, command_line, holder
 
 Record = dict[str, Any]
 NEEDED = ("key", "task", "arm", "seed", "protocol", "parameters")
+REMEDY = "Remove the line. The next run of the study adds it again."
 
 
 def read_lines(path: Path) -> list[Record]:
-    """Read the whole lines of a file; an unfinished last line is passed over.
+    """Read the complete lines of a log. An incomplete last line is ignored.
 
     Raises
     ------
@@ -26,40 +28,40 @@ def read_lines(path: Path) -> list[Record]:
     if not path.exists():
         return []
     records = []
-    whole, _ = split(path.read_bytes())
-    for number, line in enumerate(whole.splitlines(), 1):
+    complete, _ = split(path.read_bytes())
+    for number, line in enumerate(complete.splitlines(), 1):
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise InputError(f"{path}, line {number}: is not JSON ({error}). {REMEDY}") from error
+            raise InputError(f"{path}, line {number}: not JSON ({error}). {REMEDY}") from error
         if not isinstance(record, dict) or any(name not in record for name in NEEDED):
-            raise InputError(f"{path}, line {number}: is no run of a study. {REMEDY}")
+            raise InputError(f"{path}, line {number}: not a run of a study. {REMEDY}")
+        acquisition = record["parameters"].get("acquisition", {})
+        if acquisition.get("strategy") == "star":  # the earlier name of the default
+            acquisition["strategy"] = Acquisition().strategy
         records.append(record)
     return records
 
 
-REMEDY = "Remove the line: the run will be made again."
-
-
 def split(content: bytes) -> tuple[bytes, bytes]:
-    """Split a file into its whole lines and a torn end, which may be empty."""
+    """Split the content of a log into its complete lines and an incomplete end, possibly empty."""
     cut = content.rfind(b"\n") + 1
-    whole, torn = content[:cut], content[cut:]
-    # A power cut can also leave a line of the right length whose bytes never arrived.
-    last = whole.rstrip(b"\n").rfind(b"\n") + 1
-    if whole[last:].strip(b"\n\0 ") == b"" and whole[last:].strip():
-        whole, torn = whole[:last], whole[last:] + torn
-    return whole, torn
+    complete, torn = content[:cut], content[cut:]
+    # A power cut can also leave a last line of the right length that is all zero bytes.
+    last = complete.rstrip(b"\n").rfind(b"\n") + 1
+    if complete[last:].strip(b"\n\0 ") == b"" and complete[last:].strip():
+        complete, torn = complete[:last], complete[last:] + torn
+    return complete, torn
 
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Be the only process that adds to a file of lines, while this lasts.
+    """Hold the lock of a log, so that this process alone appends to it.
 
     Raises
     ------
     CampaignLockedError
-        When another process does.
+        When another process holds the lock.
     """
     lock = Lock(path.with_name(f".{path.name}.lock"))
     with ExitStack() as held:
@@ -68,30 +70,30 @@ def only_writer(path: Path) -> Iterator[None]:
         except CampaignLockedError:
             raise CampaignLockedError(
                 f"{path}: {holder(lock.path) or 'another process'} is adding to this study. Wait "
-                "until it has ended, or give another --out."
+                "until it has ended, or use another --out."
             ) from None
         yield
 
 
-def mend(path: Path, note: Callable[[str], object]) -> None:
-    """Set aside the torn last line that a power cut or a full disk left, and say so."""
+def repair(path: Path, note: Callable[[str], object]) -> None:
+    """Move an incomplete last line, which a power cut or a full disk left, to another file."""
     if not path.exists():
         return
     content = path.read_bytes()
-    whole, torn = split(content)
+    complete, torn = split(content)
     if not torn:
         return
     aside = path.with_name(path.name + ".torn")
     with aside.open("ab") as file:
         file.write(torn.rstrip(b"\n") + b"\n")
     with path.open("r+b") as file:
-        file.truncate(len(whole))
+        file.truncate(len(complete))
         os.fsync(file.fileno())
-    note(f"{path} ended in a line that was cut off; it was moved to {aside}, and is run again.")
+    note(f"The last line of {path} was incomplete. It was moved to {aside} and is run again.")
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Append a record as one line in one write, and wait until it is on the disk.
+    """Append a record as one line and sync it to the disk.
 
     Raises
     ------
@@ -107,6 +109,6 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
             os.close(handle)
     except OSError as error:
         raise StorageError(
-            f"{path}: a finished run could not be written ({error.strerror}). Make room, and type "
-            "the command again: the runs before it are kept."
+            f"{path}: a line could not be written ({error.strerror}). Free some space and run the "
+            "command again. The lines before it are kept."
         ) from error

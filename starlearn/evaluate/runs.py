@@ -1,4 +1,4 @@
-"""One run of a study: a task, an arm and a seed, from what determines it to its record."""
+"""One run of a study: a task, an arm and a seed, from its settings to its record."""
 
 import json
 import platform
@@ -15,24 +15,25 @@ import numpy as np
 from starlearn.errors import InputError
 from starlearn.evaluate.arms import ARMS, Arm, arm_named, item_length
 from starlearn.evaluate.judging import judge
-from starlearn.evaluate.run_report import aulc, versions
-from starlearn.evaluate.simulate import check_sizes, content_id, simulate
-from starlearn.evaluate.statistics import spearman
-from starlearn.evaluate.study_file import PARTS, Settings, Study, Task
+from starlearn.evaluate.simulate import OnEvent, check_sizes, content_id, simulate
+from starlearn.evaluate.statistics import aulc, spearman
+from starlearn.evaluate.study_file import PARTS, Study, StudySettings, StudyTask
 from starlearn.evaluate.study_tasks import TaskData, data_digest, load_task
 from starlearn.learner.estimator import STARLearner
-from starlearn.settings import PUBLISHED
+from starlearn.learner.inputs import checked_parts
+from starlearn.settings import PUBLISHED_ACQUISITION
 from starlearn.tasks import GenerationTask
+from starlearn.version import versions
 
 Record = dict[str, Any]
 
 PROTOCOL = 1
-"""Raised when a run of the same settings would give other figures."""
-AS_PUBLISHED: Mapping[str, Mapping[str, Any]] = {"acquisition": PUBLISHED}
-"""What arms are changes to, whatever the product's defaults are: so lines stay comparable."""
+"""Version of the protocol; raised when the same settings would give other numbers."""
+AS_PUBLISHED: Mapping[str, Mapping[str, Any]] = {"acquisition": PUBLISHED_ACQUISITION}
+"""The settings that arms change. They are fixed, so that lines stay comparable."""
 
 TIMES = ("seconds", "cpu_seconds", "seconds_query", "seconds_teach", "seconds_score")
-"""What differs when a run is repeated."""
+"""Keys whose values differ when a run is repeated."""
 
 
 @dataclass(frozen=True)
@@ -41,33 +42,34 @@ class Run:
 
     study: str
     purpose: str
-    task: Task
-    settings: Settings
+    task: StudyTask
+    settings: StudySettings
     arm: str
     seed: int
     data: str
-    """Hash of what the task's data come from."""
+    """Hash of the source of the task's data."""
     model: str
     """Fingerprint of the base model."""
 
     def protocol(self) -> Record:
-        """Return all that determines a run but arm and seed: what two arms must share.
+        """Return everything that determines a run except arm and seed.
 
-        What is left at its default is left out, so that a setting which a later version adds
-        leaves the keys as they are; `same_defaults` watches the defaults.
+        Settings at their default are left out, so that a setting added by a later version does
+        not change the keys; `same_defaults` compares the defaults.
         """
-        asked = self.task.model_dump(exclude={"folder", "settings", "name"}, exclude_defaults=True)
+        unused = {"folder", "train", "test", "settings", "name"}
+        task = self.task.model_dump(exclude=unused, exclude_defaults=True)
         settings = self.settings.model_dump(exclude={"model"}, exclude_defaults=True)
         return {
             "protocol": PROTOCOL,
-            "task": asked,
+            "task": task,
             "settings": settings,
             "data": self.data,
             "model": self.model,
         }
 
     def determined_by(self) -> Record:
-        """Return everything that was chosen for the run, as JSON keeps it."""
+        """Return everything that determines the run, as read back from JSON."""
         arm = arm_named(self.arm)
         own = {
             "arm": self.arm,
@@ -78,12 +80,12 @@ class Run:
         return as_json({**self.protocol(), **own})
 
     def parameters(self) -> Record:
-        """Return every parameter of the learner's parts, defaults too, as JSON keeps them."""
+        """Return all parameters of the learner's parts, with defaults, as read back from JSON."""
         arm = arm_named(self.arm)
         return as_json({n: made_part(n, self.settings, arm).get_params() for n in PARTS})
 
     def same_defaults(self, line: Record) -> bool:
-        """Tell whether a line with this key was run with the defaults of today."""
+        """Return whether a line with this key was run with the current defaults."""
         return all(
             line["parameters"][part].get(name, value) == value
             for part, values in self.parameters().items()
@@ -97,29 +99,29 @@ class Run:
 
 
 def as_json(value: Record) -> Record:
-    """Return a value as it comes back from a file of JSON."""
+    """Return a value as read back from JSON."""
     found: Record = json.loads(json.dumps(value))
     return found
 
 
 def hashed(value: Any) -> str:
-    """Return a short hash of a JSON value, whatever the order of its keys."""
+    """Return a short hash of a JSON value, independent of the order of its keys."""
     return blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def made_part(name: str, settings: Settings, arm: Arm) -> Any:
-    """Make one part of the learner: the study's settings, changed by the arm."""
+def made_part(name: str, settings: StudySettings, arm: Arm) -> Any:
+    """Return one part of the learner: the settings of the study, changed by the arm."""
     fixed = AS_PUBLISHED.get(name, {})
     return PARTS[name](**{**fixed, **getattr(settings, name), **getattr(arm, name, {})})
 
 
 def runs_of(study: Study) -> Iterator[Run]:
-    """List the runs by seed, then task, then arm, so that every beginning is a balanced study.
+    """Yield the runs by seed, then task, then arm: a study stopped after a seed is balanced.
 
     Raises
     ------
     InputError
-        When a data set or a model cannot be had, or a pool is too small for its rounds.
+        When a data set or a model is missing, or a pool is too small for its rounds.
     """
     prepared = []
     for task in study.tasks:
@@ -133,7 +135,7 @@ def runs_of(study: Study) -> Iterator[Run]:
                 yield Run(study.name, study.purpose, task, settings, arm, seed, data, model)
 
 
-def check_pool(task: Task, settings: Settings, seed: int) -> None:
+def check_pool(task: StudyTask, settings: StudySettings, seed: int) -> None:
     """Raise InputError when a task's pool or sub-pool is too small for its rounds."""
     data = load_task(task, seed)
     sizes = (settings.n_initial, settings.n_instances, settings.n_rounds, settings.sub_pool)
@@ -145,14 +147,14 @@ def check_pool(task: Task, settings: Settings, seed: int) -> None:
 
 @lru_cache(maxsize=8)
 def model_fingerprint(model: str | None, quantization: str) -> str:
-    """Return the SHA-256 of a base model's files and quantisation, shortened."""
+    """Return the shortened SHA-256 of a base model's files and quantisation."""
     from starlearn.model.backbone import Backbone
 
     return Backbone(model, quantization, verbose=False).fingerprint[:16]
 
 
 def make_learner(run: Run, data: TaskData) -> STARLearner:
-    """Make the learner of a run; arms of one seed share everything but what the arm names."""
+    """Return the learner of a run. Arms of a seed share everything that they do not change."""
     arm = arm_named(run.arm)
     return STARLearner(
         run.settings.model,
@@ -164,8 +166,13 @@ def make_learner(run: Run, data: TaskData) -> STARLearner:
     )
 
 
+def require_usable(run: Run) -> None:
+    """Raise InputError for settings that a learner cannot use, before any model work."""
+    checked_parts(make_learner(run, load_task(run.task, run.seed)))
+
+
 class Observed:
-    """A learner that is played with `simulate` and watched; watching changes nothing it does.
+    """A learner for `simulate` that records metrics; recording does not change its results.
 
     Parameters
     ----------
@@ -173,7 +180,7 @@ class Observed:
     arm : Arm
     data : TaskData
     seed, n_probe : int
-        Draw the probe: pool items whose scores are followed over the rounds.
+        Seed and size of the probe: pool items whose scores are recorded in every round.
     """
 
     def __init__(self, learner: Any, arm: Arm, data: TaskData, seed: int, n_probe: int) -> None:
@@ -184,18 +191,18 @@ class Observed:
         self.gold = {content_id(x): y for x, y in zip(data.items, data.labels, strict=True)}
         self.leaked = data.leaked
         self.scores: list[Any] = []
-        """Scores of the probe by round, the base model's first."""
-        self.seen: list[Record] = []
-        """What was seen in each round."""
-        self.bought: list[Any] = []
+        """Scores of the probe by round, the base model first."""
+        self.metrics: list[Record] = []
+        """Metrics of each round."""
+        self.batch: list[Any] = []
 
     @property
     def rounds_(self) -> list[Record]:
-        """The learner's own record, which `simulate` reads."""
+        """The learner's own records, which `simulate` reads."""
         return list(getattr(self.learner, "rounds_", []))
 
     def query(self, X_pool: Any, n_instances: int) -> tuple[Any, ...]:
-        """Choose as the arm does."""
+        """Select as the arm does."""
         if self.arm.pick is None:
             return tuple(self.learner.query(X_pool, n_instances=n_instances))
         gold = [self.gold[content_id(item)] for item in X_pool] if self.arm.leaks_labels else None
@@ -205,45 +212,60 @@ class Observed:
         return (chosen,)
 
     def teach(self, X: Any, y: Any) -> None:
-        """Teach, and score the probe: before the first time by the base model alone."""
-        if not self.scores:
+        """Teach. Before the first training, score the probe with the base model."""
+        if self.probe and not self.scores:
             self.scores.append(self.learner.uncertainty(self.probe).base)
         self.learner.teach(X, y)
-        self.bought = list(X)
+        self.batch = list(X)
 
     def score(self, X: Any, y: Any) -> float:
-        """Judge the answers to the test set; the facts are kept for the record."""
+        """Return the accuracy on the test set, and record the metrics of the round."""
         found = judge(self.learner, X, y)
-        uncertainty = self.learner.uncertainty(self.probe)
-        self.scores.append(uncertainty.full)
-        lengths = [item_length(item) for item in self.probe]
-        self.seen.append(
-            {
-                **found.facts(),
-                "train_loss": round(self.learner.rounds_[-1]["train_loss"], 6),
-                "steps": self.learner.rounds_[-1]["steps"],
-                "mean_item_length": round(float(np.mean(list(map(item_length, self.bought)))), 2),
-                "spearman_item_length": spearman(uncertainty.mixed, lengths),
-                "spearman_answer_length": spearman(uncertainty.mixed, uncertainty.n_tokens),
-            }
-        )
-        if self.leaked:
-            clean = np.array([content_id(item) not in self.leaked for item in X])
-            self.seen[-1]["accuracy_without_leaks"] = float(found.correct[clean].mean())
+        metrics = {
+            **found.facts(),
+            "train_loss": round(self.learner.rounds_[-1]["train_loss"], 6),
+            "steps": self.learner.rounds_[-1]["steps"],
+            "mean_item_length": round(float(np.mean(list(map(item_length, self.batch)))), 2),
+        }
+        if self.probe:
+            scores = self.learner.uncertainty(self.probe)
+            self.scores.append(scores.full)
+            lengths = list(map(item_length, self.probe))
+            metrics["spearman_item_length"] = spearman(scores.mixed, lengths)
+            metrics["spearman_answer_length"] = spearman(scores.mixed, scores.n_tokens)
+        clean = np.array([content_id(item) not in self.leaked for item in X])
+        if self.leaked and clean.any():
+            metrics["accuracy_without_leaks"] = float(found.correct[clean].mean())
+        self.metrics.append(metrics)
         return float(found.correct.mean())
 
 
-def play(run: Run) -> Record:
-    """Play a run and return its record; the same run gives the same record but for its times."""
+def play(run: Run, on_event: OnEvent | None = None, *, threads: int | None = 1) -> Record:
+    """Play a run and return its record. A repeated run differs only in its times.
+
+    Parameters
+    ----------
+    run : Run
+    on_event : callable, optional
+        As in `simulate`; a round's record also has the metrics of `Observed`.
+    threads : int, optional
+        CPU threads of torch; None leaves them as they are.
+    """
     import torch
 
-    torch.set_num_threads(1)
-    began, worked = time.perf_counter(), time.process_time()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    wall_start, cpu_start = time.perf_counter(), time.process_time()
     data = load_task(run.task, run.seed)
-    watched = Observed(make_learner(run, data), ARMS[run.arm], data, run.seed, run.settings.n_probe)
     part = run.settings
+    learner = Observed(make_learner(run, data), ARMS[run.arm], data, run.seed, part.n_probe)
+
+    def with_metrics(kind: str, payload: Record) -> None:
+        if on_event is not None:
+            on_event(kind, {**payload, **learner.metrics[-1]} if kind == "round" else payload)
+
     rounds = simulate(
-        watched,
+        learner,
         data.items,
         data.labels,
         data.test_items,
@@ -253,24 +275,26 @@ def play(run: Run) -> Record:
         n_rounds=part.n_rounds,
         random_state=run.seed,
         sub_pool=part.sub_pool,
+        on_event=with_metrics,
     )
     return {
         **heading(run),
         "aulc": round(aulc(rounds), 6),
         "rounds": [
-            told(record, seen, data) for record, seen in zip(rounds, watched.seen, strict=True)
+            round_record(record, metrics, data)
+            for record, metrics in zip(rounds, learner.metrics, strict=True)
         ],
-        "spearman_rounds": [[spearman(a, b) for b in watched.scores] for a in watched.scores],
+        "spearman_rounds": [[spearman(a, b) for b in learner.scores] for a in learner.scores],
         "data": data.digest,
-        "seconds": round(time.perf_counter() - began, 1),
-        "cpu_seconds": round(time.process_time() - worked, 1),
+        "seconds": round(time.perf_counter() - wall_start, 1),
+        "cpu_seconds": round(time.process_time() - cpu_start, 1),
         "device": device(),
         "versions": versions(),
     }
 
 
 def heading(run: Run) -> Record:
-    """Return what names a run at the beginning of its line."""
+    """Return the beginning of a run's line, which identifies the run."""
     return {
         "key": run.key,
         "study": run.study,
@@ -284,19 +308,19 @@ def heading(run: Run) -> Record:
     }
 
 
-def told(record: Record, seen: Record, data: TaskData) -> Record:
-    """Return a round's record: what was seen is added, the long list of ids becomes a hash."""
+def round_record(record: Record, metrics: Record, data: TaskData) -> Record:
+    """Return a round's record with its metrics, and with a hash for the long list of ids."""
     chosen = record.pop("chosen")
     if isinstance(data.task, GenerationTask):
-        record["class_mix"] = {}  # free-form answers are no classes, however short
+        record["class_mix"] = {}  # free-form answers are not classes, even short ones
     if data.skills is not None:
         skills = {content_id(x): s for x, s in zip(data.items, data.skills, strict=True)}
         record["skill_mix"] = dict(Counter(skills[i] for i in chosen).most_common())
-    return {**record, **seen, "chosen": hashed(chosen)}
+    return {**record, **metrics, "chosen": hashed(chosen)}
 
 
 def device() -> str:
-    """Name what computes: the GPU where there is one, else the processor."""
+    """Return the name of the GPU where there is one, else of the processor."""
     import torch
 
     if torch.cuda.is_available():
@@ -305,7 +329,7 @@ def device() -> str:
 
 
 def without_times(record: Record) -> Record:
-    """Return a record without what differs when the run is repeated."""
+    """Return a record without the values that differ when the run is repeated."""
     kept = {k: v for k, v in record.items() if k not in (*TIMES, "device", "versions")}
     rounds: Sequence[Record] = kept.get("rounds", [])
     return {**kept, "rounds": [{k: v for k, v in r.items() if k not in TIMES} for r in rounds]}

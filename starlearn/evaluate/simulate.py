@@ -1,4 +1,4 @@
-"""Simulated rounds: a learner buys labels from an oracle, and its accuracy is read each round."""
+"""Simulated rounds: a learner buys labels of a data set, and is tested after each round."""
 
 import json
 from collections import Counter
@@ -18,17 +18,17 @@ Record = dict[str, Any]
 OnEvent = Callable[[str, Record], object]
 
 QUERY_FACTS = ("lambda", "mean_base", "mean_full", "mean_mixed")
-"""What a learner records about a query in ``rounds_[-1]["query"]`` and a record repeats."""
+"""Keys of ``learner.rounds_[-1]["query"]`` that are copied to the record of the round."""
 
 LONGEST_CLASS_NAME = 80
-"""Labels longer than this, or of several lines, are answers and not classes."""
+"""Longer labels, and labels of several lines, are free-form answers instead of classes."""
 
 
 class Learner(Protocol):
-    """What a simulation needs of a learner; STARLearner has it, and modAL's ActiveLearner too."""
+    """The interface of a simulated learner, as of STARLearner and modAL's ActiveLearner."""
 
     def query(self, X_pool: Any, n_instances: int) -> tuple[Any, ...]:
-        """Return the positions of the items to label, and what else comes with them."""
+        """Return a tuple whose first element is the positions of the items to label."""
 
     def teach(self, X: Any, y: Any) -> Any:
         """Add labelled items and train."""
@@ -51,28 +51,28 @@ def simulate(
     sub_pool: int | None = None,
     on_event: OnEvent | None = None,
 ) -> list[Record]:
-    """Run rounds of query and teach, with labels that are revealed only when they are bought.
+    """Run rounds of query and teach. A label is read only when it is bought.
 
     Parameters
     ----------
     learner : object with query, teach and score
-        Not yet fitted, so that it knows no label but those bought here.
+        An unfitted learner, which knows no labels yet.
     X_pool : collection of items, length m
-        Without the initial set: that is drawn from it.
+        The initial set is drawn from it too.
     y_pool : sequence of labels, length m
         Read only at the positions that are bought.
     X_test, y_test : collections of items and labels, length q
         The fixed test set.
     n_initial : int
-        Labels drawn at random before the first query; learners that run with the same
-        `random_state` get the same ones. 0 starts with a query, which a learner can answer
-        only when it knows the possible answers.
+        Number of labels drawn at random before the first query. The same `random_state` draws the
+        same ones for every learner. With 0 the first step is a query, which needs a learner that
+        knows the possible answers.
     n_instances, n_rounds : int
-        Labels bought in a round, and the number of rounds after the initial set.
+        Labels bought per round, and the number of rounds after the initial set.
     random_state : int
-        Decides the initial set and the sub-pools, and nothing of the learner.
+        Seed of the initial set and of the sub-pools. The learner has its own seed.
     sub_pool : int, optional
-        Offer only so many random items of the pool in each round, to save time.
+        Offer only this many random items of the pool in each round, to save time.
     on_event : callable, optional
         Called as ``on_event("step", {"round": 2, "step": "query"})`` before each of the steps
         query, teach and score, and as ``on_event("round", record)`` after each round.
@@ -80,21 +80,21 @@ def simulate(
     Returns
     -------
     list of dict
-        One record a round, the initial set being round 0: round, n_labels, accuracy,
+        One record per round; round 0 is the initial set. Keys: round, n_labels, accuracy,
         seconds_query, seconds_teach, seconds_score, lambda, mean_base, mean_full, mean_mixed
-        (None where nothing was scored), n_offered (items the query saw), chosen (content ids of
-        the bought items), class_mix (label counts of the batch; empty for free-form answers)
-        and mean_label_length (characters).
+        (None where nothing was scored), n_offered (number of items offered to the query), chosen
+        (content ids of the bought items), class_mix (label counts of the batch; empty for
+        free-form answers) and mean_label_length (characters).
 
     Raises
     ------
     InputError
         When lengths or numbers do not fit together, before any model work, and when a query
-        returns positions that cannot be bought.
+        returns unusable positions.
     """
     items, test = as_items(X_pool, "X_pool"), as_items(X_test, "X_test")
     check_sizes(items, y_pool, test, y_test, n_initial, n_instances, n_rounds, sub_pool)
-    tell = on_event or ignore
+    report = on_event or (lambda kind, payload: None)
     rng = np.random.default_rng([random_state, 0])
     batch = [int(i) for i in rng.choice(len(items), n_initial, replace=False)]
     bought: list[int] = []
@@ -102,14 +102,14 @@ def simulate(
     for number in range(0 if n_initial else 1, n_rounds + 1):
         facts: Record = {"seconds_query": 0.0, "n_offered": 0}
         if number > 0:
-            tell("step", {"round": number, "step": "query"})
+            report("step", {"round": number, "step": "query"})
             offered = offer(len(items), bought, sub_pool, random_state, number)
             batch, facts = buy(learner, items, offered, n_instances)
         bought += batch
         labels = [label_at(y_pool, i) for i in batch]
-        tell("step", {"round": number, "step": "teach"})
+        report("step", {"round": number, "step": "teach"})
         _, seconds_teach = timed(learner.teach, [items[i] for i in batch], labels)
-        tell("step", {"round": number, "step": "score"})
+        report("step", {"round": number, "step": "score"})
         accuracy, seconds_score = timed(learner.score, test, y_test)
         records.append(
             {
@@ -124,7 +124,7 @@ def simulate(
                 **described(labels),
             }
         )
-        tell("round", records[-1])
+        report("round", records[-1])
     return records
 
 
@@ -138,7 +138,7 @@ def check_sizes(
     n_rounds: int,
     sub_pool: int | None,
 ) -> None:
-    """Refuse numbers that do not fit together, with the numbers in the message."""
+    """Raise InputError for numbers that do not fit together."""
     for name, value, least in (
         ("n_initial", n_initial, 0),
         ("n_instances", n_instances, 1),
@@ -149,24 +149,26 @@ def check_sizes(
             raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
     for name, X, y in (("pool", items, y_pool), ("test", test, y_test)):
         if len(X) != len(y):
-            raise InputError(f"Found {len(X)} {name} items and {len(y)} labels; give one an item")
+            raise InputError(
+                f"Found {len(X)} {name} items and {len(y)} labels; give one label per item"
+            )
         if len(X) == 0:
             raise InputError(f"X_{name} is empty; give at least one item")
     wanted = n_initial + n_rounds * n_instances
     if wanted > len(items):
         raise InputError(
             f"{n_initial} initial labels and {n_rounds} rounds of {n_instances} are {wanted} "
-            f"labels, the pool has {len(items)} items; ask for fewer"
+            f"labels, the pool has {len(items)} items; use fewer rounds or smaller batches"
         )
 
 
 def offer(
     m: int, bought: Sequence[int], sub_pool: int | None, random_state: int, number: int
 ) -> NDArray[np.intp]:
-    """Return the positions that this round's query may choose from, in pool order.
+    """Return the positions of the items offered to this round's query, in pool order.
 
-    The draw depends on the seed and the round alone, so that arms with the same seed see nearly
-    the same sub-pool: they differ only by what each has bought already.
+    The draw depends only on the seed and the round. So arms with the same seed get nearly the same
+    sub-pool, which differs only by the items that each has bought before.
     """
     order = np.random.default_rng([random_state, 1, number]).permutation(m)
     left = order[~np.isin(order, np.asarray(bought, dtype=np.intp))]
@@ -176,10 +178,7 @@ def offer(
 def buy(
     learner: Learner, items: Sequence[Any], offered: NDArray[np.intp], n_instances: int
 ) -> tuple[list[int], Record]:
-    """Query, and return the pool positions of the batch with what the learner recorded.
-
-    The learner never sees a label here.
-    """
+    """Query without labels; return the pool positions of the batch and the query's facts."""
     shown = [items[i] for i in offered]
     answer, seconds = timed(learner.query, shown, n_instances=n_instances)
     chosen = np.asarray(answer[0]).ravel()
@@ -189,8 +188,8 @@ def buy(
         or not all(0 <= i < len(offered) for i in chosen)
     ):
         raise InputError(
-            f"query was asked for {n_instances} distinct positions below {len(offered)} and "
-            f"returned {chosen.tolist()!r:.200}; mend the learner's query"
+            f"query must return {n_instances} distinct positions below {len(offered)}, got "
+            f"{chosen.tolist()!r:.200}; fix the learner's query"
         )
     history = getattr(learner, "rounds_", None) or [{}]
     seen = history[-1].get("query") or {}
@@ -200,19 +199,19 @@ def buy(
 
 
 def timed(call: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, float]:
-    """Return what a call returns, and the seconds that it took."""
+    """Return the result of a call, and its time in seconds."""
     started = perf_counter()
     result = call(*args, **kwargs)
     return result, round(perf_counter() - started, 3)
 
 
 def label_at(y: Any, position: int) -> Any:
-    """Reveal one label, by position."""
+    """Return one label by its position."""
     return y.iloc[position] if hasattr(y, "iloc") else y[position]
 
 
 def described(labels: Sequence[Any]) -> Record:
-    """Describe a batch by its labels: how often each class, and how long the answers are."""
+    """Return the class counts and the mean label length of a batch."""
     texts = [str(label) for label in labels]
     are_classes = all(len(text) <= LONGEST_CLASS_NAME and "\n" not in text for text in texts)
     return {
@@ -222,7 +221,7 @@ def described(labels: Sequence[Any]) -> Record:
 
 
 def content_id(item: str | Mapping[str, Any]) -> str:
-    """Return a short id that depends on an item's content alone, not on its position.
+    """Return a short id that depends only on the content of an item.
 
     Examples
     --------
@@ -231,7 +230,3 @@ def content_id(item: str | Mapping[str, Any]) -> str:
     """
     content = json.dumps(item, sort_keys=True, ensure_ascii=True, default=str)
     return sha256(content.encode()).hexdigest()[:16]
-
-
-def ignore(kind: str, payload: Record) -> None:
-    """Listen to an event and do nothing."""

@@ -1,8 +1,9 @@
-"""What is computed from finished runs: paired tests, intervals, calibration; pure functions."""
+"""Statistics of finished runs: learning curves, paired tests, intervals and calibration."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,19 +15,45 @@ Curve = Sequence[tuple[float, float]]
 """Points (number of labels, accuracy) of one run or of a mean of runs, by label count."""
 
 MARGIN = 0.005
-"""Half a point of accuracy: what "not worse" may lose."""
+"""The largest loss of accuracy that counts as "not worse": half a percentage point."""
 LEAST_SEEDS = 10
-"""With fewer paired seeds nothing is said, whatever the interval."""
+"""With fewer paired seeds there is no verdict."""
 N_BINS = 15
 EXACT_UP_TO = 40
-"""Differences whose sign flips are all counted, 2^40; of more, a random sample is."""
+"""Up to this number of differences, all 2^S sign flips are counted; above it, a sample."""
 N_RESAMPLES = 99_999
+
+
+def aulc(records: Sequence[Mapping[str, Any]]) -> float:
+    """Return the area under the learning curve: accuracy averaged over the number of labels.
+
+    Parameters
+    ----------
+    records : sequence of dict
+        Rounds of one arm, with ``n_labels`` and ``accuracy``.
+
+    Returns
+    -------
+    float
+        The trapezoid of accuracy over labels, divided by the range of labels. With one round it
+        is the accuracy.
+
+    Examples
+    --------
+    >>> aulc([{"n_labels": 10, "accuracy": 0.2}, {"n_labels": 30, "accuracy": 0.6}])
+    0.4
+    """
+    points = [(record["n_labels"], record["accuracy"]) for record in records]
+    if len(points) == 1:
+        return float(points[0][1])
+    area = sum((right - left) * (low + high) / 2 for (left, low), (right, high) in pairwise(points))
+    return float(area / (points[-1][0] - points[0][0]))
 
 
 def labels_to_reach(curve: Curve, target: float) -> float:
     """Return the number of labels at which a curve first reaches an accuracy.
 
-    Between two points the curve is a line; infinite where it never gets there.
+    The curve is linear between two points. The result is infinite where the curve stays below.
 
     Examples
     --------
@@ -45,9 +72,9 @@ def labels_to_reach(curve: Curve, target: float) -> float:
 
 
 def speed_up(curve: Curve, reference: Curve) -> float:
-    """Return how many times fewer labels a curve needs for the final accuracy of a reference.
+    """Return the factor by which a curve needs fewer labels for a reference's final accuracy.
 
-    2 stands for half the labels; 0 where the accuracy is never reached.
+    2 means half the labels. The result is 0 where the accuracy is never reached.
     """
     last, target = reference[-1]
     return float(last) / labels_to_reach(curve, target)
@@ -56,40 +83,39 @@ def speed_up(curve: Curve, reference: Curve) -> float:
 def ripl(area: float, reference: float) -> float:
     """Return the relative improvement over a reference, RIPL = (a - r) / (1 - r).
 
-    The share of what the reference leaves to gain; NaN where that is nothing.
+    It is the share of the reference's errors that are gone; NaN where the reference has none.
     """
     return (area - reference) / (1 - reference) if reference < 1 else math.nan
 
 
-def sign_flip_test(differences: ArrayLike, *, random_state: int = 0) -> float:
+def sign_flip_test(differences: ArrayLike) -> float:
     """Return the two-sided p-value of a paired sign-flip permutation test of mean 0.
 
     Parameters
     ----------
     differences : array-like of shape (S,)
-        One difference a seed.
-    random_state : int
-        Used above 40 seeds only, where the flips are sampled.
+        One difference per seed.
 
     Returns
     -------
     float
-        Exact up to 40 seeds: twice the share of the 2^S sign patterns whose sum is at least as far
-        on the same side, at most 1. With S seeds it cannot be below 2^(1 - S): 5 seeds never reach
-        0.05.
+        Exact up to 40 seeds: twice the share of the 2^S sign patterns whose sum is at least as
+        large as the observed one, at most 1. With S seeds it is at least 2^(1 - S), so 5 seeds
+        never reach 0.05. Above 40 seeds the patterns are sampled.
 
     Notes
     -----
-    The sums of one half of the seeds are sorted, and those of the other are looked up in them: 2^20
-    patterns in a millisecond, where scipy.stats.permutation_test goes through them one by one.
+    The sums of one half of the seeds are sorted, and those of the other half are looked up in
+    them. This takes a millisecond for 2^20 patterns, which scipy.stats.permutation_test visits
+    one by one.
     """
     values = checked(differences)
     if len(values) > EXACT_UP_TO:
-        return _sampled_flips(values, random_state)
+        return _sampled_flips(values)
     half = len(values) // 2
     left, right = _signed_sums(values[:half]), np.sort(_signed_sums(values[half:]))
     observed = abs(values.sum())
-    # Sums that are equal on paper differ in their last bits: they count as reaching it.
+    # Rounding can separate sums that are equal in exact arithmetic: the tolerance counts them.
     reach = observed - left - 1e-12 * np.abs(values).sum()
     at_least = len(right) * len(left) - int(np.searchsorted(right, reach, "left").sum())
     return min(1.0, 2.0 * at_least / (len(left) * len(right)))
@@ -103,7 +129,7 @@ def _signed_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return sums
 
 
-def _sampled_flips(values: NDArray[np.float64], random_state: int) -> float:
+def _sampled_flips(values: NDArray[np.float64]) -> float:
     from scipy.stats import permutation_test
 
     found = permutation_test(
@@ -113,43 +139,37 @@ def _sampled_flips(values: NDArray[np.float64], random_state: int) -> float:
         vectorized=True,
         n_resamples=N_RESAMPLES,
         batch=2**12,
-        rng=np.random.default_rng(random_state),
+        rng=np.random.default_rng(0),
     )
     return float(found.pvalue)
 
 
-def mean_interval(
-    differences: ArrayLike, confidence: float = 0.95, *, method: str = "t", random_state: int = 0
-) -> tuple[float, float]:
-    """Return a confidence interval of the mean of paired differences.
+def mean_interval(differences: ArrayLike, *, method: str = "t") -> tuple[float, float]:
+    """Return the 95 % confidence interval of the mean of paired differences.
 
     Parameters
     ----------
     differences : array-like of shape (S,)
-        At least 2.
-    confidence : float
+        At least 2 values.
     method : {"t", "bca"}
         Student's t, or the bias-corrected and accelerated bootstrap (9,999 resamples).
-    random_state : int
-        Of the bootstrap.
     """
     from scipy.stats import bootstrap, ttest_1samp
 
     values = checked(differences)
     if len(values) < 2:
-        raise InputError("an interval takes at least 2 paired seeds, got 1; run more seeds")
-    if np.ptp(values) <= 1e-9 * np.abs(values).max():  # equal but for their last bits
+        raise InputError("an interval needs at least 2 paired seeds, got 1; run more seeds")
+    if np.ptp(values) <= 1e-9 * np.abs(values).max():  # equal up to rounding
         return float(values.mean()), float(values.mean())
     if method == "bca":
         found: Any = bootstrap(
             (values,),
             np.mean,
-            confidence_level=confidence,
             method="BCa",
-            rng=np.random.default_rng(random_state),
+            rng=np.random.default_rng(0),
         ).confidence_interval
     elif method == "t":
-        found = ttest_1samp(values, 0.0).confidence_interval(confidence)
+        found = ttest_1samp(values, 0.0).confidence_interval()
     else:
         raise InputError(f"method must be 't' or 'bca', got {method!r}")
     return float(found.low), float(found.high)
@@ -160,8 +180,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Notes
     -----
-    Holm 1979: the i-th smallest of m is multiplied by m - i + 1, and made no smaller than those
-    before it. The chance of any false claim stays below the level, whatever depends on whatever.
+    Holm 1979: the i-th smallest of m p-values is multiplied by m - i + 1, and made at least as
+    large as those before it. The probability of any false claim stays below the level under any
+    dependence.
 
     Examples
     --------
@@ -178,47 +199,47 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two arms compared over the seeds that both have finished."""
+    """Comparison of two arms over the seeds that both have finished."""
 
     task: str
     arm: str
     against: str
     seeds: tuple[int, ...]
     differences: tuple[float, ...]
-    """AULC of the arm less that of the other, one a seed."""
+    """AULC of the arm minus AULC of the other arm, one per seed."""
     mean: float
     low: float
     high: float
     """95 % t-interval of the mean."""
     bca: tuple[float, float]
-    """The same by the BCa bootstrap."""
+    """95 % interval of the mean by the BCa bootstrap."""
     p: float
 
     @property
     def verdict(self) -> str:
-        """What the interval allows to say; fixed before the first run."""
+        """The conclusion from the interval; its rule was fixed before the first run."""
         if len(self.seeds) < LEAST_SEEDS:
             return "too few seeds"
         return verdict(self.low, self.high)
 
 
-def verdict(low: float, high: float, margin: float = MARGIN) -> str:
+def verdict(low: float, high: float) -> str:
     """Return "better", "not worse", "worse" or "undecided" for an interval of a difference.
 
     "better" when it lies above 0, "worse" when it lies below 0, "not worse" when it lies above
-    -margin.
+    -MARGIN.
     """
     if low > 0:
         return "better"
     if high < 0:
         return "worse"
-    return "not worse" if low > -margin else "undecided"
+    return "not worse" if low > -MARGIN else "undecided"
 
 
 def contrast(
     task: str, arm: str, against: str, areas: Mapping[str, Mapping[int, float]]
 ) -> Contrast | None:
-    """Compare two arms by the seeds that both have; None where those are fewer than 2.
+    """Compare two arms over their common seeds; None with fewer than 2 of them.
 
     Parameters
     ----------
@@ -255,8 +276,9 @@ def reliability(
     confidence : array-like of shape (q,)
         Probability of the given answer, from 0 to 1.
     correct : array-like of shape (q,)
+        Whether each answer is right.
     n_bins : int
-        The upper edge belongs to a bin, the lower one does not, but for 0.
+        A bin contains its upper edge. Only the first bin contains its lower edge, 0.
 
     Returns
     -------
@@ -264,9 +286,15 @@ def reliability(
         ``count``, ``confidence`` (sum) and ``correct`` (count) of each bin.
     """
     chance, right = np.asarray(confidence, float), np.asarray(correct, bool)
-    if chance.size == 0 or not (np.isfinite(chance).all() and 0 <= chance.min() <= chance.max()):
-        raise InputError("confidences must be numbers from 0 to 1, at least one")
-    place = np.clip(np.ceil(np.minimum(chance, 1.0) * n_bins).astype(int) - 1, 0, n_bins - 1)
+    # A mean of log-probabilities can exceed 1 by rounding. NaN fails the comparison.
+    in_range = (chance >= 0) & (chance <= 1 + 1e-9)
+    if not chance.size or chance.shape != right.shape or not in_range.all():
+        raise InputError(
+            "confidence and correct must have one value per answer, confidence from 0 to 1; got "
+            f"{chance.size} and {right.size} values"
+        )
+    chance = np.minimum(chance, 1.0)
+    place = np.clip(np.ceil(chance * n_bins).astype(int) - 1, 0, n_bins - 1)
     return {
         name: [round(float(value), 9) for value in np.bincount(place, weights, n_bins)]
         for name, weights in (("count", None), ("confidence", chance), ("correct", right))
@@ -284,7 +312,7 @@ def calibration_error(bins: Mapping[str, Sequence[float]]) -> float:
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float | None:
-    """Return the rank correlation of two samples; None where one of them does not vary."""
+    """Return the rank correlation of two samples; None where one of them is constant."""
     from scipy.stats import spearmanr
 
     x, y = np.asarray(a, float), np.asarray(b, float)
@@ -294,8 +322,8 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float | None:
 
 
 def checked(differences: ArrayLike) -> NDArray[np.float64]:
-    """Return differences as an array; InputError for none, or for one that is not finite."""
+    """Return differences as an array; raise InputError for none, or for a value not finite."""
     values = np.asarray(differences, dtype=np.float64)
     if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
-        raise InputError(f"give one finite difference a seed, at least one; got {values!r:.60}")
+        raise InputError(f"give one finite difference per seed, at least one; got {values!r:.60}")
     return values

@@ -1,4 +1,4 @@
-"""Running a study: what is finished is kept, what failed is recorded, the rest is run."""
+"""Running a study: finished runs are kept, failed runs are recorded, missing runs are played."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from starlearn.errors import InputError
-from starlearn.evaluate.run_log import append_line, mend, only_writer, read_lines
+from starlearn.evaluate.run_log import append_line, only_writer, read_lines, repair
 from starlearn.evaluate.runs import Record, Run, heading, play, runs_of, without_times
 from starlearn.evaluate.study_file import Study
 
@@ -15,40 +15,40 @@ Note = Callable[[str], object]
 
 
 @dataclass(frozen=True)
-class Progress:
-    """A study's runs beside the lines that are there."""
+class StudyProgress:
+    """The runs of a study, and the lines of those that have finished."""
 
     runs: list[Run]
     finished: dict[str, Record]
-    """Lines of this study's runs by key."""
-    strangers: int
-    """Lines of runs that this study does not have: other settings, or more seeds."""
+    """Lines of finished runs by key."""
+    n_others: int
+    """Number of lines of runs that are not in this study: other settings or other seeds."""
 
     @property
     def missing(self) -> list[Run]:
-        """Runs that have no line yet, or one that says that they failed."""
+        """Runs without a line, and failed runs."""
         return [run for run in self.runs if run.key not in self.finished]
 
 
-def progress_of(study: Study, file: Path) -> Progress:
-    """Compare a study with the lines of its file; a failed run counts as missing."""
+def progress_of(study: Study, file: Path) -> StudyProgress:
+    """Compare a study with the lines of its file. A failed run counts as missing."""
     runs = list(runs_of(study))
     by_key = {run.key: run for run in runs}
     finished: dict[str, Record] = {}
-    strangers = 0
+    n_others = 0
     for line in read_lines(file):
         run = by_key.get(line["key"])
         if line.get("error"):
             continue
         if run is None or not run.same_defaults(line):
-            strangers += 1
+            n_others += 1
         else:
             finished.setdefault(line["key"], line)
-    return Progress(runs, finished, strangers)
+    return StudyProgress(runs, finished, n_others)
 
 
 def file_of(study: Study, out: Path) -> Path:
-    """Return where the lines of a study are kept."""
+    """Return the path of a study's lines."""
     return out / f"{study.name}.jsonl"
 
 
@@ -61,43 +61,42 @@ def run_study(
     on_line: Callable[[Record], object] | None = None,
     play_run: Callable[[Run], Record] = play,
 ) -> list[Record]:
-    """Run what is missing, and append a line as each run ends.
+    """Play the missing runs, and append a line after each.
 
     Parameters
     ----------
     study : Study
     out : path
-        Folder of the lines; made if it is not there.
+        Folder of the lines; made if it does not exist.
     processes : int
-        Runs at a time, each in a process of one thread.
+        Number of runs at a time, each in a process with one thread.
     note : callable
-        Told what the user should know.
+        Called with each message for the user.
     on_line : callable, optional
-        Told each line that was written.
+        Called with each line after it is written.
     play_run : callable
-        Plays one run; another one in tests.
+        Plays one run; tests replace it.
 
     Returns
     -------
     list of dict
-        The lines that were added. One with an ``error`` is a run that failed; the next call
-        tries it again.
+        The added lines. A line with an ``error`` is a failed run, which the next call plays again.
 
     Raises
     ------
     CampaignLockedError
-        When another process adds to the same lines.
+        When another process adds to the same file.
     """
     out.mkdir(parents=True, exist_ok=True)
     file = file_of(study, out)
     added = []
     with only_writer(file):
-        mend(file, note)
+        repair(file, note)
         progress = progress_of(study, file)
-        if progress.strangers:
+        if progress.n_others:
             note(
-                f"{progress.strangers} lines of {file} belong to other settings or other seeds; "
-                "they stay, and are not mixed with this study."
+                f"{progress.n_others} lines of {file} belong to other settings or other seeds. "
+                "They are kept, and are not mixed with this study."
             )
         for line in played(progress.missing, processes, play_run):
             append_line(file, line)
@@ -110,7 +109,7 @@ def run_study(
 def played(
     runs: Sequence[Run], processes: int, play_run: Callable[[Run], Record]
 ) -> Iterator[Record]:
-    """Play runs here, or in processes of one thread each; yield each line as it is ready."""
+    """Play runs in this process, or in several with one thread each; yield lines as they end."""
     if processes == 1 or len(runs) < 2:
         for run in runs:
             yield attempted(run, play_run)
@@ -124,38 +123,38 @@ def played(
         yield from parallel(delayed(attempted)(run, play_run) for run in runs)
     except TerminatedWorkerError as error:
         raise InputError(
-            "A process of the study was killed, as happens when memory runs out. Finished runs "
-            "are kept: type the command again with fewer --processes."
+            "A process of the study was killed, probably for lack of memory. Finished runs are "
+            "kept: run the command again with fewer --processes."
         ) from error
 
 
 def attempted(run: Run, play_run: Callable[[Run], Record]) -> Record:
-    """Play a run; a failure becomes a line too, so that one bad run does not end a study."""
+    """Play a run. An error becomes a line, so that one failed run does not end the study."""
     try:
         return play_run(run)
-    except Exception as error:  # noqa: BLE001 - recorded with its type, told by the exit code
+    except Exception as error:  # noqa: BLE001 - the line and the exit code report it
         return {**heading(run), "error": f"{type(error).__name__}: {error}"}
 
 
 @dataclass(frozen=True)
 class Expected:
-    """How long the missing runs of a study will take, on one process."""
+    """Expected time of the missing runs of a study, in one process."""
 
     by_task: dict[str, tuple[int, float]]
-    """Missing runs of a task, and their seconds together."""
+    """Number of missing runs per task, and their total seconds."""
     measured: str
-    """What it was estimated from."""
+    """Source of the estimate."""
 
     @property
     def seconds(self) -> float:
-        """All of it."""
+        """Total over all tasks."""
         return sum(seconds for _, seconds in self.by_task.values())
 
 
-def expected(progress: Progress, play_run: Callable[[Run], Record] = play) -> Expected:
-    """Estimate what is left, from finished lines; a task that has none is tried out.
+def expected(progress: StudyProgress, play_run: Callable[[Run], Record] = play) -> Expected:
+    """Estimate the time of the missing runs from the finished ones.
 
-    A trial is the first round of the task's last arm; its seconds are scaled to all rounds.
+    For a task without a finished run, one round of its last arm is played and scaled to all rounds.
     """
     seconds: dict[tuple[str, str], float] = {}
     lines = list(progress.finished.values())
@@ -165,7 +164,7 @@ def expected(progress: Progress, play_run: Callable[[Run], Record] = play) -> Ex
         missing = [run for run in progress.missing if run.task.name == task]
         if not own:
             tried.append(task)
-            mean = tried_out(missing[-1], play_run)
+            mean = one_round_scaled(missing[-1], play_run)
         else:
             mean = fmean(line["seconds"] for line in own)
         for run in missing:
@@ -177,12 +176,12 @@ def expected(progress: Progress, play_run: Callable[[Run], Record] = play) -> Ex
         by_task[task] = (n + 1, total + one)
     how = f"{len(lines)} finished runs" if lines else ""
     if tried:
-        how += (" and " if how else "") + f"one round tried out on {', '.join(tried)}"
+        how += (" and " if how else "") + f"one round played on {', '.join(tried)}"
     return Expected(by_task, how)
 
 
-def tried_out(run: Run, play_run: Callable[[Run], Record]) -> float:
-    """Return the seconds of a run, scaled up from one round of it."""
+def one_round_scaled(run: Run, play_run: Callable[[Run], Record]) -> float:
+    """Return the expected seconds of a run, scaled from one round of it."""
     rounds = run.settings.n_rounds
     short = replace(run, settings=run.settings.model_copy(update={"n_rounds": 1}))
     first, second = play_run(short)["rounds"]
@@ -190,15 +189,17 @@ def tried_out(run: Run, play_run: Callable[[Run], Record]) -> float:
     return float(fixed[0] + rounds * (fixed[1] + second["seconds_query"]))
 
 
-def verified(progress: Progress, play_run: Callable[[Run], Record] = play) -> tuple[Run, list[str]]:
-    """Play the quickest finished run of the study's last arm again, or of all where it has none.
+def verified(
+    progress: StudyProgress, play_run: Callable[[Run], Record] = play
+) -> tuple[Run, list[str]]:
+    """Play a finished run again: the quickest of the last arm, or of all arms where it has none.
 
     Returns
     -------
     run : Run
     differences : list of str
-        Names of what is not as in its line, but for times; none says that what is computed today
-        may stand beside what was computed then.
+        Keys whose values differ from the line, except times. Without a difference, new lines can
+        be compared with the existing ones.
 
     Raises
     ------
@@ -206,20 +207,22 @@ def verified(progress: Progress, play_run: Callable[[Run], Record] = play) -> tu
         When no run has finished.
     """
     if not progress.finished:
-        raise InputError("no run of this study has finished, so there is none to verify")
+        raise InputError("no run of this study has finished, so there is nothing to verify")
     lines = list(progress.finished.values())
     last = [line for line in lines if line["arm"] == progress.runs[-1].arm]
     line = min(last or lines, key=lambda one: float(one["seconds"]))
     run = next(run for run in progress.runs if run.key == line["key"])
     before, now = without_times(line), without_times(play_run(run))
-    differences = [name for name in before if name != "rounds" and before[name] != now.get(name)]
+    # `StudyProgress` has compared the parameters, without those that no longer exist.
+    compared = [name for name in before if name not in ("rounds", "parameters")]
+    differences = [name for name in compared if before[name] != now.get(name)]
     for number, (old, new) in enumerate(zip(before["rounds"], now["rounds"], strict=True)):
         differences += [f"round {number}: {name}" for name in old if old[name] != new.get(name)]
     return run, differences
 
 
 def failures(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say which lines are failed runs, and why."""
+    """Return one message per failed run, with its error."""
     return [
         f"{line['task']}, {line['arm']}, seed {line['seed']}: {line['error']}"
         for line in lines

@@ -2,103 +2,95 @@
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from starlearn.errors import InputError, listed
+from starlearn.errors import InputError
 from starlearn.evaluate.arms import arm_named
 from starlearn.settings import Acquisition, LoRA, Training
+from starlearn.storage.toml_settings import Strict, checked_settings, make_part, read_toml
 
 PARTS = {"adapter": LoRA, "acquisition": Acquisition, "training": Training}
 FIRST_TUNING_SEED = 1000
-"""Seeds from here on are for choosing settings, those below for what is reported."""
+"""Seeds from this one on are for choosing settings. Seeds below it are for reported results."""
 PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
 
 
-class Strict(BaseModel):
-    """A table of the file: no unknown key, no silent conversion."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Settings(Strict):
-    """What all arms of a task share."""
+class StudySettings(Strict):
+    """Settings that all arms of a task share."""
 
     model: str | None = None
-    """Folder or hub id, ${NAME} filled in by --where NAME=FOLDER; None is the embedded model."""
+    """Folder or hub id; --where NAME=FOLDER replaces ${NAME}. None is the embedded model."""
     quantization: Literal["nf4", "fp4", "none"] = "nf4"
-    n_initial: PositiveInt
+    n_initial: NonNegativeInt
     n_instances: PositiveInt
     n_rounds: PositiveInt
     sub_pool: PositiveInt | None = None
-    n_probe: Annotated[int, Field(ge=8)] = 64
-    """Random items of the pool whose scores are followed over the rounds."""
-    adapter: dict[str, Any] = {}
-    acquisition: dict[str, Any] = {}
-    training: dict[str, Any] = {}
+    n_probe: NonNegativeInt = 64
+    """Random items of the pool whose scores are recorded in every round; 0 records none."""
+    adapter: dict[str, Any] = Field({})
+    acquisition: dict[str, Any] = Field({})
+    training: dict[str, Any] = Field({})
 
     @model_validator(mode="after")
-    def _parts_can_be_made(self) -> "Settings":
+    def _parts_can_be_made(self) -> "StudySettings":
         for name, kind in PARTS.items():
-            given: dict[str, Any] = getattr(self, name)
-            known = kind().get_params()
-            unknown = [key for key in given if key not in known]
-            if unknown:
-                raise ValueError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(known)}")
-            kind(**given).check()
+            make_part(name, kind, getattr(self, name))
         return self
 
 
-class Task(Strict):
-    """Where items, labels and test set come from, and what this task changes in the settings."""
+class StudyTask(Strict):
+    """Source of the items, labels and test set of a task, and its changes to the settings."""
 
     name: Name
     source: Literal["embedded", "files", "benchmark"]
     pool: Literal["skewed", "homogeneous", "noisy", "steps"] | None = None
-    """For "embedded": the kind."""
+    """For "embedded": the kind of pool."""
     dataset: Literal["gsm8k", "boolq", "openbookqa"] | None = None
     """For "benchmark": the data set."""
     folder: str | None = None
-    """For "files" (needed) and "benchmark" (else the hub): holds train.jsonl and test.jsonl."""
+    """The folder of the files; required by "files". Without it, "benchmark" uses the hub."""
+    train: str = "train.jsonl"
+    test: str = "test.jsonl"
+    """For "files": paths of the pool and of the test set, relative to the folder."""
     text_field: str = "text"
     label_field: str = "label"
     prompt: str = "{text}\nAnswer:"
     """For "files"."""
     words: bool = False
-    """For "files": labels such as card_arrival are written "card arrival"."""
+    """For "files": whether a label such as card_arrival is written "card arrival"."""
     max_new_tokens: PositiveInt | None = None
-    """Room for a free-form answer."""
+    """Length limit of a free-form answer."""
+    answer_pattern: str | None = None
+    """For "files": regular expression of the final answer in a free-form answer."""
     n_items: PositiveInt | None = None
     n_test: PositiveInt | None = None
-    """So many items of the pool and of the test set, drawn by the seed; None takes all."""
-    settings: dict[str, Any] = {}
+    """Items of the pool and of the test set, drawn by the seed; None uses all."""
+    max_chars: PositiveInt | None = None
+    """Length limit of an item and its label together; longer rows are left out."""
+    settings: dict[str, Any] = Field({})
 
     @model_validator(mode="after")
-    def _source_is_complete(self) -> "Task":
+    def _source_is_complete(self) -> "StudyTask":
         needed = {"embedded": "pool", "files": "folder", "benchmark": "dataset"}[self.source]
         if getattr(self, needed) is None:
             raise ValueError(f'source = "{self.source}" needs {needed}')
         if self.source == "embedded" and not (self.n_items and self.n_test):
             raise ValueError('source = "embedded" needs n_items and n_test')
+        if self.max_new_tokens and self.dataset in ("boolq", "openbookqa"):
+            raise ValueError(f"max_new_tokens is for free-form answers; {self.dataset} has none")
+        if self.answer_pattern and not self.max_new_tokens:
+            raise ValueError("answer_pattern is for free-form answers: add max_new_tokens")
         return self
 
 
 class Seeds(Strict):
-    """first, first + 1, ..., count of them."""
+    """The seeds first, first + 1, ..., first + count - 1."""
 
     first: Annotated[int, Field(ge=0)] = 0
     count: PositiveInt
@@ -112,8 +104,8 @@ class Study(Strict):
     note: str = ""
     arms: Annotated[list[str], Field(min_length=1)]
     seeds: Seeds
-    settings: Settings
-    tasks: Annotated[list[Task], Field(min_length=1)]
+    settings: StudySettings
+    tasks: Annotated[list[StudyTask], Field(min_length=1)]
 
     @field_validator("arms")
     @classmethod
@@ -137,12 +129,12 @@ class Study(Strict):
             self.settings_of(task)
         return self
 
-    def settings_of(self, task: Task) -> Settings:
-        """Return the shared settings with what a task changes; its tables change key by key."""
+    def settings_of(self, task: StudyTask) -> StudySettings:
+        """Return the shared settings with the changes of a task; tables change key by key."""
         given = self.settings.model_dump()
         for key, value in task.settings.items():
             given[key] = {**given[key], **value} if isinstance(value, dict) else value
-        return Settings(**given)
+        return StudySettings(**given)
 
 
 def read_study(path: Path, where: Mapping[str, str] | None = None) -> Study:
@@ -153,7 +145,7 @@ def read_study(path: Path, where: Mapping[str, str] | None = None) -> Study:
     path : path
         A TOML file.
     where : mapping of str to str, optional
-        What ``${NAME}`` in a folder or a model stands for; the environment comes after it.
+        Values of ``${NAME}`` in a folder or a model, before those of the environment.
 
     Raises
     ------
@@ -161,32 +153,21 @@ def read_study(path: Path, where: Mapping[str, str] | None = None) -> Study:
         Naming the file, the key, and what is wrong with it.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: is not TOML in UTF-8 ({error}). Mend the file.") from error
-    try:
-        return Study(**filled(found, {**os.environ, **(where or {})}))
-    except ValidationError as error:
-        complaints = [
-            f"{'.'.join(map(str, one['loc'])) or 'the study'}: {one['msg']}"
-            for one in error.errors(include_url=False)
-        ]
-        raise InputError(f"{path}: {listed(complaints)}. Mend the file.") from None
+        found = filled(read_toml(path), {**os.environ, **(where or {})})
+        return checked_settings(Study, found, str(path))
     except (TypeError, InputError) as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
 def filled(value: Any, names: Mapping[str, str]) -> Any:
-    """Fill ${NAME} in the models and folders of a study."""
+    """Replace ${NAME} in the models and folders of a study."""
 
     def fill(text: str) -> str:
         def known(match: re.Match[str]) -> str:
             if match[1] not in names:
                 raise InputError(
-                    f"${{{match[1]}}} is not known. Type --where {match[1]}=FOLDER, or set the "
-                    "variable in the environment."
+                    f"${{{match[1]}}} is not known. Add --where {match[1]}=FOLDER, or set the "
+                    "environment variable."
                 )
             return names[match[1]]
 

@@ -1,21 +1,22 @@
-"""The report of a study: one HTML file that needs no network, with every task, losses too."""
+"""The report of a study: one HTML file that needs no network, with all tasks and all arms."""
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from starlearn.evaluate.arms import ARMS
+from starlearn.evaluate.arms import ARMS, arm_title
 from starlearn.evaluate.displays import (
     AulcForest,
     ConfidenceOnErrors,
-    FigureByRound,
     LearningCurves,
     MixByRound,
     ReliabilityDiagram,
     ScoreCorrelations,
+    as_plot_text,
+    new_figure,
+    png,
 )
+from starlearn.evaluate.html_page import as_text, render_page
 from starlearn.evaluate.results import (
     REFERENCE,
     RIVAL,
@@ -24,18 +25,18 @@ from starlearn.evaluate.results import (
     primary_contrasts,
     read_results,
 )
-from starlearn.evaluate.run_report import as_plot_text, new_figure, replace_file
 from starlearn.evaluate.statistics import LEAST_SEEDS, MARGIN
 from starlearn.evaluate.study_tables import markdown, row
+from starlearn.storage.files import write_file
 
 PAGE_FILE, TABLES_FILE = "study.html", "study.md"
 CURVES_FILE, FOREST_FILE = "study.png", "study_forest.png"
 MOST_CURVES = 4
-"""Arms in a figure of curves: more lines cannot be told apart."""
+"""Number of arms in a figure; more lines are hard to distinguish."""
 
 
 def write_study_report(folder: Path) -> Path:
-    """Write a page, its tables and its main figures beside the lines of one or more studies.
+    """Write a page, its tables and its main figures into the folder of one or more studies.
 
     Parameters
     ----------
@@ -44,35 +45,36 @@ def write_study_report(folder: Path) -> Path:
     Returns
     -------
     path
-        ``study.html``, the page. ``study.md`` holds its tables as Markdown, ``study.png`` the
+        The page, ``study.html``. ``study.md`` has its tables as Markdown, ``study.png`` the
         learning curves of all tasks, and ``study_forest.png`` all arms against random choice.
 
     Raises
     ------
     InputError
-        When there is no finished run that can be reported.
+        When there is no finished run to report.
     """
     results = read_results(folder)
-    replace_file(folder / TABLES_FILE, markdown(results).encode())
-    replace_file(folder / CURVES_FILE, draw_curves(results))
-    replace_file(folder / FOREST_FILE, draw_forests(results))
-    replace_file(folder / PAGE_FILE, render_study(results).encode())
+    for name, content in (
+        (TABLES_FILE, markdown(results).encode()),
+        (CURVES_FILE, draw_curves(results)),
+        (FOREST_FILE, draw_forests(results)),
+        (PAGE_FILE, render_study(results).encode()),
+    ):
+        write_file(folder / name, content, mode=0o666)
     return folder / PAGE_FILE
 
 
 def render_study(results: Sequence[TaskResults]) -> str:
-    """Fill the page; every text that comes from outside is escaped."""
-    from jinja2 import Environment, StrictUndefined
-
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
-        PAGE
-    )
+    """Return the page."""
     runs = [run for task in results for by_seed in task.runs.values() for run in by_seed.values()]
-    return page.render(
+    return render_page(
+        "Does it save labels?",
+        BODY,
+        title_of=arm_title,
         primary=primary_contrasts(results),
         forest=as_image(AulcForest.from_results(results)),
         tasks=[section(task) for task in results],
-        arms={arm: ARMS[arm].says for task in results for arm in task.arms if arm in ARMS},
+        arms={arm: ARMS[arm].description for task in results for arm in task.arms if arm in ARMS},
         margin=MARGIN,
         least_seeds=LEAST_SEEDS,
         reference=REFERENCE,
@@ -83,7 +85,7 @@ def render_study(results: Sequence[TaskResults]) -> str:
 
 
 def section(task: TaskResults) -> dict[str, Any]:
-    """Return what the page shows of one task: its tables and its figures."""
+    """Return the tables and the figures of one task."""
     shown = main_arms(task)
     figures = {
         "Learning curves, mean and 95 % interval": LearningCurves.from_results(task, shown),
@@ -91,17 +93,17 @@ def section(task: TaskResults) -> dict[str, Any]:
         "Confidence of wrong answers after the last round": ConfidenceOnErrors.from_results(
             task, shown
         ),
-        "Length of what was bought": FigureByRound.from_results(
-            task, "mean_item_length", "characters of an item", shown
+        "Length of the bought items": LearningCurves.from_results(
+            task, shown, "mean_item_length", "characters per item"
         ),
     }
     for arm in [arm for arm in shown if arm != REFERENCE][:2]:
-        figures[f"Rank correlation of scores between rounds, {arm}"] = (
+        figures[f"Rank correlation of scores between rounds, {arm_title(arm)}"] = (
             ScoreCorrelations.from_results(task, arm)
         )
     for arm in shown[:3]:
         if task.mix(arm):
-            figures[f"What was bought by {arm}, round by round"] = MixByRound.from_results(
+            figures[f"Items bought by {arm_title(arm)} in each round"] = MixByRound.from_results(
                 task, arm
             )
     return {
@@ -113,9 +115,9 @@ def section(task: TaskResults) -> dict[str, Any]:
 
 
 def main_arms(task: TaskResults) -> list[str]:
-    """Return the few arms whose curves are drawn: the first ones of the table of arms.
+    """Return the arms whose curves are drawn: the first ones of the table of arms.
 
-    Beside arms with more seeds an arm with few would fill the figure with its wide interval.
+    An arm with fewer seeds than the others is left out: its wide interval would fill the figure.
     """
     first = [arm for arm in (REFERENCE, RIVAL, STAR) if arm in task.arms]
     most = max(map(len, task.runs.values()))
@@ -124,7 +126,7 @@ def main_arms(task: TaskResults) -> list[str]:
 
 
 def machines(runs: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Count the runs by what computed them: device and versions."""
+    """Count the runs per device and versions."""
     found: dict[str, int] = {}
     for run in runs:
         versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
@@ -146,7 +148,7 @@ def draw_curves(results: Sequence[TaskResults]) -> bytes:
 
 
 def draw_forests(results: Sequence[TaskResults]) -> bytes:
-    """Draw all arms of all tasks against random choice, a panel a task; return a PNG."""
+    """Draw all arms against random choice, one panel per task; return a PNG."""
     figure = new_figure()
     compared = [task for task in results if task.contrasts()]
     n_rows = max((len(compared) + 1) // 2, 1)
@@ -159,62 +161,39 @@ def draw_forests(results: Sequence[TaskResults]) -> bytes:
     return png(figure, dpi=100)
 
 
-def png(figure: Any, dpi: int) -> bytes:
-    """Return a figure as the bytes of a PNG."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=dpi)
-    return image.getvalue()
-
-
 def as_image(display: Any) -> str:
-    """Draw a display and return it as the text of a PNG, base64."""
+    """Draw a display and return it as a PNG in base64."""
     figure = new_figure()
     if isinstance(display, AulcForest):
         figure.set_size_inches(8.0, 1.5 + 0.28 * len(display.contrasts))
     display.plot(figure.add_subplot())
-    return base64.b64encode(png(figure, dpi=110)).decode()
+    return as_text(png(figure, dpi=110))
 
 
-PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>starlearn: does it save labels?</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; margin: 1rem 0 }
-th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child, td.text, th.text { text-align: left }
-img { max-width: 100% }
-figure { display: inline-block; margin: 0 1rem 1rem 0; max-width: 30rem }
-figcaption { font-weight: 600 }
-.scroll { overflow-x: auto }
-</style>
-</head>
-<body>
-<h1>Does it save labels?</h1>
-<p>{{ n_runs }} finished runs, {{ "%.1f"|format(hours) }} hours of computing. A seed is the unit:
-for one seed all arms share pool, initial labels, test set, initial adapter, order of training and
-number of steps. AULC is the trapezoid of test accuracy over the labels, divided by its range.</p>
+BODY = """\
+<p>{{ n_runs }} finished runs, {{ "%.1f"|format(hours) }} hours of computing. Seeds are paired: for
+one seed all arms share pool, initial labels, test set, initial adapter, order of training and
+number of steps. AULC is the area under the learning curve: test accuracy averaged over the number
+of labels.</p>
 {% macro signed(value) %}{{ "%+.4f"|format(value) }}{% endmacro %}
 {% macro number(value, form) %}
 {% if value is not none %}{{ form|format(value) }}{% endif %}
 {% endmacro %}
 {% if primary %}
 <h2>Primary contrasts</h2>
-<p>Named before the first run. p: exact two-sided sign-flip test; Holm: corrected over all rows.
-"better" is said when the 95 % t-interval lies above 0, "worse" when it lies below, "not worse" when
-it lies above -{{ margin }}; below {{ least_seeds }} seeds nothing is said. While a study is
-running the table is a look and no result: it ends with its last seed, not with a win.</p>
+<p>These contrasts were named before the first run. p: exact two-sided sign-flip test. Holm: p
+corrected over all rows. The verdict is "better" when the 95 % t-interval lies above 0, "worse" when
+it lies below 0, and "not worse" when it lies above -{{ margin }}. With fewer than
+{{ least_seeds }} seeds there is no verdict. While a study is running, the table is preliminary: a
+study ends with its last seed, not with a win.</p>
 <div class="scroll"><table>
 <tr><th>task</th><th class="text">contrast</th><th>seeds</th><th>AULC difference</th>
 <th>95 % interval</th><th>bootstrap (BCa)</th><th>p</th><th>Holm</th>
 <th class="text">verdict</th></tr>
 {% for one in primary %}
 {% set c = one.contrast %}
-<tr><td class="text">{{ c.task }}</td><td class="text">{{ c.arm }} - {{ c.against }}</td>
+<tr><td class="text">{{ c.task }}</td>
+<td class="text">{{ title_of(c.arm) }} - {{ title_of(c.against) }}</td>
 <td>{{ c.seeds|length }}</td><td>{{ signed(c.mean) }}</td>
 <td>{{ signed(c.low) }} to {{ signed(c.high) }}</td>
 <td>{{ signed(c.bca[0]) }} to {{ signed(c.bca[1]) }}</td>
@@ -224,8 +203,9 @@ running the table is a look and no result: it ends with its last seed, not with 
 </table></div>
 {% endif %}
 <h2>All arms against {{ reference }}</h2>
-<p>Points are means over paired seeds (their number in brackets), lines 95 % t-intervals, ticks the
-seeds. These are not corrected for their number: look at the primary contrasts for claims.</p>
+<p>Points are means over paired seeds (their number in brackets), lines are 95 % t-intervals, ticks
+are single seeds. These intervals are not corrected for multiple comparisons: use the primary
+contrasts for claims.</p>
 <img src="data:image/png;base64,{{ forest }}" alt="Differences of AULC with intervals">
 {% for task in tasks %}
 <h2>{{ task.name }}</h2>
@@ -233,7 +213,8 @@ seeds. These are not corrected for their number: look at the primary contrasts f
 <tr><th>arm</th><th>seeds</th><th>AULC</th><th>final accuracy</th><th>RIPL</th><th>speed-up</th>
 <th>test NLL</th><th>ECE</th><th>confidence on errors</th><th>score and length</th></tr>
 {% for r in task.rows %}
-<tr><td class="text">{{ r.arm }}</td><td>{{ r.seeds }}</td><td>{{ "%.4f"|format(r.aulc) }}</td>
+<tr><td class="text">{{ title_of(r.arm) }}</td>
+<td>{{ r.seeds }}</td><td>{{ "%.4f"|format(r.aulc) }}</td>
 <td>{{ "%.4f"|format(r.final) }}</td><td>{{ number(r.ripl, "%+.3f") }}</td>
 <td>{{ number(r.speed_up, "%.2f") }}</td><td>{{ number(r.test_nll, "%.3f") }}</td>
 <td>{{ number(r.ece, "%.3f") }}</td><td>{{ number(r.confidence_on_errors, "%.3f") }}</td>
@@ -244,7 +225,8 @@ seeds. These are not corrected for their number: look at the primary contrasts f
 <tr><th>against {{ reference }}</th><th>seeds</th><th>AULC difference</th><th>95 % interval</th>
 <th>p, uncorrected</th><th class="text">verdict</th></tr>
 {% for c in task.contrasts %}
-<tr><td class="text">{{ c.arm }}</td><td>{{ c.seeds|length }}</td><td>{{ signed(c.mean) }}</td>
+<tr><td class="text">{{ title_of(c.arm) }}</td>
+<td>{{ c.seeds|length }}</td><td>{{ signed(c.mean) }}</td>
 <td>{{ signed(c.low) }} to {{ signed(c.high) }}</td><td>{{ "%.4g"|format(c.p) }}</td>
 <td class="text">{{ c.verdict }}</td></tr>
 {% endfor %}
@@ -254,15 +236,16 @@ seeds. These are not corrected for their number: look at the primary contrasts f
 <img src="data:image/png;base64,{{ image }}" alt="{{ task.name }}: {{ title }}"></figure>
 {% endfor %}
 {% endfor %}
-<p>RIPL: the share of what {{ reference }} leaves to gain. Speed-up: how many times fewer labels the
-mean curve needs for the final accuracy of {{ reference }}; 0 where it never gets there. Test NLL:
-of the right answer, in nats (free-form: by token). ECE: 15 bins of equal width. Score and length:
-rank correlation of what a query ranks by with the tokens of the answer, empty where all are
-equal.</p>
+<p>RIPL: the share of the errors of {{ reference }} that are gone. Speed-up: the factor by which the
+mean curve needs fewer labels for the final accuracy of {{ reference }}; 0 where it never reaches
+it. Test NLL: negative log-likelihood of the gold answer, in nats (free-form: per token). ECE:
+expected calibration error, 15 bins of equal width. Score and length: rank correlation of the query
+score with the number of tokens of the answer, empty where all answers have the same length.</p>
 <h2>Arms</h2>
 <table>
-{% for arm, says in arms.items() %}
-<tr><th class="text">{{ arm }}</th><td class="text">{{ says }}</td></tr>
+{% for arm, description in arms.items() %}
+<tr><th class="text">{{ title_of(arm) }}</th><td class="text">{{ arm }}</td>
+<td class="text">{{ description }}</td></tr>
 {% endfor %}
 </table>
 <h2>Machines</h2>
@@ -271,6 +254,4 @@ equal.</p>
 <tr><th class="text">{{ count }} runs</th><td class="text">{{ name }}</td></tr>
 {% endfor %}
 </table>
-</body>
-</html>
 """

@@ -1,10 +1,11 @@
-"""The tables of a study as Markdown, for a document: primary contrasts, and every arm of a task."""
+"""The tables of a study as Markdown: the primary contrasts, and all arms of each task."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from starlearn.evaluate.arms import arm_title
 from starlearn.evaluate.results import (
     REFERENCE,
     RIVAL,
@@ -18,7 +19,7 @@ from starlearn.evaluate.statistics import Contrast, ripl, speed_up
 
 
 def row(task: TaskResults, arm: str) -> dict[str, Any]:
-    """Return one arm's line of the table of a task: means over its seeds, after the last round."""
+    """Return an arm's row of the table of a task: means over its seeds, after the last round."""
     areas = task.areas
     found: dict[str, Any] = {
         "arm": arm,
@@ -43,14 +44,11 @@ def row(task: TaskResults, arm: str) -> dict[str, Any]:
 
 
 def markdown(results: Sequence[TaskResults]) -> str:
-    """Return all tables of a study, each under a heading."""
-    parts = [
-        "## Primary contrasts\n",
-        _primary(results),
-    ]
+    """Return all tables of a study, each with a heading."""
+    parts = ["## Primary contrasts\n", _primary(results)]
     for task in results:
         n = len(balanced_seeds(task))
-        parts += [f"\n## {task.name}, {n} seeds that all arms have\n", _arms(task)]
+        parts += [f"\n## {task.name}, {n} seeds of all arms\n", _arms(task)]
     return "\n".join(parts) + "\n"
 
 
@@ -58,7 +56,7 @@ def _primary(results: Sequence[TaskResults]) -> str:
     lines = [
         [
             one.contrast.task,
-            f"{one.contrast.arm} - {one.contrast.against}",
+            f"{arm_title(one.contrast.arm)} - {arm_title(one.contrast.against)}",
             len(one.contrast.seeds),
             f"{one.contrast.mean:+.4f}",
             f"{one.contrast.low:+.4f} to {one.contrast.high:+.4f}",
@@ -69,7 +67,7 @@ def _primary(results: Sequence[TaskResults]) -> str:
         for one in primary_contrasts(results)
     ]
     heads = ["task", "contrast", "seeds", "AULC difference", "95 % interval", "p", "Holm"]
-    return _table([*heads, "interval says"], lines)
+    return _table([*heads, "verdict"], lines)
 
 
 def _arms(task: TaskResults) -> str:
@@ -80,7 +78,7 @@ def _arms(task: TaskResults) -> str:
         found = row(task, arm)
         lines.append(
             [
-                arm,
+                arm_title(arm),
                 found["seeds"],
                 f"{found['aulc']:.4f}",
                 *(_difference(differences.get(arm)) for differences in against),
@@ -92,7 +90,7 @@ def _arms(task: TaskResults) -> str:
                 _number(found["confidence_on_errors"], ".3f"),
             ]
         )
-    minus = [f"minus {other} (95 %)" for other in rivals]
+    minus = [f"minus {arm_title(other)} (95 %)" for other in rivals]
     heads = ["arm", "seeds", "AULC", *minus, "final", "RIPL", "speed-up"]
     return _table([*heads, "test NLL", "ECE", "confidence on errors"], lines)
 

@@ -5,22 +5,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from starlearn.errors import InputError, listed
+from starlearn.evaluate.arms import item_length
 from starlearn.evaluate.simulate import content_id
-from starlearn.evaluate.study_file import Task
+from starlearn.evaluate.study_file import StudyTask
 from starlearn.tasks import ChoiceTask, GenerationTask
 
 EMBEDDED_TOKENS = 32
-"""Room for the longest working of the pool "steps"."""
+"""Length limit of an answer in the pool "steps", whose longest answer fits."""
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """What one seed is played on; m items in the pool, q in the test set."""
+    """The data of a task for one seed: m items in the pool, q in the test set."""
 
     items: list[Any]
     labels: list[str]
@@ -28,21 +30,21 @@ class TaskData:
     test_labels: list[str]
     task: ChoiceTask | GenerationTask
     skills: list[str] | None = None
-    """What each item of the pool asks for, where that is known: for the analysis alone."""
+    """The skill that each item of the pool needs, where it is known. Only analyses read it."""
     leaked: frozenset[str] = frozenset()
-    """Content ids of the test items that also stand in the pool."""
+    """Content ids of the test items that are also in the pool."""
 
     @property
     def digest(self) -> str:
         """A short hash of everything but the skills."""
         names = ("prompt", "choices", "max_new_tokens", "answer_pattern")
-        asked = [getattr(self.task, name, None) for name in names]
-        content = [self.items, self.labels, self.test_items, self.test_labels, asked]
+        answers = [getattr(self.task, name, None) for name in names]
+        content = [self.items, self.labels, self.test_items, self.test_labels, answers]
         return blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
 
 
-def load_task(task: Task, seed: int) -> TaskData:
-    """Make or read a task's data, and draw from it what the seed says.
+def load_task(task: StudyTask, seed: int) -> TaskData:
+    """Make or read the data of a task, and draw the part that the seed decides.
 
     Raises
     ------
@@ -52,45 +54,51 @@ def load_task(task: Task, seed: int) -> TaskData:
     if task.source == "embedded":
         return _embedded(task, seed)
     data = _stored(task)
-    items, labels = _drawn(data.items, data.labels, task.n_items, [seed, 10])
-    test_items, test_labels = _drawn(data.test_items, data.test_labels, task.n_test, [seed, 11])
+    items, labels = _drawn(data.items, data.labels, task.n_items, task.max_chars, [seed, 10])
+    test_items, test_labels = _drawn(
+        data.test_items, data.test_labels, task.n_test, task.max_chars, [seed, 11]
+    )
     return TaskData(items, labels, test_items, test_labels, data.task, leaked=data.leaked)
 
 
-def data_digest(task: Task) -> str:
-    """Return a hash of what a task's data come from, the same for all seeds."""
+def data_digest(task: StudyTask) -> str:
+    """Return a hash of the source of a task's data, the same for all seeds."""
     return load_task(task, 0).digest if task.source == "embedded" else _stored(task).digest
 
 
-def _embedded(task: Task, seed: int) -> TaskData:
+def _embedded(task: StudyTask, seed: int) -> TaskData:
     from starlearn.embedded.pools import make_pool
 
     sizes = (int(task.n_items or 0), int(task.n_test or 0))
     made = make_pool(str(task.pool), *sizes, random_state=seed)
     answers: ChoiceTask | GenerationTask = ChoiceTask(made.prompt, made.choices)
     if made.choices is None:
-        room = task.max_new_tokens or EMBEDDED_TOKENS
-        answers = GenerationTask(made.prompt, room, made.answer_pattern)
+        limit = task.max_new_tokens or EMBEDDED_TOKENS
+        answers = GenerationTask(made.prompt, limit, made.answer_pattern)
     return TaskData(
         made.items, made.labels, made.test_items, made.test_labels, answers, made.skills
     )
 
 
 @lru_cache(maxsize=8)
-def _read(source: str, name: str, folder: str | None, text: str, label: str) -> Any:
-    from starlearn.data.readers import load_labelled
+def _benchmark(name: str, folder: str | None) -> Any:
     from starlearn.evaluate.benchmarks import load_benchmark
 
-    if source == "benchmark":
-        return load_benchmark(name, folder)
-    return [load_labelled(f"{folder}/{part}.jsonl", text, label) for part in ("train", "test")]
+    return load_benchmark(name, folder)
 
 
-def _stored(task: Task) -> TaskData:
-    found = _read(task.source, task.dataset or "", task.folder, task.text_field, task.label_field)
+@lru_cache(maxsize=8)
+def _file(path: Path, text_field: str, label_field: str) -> tuple[list[Any], list[str]]:
+    from starlearn.data.readers import load_labelled
+
+    return load_labelled(path, text_field, label_field)
+
+
+def _stored(task: StudyTask) -> TaskData:
     if task.source == "benchmark":
+        found = _benchmark(str(task.dataset), task.folder)
         answers = found.task
-        if task.max_new_tokens is not None and isinstance(answers, GenerationTask):
+        if task.max_new_tokens is not None:
             answers = GenerationTask(answers.prompt, task.max_new_tokens, answers.answer_pattern)
         return TaskData(
             found.train_items,
@@ -100,30 +108,57 @@ def _stored(task: Task) -> TaskData:
             answers,
             leaked=frozenset(content_id(found.test_items[i]) for i in found.leaked_test_rows),
         )
-    (items, labels), (test_items, test_labels) = found
+    files = [Path(str(task.folder)) / name for name in (task.train, task.test)]
+    (items, labels), (test_items, test_labels) = (
+        _file(file, task.text_field, task.label_field) for file in files
+    )
     if task.max_new_tokens is not None:
-        free = GenerationTask(task.prompt, task.max_new_tokens)
-        return TaskData(items, labels, test_items, test_labels, free)
-    labels, test_labels = (_spelled(some, task.words) for some in (labels, test_labels))
-    unknown = sorted(set(test_labels) - set(labels))
-    if unknown:
-        raise InputError(
-            f"{task.folder}: labels of test.jsonl that train.jsonl lacks: {listed(unknown)}; "
-            "remove these rows"
-        )
-    choices = ChoiceTask(task.prompt, choices=sorted(set(labels)))
-    return TaskData(items, labels, test_items, test_labels, choices)
+        answers = GenerationTask(task.prompt, task.max_new_tokens, task.answer_pattern)
+    else:
+        labels, test_labels = (_spelled(some, task.words) for some in (labels, test_labels))
+        answers = ChoiceTask(task.prompt, choices=_choices(labels, test_labels, *files))
+    answers.check()
+    return TaskData(items, labels, test_items, test_labels, answers)
 
 
 def _spelled(labels: Sequence[str], words: bool) -> list[str]:
     return [label.replace("_", " ") if words else label for label in labels]
 
 
+def _choices(
+    labels: Sequence[str], test_labels: Sequence[str], train: Path, test: Path
+) -> list[str]:
+    """Return the labels of the pool; raise InputError where the files disagree about classes."""
+    choices = sorted(set(labels))
+    spellings: dict[str, list[str]] = {}
+    for label in choices:
+        spellings.setdefault(label.casefold(), []).append(label)
+    variants = [" and ".join(map(repr, same)) for same in spellings.values() if len(same) > 1]
+    if variants:
+        raise InputError(
+            f"{train}: labels that differ only in case: {listed(variants)}. Use one spelling."
+        )
+    unknown = [repr(label) for label in sorted(set(test_labels) - set(choices))]
+    if unknown:
+        raise InputError(
+            f"{test}: labels that {train.name} lacks: {listed(unknown)}. Remove these rows, or "
+            "set max_new_tokens for free-form answers."
+        )
+    return choices
+
+
 def _drawn(
-    items: list[Any], labels: list[str], n: int | None, seed: list[int]
+    items: list[Any], labels: list[str], n: int | None, max_chars: int | None, seed: list[int]
 ) -> tuple[list[Any], list[str]]:
-    """Draw n rows in the order of the file; all of them where n is None or no less than all."""
-    rows: Sequence[int] = range(len(items))
-    if n is not None and n < len(items):
-        rows = np.sort(np.random.default_rng(seed).choice(len(items), n, replace=False)).tolist()
+    """Draw n of the rows that are short enough, in the order of the file; None draws all."""
+    rows = [
+        row
+        for row, (item, label) in enumerate(zip(items, labels, strict=True))
+        if max_chars is None or item_length(item) + len(label) <= max_chars
+    ]
+    if not rows:
+        raise InputError(f"no row has at most {max_chars} characters. Raise max_chars.")
+    if n is not None and n < len(rows):
+        drawn = np.sort(np.random.default_rng(seed).choice(len(rows), n, replace=False))
+        rows = [rows[i] for i in drawn]
     return [items[i] for i in rows], [labels[i] for i in rows]

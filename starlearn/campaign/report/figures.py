@@ -11,7 +11,7 @@ from starlearn.campaign.report.reliability import ReliabilityDiagram
 from starlearn.campaign.report.round_displays import ClassMixByRound, UncertaintyByRound, classes_of
 from starlearn.campaign.report.trials import Trial
 from starlearn.errors import InputError
-from starlearn.evaluate.run_report import AccuracyByLabels, new_figure
+from starlearn.evaluate.displays import LearningCurves, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +42,7 @@ def learning_curve(
         name: [(place(trial), trial.accuracy) for trial in group] for name, group in groups.items()
     }
     figure = new_figure()
-    display = AccuracyByLabels(curves).plot(figure.add_subplot())
+    display = LearningCurves(curves).plot(figure.add_subplot())
     for line, group in zip(display.lines_, groups.values(), strict=True):
         lows, highs = zip(*(trial.interval for trial in group), strict=True)
         display.ax_.vlines(

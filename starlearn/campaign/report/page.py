@@ -18,7 +18,7 @@ from starlearn.campaign.report.reliability import N_BINS, expected_calibration_e
 from starlearn.campaign.report.trials import Trial, answered, before_teaching, free_form_task
 from starlearn.campaign.rounds import Round
 from starlearn.console import TOKEN, plain
-from starlearn.evaluate.run_report import versions
+from starlearn.version import versions
 
 LONGEST_TEXT = 240
 MOST_ROWS = 200

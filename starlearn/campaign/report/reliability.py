@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from starlearn.errors import InputError
-from starlearn.evaluate.run_report import as_plot_text, new_figure
+from starlearn.evaluate.displays import as_plot_text, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

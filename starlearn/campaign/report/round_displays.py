@@ -13,7 +13,7 @@ from starlearn.campaign import rounds
 from starlearn.campaign.campaign import Campaign
 from starlearn.console import plain
 from starlearn.errors import InputError
-from starlearn.evaluate.run_report import as_plot_text, new_figure
+from starlearn.evaluate.displays import as_plot_text, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
