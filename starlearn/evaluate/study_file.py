@@ -2,24 +2,16 @@
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from starlearn.errors import InputError, listed
+from starlearn.errors import InputError
 from starlearn.evaluate.arms import arm_named
 from starlearn.settings import Acquisition, LoRA, Training
+from starlearn.storage.toml_settings import Strict, checked_settings, make_part, read_toml
 
 PARTS = {"adapter": LoRA, "acquisition": Acquisition, "training": Training}
 FIRST_TUNING_SEED = 1000
@@ -27,12 +19,6 @@ FIRST_TUNING_SEED = 1000
 PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
-
-
-class Strict(BaseModel):
-    """A table of the file: no unknown key, no silent conversion."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Settings(Strict):
@@ -47,19 +33,14 @@ class Settings(Strict):
     sub_pool: PositiveInt | None = None
     n_probe: Annotated[int, Field(ge=8)] = 64
     """Random items of the pool whose scores are followed over the rounds."""
-    adapter: dict[str, Any] = {}
-    acquisition: dict[str, Any] = {}
-    training: dict[str, Any] = {}
+    adapter: dict[str, Any] = Field(default_factory=dict)
+    acquisition: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _parts_can_be_made(self) -> "Settings":
         for name, kind in PARTS.items():
-            given: dict[str, Any] = getattr(self, name)
-            known = kind().get_params()
-            unknown = [key for key in given if key not in known]
-            if unknown:
-                raise ValueError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(known)}")
-            kind(**given).check()
+            make_part(name, kind, getattr(self, name))
         return self
 
 
@@ -85,7 +66,7 @@ class Task(Strict):
     n_items: PositiveInt | None = None
     n_test: PositiveInt | None = None
     """So many items of the pool and of the test set, drawn by the seed; None takes all."""
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _source_is_complete(self) -> "Task":
@@ -161,21 +142,10 @@ def read_study(path: Path, where: Mapping[str, str] | None = None) -> Study:
         Naming the file, the key, and what is wrong with it.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: is not TOML in UTF-8 ({error}). Mend the file.") from error
-    try:
-        return Study(**filled(found, {**os.environ, **(where or {})}))
-    except ValidationError as error:
-        complaints = [
-            f"{'.'.join(map(str, one['loc'])) or 'the study'}: {one['msg']}"
-            for one in error.errors(include_url=False)
-        ]
-        raise InputError(f"{path}: {listed(complaints)}. Mend the file.") from None
+        found = filled(read_toml(path), {**os.environ, **(where or {})})
+        return checked_settings(Study, found, str(path))
     except (TypeError, InputError) as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
 def filled(value: Any, names: Mapping[str, str]) -> Any:

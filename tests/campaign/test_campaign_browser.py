@@ -16,9 +16,9 @@ from page_cases import FREE, HOSTILE, MANY, words
 from test_campaign_commands import HOLD
 
 from starlearn.campaign.campaign import Campaign
-from starlearn.campaign.web.access import Door
+from starlearn.campaign.web.access import AccessTokens
 from starlearn.campaign.web.routes import make_app
-from starlearn.campaign.web.service import Desk
+from starlearn.campaign.web.service import AnnotationService
 from starlearn.campaign.web.serving import listening, make_server
 from starlearn.tasks import ChoiceTask
 
@@ -41,8 +41,8 @@ class Served:
     def running(self):
         with listening(0) as listener:
             port = listener.getsockname()[1]
-            self.origin, self.door = f"http://127.0.0.1:{port}", Door(port)
-            self.server = make_server(make_app(Desk(self.campaign), self.door))
+            self.origin, self.tokens = f"http://127.0.0.1:{port}", AccessTokens(port)
+            self.server = make_server(make_app(AnnotationService(self.campaign), self.tokens))
             thread = threading.Thread(target=self.server.run, args=([listener],))
             thread.start()
             try:
@@ -56,7 +56,7 @@ class Served:
 
     @property
     def address(self):
-        return f"{self.origin}/?token={self.door.token}"
+        return f"{self.origin}/?token={self.tokens.token}"
 
     def page(self, name="ann", **options):
         """Open the page in a browser of its own, and choose a name."""

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from starlearn import console
 from starlearn.campaign import batch_scores
 from starlearn.campaign.campaign import Campaign
-from starlearn.campaign.settings_file import beginning, read_settings
+from starlearn.campaign.settings_file import new_campaign, read_settings
 from starlearn.cli.app import app
 from starlearn.errors import (
     CampaignCorruptError,
@@ -150,7 +150,7 @@ def test_settings_that_cannot_be_used(files, tiny_model, line, words):
 
 
 def test_settings_are_seen_from_their_file_and_the_command_line_wins(files):
-    begun = beginning(read_settings(files / "settings.toml"))
+    begun = new_campaign(read_settings(files / "settings.toml"))
     assert begun.pool == files / "pool.jsonl"
     assert begun.options == {"per_item": 1}
     assert begun.learner.adapter.r == 2
@@ -366,7 +366,7 @@ def test_fault_20_ctrl_c_is_130_and_says_what_to_type(folder, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(batch_scores, "_kept_scores", stop)
+    monkeypatch.setattr(batch_scores, "_write_scores", stop)
     told = refused("query", folder, "-n", 3, code=130)
     assert f"Go on: starlearn resume {folder}" in told
     monkeypatch.undo()

@@ -173,7 +173,7 @@ def test_the_view_of_the_store_says_what_python_says(said):
             else:
                 events.append(store, [Entry("label", f"i{number % 3}", who, answer=answer)], 1)
         words = [seq for (seq,) in store.execute("SELECT seq FROM word ORDER BY seq")]
-        assert words == [event.seq for event in events.standing(events.events(store))]
+        assert words == [event.seq for event in events.current_responses(events.events(store))]
         store.close()
 
 
@@ -189,7 +189,7 @@ class Labelling(RuleBasedStateMachine):
         self.context = quick_folder()
         self.path = self.context.__enter__() / "labels.db"
         self.store = store_with_batch(self.path, items=4)
-        self.said: list[tuple[str, str, str, str | None]] = []
+        self.responses: list[tuple[str, str, str, str | None]] = []
         self.sent: dict[str, tuple[str, str, str, str | None]] = {}
 
     @rule(
@@ -202,7 +202,7 @@ class Labelling(RuleBasedStateMachine):
         given = answer if kind == "label" else None
         uuid = f"u{len(self.sent)}"
         events.append(self.store, [Entry(kind, item, who, answer=given, uuid=uuid)], 2)
-        self.said.append((who, item, kind, given))
+        self.responses.append((who, item, kind, given))
         self.sent[uuid] = (kind, item, who, given)
 
     @precondition(lambda self: self.sent)
@@ -215,10 +215,10 @@ class Labelling(RuleBasedStateMachine):
     @rule(who=st.sampled_from(["ann", "bob"]))
     def undo(self, who):
         undone = events.undo(self.store, who, None, 2)
-        mine = [n for n, (name, *_) in enumerate(self.said) if name == who]
+        mine = [n for n, (name, *_) in enumerate(self.responses) if name == who]
         assert (undone is None) == (not mine)
         if mine:
-            del self.said[mine[-1]]
+            del self.responses[mine[-1]]
 
     @rule(entries=st.lists(st.tuples(st.sampled_from([*items, "never issued"])), min_size=1))
     def many_or_none(self, entries):
@@ -229,7 +229,7 @@ class Labelling(RuleBasedStateMachine):
                 events.append(self.store, batch, 2)
             return
         events.append(self.store, batch, 2)
-        self.said += [("imp", item, "label", "red") for item in names]
+        self.responses += [("imp", item, "label", "red") for item in names]
 
     @rule()
     def crash(self):
@@ -242,8 +242,8 @@ class Labelling(RuleBasedStateMachine):
     def holds(self):
         if not hasattr(self, "store"):
             return
-        expected = {(item, who): (kind, answer) for who, item, kind, answer in self.said}
-        words = events.standing(events.events(self.store))
+        expected = {(item, who): (kind, answer) for who, item, kind, answer in self.responses}
+        words = events.current_responses(events.events(self.store))
         assert {(e.item, e.annotator): (e.kind, e.answer) for e in words} == expected
         found = rounds.current(self.store)
         complete = all(sum(i == item for i, _ in expected) >= 2 for item in self.items)

@@ -213,7 +213,7 @@ def test_fault_57_rows_without_a_label_stay_open(campaign, file):
 def test_fault_58_words_that_other_readers_take_for_nothing(make_campaign, file, monkeypatch):
     words = ["None", "NA", "null", "nan"]
     # The tiny tokenizer knows none of them.
-    monkeypatch.setattr(learner_settings, "require_told_apart", lambda *_: None)
+    monkeypatch.setattr(learner_settings, "require_distinct_choices", lambda *_: None)
     random = Acquisition(n_passes=2, strategy="random")
     campaign = make_campaign(task=ChoiceTask("{text}", choices=words), acquisition=random)
     campaign.query(4)

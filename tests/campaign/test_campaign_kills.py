@@ -84,7 +84,7 @@ def weights(folder):
     """Return the bytes of the adapter that is published."""
     with Campaign.open(folder) as campaign:
         found = campaign.published()
-        return (campaign.place.adapter(found.adapter) / "adapter_model.safetensors").read_bytes()
+        return (campaign.paths.adapter(found.adapter) / "adapter_model.safetensors").read_bytes()
 
 
 def start(stages, step, folder):
@@ -143,7 +143,7 @@ def finish(server, step, folder, stages):
         with Campaign.open(folder) as campaign:
             campaign.doctor(fix=True)
             assert campaign.doctor() == []
-            assert len(list(campaign.place.adapters.iterdir())) == 1
+            assert len(list(campaign.paths.adapters.iterdir())) == 1
 
 
 def kill_often(server, stages, step, kills, seed):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from starlearn.campaign import events
-from starlearn.campaign.annotation import Said, by_key, shortcuts
+from starlearn.campaign.annotation import Action, by_key, shortcuts
 from starlearn.campaign.campaign import Campaign
 from starlearn.cli.app import app
 from starlearn.cli.labelling import understood
@@ -43,17 +43,17 @@ def words(campaign):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("2", Said("label", "green")),
-        (" green ", Said("label", "green")),
-        ("GREEN", Said("label", "green")),
-        ("g", Said("label", "green")),
-        ("s", Said("skip")),
-        (":skip", Said("skip")),
-        ("u", Said("undo")),
-        ("f", Said("flag")),
-        ("f two answers", Said("flag", "two answers")),
-        ("quit", Said("quit")),
-        ("?", Said("help")),
+        ("2", Action("label", "green")),
+        (" green ", Action("label", "green")),
+        ("GREEN", Action("label", "green")),
+        ("g", Action("label", "green")),
+        ("s", Action("skip")),
+        (":skip", Action("skip")),
+        ("u", Action("undo")),
+        ("f", Action("flag")),
+        ("f two answers", Action("flag", "two answers")),
+        ("quit", Action("quit")),
+        ("?", Action("help")),
     ],
 )
 def test_lines_that_are_understood(line, said):
@@ -77,8 +77,8 @@ def test_beginnings_of_several_choices_are_refused():
 
 def test_trap_choices_that_are_numbers_are_typed_as_they_are():
     # With numbers for the places, typing 1 would store "0".
-    assert understood("1", ["0", "1"]) == Said("label", "1")
-    assert understood("1", ["5", "4", "3", "2", "1"]) == Said("label", "1")
+    assert understood("1", ["0", "1"]) == Action("label", "1")
+    assert understood("1", ["5", "4", "3", "2", "1"]) == Action("label", "1")
     with pytest.raises(InputError):
         understood("3", ["0", "1", "ten"])
     assert by_key(["0", "1"])
@@ -87,9 +87,9 @@ def test_trap_choices_that_are_numbers_are_typed_as_they_are():
 
 
 def test_choices_that_are_spelled_like_commands_come_first():
-    assert understood("s", ["s", "t"]) == Said("label", "s")
-    assert understood(":s", ["s", "t"]) == Said("skip")
-    assert understood("skip", ["skip", "t"]) == Said("label", "skip")
+    assert understood("s", ["s", "t"]) == Action("label", "s")
+    assert understood(":s", ["s", "t"]) == Action("skip")
+    assert understood("skip", ["skip", "t"]) == Action("label", "skip")
 
 
 @given(
@@ -97,7 +97,7 @@ def test_choices_that_are_spelled_like_commands_come_first():
 )
 def test_every_choice_can_be_typed_in_full_and_by_its_shortcut(choices):
     for choice in choices:
-        assert understood(choice, choices) == Said("label", choice)
+        assert understood(choice, choices) == Action("label", choice)
     for typed, choice in shortcuts(choices).items():
         assert understood(typed, choices).text == choice
 
@@ -115,10 +115,10 @@ def test_a_line_is_a_choice_a_command_or_refused(line, choices):
 
 
 def test_free_answers_are_kept_to_the_character():
-    assert understood("  x = 1 ", None) == Said("label", "  x = 1 ")
-    assert understood("s", None) == Said("label", "s")
-    assert understood(":f why", None) == Said("flag", "why")
-    assert understood("::s", None) == Said("label", ":s")
+    assert understood("  x = 1 ", None) == Action("label", "  x = 1 ")
+    assert understood("s", None) == Action("label", "s")
+    assert understood(":f why", None) == Action("flag", "why")
+    assert understood("::s", None) == Action("label", ":s")
     for line in ("", "  ", ":x"):
         with pytest.raises(InputError):
             understood(line, None)

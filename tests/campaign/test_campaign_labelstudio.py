@@ -90,8 +90,8 @@ def test_annotations_become_words_of_their_annotators_once(pushed, fake):
         "ann@example.org": "red",
         "bob@example.org": "blue",
     }
-    assert of(campaign, fake, tasks[1]).said == {"bob@example.org": "skip"}
-    assert of(campaign, fake, tasks[3]).said == {}
+    assert of(campaign, fake, tasks[1]).responses == {"bob@example.org": "skip"}
+    assert of(campaign, fake, tasks[3]).responses == {}
     assert events.events(campaign.store)[0].ms == 2500
     before = words(campaign)
     assert counts(pull(campaign)) == (0, 0, 3)

@@ -12,7 +12,7 @@ from campaign_cases import label_all, quick_folder
 
 from starlearn.campaign import publish, rounds
 from starlearn.campaign.campaign import Campaign
-from starlearn.campaign.paths import Place
+from starlearn.campaign.paths import CampaignPaths
 from starlearn.errors import StorageError, UntrustedFileError
 from starlearn.storage import files
 
@@ -31,7 +31,7 @@ def accept(folder):
 
 @pytest.fixture
 def place(quick):
-    return Place(quick)
+    return CampaignPaths(quick)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def published(place):
 
 
 def visible(place):
-    return sorted(path.name for path in place.adapters.iterdir())
+    return sorted(path.name for path in paths.adapters.iterdir())
 
 
 def test_a_published_folder_is_whole_and_private(published):
@@ -49,7 +49,7 @@ def test_a_published_folder_is_whole_and_private(published):
     manifest = publish.verify(place, "round-0001-1", sealed)
     assert set(manifest["files"]) == set(FILES)
     assert manifest["base"] == "b"
-    folder = place.adapter("round-0001-1")
+    folder = paths.adapter("round-0001-1")
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
     assert publish.orphans(place, {"round-0001-1"}) == []
@@ -86,8 +86,8 @@ def test_fault_08_09_errors_of_the_disk_at_every_call(monkeypatch, name, code, s
     failures, position = 0, 0
     while True:
         with quick_folder() as folder, monkeypatch.context() as patch:
-            place = Place(folder)
-            files.make_folder(place.adapters)
+            paths = CampaignPaths(folder)
+            files.make_folder(paths.adapters)
             counted: list[str] = []
             fail_at(patch, name, position, code, counted)
             try:
@@ -136,22 +136,22 @@ def test_fault_08_a_real_limit_on_file_size_in_the_library_that_writes(make_camp
     campaign.teach()
     campaign.query(2)
     label_all(campaign)
-    before = visible(campaign.place)
+    before = visible(campaign.paths)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    size = campaign.place.labels.stat().st_size
+    size = campaign.paths.labels.stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
     try:
         from starlearn.campaign import teaching
 
         learner = campaign.learner()
         with pytest.raises(StorageError, match="File too large"):
-            teaching.publish_learner(campaign.place, learner, "round-0002-1", {})
+            teaching.publish_learner(campaign.paths, learner, "round-0002-1", {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, ignored)
-    assert visible(campaign.place) == before
-    assert campaign.place.labels.stat().st_size == size
+    assert visible(campaign.paths) == before
+    assert campaign.paths.labels.stat().st_size == size
     assert campaign.teach().state == "published"
 
 
@@ -174,7 +174,7 @@ def test_an_adapter_that_reads_back_differently_is_not_published(make_campaign, 
         patch.setattr(saving, "load", bent)
         with pytest.raises(StorageError, match="not the adapter that was written"):
             campaign.teach()
-    assert visible(campaign.place) == []
+    assert visible(campaign.paths) == []
     assert campaign.status().state == "failed"
     assert campaign.teach().state == "published"
 
@@ -185,7 +185,7 @@ def test_an_adapter_that_reads_back_differently_is_not_published(make_campaign, 
 @pytest.mark.parametrize("name", [*FILES, publish.MANIFEST])
 def test_fault_67_every_flipped_byte_is_found(published, name):
     place, sealed = published
-    file = place.adapter("round-0001-1") / name
+    file = paths.adapter("round-0001-1") / name
     sound = file.read_bytes()
     for position in range(len(sound)):
         file.write_bytes(sound[:position] + bytes([sound[position] ^ 1]) + sound[position + 1 :])
@@ -197,8 +197,8 @@ def test_fault_67_every_flipped_byte_is_found(published, name):
 
 def test_fault_67_missing_cut_and_added_files(published):
     place, sealed = published
-    folder = place.adapter("round-0001-1")
-    shutil.copytree(folder, place.folder / "sound")
+    folder = paths.adapter("round-0001-1")
+    shutil.copytree(folder, paths.folder / "sound")
     damages = {
         "missing file": lambda: (folder / "a.txt").unlink(),
         "missing manifest": lambda: (folder / publish.MANIFEST).unlink(),
@@ -214,7 +214,7 @@ def test_fault_67_missing_cut_and_added_files(published):
         with pytest.raises(UntrustedFileError):
             publish.verify(place, "round-0001-1", sealed)
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(place.folder / "sound", folder)
+        shutil.copytree(paths.folder / "sound", folder)
     publish.verify(place, "round-0001-1", sealed)
 
 
@@ -224,7 +224,7 @@ def test_fault_67_missing_cut_and_added_files(published):
 )
 def test_fault_67_manifests_of_any_content(published, content):
     place, _ = published
-    (place.adapter("round-0001-1") / publish.MANIFEST).write_bytes(content)
+    (paths.adapter("round-0001-1") / publish.MANIFEST).write_bytes(content)
     with pytest.raises(UntrustedFileError):
         publish.verify(place, "round-0001-1")
 
@@ -236,7 +236,7 @@ def test_fault_67_the_round_before_stands_in_for_a_damaged_adapter(make_campaign
         campaign.query(2)
         label_all(campaign)
         campaign.teach()
-    file = campaign.place.adapter("round-0002-1") / damage
+    file = campaign.paths.adapter("round-0002-1") / damage
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     with Campaign.open(quick / "campaign") as again:
         with pytest.warns(UserWarning, match="round 2 cannot be used"):
@@ -262,11 +262,11 @@ def test_fault_69_no_pickle_in_a_campaign_is_ever_read(make_campaign, quick, tmp
     label_all(campaign)
     campaign.teach()
     poison = pickle.dumps(Canary(tmp_path / "canary"))
-    folder = campaign.place.adapter("round-0001-1")
+    folder = campaign.paths.adapter("round-0001-1")
     for name in ("adapter_model.bin", "training_args.bin", "state.pkl", "model.pt"):
         (folder / name).write_bytes(poison)
-    (campaign.place.scores / "round-0001.parquet").write_bytes(poison)
-    campaign.place.pool.write_bytes(poison)
+    (campaign.paths.scores / "round-0001.parquet").write_bytes(poison)
+    campaign.paths.pool.write_bytes(poison)
     with Campaign.open(quick / "campaign") as again:
         with pytest.warns(UserWarning, match="cannot be used"):
             again.learner()
@@ -278,10 +278,10 @@ def test_fault_69_no_pickle_in_a_campaign_is_ever_read(make_campaign, quick, tmp
 
 def test_fault_69_settings_can_name_no_class_of_their_own(make_campaign, quick):
     campaign = make_campaign()
-    recipe = json.loads(campaign.meta["learner"])
-    recipe["task"]["class"] = "subprocess.Popen"
+    settings = json.loads(campaign.meta["learner"])
+    settings["task"]["class"] = "subprocess.Popen"
     with campaign.store.transaction():
-        campaign.store.set_meta(learner=json.dumps(recipe))
+        campaign.store.set_meta(learner=json.dumps(settings))
     with pytest.raises(Exception, match=r"unknown class 'subprocess\.Popen'"):
         campaign.learner()
 
@@ -304,7 +304,7 @@ def test_fault_71_a_poisoned_store_leads_nowhere(make_campaign, quick, tmp_path)
     label_all(campaign)
     campaign.teach()
     outside = quick / "outside"
-    shutil.copytree(campaign.place.adapter("round-0001-1"), outside)
+    shutil.copytree(campaign.paths.adapter("round-0001-1"), outside)
     with campaign.store.transaction():
         rounds.change(campaign.store, 1, adapter="../../outside")
     with Campaign.open(quick / "campaign") as again:
@@ -316,8 +316,8 @@ def test_fault_71_a_poisoned_store_leads_nowhere(make_campaign, quick, tmp_path)
 @pytest.mark.parametrize("what", ["folder", "file", "manifest"])
 def test_fault_71_symbolic_links_among_the_adapters(published, what):
     place, sealed = published
-    folder = place.adapter("round-0001-1")
-    elsewhere = place.folder / "elsewhere"
+    folder = paths.adapter("round-0001-1")
+    elsewhere = paths.folder / "elsewhere"
     moved = {"folder": folder, "file": folder / "a.txt", "manifest": folder / publish.MANIFEST}[
         what
     ]
@@ -347,11 +347,11 @@ def test_fault_71_removing_a_leftover_link_leaves_what_it_leads_to(make_campaign
     precious = quick / "precious"
     precious.mkdir()
     (precious / "thesis").write_text("x")
-    files.make_folder(campaign.place.adapters)
-    (campaign.place.adapters / "link").symlink_to(precious)
+    files.make_folder(campaign.paths.adapters)
+    (campaign.paths.adapters / "link").symlink_to(precious)
     assert "never published" in campaign.doctor(fix=True)[0].what
     assert (precious / "thesis").read_text() == "x"
-    assert list(campaign.place.adapters.iterdir()) == []
+    assert list(campaign.paths.adapters.iterdir()) == []
 
 
 def test_a_file_behind_a_link_is_not_overwritten(quick):
@@ -424,7 +424,7 @@ def test_fault_13_remote_file_systems_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "file_system_of", lambda path: "nfs4")
     os.chmod(tmp_path, 0o700)
     with pytest.warns(UserWarning, match=r"remote file system \(nfs4\)"):
-        files.warn_about_place(tmp_path)
+        files.warn_about_folder(tmp_path)
     monkeypatch.setattr(files, "MOUNTS", tmp_path / "none")
     monkeypatch.undo()
 
@@ -464,7 +464,7 @@ def test_three_backups_are_kept(make_campaign):
     for item in batch:
         campaign.label(item, "red")
         campaign.backup()
-    names = sorted(path.name for path in campaign.place.backups.iterdir())
+    names = sorted(path.name for path in campaign.paths.backups.iterdir())
     assert names == [f"labels-{n:09d}.db" for n in (3, 4, 5)]
 
 
@@ -477,12 +477,12 @@ def test_a_training_is_preceded_by_a_backup_and_followed_by_a_journal(make_campa
     batch = campaign.query(3)
     label_all(campaign)
     campaign.teach()
-    (backup,) = campaign.place.backups.iterdir()
+    (backup,) = campaign.paths.backups.iterdir()
     store = Store.open(backup, read_only=True)
     assert events.events(store) == events.events(campaign.store)
     assert rounds.current(store).state == "labelled"
     store.close()
-    path = campaign.place.exports / "labels.jsonl"
+    path = campaign.paths.exports / "labels.jsonl"
     rows = read_journal(path)
     assert [event for event, _ in rows] == events.events(campaign.store)
     assert {fields["text"] for _, fields in rows} == {item.fields["text"] for item in batch}

@@ -15,12 +15,6 @@ from campaign_cases import COLOURS, POOL, answer_for, label_all, make_learner, q
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from test_campaign_commands import HOLD, done, refused
-
-from starlearn.campaign.campaign import Campaign
-from starlearn.campaign.events import Event
-from starlearn.campaign.report.held_out import on_test_set, read_test_file
-from starlearn.campaign.report.page import Told, render
 from starlearn.campaign.report.people import Prices, agreements, spent
 from starlearn.campaign.report.reliability import (
     ReliabilityDiagram,
@@ -29,6 +23,12 @@ from starlearn.campaign.report.reliability import (
 )
 from starlearn.campaign.report.round_displays import ClassMixByRound, UncertaintyByRound
 from starlearn.campaign.report.trials import before_teaching, models
+from test_campaign_commands import HOLD, done, refused
+
+from starlearn.campaign.campaign import Campaign
+from starlearn.campaign.events import Event
+from starlearn.campaign.report.held_out import on_test_set, read_test_file
+from starlearn.campaign.report.page import ReportOptions, render
 from starlearn.errors import InputError, TrainingDivergedError
 from starlearn.learner.estimator import STARLearner
 from starlearn.settings import Acquisition
@@ -65,7 +65,7 @@ class Page(HTMLParser):
 
 
 def page_of(campaign, **told):
-    return Page(render(campaign, Told(**told)))
+    return Page(render(campaign, ReportOptions(**told)))
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def test_a_test_file_is_answered_once_by_each_model(taught, test_file, monkeypat
     again = on_test_set(taught, test, told.append)
     assert [t.correct.tolist() for t in again] == [t.correct.tolist() for t in trials]
     assert len(told) == 3
-    one, other, *_ = sorted(taught.place.scores.glob("test-*.parquet"))
+    one, other, *_ = sorted(taught.paths.scores.glob("test-*.parquet"))
     content = one.read_bytes()
     one.write_bytes(other.read_bytes())
     with pytest.raises(AssertionError, match="asked again"):
@@ -349,7 +349,7 @@ def test_displays_draw_into_the_given_axes_and_without_pyplot(taught, monkeypatc
     assert batch.mean() > pool.mean(), "the batch is what the model is unsure of"
     diagram = ReliabilityDiagram.from_predictions({"_a$": ([True, False], [0.9, 0.2])}).plot()
     assert diagram.lines_[0].get_xydata().tolist() == [[0.2, 0.0], [0.9, 1.0]]
-    render(taught, Told())
+    render(taught, ReportOptions())
 
 
 @given(
@@ -374,9 +374,9 @@ def test_shares_of_the_classes_fill_each_bar(answers):
 def test_without_a_test_file_no_model_is_loaded(taught):
     code = (
         "import sys; from starlearn.campaign.campaign import Campaign; "
-        "from starlearn.campaign.report.page import Told, render; "
+        "from starlearn.campaign.report.page import ReportOptions, render; "
         f"campaign = Campaign.open({str(taught.folder)!r}, read_only=True); "
-        "print(len(render(campaign, Told())) > 10_000, 'torch' in sys.modules)"
+        "print(len(render(campaign, ReportOptions())) > 10_000, 'torch' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["True", "False"]
@@ -426,7 +426,7 @@ def test_fault_42_page_is_one_file_with_everything_escaped(make_campaign):
     campaign.teach()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        text = render(campaign, Told())
+        text = render(campaign, ReportOptions())
     page = Page(text)
     assert "script" not in page.tags
     assert set(page.tags) & {"b", "i"} == {"b", "i"}, "our own"
@@ -458,7 +458,7 @@ def test_characters_that_matplotlib_has_no_glyph_for_make_no_warning(make_campai
         campaign.label(item, choices[0], "猫")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        text = render(campaign, Told())
+        text = render(campaign, ReportOptions())
     images = re.findall(r"base64,([^\"]+)\" alt=\"Share of each class", text)
     assert "red 猫" in base64.b64decode(images[0]).decode()
 
@@ -469,7 +469,7 @@ def test_long_texts_and_long_batches_are_cut(make_campaign, monkeypatch):
     monkeypatch.setattr(module, "MOST_ROWS", 3)
     campaign = make_campaign(pool=[f"{text} " + "very " * 40 + "x" * 99 for text in POOL[:5]])
     campaign.query(5)
-    text = render(campaign, Told())
+    text = render(campaign, ReportOptions())
     assert "The first 3 of 5" in text
     assert "x" * 60 not in text
     assert text.count("very …") + text.count("xx…") >= 3

@@ -63,7 +63,7 @@ def test_scores_and_learners_of_earlier_rounds(make_campaign):
     assert len(campaign.learner(1).rounds_) == 1
     assert len(campaign.learner(2).rounds_) == 2
     assert campaign.scores(3) is None
-    campaign.place.round_scores(1).write_bytes(b"damaged")
+    campaign.paths.round_scores(1).write_bytes(b"damaged")
     assert campaign.scores(1) is None
     with pytest.raises(InputError, match=r"these have: \[1, 2\]"):
         campaign.learner(3)
@@ -146,12 +146,12 @@ def test_a_damaged_cache_is_scored_again(make_campaign, monkeypatch):
     campaign = make_campaign(name="damaged")
     with monkeypatch.context() as patch:
         patch.setattr(
-            batch_scores, "_kept_scores", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+            batch_scores, "_write_scores", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         with pytest.raises(KeyboardInterrupt):
             campaign.query(4)
     campaign.close()
-    file = campaign.place.cache / "scores.sqlite"
+    file = campaign.paths.cache / "scores.sqlite"
     file.write_bytes(b"x" * 4096 + file.read_bytes()[4096:])
     with Campaign.open(campaign.folder) as again, pytest.warns(UserWarning, match="is damaged"):
         assert ids(again.query(4)) == whole
@@ -409,7 +409,7 @@ def test_fault_02_a_label_between_interruption_and_resumption_changes_no_batch(
             with monkeypatch.context() as patch:
                 patch.setattr(
                     batch_scores,
-                    "_kept_scores",
+                    "_write_scores",
                     lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
                 )
                 with pytest.raises(KeyboardInterrupt):

@@ -365,7 +365,7 @@ def test_fault_22_order_is_by_number_whatever_the_clock_says(path, monkeypatch):
     log = events.events(store)
     assert [event.seq for event in log] == [1, 2, 3]
     assert [event.at[:4] for event in log] == ["2030", "1999", "2026"]
-    assert [event.annotator[:4] for event in events.standing(log)] == ["2030", "1999", "2026"]
+    assert [event.annotator[:4] for event in events.current_responses(log)] == ["2030", "1999", "2026"]
 
 
 WRITER = """

@@ -13,10 +13,10 @@ from test_campaign_commands import refused
 
 from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.web import serving
-from starlearn.campaign.web.access import HEADERS, Door
+from starlearn.campaign.web.access import HEADERS, AccessTokens
 from starlearn.campaign.web.pages import HERE, STATIC, shown
 from starlearn.campaign.web.routes import make_app
-from starlearn.campaign.web.service import Desk
+from starlearn.campaign.web.service import AnnotationService
 from starlearn.errors import InputError, MissingDependencyError
 from starlearn.tasks import ChoiceTask
 
@@ -39,19 +39,19 @@ def free(make_campaign):
 
 
 def strangers(campaign):
-    """Return a client that has not been let in, and the door."""
-    door = Door(8765)
-    app = make_app(Desk(campaign), door)
-    return TestClient(app, base_url=ORIGIN, follow_redirects=False), door
+    """Return a client that has not been let in, and the tokens."""
+    tokens = AccessTokens(8765)
+    app = make_app(AnnotationService(campaign), tokens)
+    return TestClient(app, base_url=ORIGIN, follow_redirects=False), tokens
 
 
 @pytest.mark.parametrize("token", [None, "", "x", "é", "\ud800", "0" * 43])
 def test_nobody_gets_in_without_the_token(batch, token):
-    client, door = strangers(batch)
+    client, tokens = strangers(batch)
     item = batch.batch()[0]
     if token is not None:
         assert client.get("/", params={"token": token.encode(errors="replace")}).status_code == 403
-        client.cookies.set(door.cookie, token.encode("ascii", "replace").decode())
+        client.cookies.set(tokens.cookie, token.encode("ascii", "replace").decode())
     for path in ("/", "/name", f"/?item={item.id}", "/word", "/nowhere"):
         answer = client.get(path)
         assert answer.status_code == 403
@@ -64,33 +64,33 @@ def test_nobody_gets_in_without_the_token(batch, token):
 
 
 def test_the_token_moves_from_the_address_to_a_cookie(batch):
-    client, door = strangers(batch)
-    answer = client.get("/", params={"token": door.token})
+    client, tokens = strangers(batch)
+    answer = client.get("/", params={"token": tokens.token})
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
     cookie = answer.headers["set-cookie"]
     assert "HttpOnly" in cookie
     assert "SameSite=strict" in cookie
-    assert len(door.token) >= 40
+    assert len(tokens.token) >= 40
     page = client.get("/")
     assert page.status_code == 200
-    assert door.token not in page.text
-    assert Door(8765).token != door.token
+    assert tokens.token not in page.text
+    assert AccessTokens(8765).token != tokens.token
 
 
 def test_what_stands_in_a_browsers_command_line_opens_once(batch):
-    client, door = strangers(batch)
-    ticket = door.ticket()
+    client, tokens = strangers(batch)
+    ticket = tokens.ticket()
     assert client.get("/", params={"token": ticket}).status_code == 303
     assert client.get("/").status_code == 200
     other = TestClient(client.app, base_url=ORIGIN, follow_redirects=False)
     assert other.get("/", params={"token": ticket}).status_code == 403
-    other.cookies.set(door.cookie, ticket)
+    other.cookies.set(tokens.cookie, ticket)
     assert other.get("/").status_code == 403
 
 
 def test_two_servers_on_one_machine_keep_their_cookies_apart():
     # Browsers send cookies to every port.
-    assert Door(1).cookie != Door(2).cookie
+    assert AccessTokens(1).cookie != AccessTokens(2).cookie
 
 
 @pytest.mark.parametrize(
@@ -133,11 +133,11 @@ def test_words_from_other_pages_are_refused(batch, origin):
 
 
 def test_every_answer_tells_browsers_what_to_refuse(batch):
-    client, door = strangers(batch)
+    client, tokens = strangers(batch)
     (visitor,) = visitors(batch, "ann")
     answers = [
         client.get("/"),
-        client.get("/", params={"token": door.token}),
+        client.get("/", params={"token": tokens.token}),
         client.get("/", headers={"Host": "evil.example"}),
         visitor.client.get("/"),
         visitor.client.get("/nowhere"),

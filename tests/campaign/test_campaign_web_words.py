@@ -13,10 +13,10 @@ from page_cases import FREE, HOSTILE, visitors, words
 from test_campaign_commands import HOLD
 
 from starlearn.campaign import events
-from starlearn.campaign.annotation import Said
+from starlearn.campaign.annotation import Action
 from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.web import serving
-from starlearn.campaign.web.service import Desk, OutOfDateError
+from starlearn.campaign.web.service import AnnotationService, OutOfDateError
 from starlearn.errors import CampaignLockedError
 from starlearn.storage.lock import Lock
 
@@ -153,22 +153,22 @@ ACTIONS = st.tuples(
 
 
 @pytest.fixture(scope="module")
-def shared_desk(tiny_model, tmp_path_factory):
+def shared_service(tiny_model, tmp_path_factory):
     """One campaign for all examples: each has an annotator of its own."""
     folder = tmp_path_factory.mktemp("shared") / "campaign"
     with Campaign.create(folder, POOL, make_learner(tiny_model), per_item=10**6) as campaign:
         campaign.query(2)
-        yield Desk(campaign), itertools.count()
+        yield AnnotationService(campaign), itertools.count()
 
 
 @settings(max_examples=40, deadline=None)
 @given(actions=st.lists(ACTIONS, max_size=14))
 def test_fault_15_whatever_is_sent_again_the_store_says_what_the_annotator_saw(
-    shared_desk, actions
+    shared_service, actions
 ):
-    desk, numbers = shared_desk
-    name, items = f"ann{next(numbers)}", [item.id for item in desk.campaign.batch()]
-    pages, sent = [desk.view(name, items[0])], {}
+    service, numbers = shared_service
+    name, items = f"ann{next(numbers)}", [item.id for item in service.campaign.batch()]
+    pages, sent = [service.view(name, items[0])], {}
     history, undone = [], {}  # what a careful annotator would write down
 
     def count(item):
@@ -178,39 +178,39 @@ def test_fault_15_whatever_is_sent_again_the_store_says_what_the_annotator_saw(
         answer, page = COLOURS[choice], pages[which % len(pages)]
         standing = [n for n, what in enumerate(history) if what[1] and n not in undone.values()]
         if action == "look":
-            pages.append(desk.view(name, items[choice]))
+            pages.append(service.view(name, items[choice]))
         elif action == "terminal":
-            desk.campaign.label(items[choice], answer, name)
+            service.campaign.label(items[choice], answer, name)
             history.append((items[choice], answer))
         elif action == "send":
-            key, told = (page.item.id, page.seen), (page.item.id, Said("label", answer), page.seen)
+            key, told = (page.item.id, page.seen), (page.item.id, Action("label", answer), page.seen)
             if sent.get(key, answer) != answer or (key not in sent and count(key[0]) != key[1]):
                 with pytest.raises(OutOfDateError):
-                    desk.say(name, *told)
+                    service.say(name, *told)
                 continue
-            desk.say(name, *told)
+            service.say(name, *told)
             if key not in sent:
                 history.append((key[0], answer))
             sent[key] = answer
         elif page.last is not None:
             seq = page.last.seq
-            place = [e.seq for e in mine_of(desk, name)].index(seq)
+            place = [e.seq for e in mine_of(service, name)].index(seq)
             if seq in undone:
-                desk.undo(name, seq)
+                service.undo(name, seq)
             elif standing and standing[-1] == place:
-                assert desk.undo(name, seq) == history[place][0]
+                assert service.undo(name, seq) == history[place][0]
                 history.append((history[place][0], None))
                 undone[seq] = place
             else:
                 with pytest.raises(OutOfDateError):
-                    desk.undo(name, seq)
-    assert [(e.item, e.answer) for e in mine_of(desk, name)] == history
+                    service.undo(name, seq)
+    assert [(e.item, e.answer) for e in mine_of(service, name)] == history
     left = [what for n, what in enumerate(history) if what[1] and n not in undone.values()]
-    assert {i.id: i.answers[name] for i in desk.campaign.batch() if name in i.answers} == dict(left)
+    assert {i.id: i.answers[name] for i in service.campaign.batch() if name in i.answers} == dict(left)
 
 
-def mine_of(desk, name):
-    return [e for e in events.events(desk.campaign.store) if e.annotator == name]
+def mine_of(service, name):
+    return [e for e in events.events(service.campaign.store) if e.annotator == name]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_a_form_is_stored_under_the_name_that_stood_on_its_page(batch):
 def test_many_annotators_in_threads_lose_and_double_nothing(make_campaign):
     campaign = make_campaign(per_item=4)
     campaign.query(8)
-    desk = Desk(campaign)
+    service = AnnotationService(campaign)
     problems = []
 
     def at_once(*told):
@@ -303,7 +303,7 @@ def test_many_annotators_in_threads_lose_and_double_nothing(make_campaign):
         def one():
             start.wait()
             try:
-                desk.say(*told)
+                service.say(*told)
             except BaseException as error:
                 problems.append(error)
                 raise
@@ -317,11 +317,11 @@ def test_many_annotators_in_threads_lose_and_double_nothing(make_campaign):
     def label_everything(name):
         undone = False
         try:
-            while (view := desk.view(name)).item is not None:
-                said = Said("label", answer_for(view.item.fields))
+            while (view := service.view(name)).item is not None:
+                said = Action("label", answer_for(view.item.fields))
                 at_once(name, view.item.id, said, view.seen)
                 if view.mine == 3 and not undone:
-                    desk.undo(name, desk.view(name).last.seq)
+                    service.undo(name, service.view(name).last.seq)
                     undone = True
         except BaseException as error:
             problems.append(error)
@@ -336,7 +336,7 @@ def test_many_annotators_in_threads_lose_and_double_nothing(make_campaign):
     assert campaign.status().done == 8
     kinds = [kind for _, kind, _ in words(campaign)]
     assert (kinds.count("label"), kinds.count("undo")) == (36, 4)
-    assert desk.saved == 36
+    assert service.saved == 36
     assert campaign.labels() == {item.id: answer_for(item.fields) for item in campaign.batch()}
 
 
@@ -389,7 +389,7 @@ def test_fault_11_a_training_elsewhere_is_named_and_the_answer_kept(batch):
     assert words(batch) == []
     page = visitor.send(told.forms[0])
     assert words(batch) == [("ann", "label", "red")]
-    with Lock(batch.place.lock).held("query"):  # as another process does
+    with Lock(batch.paths.lock).held("query"):  # as another process does
         told = visitor.send(page.form("undo"), 503)
         assert "(query)" in told.text
     assert batch.labels() != {}

@@ -86,8 +86,8 @@ def test_two_users_annotate_change_and_skip(make_campaign, url, ann, bob, quick,
     said = {item.id: item for item in campaign.batch()}
     assert said[batch[0].id].answers == {ADMIN: "red", BOB: "blue"}
     assert said[batch[1].id].answers == {BOB: "green"}
-    assert said[batch[2].id].said == {BOB: "skip"}
-    assert said[batch[3].id].said == {}
+    assert said[batch[2].id].responses == {BOB: "skip"}
+    assert said[batch[3].id].responses == {}
 
     ann.said("PATCH", f"/api/annotations/{note['id']}/", json=of("green"))
     ann.said("DELETE", f"/api/annotations/{gone['id']}/")
@@ -140,7 +140,7 @@ def test_refusals_of_a_real_server(make_campaign, url, monkeypatch):
 
 def test_a_project_of_several_pages_and_choices_of_every_kind(make_campaign, url, ann, monkeypatch):
     # The tiny tokenizer knows none of these words, and could not tell some of them apart.
-    monkeypatch.setattr(learner_settings, "require_told_apart", lambda *_: None)
+    monkeypatch.setattr(learner_settings, "require_distinct_choices", lambda *_: None)
     random = Acquisition(n_passes=2, strategy="random")
     choices = ["$50", 'a "b" & <c>', "two\nlines", " é 漢字 😀", "007"]
     task = ChoiceTask("{text}", choices=choices)
