@@ -110,7 +110,7 @@ def visitors(campaign: Any, *names: str | None) -> list[Visitor]:
     return [Visitor(app, tokens, name) for name in names]
 
 
-def words(campaign: Any) -> list[tuple[str, str, str | None]]:
+def responses_of(campaign: Any) -> list[tuple[str, str, str | None]]:
     """Return annotator, kind and answer or note of every event, in order."""
     return [
         (event.annotator, event.kind, event.answer if event.answer is not None else event.note)

@@ -22,7 +22,7 @@ def campaign(make_campaign):
     return made
 
 
-def test_fault_14_answers_of_two_annotators_are_both_kept(campaign):
+def test_answers_of_two_annotators_are_both_kept(campaign):
     first, *_ = campaign.batch()
     campaign.label(first, "red", "ann")
     campaign.label(first, "blue", "bob")
@@ -32,7 +32,7 @@ def test_fault_14_answers_of_two_annotators_are_both_kept(campaign):
     assert campaign.labels() == {first.id: "red"}  # the majority
 
 
-def test_fault_14_the_rule_is_a_setting():
+def test_the_rule_is_a_setting():
     def said(*answers):
         return [
             events.Event(i, str(i), "label", "i", f"a{i}", answer, None, None, 1, None, "")
@@ -46,7 +46,7 @@ def test_fault_14_the_rule_is_a_setting():
     assert resolved(said("red", "blue", "blue", "red"), "majority") == {"i": "red"}
 
 
-def test_fault_15_what_is_sent_twice_is_stored_once(campaign):
+def test_what_is_sent_twice_is_stored_once(campaign):
     first, second, _ = campaign.batch()
     event = campaign.label(first, "red", uuid="u1", ms=1500)
     assert campaign.label(first, "red", uuid="u1") == event
@@ -60,7 +60,7 @@ def test_fault_15_what_is_sent_twice_is_stored_once(campaign):
     assert campaign.history()[0].label_seconds == 1.5
 
 
-def test_fault_55_items_that_were_not_issued_and_labels_that_are_replaced(campaign):
+def test_items_that_were_not_issued_and_labels_that_are_replaced(campaign):
     known = set(campaign.snapshot()["id"].to_pylist()) - {i.id for i in campaign.batch()}
     for item in (next(iter(known)), "i0", "", "../x"):
         with pytest.raises(InputError, match="never issued"):
@@ -95,7 +95,7 @@ def test_skip_flag_and_undo(campaign):
     assert campaign.labels() == {first.id: "blue"}
 
 
-def test_an_undo_takes_back_ones_own_word_only(campaign):
+def test_an_undo_affects_only_ones_own_response(campaign):
     first, *_ = campaign.batch()
     campaign.label(first, "red", "ann")
     campaign.label(first, "blue", "bob")
@@ -104,7 +104,7 @@ def test_an_undo_takes_back_ones_own_word_only(campaign):
     assert campaign.undo("ann") is None
 
 
-def test_items_that_two_annotators_are_asked_about(make_campaign):
+def test_items_that_need_two_annotators(make_campaign):
     campaign = make_campaign(per_item=2)
     batch = campaign.query(2)
     for item in batch:
@@ -119,14 +119,14 @@ def test_items_that_two_annotators_are_asked_about(make_campaign):
 
 
 @pytest.mark.parametrize("answer", [1, True, 1.0, None, math.nan, b"red", ["red"]])
-def test_fault_56_57_labels_that_are_no_text(campaign, answer):
+def test_labels_that_are_no_text(campaign, answer):
     with pytest.raises(InputError, match="A label is text"):
         campaign.label(campaign.batch()[0], answer)
     assert campaign.labels() == {}
 
 
 @pytest.mark.parametrize("answer", ["", " ", "\t\n", "\ud800", "x" * 1_000_001])
-def test_fault_57_labels_that_say_nothing(answer):
+def test_empty_labels_are_refused(answer):
     with pytest.raises(InputError):
         checked_answer(answer, None)
 
@@ -141,12 +141,12 @@ def test_fault_57_labels_that_say_nothing(answer):
         ("zebra", "add_choice"),
     ],
 )
-def test_fault_53_63_near_matches_are_named_not_taken(answer, hint):
+def test_near_matches_are_named_not_taken(answer, hint):
     with pytest.raises(InputError, match=hint):
         checked_answer(answer, [*COLOURS, "007"])
 
 
-def test_fault_63_outer_spaces_are_not_part_of_a_choice():
+def test_outer_spaces_are_not_part_of_a_choice():
     assert checked_answer(" red\n", COLOURS) == "red"
     assert checked_answer(" red", [" red", "red"]) == " red"
     assert checked_answer(" red ", None) == " red "  # in free form every character counts
@@ -162,7 +162,7 @@ def test_names_of_annotators(name):
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.sampled_from(COLOURS)))
 )
-def test_the_view_of_the_store_says_what_python_says(said):
+def test_the_view_of_the_store_equals_the_current_responses(said):
     from campaign_cases import quick_folder
 
     with quick_folder() as folder:

@@ -15,20 +15,20 @@ from campaign_cases import COLOURS, POOL, answer_for, label_all, make_learner, q
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from starlearn.campaign.report.people import Prices, agreements, spent
 from starlearn.campaign.report.reliability import (
     ReliabilityDiagram,
     expected_calibration_error,
     reliability,
 )
-from starlearn.campaign.report.round_displays import ClassMixByRound, UncertaintyByRound
-from starlearn.campaign.report.trials import before_teaching, models
 from test_campaign_commands import HOLD, done, refused
 
 from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.events import Event
+from starlearn.campaign.report.annotators import Prices, agreements, cost_until
+from starlearn.campaign.report.evaluations import before_teaching, models
 from starlearn.campaign.report.held_out import on_test_set, read_test_file
 from starlearn.campaign.report.page import ReportOptions, render
+from starlearn.campaign.report.uncertainty import ClassMixByRound, UncertaintyByRound
 from starlearn.errors import InputError, TrainingDivergedError
 from starlearn.learner.estimator import STARLearner
 from starlearn.settings import Acquisition
@@ -140,7 +140,7 @@ def test_calibration_error_of_answers_all_right_or_all_wrong():
 # Before teaching: test, then train
 
 
-def test_answers_before_teaching_are_those_of_the_model_that_asked(taught):
+def test_answers_before_teaching_are_those_of_the_model_that_chose(taught):
     trials = before_teaching(taught)
     assert [(t.model.round, t.model.n_labels, t.round) for t in trials] == [
         (None, 0, 1),
@@ -160,7 +160,7 @@ def test_answers_before_teaching_are_those_of_the_model_that_asked(taught):
     assert 0 <= low <= trials[0].accuracy <= high <= 1
 
 
-def test_a_label_that_was_learnt_and_taken_back_is_no_test(make_campaign):
+def test_an_undone_label_that_was_trained_on_is_left_out(make_campaign):
     campaign = make_campaign(pool=POOL[:4])
     first, second = campaign.query(2)
     campaign.label(first, "red")
@@ -173,13 +173,13 @@ def test_a_label_that_was_learnt_and_taken_back_is_no_test(make_campaign):
     assert [len(trial.correct) for trial in before_teaching(campaign)] == [2, 2]
 
 
-def test_random_draws_keep_no_answers_and_the_page_says_so(make_campaign):
+def test_random_choice_keeps_no_answers_and_the_page_explains_it(make_campaign):
     campaign = make_campaign(acquisition=Acquisition(strategy="random"))
     campaign.query(3)
     label_all(campaign)
     assert before_teaching(campaign) == []
     said = page_of(campaign).said()
-    assert "those of rounds that draw at random, screen, or score a sub-pool are not" in said
+    assert "Rounds with random choice, screening or a sub-pool keep no scores" in said
     with pytest.raises(InputError, match="no scores"):
         UncertaintyByRound.from_campaign(campaign)
 
@@ -273,18 +273,18 @@ def test_test_files_that_cannot_be_used(taught, quick, row, words):
 # People and what they cost
 
 
-def a_word(seq, item, annotator, answer, ms=None, kind="label", undoes=None):
+def an_event(seq, item, annotator, answer, ms=None, kind="label", undoes=None):
     return Event(seq, str(seq), kind, item, annotator, answer, None, undoes, 1, ms, "")
 
 
 def test_agreement_of_every_pair():
     said = {"ann": "aabb", "bob": "abbb", "cid": "aaaa"}
     words = [
-        a_word(0, str(place), who, answer)
+        an_event(0, str(place), who, answer)
         for who, answers in said.items()
         for place, answer in enumerate(answers)
     ]
-    words.append(a_word(0, "9", "dan", "a"))
+    words.append(an_event(0, "9", "dan", "a"))
     found = {(p.first, p.second): p for p in agreements(words)}
     assert set(found) == {("ann", "bob"), ("ann", "cid"), ("bob", "cid")}
     pair = found["ann", "bob"]
@@ -294,12 +294,12 @@ def test_agreement_of_every_pair():
     assert found["ann", "cid"].kappa == pytest.approx(0)
 
 
-def test_agreement_that_cannot_be_told():
-    words = [a_word(0, str(i), who, "a") for i in range(3) for who in ("ann", "bob")]
+def test_agreement_that_is_not_defined():
+    words = [an_event(0, str(i), who, "a") for i in range(3) for who in ("ann", "bob")]
     (pair,) = agreements(words)
     assert (pair.n_equal, pair.kappa) == (3, None)
-    assert agreements([a_word(0, "1", "ann", "a"), a_word(0, "2", "bob", "a")]) == []
-    final = [a_word(0, "1", "ann", "2 + 2 #### 4"), a_word(0, "1", "bob", "#### 4")]
+    assert agreements([an_event(0, "1", "ann", "a"), an_event(0, "2", "bob", "a")]) == []
+    final = [an_event(0, "1", "ann", "2 + 2 #### 4"), an_event(0, "1", "bob", "#### 4")]
     assert agreements(final)[0].n_equal == 0
     task = GenerationTask("{text}", answer_pattern=r"#### (\d+)")
     assert agreements(final, task.parse)[0].n_equal == 1
@@ -307,21 +307,21 @@ def test_agreement_that_cannot_be_told():
 
 def test_what_labels_cost_up_to_an_event():
     log = [
-        a_word(1, "x", "ann", "a", ms=30_000),
-        a_word(2, "x", "bob", "a"),
-        a_word(3, "y", "ann", "b", ms=60_000),
-        a_word(4, "y", "ann", None, kind="undo", undoes=3),
-        a_word(5, "y", "ann", None, ms=30_000, kind="skip"),
+        an_event(1, "x", "ann", "a", ms=30_000),
+        an_event(2, "x", "bob", "a"),
+        an_event(3, "y", "ann", "b", ms=60_000),
+        an_event(4, "y", "ann", None, kind="undo", undoes=3),
+        an_event(5, "y", "ann", None, ms=30_000, kind="skip"),
     ]
     prices = Prices(per_label=2.0, per_hour=60.0)
-    assert spent(log, 0, prices).money == 0
-    found = spent(log, 2, prices)
+    assert cost_until(log, 0, prices).money == 0
+    found = cost_until(log, 2, prices)
     assert (found.n_answers, found.seconds, found.n_untimed) == (2, 30.0, 1)
     assert found.money == pytest.approx(2 * 2 + 0.5)
-    found = spent(log, 5, prices)
+    found = cost_until(log, 5, prices)
     assert (found.n_answers, found.seconds, found.money) == (2, 120.0, pytest.approx(4 + 2))
-    assert spent(log, 5, Prices()).money is None
-    assert spent(log[1:2], 5, Prices(per_hour=1.0)).seconds is None
+    assert cost_until(log, 5, Prices()).money is None
+    assert cost_until(log[1:2], 5, Prices(per_hour=1.0)).seconds is None
 
 
 # Displays
@@ -382,7 +382,7 @@ def test_without_a_test_file_no_model_is_loaded(taught):
     assert run.stdout.split() == ["True", "False"]
 
 
-def test_page_says_what_there_is(taught, test_file):
+def test_the_page_shows_all_sections(taught, test_file):
     test = read_test_file(taught, test_file, "label")
     trials = on_test_set(taught, test, str)
     page = page_of(taught, prices=Prices(0.5, 30.0), test_name="t.jsonl", tested=trials)
@@ -395,7 +395,7 @@ def test_page_says_what_there_is(taught, test_file):
         "18.0 s of annotators' time",
         "7.65 paid for labels",  # 15 answers, and 18 s of 30 an hour
         "On the held-out file t.jsonl",
-        "biased downward",
+        "underestimates accuracy on the pool",
         "base model 0 1 4",  # labels taught, round, items
         "round 1 4 2 4",
         "15 bins",
@@ -410,7 +410,7 @@ def test_page_says_what_there_is(taught, test_file):
     assert all(item.fields["text"] in said for r in (1, 2, 3) for item in taught.batch(r))
 
 
-def test_fault_42_page_is_one_file_with_everything_escaped(make_campaign):
+def test_page_is_one_file_with_everything_escaped(make_campaign):
     choice = "red \x1b[31m" + NASTY[:60]
     campaign = make_campaign(
         pool=[{"text": t, "note": NASTY} for t in [*POOL[:6], NASTY, "$x^$ _a"]],
@@ -498,7 +498,7 @@ def test_no_token_is_written(make_campaign):
 # The command
 
 
-def test_a_campaign_without_a_round_says_what_to_type(make_campaign):
+def test_a_campaign_without_a_round_shows_the_next_command(make_campaign):
     campaign = make_campaign()
     told = done("report", campaign.folder)
     assert f"Next: starlearn query {campaign.folder}" in told
@@ -509,7 +509,7 @@ def test_a_campaign_without_a_round_says_what_to_type(make_campaign):
     assert campaign.doctor() == []
 
 
-def test_a_failed_round_is_told(make_campaign, monkeypatch):
+def test_a_failed_round_is_reported(make_campaign, monkeypatch):
     campaign = make_campaign()
     campaign.query(2)
     label_all(campaign)
@@ -527,7 +527,7 @@ def test_a_failed_round_is_told(make_campaign, monkeypatch):
     assert page.tags.count("img") == 4
 
 
-def test_fault_11_and_10_a_report_of_a_campaign_in_use_or_read_only(taught, quick, monkeypatch):
+def test_a_report_of_a_campaign_in_use_or_read_only(taught, quick, monkeypatch):
     import os
 
     before = {path: path.read_bytes() for path in taught.folder.rglob("*.db")}
@@ -556,7 +556,7 @@ def test_answers_that_cannot_be_kept_are_no_error(taught, test_file, monkeypatch
     from starlearn.errors import StorageError
 
     def full(*_, **__):
-        raise StorageError("No right to write")
+        raise StorageError("No permission to write")
 
     test_file.write_text(json.dumps({"text": "a very small sea", "label": "red"}) + "\n")
     monkeypatch.setattr(snapshot, "write_table", full)
@@ -571,8 +571,8 @@ def test_places_and_prices_that_cannot_be_used(taught, quick):
     target.write_text("mine")
     assert "--overwrite" in refused("report", taught.folder, "--to", target)
     assert target.read_text() == "mine"
-    assert "no place for a file" in refused("report", taught.folder, "--to", quick)
-    assert "no place for a file" in refused(
+    assert "its parent folder does not exist" in refused("report", taught.folder, "--to", quick)
+    assert "its parent folder does not exist" in refused(
         "report", taught.folder, "--to", quick / "no" / "r.html"
     )
     for price in ("-1", "nan", "inf"):

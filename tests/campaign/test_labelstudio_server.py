@@ -129,11 +129,11 @@ def test_refusals_of_a_real_server(make_campaign, url, monkeypatch):
         push(campaign, url)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", ADMIN_KEY)
     for command in (push, pull):
-        with pytest.raises(InputError, match=r"does not find .* 98765.*--project NUMBER"):
+        with pytest.raises(InputError, match=r"cannot find .* 98765.*--project NUMBER"):
             command(campaign, url, project=98765)
     with pytest.raises(ServerError, match="cannot be reached"):
         push(campaign, "http://127.0.0.1:9")
-    with pytest.raises(InputError, match="does not find the list of projects"):
+    with pytest.raises(InputError, match="cannot find the list of projects"):
         push(campaign, f"{url}/a/path/that/is/not/there")
     assert link_of(campaign) is None
 

@@ -130,7 +130,7 @@ def run_in_browser(command: Command, folder: Path, chromium: Any) -> str:
                         pages[who].keyboard.press(key.replace("Ctrl", "Control"))
                     else:
                         pages[who].keyboard.type(text)
-                expect(pages[who].locator("#tell")).to_contain_text(heard)
+                expect(pages[who].locator("#status")).to_contain_text(heard)
             served.send_signal(signal.SIGINT)
             told += served.communicate(timeout=120)[0]
         finally:

@@ -251,7 +251,7 @@ def _send(
             confirmed += len(piece)
     except StarlearnError as error:
         raise type(error)(
-            f"{error} {confirmed} of {len(tasks)} tasks are in project {project}. The next push "
+            f"{error} At least {confirmed} of {len(tasks)} tasks are in project {project}. The next push "
             "sends only what is missing."
         ) from error
     if not tasks:
