@@ -393,7 +393,7 @@ def test_ctrl_c_ends_the_command_with_the_next_command(make_campaign, chromium):
         press(page, "2", "Saved: green")
         press(page, "u", "Undone: green")
         served.send_signal(signal.SIGINT)  # while the browser keeps its connection
-        told, complaints = served.communicate(timeout=60)
+        output, complaints = served.communicate(timeout=60)
         page.keyboard.press("1")
         expect(page.locator("#error")).to_contain_text("The server does not answer")
         context.close()
@@ -402,8 +402,8 @@ def test_ctrl_c_ends_the_command_with_the_next_command(make_campaign, chromium):
         served.communicate()
     assert served.returncode == 0, complaints
     assert complaints == ""
-    assert "2 saved. 1 of the batch's 4 items are done." in told
-    assert f"Next: starlearn label {campaign.folder}" in told
+    assert "2 saved. 1 of the batch's 4 items are done." in output
+    assert f"Next: starlearn label {campaign.folder}" in output
     with Campaign.open(campaign.folder) as again:
         assert responses_of(again) == [
             ("zoe", "label", "red"),

@@ -201,27 +201,27 @@ def test_two_rounds_with_a_csv_and_a_session(folder, files):
     found = status(folder)
     assert (found["state"], found["n_items"]) == (None, len(POOL))
     assert found["next"] == f"starlearn query {folder} -n {len(POOL)}"
-    told = done("query", folder, "-n", 4)
-    assert "Round 1: 4 items to label" in told
-    assert f"Next: starlearn label {folder}" in told
+    output = done("query", folder, "-n", 4)
+    assert "Round 1: 4 items to label" in output
+    assert f"Next: starlearn label {folder}" in output
     batch = files / "batch.csv"
     assert f"starlearn import {folder} {batch}" in done("export", folder, batch)
     rows = fill(batch)
     assert len(rows) == 4
     assert "Import them first" in refused("export", folder, batch)
     assert all(row["label"] in batch.read_text() for row in rows)
-    told = done("import", folder, batch, "-a", "ann")
-    assert "4 labels saved." in told
-    assert f"Next: starlearn teach {folder}" in told
+    output = done("import", folder, batch, "-a", "ann")
+    assert "4 labels saved." in output
+    assert f"Next: starlearn teach {folder}" in output
     assert "0 labels saved, 4 were there already" in done("import", folder, batch, "-a", "ann")
-    told = done("teach", folder)
-    assert "Round 1: trained on 4 labels" in told
-    assert f"Next: starlearn query {folder} -n 4" in told
+    output = done("teach", folder)
+    assert "Round 1: trained on 4 labels" in output
+    assert f"Next: starlearn query {folder} -n 4" in output
     done("query", folder, "-n", 2)
     with Campaign.open(folder) as campaign:
         second = [item.id for item in campaign.batch()]
-    told = done("label", folder, "-a", "bob", keys="1\nblue\n\n")
-    assert "2 saved. 2 of the batch's 2 items are done." in told
+    output = done("label", folder, "-a", "bob", keys="1\nblue\n\n")
+    assert "2 saved. 2 of the batch's 2 items are done." in output
     done("teach", folder)
     found = status(folder)
     assert (found["round"], found["state"], found["n_labelled"]) == (2, "published", 6)
@@ -247,8 +247,8 @@ def test_jsonl_of_one_annotator_and_other_spellings(folder, files):
     rows[1]["label"] = "Grün"
     batch.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="latin-1")
     assert "'Grün'" in refused("import", folder, batch, "-a", "ann")
-    told = done("import", folder, batch, "-a", "ann", "--relabel", "Grün=green")
-    assert "1 labels saved, 1 were there already" in told
+    output = done("import", folder, batch, "-a", "ann", "--relabel", "Grün=green")
+    assert "1 labels saved, 1 were there already" in output
 
 
 def test_an_answer_that_is_new_is_added_by_a_command(folder, files):
@@ -285,11 +285,11 @@ def test_a_smaller_last_batch_is_a_note(folder):
 
 def test_a_folder_with_a_space_can_be_typed_again(files, tiny_model):
     place = files / "two words"
-    told = done("init", place, "--settings", files / "settings.toml", "--model", tiny_model)
-    assert f"Next: starlearn query '{place}'" in told
+    output = done("init", place, "--settings", files / "settings.toml", "--model", tiny_model)
+    assert f"Next: starlearn query '{place}'" in output
     done("query", place, "-n", 2)
-    told = done("export", place, files / "a b.csv")
-    assert f"Next: starlearn import '{place}' '{files / 'a b.csv'}'" in told
+    output = done("export", place, files / "a b.csv")
+    assert f"Next: starlearn import '{place}' '{files / 'a b.csv'}'" in output
 
 
 # Care
@@ -333,9 +333,9 @@ def test_a_campaign_in_use_is_exit_code_3(folder):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
         assert call("label", folder, keys="1\n").stdout == ""  # told before any item is shown
-        told = refused("label", folder, code=3, keys="1\n")
-        assert f"held by pid {other.pid}" in told
-        assert "(teach)" in told
+        output = refused("label", folder, code=3, keys="1\n")
+        assert f"held by pid {other.pid}" in output
+        assert "(teach)" in output
         refused("query", folder, "-n", 2, code=3)
         assert f"In use by pid {other.pid}" in done("status", folder)
         other.stdin.close()
@@ -367,13 +367,13 @@ def test_ctrl_c_is_exit_code_130_and_names_the_next_command(folder, monkeypatch)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(batch_scores, "_write_scores", stop)
-    told = refused("query", folder, "-n", 3, code=130)
-    assert f"Continue: starlearn resume {folder}" in told
+    output = refused("query", folder, "-n", 3, code=130)
+    assert f"Continue: starlearn resume {folder}" in output
     monkeypatch.undo()
     assert "Round 1: 3 items to label" in done("resume", folder)
     monkeypatch.setattr(Campaign, "label", stop)
-    told = refused("label", folder, code=130, keys="1\n")
-    assert f"Continue: starlearn label {folder}" in told
+    output = refused("label", folder, code=130, keys="1\n")
+    assert f"Continue: starlearn label {folder}" in output
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -411,10 +411,10 @@ def test_a_lost_accelerator_is_5_and_asks_for_a_new_process(folder, monkeypatch)
         raise torch.AcceleratorError("CUDA error: device-side assert triggered\nmore")
 
     monkeypatch.setattr(Campaign, "teach", fail)
-    told = refused("teach", folder, code=5)
-    assert "device-side assert triggered" in told
-    assert "Restart the process" in told
-    assert "more" not in told
+    output = refused("teach", folder, code=5)
+    assert "device-side assert triggered" in output
+    assert "Restart the process" in output
+    assert "more" not in output
 
     def other(*_, **__):
         raise RuntimeError("a bug")

@@ -33,17 +33,17 @@ def test_answers_of_two_annotators_are_both_kept(campaign):
 
 
 def test_the_rule_is_a_setting():
-    def said(*answers):
+    def responses(*answers):
         return [
             events.Event(i, str(i), "label", "i", f"a{i}", answer, None, None, 1, None, "")
             for i, answer in enumerate(answers)
         ]
 
-    assert resolved(said("red", "red", "blue"), "majority") == {"i": "red"}
-    assert resolved(said("red", "red", "blue"), "latest") == {"i": "blue"}
-    assert resolved(said("red", "red", "blue"), "unanimous") == {}
-    assert resolved(said("red", "red"), "unanimous") == {"i": "red"}
-    assert resolved(said("red", "blue", "blue", "red"), "majority") == {"i": "red"}
+    assert resolved(responses("red", "red", "blue"), "majority") == {"i": "red"}
+    assert resolved(responses("red", "red", "blue"), "latest") == {"i": "blue"}
+    assert resolved(responses("red", "red", "blue"), "unanimous") == {}
+    assert resolved(responses("red", "red"), "unanimous") == {"i": "red"}
+    assert resolved(responses("red", "blue", "blue", "red"), "majority") == {"i": "red"}
 
 
 def test_what_is_sent_twice_is_stored_once(campaign):
@@ -162,12 +162,12 @@ def test_names_of_annotators(name):
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.sampled_from(COLOURS)))
 )
-def test_the_view_of_the_store_equals_the_current_responses(said):
+def test_the_view_of_the_store_equals_the_current_responses(responses):
     from campaign_cases import quick_folder
 
     with quick_folder() as folder:
         store = store_with_batch(folder / "labels.db")
-        for number, (who, what, answer) in enumerate(said):
+        for number, (who, what, answer) in enumerate(responses):
             if what == "x":
                 events.undo(store, who, None, 1)
             else:

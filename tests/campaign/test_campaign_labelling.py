@@ -41,7 +41,7 @@ def responses_of(campaign):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "action"),
     [
         ("2", Action("label", "green")),
         (" green ", Action("label", "green")),
@@ -56,8 +56,8 @@ def responses_of(campaign):
         ("?", Action("help")),
     ],
 )
-def test_lines_that_are_understood(line, said):
-    assert parse_line(line, ["red", "green", "blue"]) == said
+def test_lines_that_are_understood(line, action):
+    assert parse_line(line, ["red", "green", "blue"]) == action
 
 
 @pytest.mark.parametrize("line", ["", " ", "4", "0", "-1", "x", "redd", "s red", "1 2", "\x1b[A"])
@@ -108,10 +108,10 @@ def test_every_choice_can_be_typed_in_full_and_by_its_shortcut(choices):
 def test_a_line_is_a_choice_a_command_or_refused(line, choices):
     choices = list(dict.fromkeys([*choices, "other"]))
     try:
-        said = parse_line(line, choices)
+        action = parse_line(line, choices)
     except InputError:
         return
-    assert (said.kind == "label") == (said.text in choices) or said.kind == "flag"
+    assert (action.kind == "label") == (action.text in choices) or action.kind == "flag"
 
 
 def test_free_answers_are_kept_to_the_character():
@@ -130,7 +130,7 @@ def test_free_answers_are_kept_to_the_character():
 def test_label_skip_flag_and_undo(make_campaign):
     campaign = make_campaign()
     batch = campaign.query(4)
-    told = label(campaign, "1\ns\nf odd one\nu\nu\n3\ng\nx\n2\nq\n")
+    output = label(campaign, "1\ns\nf odd one\nu\nu\n3\ng\nx\n2\nq\n")
     # The undone items came back, the last first; then the one behind it.
     assert responses_of(campaign) == [
         ("label", "red"),
@@ -142,23 +142,23 @@ def test_label_skip_flag_and_undo(make_campaign):
         ("label", "green"),
         ("label", "green"),
     ]
-    assert "undone: flag (saved)" in told
-    assert "undone: skip (saved)" in told
-    assert "'x' is not a choice" in told
-    assert "Not saved" in told
+    assert "undone: flag (saved)" in output
+    assert "undone: skip (saved)" in output
+    assert "'x' is not a choice" in output
+    assert "Not saved" in output
     labels = campaign.labels()
     assert [labels[item.id] for item in batch] == ["red", "blue", "green", "green"]
     log = events.events(campaign.store)
     assert [e.note for e in log if e.kind == "flag"] == ["odd one"]
-    assert "4 of the batch's 4 items are done" in told
-    assert f"Next: starlearn teach {campaign.folder}" in told
+    assert "4 of the batch's 4 items are done" in output
+    assert f"Next: starlearn teach {campaign.folder}" in output
 
 
 def test_the_last_response_can_be_undone_before_the_end(make_campaign):
     campaign = make_campaign()
     (item,) = campaign.query(1)
-    told = label(campaign, "1\nu\n2\n\n")
-    assert "u undoes the last one" in told
+    output = label(campaign, "1\nu\n2\n\n")
+    assert "u undoes the last one" in output
     assert campaign.labels() == {item.id: "green"}
     assert "no response in this batch" in label(campaign, "u\nq\n", annotator="bob")
     assert campaign.labels() == {item.id: "green"}
@@ -179,9 +179,9 @@ def test_an_answer_that_was_replaced_stands_again_after_undo(make_campaign):
     item = campaign.query(2)[0]
     campaign.label(item, "red", "ann")
     campaign.label(item, "blue", "ann")
-    told = label(campaign, "u\nq\n")
-    assert "undone: blue" in told
-    assert "your answer so far: red" in told
+    output = label(campaign, "u\nq\n")
+    assert "undone: blue" in output
+    assert "your answer so far: red" in output
     assert campaign.labels() == {item.id: "red"}
 
 
@@ -189,9 +189,9 @@ def test_a_session_goes_on_where_it_ended(make_campaign):
     campaign = make_campaign()
     batch = campaign.query(3)
     assert "[1 of 3]" in label(campaign, "1\n")  # the end of the input is the end of the session
-    told = label(campaign, "2\n3\n")
-    assert "[1 of 3]" not in told
-    assert told.index("[2 of 3]") < told.index("[3 of 3]")
+    output = label(campaign, "2\n3\n")
+    assert "[1 of 3]" not in output
+    assert output.index("[2 of 3]") < output.index("[3 of 3]")
     assert list(campaign.labels().values()) == ["red", "green", "blue"]
     assert list(campaign.labels()) == [item.id for item in batch]
 
@@ -200,41 +200,41 @@ def test_what_is_shown(make_campaign):
     pool = [{"text": text, "source": f"page {row}"} for row, text in enumerate(POOL)]
     campaign = make_campaign(pool, extra_fields=["source"])
     item = campaign.query(2)[0]
-    told = label(campaign, "?\nq\n")
-    assert f"[1 of 2] round 1, chosen because: {item.reason}" in told
-    assert f"  | {item.fields['text']}" in told
-    assert f"  source:\n  | {item.fields['source']}" in told
-    assert "1 red  2 green  3 blue    s skip  f flag  u undo  q quit" in told
-    assert "skip the item" in told
+    output = label(campaign, "?\nq\n")
+    assert f"[1 of 2] round 1, chosen because: {item.reason}" in output
+    assert f"  | {item.fields['text']}" in output
+    assert f"  source:\n  | {item.fields['source']}" in output
+    assert "1 red  2 green  3 blue    s skip  f flag  u undo  q quit" in output
+    assert "skip the item" in output
     assert responses_of(campaign) == []
 
 
 def test_many_choices_are_typed_by_number_or_prefix(make_campaign):
     campaign = make_campaign(task=ChoiceTask("{text} Answer :", choices=MANY))
     campaign.query(3)
-    told = label(campaign, "red b\n12\n?\nq\n")
+    output = label(campaign, "red b\n12\n?\nq\n")
     assert list(campaign.labels().values()) == ["red b", "blue d"]
-    assert "one of 12 choices" in told
-    assert "\n  5 green a\n" in told
+    assert "one of 12 choices" in output
+    assert "\n  5 green a\n" in output
 
 
 def test_free_answers_over_several_lines(make_campaign):
     campaign = make_campaign(task=GenerationTask("{text} Answer :", max_new_tokens=4))
     campaign.query(3)
-    told = label(campaign, "a b \\\nc\ns\n:s\n:q\n")
+    output = label(campaign, "a b \\\nc\ns\n:s\n:q\n")
     assert list(campaign.labels().values()) == ["a b \nc", "s"]
     assert campaign.status().skipped == 1
-    assert ":s skip" in told
+    assert ":s skip" in output
 
 
 def test_text_cannot_steer_the_terminal_or_pass_for_ours(make_campaign):
     nasty = "[red]\x1b]0;own\x07\u202e:smile:\x00\n[9 of 9] red (saved)"
     campaign = make_campaign([nasty, "the sky is"])
     campaign.query(2)
-    told = label(campaign, "q\n")
-    assert not set("\x1b\x07\u202e\x00") & set(told)
-    assert r"| [red]\x1b]0;own\x07\u202e:smile:\x00" in told
-    assert "\n  | [9 of 9] red (saved)\n" in told
+    output = label(campaign, "q\n")
+    assert not set("\x1b\x07\u202e\x00") & set(output)
+    assert r"| [red]\x1b]0;own\x07\u202e:smile:\x00" in output
+    assert "\n  | [9 of 9] red (saved)\n" in output
     assert nasty in [item.fields["text"] for item in campaign.batch()]
 
 

@@ -304,16 +304,16 @@ def test_push_and_pull_on_the_command_line(campaign, fake):
         return run.output
 
     folder = campaign.folder
-    said = done("push", folder, "--url", URL, "--predictions", "none")
-    assert "0 of them show an answer of the model." in said
-    assert f"Next: starlearn pull {folder}" in said
+    output = done("push", folder, "--url", URL, "--predictions", "none")
+    assert "0 of them show an answer of the model." in output
+    assert f"Next: starlearn pull {folder}" in output
     for task, answer in zip(fake.tasks, ["red", "Red", "blue"], strict=False):
         fake.annotate(task, answer)
     fake.annotate(max(fake.tasks), [], was_cancelled=True)
     run = CliRunner().invoke(app, ["pull", str(folder)])
     assert run.exit_code == 2
     assert "Nothing was imported" in run.output
-    said = done("pull", folder, "--relabel", "Red=red")
-    assert "3 labels saved, 1 skips." in said
-    assert f"Next: starlearn teach {folder}" in said
+    output = done("pull", folder, "--relabel", "Red=red")
+    assert "3 labels saved, 1 skips." in output
+    assert f"Next: starlearn teach {folder}" in output
     assert "0 labels saved, 4 were there already." in done("pull", folder)

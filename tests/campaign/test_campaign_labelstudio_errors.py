@@ -230,8 +230,8 @@ def test_without_the_client_the_error_names_the_extra(campaign, fake, monkeypatc
 
 def test_the_key_is_neither_printed_nor_kept(campaign, fake, quick):
     def echo(request):
-        said = {"detail": f"no {request.headers['authorization']}, nor Bearer abc.def"}
-        return httpx.Response(500, json=said)
+        body = {"detail": f"no {request.headers['authorization']}, nor Bearer abc.def"}
+        return httpx.Response(500, json=body)
 
     folder = str(campaign.folder)
     run = CliRunner().invoke(app, ["push", folder, "--url", URL])

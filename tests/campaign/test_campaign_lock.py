@@ -39,8 +39,8 @@ def other(path):
 
 
 def test_the_error_names_the_process_that_holds_the_lock(path, other):
-    told = pytest.raises(CampaignLockedError, match=rf"by pid {other.pid} on host .*\(teach\)")
-    with told, Lock(path).held("label", wait=0):
+    output = pytest.raises(CampaignLockedError, match=rf"by pid {other.pid} on host .*\(teach\)")
+    with output, Lock(path).held("label", wait=0):
         pass
     found = holder(path)
     assert (found.pid, found.command) == (other.pid, "teach")

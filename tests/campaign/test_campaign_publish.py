@@ -142,8 +142,6 @@ def test_a_real_limit_on_file_size_in_the_library_that_writes(make_campaign):
     size = campaign.paths.labels.stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
     try:
-        from starlearn.campaign import teaching
-
         learner = campaign.learner()
         with pytest.raises(StorageError, match="File too large"):
             publish.publish_learner(campaign.paths, learner, "round-0002-1", {})
@@ -403,11 +401,11 @@ def test_a_folder_of_somebody_else(make_campaign, quick):
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    said = os.read(read, 10_000).decode()
+    output = os.read(read, 10_000).decode()
     os.close(read)
     os.close(written)
-    assert "No permission to write" in said
-    assert said.endswith("|2")
+    assert "No permission to write" in output
+    assert output.endswith("|2")
 
 
 MOUNTS = """22 1 259:1 / / rw,relatime shared:1 - ext4 /dev/root rw

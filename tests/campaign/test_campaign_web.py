@@ -341,8 +341,8 @@ def test_label_web_needs_its_libraries(batch, monkeypatch):
     monkeypatch.setattr(serving, "find_spec", lambda name: None if name == "uvicorn" else name)
     with pytest.raises(MissingDependencyError, match=r"uvicorn.*pip install 'starlearn\[web\]'"):
         serving.serve(batch, "ann")
-    told = refused("label", batch.folder, "--web", "--no-browser", code=1)
-    assert "pip install 'starlearn[web]'" in told
+    output = refused("label", batch.folder, "--web", "--no-browser", code=1)
+    assert "pip install 'starlearn[web]'" in output
 
 
 def test_label_web_at_the_wrong_time_or_with_wrong_options(make_campaign):
@@ -359,8 +359,8 @@ def test_label_web_at_the_wrong_time_or_with_wrong_options(make_campaign):
 def test_a_port_in_use_is_reported(batch):
     with serving.listening(0) as taken:
         port = taken.getsockname()[1]
-        told = refused("label", batch.folder, "--web", "--no-browser", "--port", port)
-        assert f"Port {port} of 127.0.0.1 is in use" in told
+        output = refused("label", batch.folder, "--web", "--no-browser", "--port", port)
+        assert f"Port {port} of 127.0.0.1 is in use" in output
         assert taken.getsockname()[0] == "127.0.0.1"  # nobody else on the network reaches it
     with (
         serving.listening(port),

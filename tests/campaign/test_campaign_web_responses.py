@@ -297,14 +297,14 @@ def test_many_annotators_in_threads_lose_and_double_nothing(make_campaign):
     service = AnnotationService(campaign)
     problems = []
 
-    def at_once(*told):
+    def at_once(*output):
         """Say the same in two threads, as a double click does."""
         start = threading.Barrier(2)
 
         def one():
             start.wait()
             try:
-                service.record(*told)
+                service.record(*output)
             except BaseException as error:
                 problems.append(error)
                 raise
@@ -319,8 +319,8 @@ def test_many_annotators_in_threads_lose_and_double_nothing(make_campaign):
         undone = False
         try:
             while (view := service.view(name)).item is not None:
-                said = Action("label", answer_for(view.item.fields))
-                at_once(name, view.item.id, said, view.seen)
+                action = Action("label", answer_for(view.item.fields))
+                at_once(name, view.item.id, action, view.seen)
                 if view.n_done == 3 and not undone:
                     service.undo(name, service.view(name).last.seq)
                     undone = True
@@ -379,22 +379,22 @@ def test_a_training_elsewhere_is_named_and_the_answer_kept(batch):
     )
     try:
         assert other.stdout.readline() == "held\n"
-        told = visitor.label(page, 0, code=503)
-        assert f"held by pid {other.pid}" in told.text
-        assert "(teach)" in told.text
+        output = visitor.label(page, 0, code=503)
+        assert f"held by pid {other.pid}" in output.text
+        assert "(teach)" in output.text
         assert "In use by pid" in visitor.get().text
         with pytest.raises(CampaignLockedError):
             serving.serve(batch, "ann")
     finally:
         other.communicate("\n")
     assert responses_of(batch) == []
-    page = visitor.send(told.forms[0])
+    page = visitor.send(output.forms[0])
     assert responses_of(batch) == [("ann", "label", "red")]
     with Lock(batch.paths.lock).held("query"):  # as another process does
-        told = visitor.send(page.form("undo"), 503)
-        assert "(query)" in told.text
+        output = visitor.send(page.form("undo"), 503)
+        assert "(query)" in output.text
     assert batch.labels() != {}
-    visitor.send(told.forms[0])
+    visitor.send(output.forms[0])
     assert batch.labels() == {}
     assert "In use by pid" not in visitor.get().text
 
