@@ -67,7 +67,7 @@ def test_lines_without_a_meaning_are_refused(line):
 
 
 def test_prefixes_of_several_choices_are_refused():
-    with pytest.raises(InputError, match="may be 4 choices: green a, "):
+    with pytest.raises(InputError, match="fits 4 choices: green a, "):
         parse_line("gr", MANY)
     assert parse_line("green c", MANY).text == "green c"
     assert parse_line("12", MANY).text == MANY[11]
@@ -181,7 +181,7 @@ def test_an_answer_that_was_replaced_stands_again_after_undo(make_campaign):
     campaign.label(item, "blue", "ann")
     output = label(campaign, "u\nq\n")
     assert "undone: blue" in output
-    assert "your answer so far: red" in output
+    assert "your current answer: red" in output
     assert campaign.labels() == {item.id: "red"}
 
 
