@@ -1,4 +1,4 @@
-"""What terminal and page share: what may be typed, a word stored, a word taken back."""
+"""Labelling actions that the terminal and the web page share."""
 
 from dataclasses import dataclass
 
@@ -7,27 +7,27 @@ from starlearn.campaign.campaign import BatchItem, Campaign
 from starlearn.campaign.events import Event
 from starlearn.errors import InputError
 
-MOST_KEYS = 9
+MAX_KEYS = 9
 
 
 @dataclass(frozen=True)
-class Said:
-    """What an annotator said, understood."""
+class Action:
+    """One parsed input of an annotator."""
 
     kind: str
-    """label, or a command: undo, skip, flag; in the terminal also quit and help."""
+    """label, skip, flag or undo; in the terminal also quit and help."""
     text: str | None = None
-    """The answer of a label, the note of a flag."""
+    """The answer of a label or the note of a flag."""
 
 
 def shortcuts(choices: list[str]) -> dict[str, str]:
-    """Return what may be typed for each choice: its number, or the choice where it is a number.
+    """Return the input for each choice: its number, or the choice itself where it is a number.
 
     Examples
     --------
     >>> shortcuts(["no", "yes"])
     {'1': 'no', '2': 'yes'}
-    >>> shortcuts(["0", "1"])  # 1 must never stand for "0"
+    >>> shortcuts(["0", "1"])  # 1 must never mean "0"
     {'0': '0', '1': '1'}
     """
     if any(choice.strip().isdecimal() for choice in choices):
@@ -35,22 +35,22 @@ def shortcuts(choices: list[str]) -> dict[str, str]:
     return {str(number): choice for number, choice in enumerate(choices, start=1)}
 
 
-def by_key(choices: list[str] | None) -> bool:
-    """Tell whether one key is enough for every choice."""
-    if choices is None or len(choices) > MOST_KEYS:
+def has_single_keys(choices: list[str] | None) -> bool:
+    """Whether one key is enough for every choice."""
+    if choices is None or len(choices) > MAX_KEYS:
         return False
     return all(len(typed) == 1 for typed in shortcuts(choices))
 
 
 def open_batch(campaign: Campaign) -> list[BatchItem]:
-    """Return the newest batch while it can be labelled; nothing once its round has ended."""
+    """Return the newest batch while it can be labelled; empty after its round has ended."""
     newest = rounds.current(campaign.store)
     ended = newest is None or newest.state in ("scoring", "published")
     return [] if ended else campaign.batch()
 
 
 def require_batch(campaign: Campaign) -> None:
-    """Tell before the first key, not after it, that nobody can label now.
+    """Check before the first input that the batch can be labelled.
 
     Raises
     ------
@@ -65,37 +65,40 @@ def require_batch(campaign: Campaign) -> None:
         pass
 
 
-def store(
+def store_action(
     campaign: Campaign,
     item: str | BatchItem,
-    said: Said,
+    action: Action,
     annotator: str,
     *,
     ms: int | None = None,
     uuid: str | None = None,
 ) -> Event:
-    """Store a label, a skip or a flag; when this returns, it is on the disk."""
-    if said.kind == "label":
-        return campaign.label(item, str(said.text), annotator, ms=ms, uuid=uuid)
-    if said.kind == "skip":
+    """Store a label, a skip or a flag; it is on the disk when the call returns."""
+    if action.kind == "label":
+        return campaign.label(item, str(action.text), annotator, ms=ms, uuid=uuid)
+    if action.kind == "skip":
         return campaign.skip(item, annotator, uuid=uuid)
-    return campaign.flag(item, annotator, note=said.text or None, uuid=uuid)
+    return campaign.flag(item, annotator, note=action.text or None, uuid=uuid)
 
 
-def last_word(campaign: Campaign, annotator: str) -> Event | None:
-    """Return the annotator's last word that counts; None where it is not about the open batch."""
-    return last_of(events.events(campaign.store), open_batch(campaign), annotator)
+def last_response(log: list[Event], batch: list[BatchItem], annotator: str) -> Event | None:
+    """Return the annotator's last response that counts; None unless it is to a batch item.
 
-
-def last_of(log: list[Event], batch: list[BatchItem], annotator: str) -> Event | None:
-    """Return the annotator's last word that counts, from all events; None if not about a batch."""
-    mine = [word for word in events.standing(log) if word.annotator == annotator]
+    Parameters
+    ----------
+    log : list of Event
+        All events of the campaign.
+    batch : list of BatchItem
+    annotator : str
+    """
+    mine = [event for event in events.current_responses(log) if event.annotator == annotator]
     return mine[-1] if mine and mine[-1].item in {item.id for item in batch} else None
 
 
-def take_back(campaign: Campaign, annotator: str, uuid: str | None = None) -> Event | None:
-    """Take back the annotator's last word about the open batch, and return that word."""
-    word = last_word(campaign, annotator)
-    if word is not None:
-        campaign.undo(annotator, uuid=uuid)
-    return word
+def undo_last(campaign: Campaign, annotator: str) -> Event | None:
+    """Undo the annotator's last response to the open batch, and return that response."""
+    response = last_response(events.events(campaign.store), open_batch(campaign), annotator)
+    if response is not None:
+        campaign.undo(annotator)
+    return response

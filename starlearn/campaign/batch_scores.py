@@ -1,4 +1,4 @@
-"""The batch of a round: the learner's own query, with reasons, and the scores of all items."""
+"""Choice of a round's batch by the learner's query, with reasons and the scores of all items."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from starlearn.campaign.failpoints import failpoint
-from starlearn.campaign.paths import Place
+from starlearn.campaign.paths import CampaignPaths
 from starlearn.campaign.rounds import Issued, Round
 from starlearn.campaign.snapshot import write_table
 from starlearn.errors import InputError
@@ -30,36 +30,36 @@ COLUMNS = (
 
 
 def choose(
-    place: Place, learner: STARLearner, pool: pa.Table, found: Round, engine: Any = None
+    paths: CampaignPaths, learner: STARLearner, pool: pa.Table, found: Round, engine: Any = None
 ) -> list[Issued]:
     """Choose the batch of a round among the m items of a pool.
 
-    The learner keeps finished chunks in the campaign's folder: after an interruption they are
-    read instead of computed. What an item says and the seed decide between equal scores, so that
-    the same pool gives the same batch in any order.
+    The learner keeps finished chunks in the campaign folder: after an interruption they are read
+    instead of computed. Content and seed break ties between equal scores, so that the same pool
+    gives the same batch in any order.
 
     Parameters
     ----------
-    place : Place
+    paths : CampaignPaths
     learner : STARLearner
     pool : pyarrow.Table
         Columns id and content, m rows.
     found : Round
-        In state scoring.
+        A round in the state scoring.
     engine : None, "ray" or RayEngine
-        Who scores.
+        Which processes score.
     """
     acquisition = learner.acquisition or Acquisition()
     items = fields_of(pool)
-    # An interrupted query with other settings may have left scores that this one does not write.
-    place.round_scores(found.id).unlink(missing_ok=True)
+    # An interrupted query with other settings may have left scores that this query does not write.
+    paths.round_scores(found.id).unlink(missing_ok=True)
     try:
         picked, _, metrics = learner.query(items, found.n, return_metrics=True, engine=engine)
     except InputError as error:
-        counted = f" (Rows are counted among the {len(items)} items that are not labelled.)"
+        counted = f" (Rows are counted within the {len(items)} items without a label.)"
         raise InputError(f"{error}{counted if 'row ' in str(error) else ''}") from error
     failpoint("query_scored")
-    scores = _kept_scores(place, learner, acquisition, pool, items, found, engine)
+    scores = _write_scores(paths, learner, acquisition, pool, items, found, engine)
     return [
         Issued(
             item=pool["id"][row].as_py(),
@@ -77,8 +77,8 @@ def fields_of(table: pa.Table) -> list[dict[str, str]]:
     return [json.loads(content) for content in table["content"].to_pylist()]
 
 
-def _kept_scores(
-    place: Place,
+def _write_scores(
+    paths: CampaignPaths,
     learner: STARLearner,
     acquisition: Acquisition,
     pool: pa.Table,
@@ -86,26 +86,26 @@ def _kept_scores(
     found: Round,
     engine: Any,
 ) -> Uncertainty | None:
-    """Write the scores of all items, where the query has computed them all; None otherwise."""
+    """Write and return the scores of all items; None where the query did not score them all."""
     if (
         acquisition.strategy != "star"
         or acquisition.screen is not None
         or acquisition.sub_pool is not None
     ):
         return None
-    scores = learner.uncertainty(items, engine=engine)  # the query has just kept them
+    scores = learner.uncertainty(items, engine=engine)  # read from the cache of the query
     columns: dict[str, Any] = {"id": pool["id"]}
     columns |= {name: pa.array(np.asarray(getattr(scores, name))) for name in COLUMNS}
     table = pa.table({**columns, "answer": [str(answer) for answer in scores.answers]})
-    make_folder(place.scores)
+    make_folder(paths.scores)
     facts = {"weight of base": repr(_weight(learner, acquisition)), "measure": acquisition.measure}
-    write_table(place.round_scores(found.id), table, facts)
+    write_table(paths.round_scores(found.id), table, facts)
     failpoint("query_scores_written")
     return scores
 
 
 def _weight(learner: STARLearner, acquisition: Acquisition) -> float:
-    """lambda(t), the base model's share of what the query ranked by."""
+    """Return lambda(t), the weight of the base model in the query's ranking."""
     if not hasattr(learner, "adapter_"):
         return 1.0
     return acquisition.base_weight(max(len(learner.rounds_) - 1, 0))
@@ -114,21 +114,21 @@ def _weight(learner: STARLearner, acquisition: Acquisition) -> float:
 def _reason(
     learner: STARLearner,
     acquisition: Acquisition,
-    place: int,
+    rank: int,
     m: int,
     metrics: NDArray[np.float64],
     scores: Uncertainty | None,
     row: int,
 ) -> str:
-    """Say in a line why an item was chosen."""
-    if np.isnan(metrics[place]):
-        return f"drawn at random: place {place + 1} of {m}"
+    """Return one line that says why an item was chosen."""
+    if np.isnan(metrics[rank]):
+        return f"drawn at random: place {rank + 1} of {m}"
     trained = hasattr(learner, "adapter_")
-    asked = acquisition if trained else screening(acquisition)  # the base model has no masks
-    how = asked.measure.replace("_", " ")
+    used = acquisition if trained else screening(acquisition)  # the base model has no masks
+    how = used.measure.replace("_", " ")
     if acquisition.diversity != "none":
         how = f"{how} and {acquisition.diversity}"
-    reason = f"{how}: place {place + 1} of {m} (score {metrics[place]:.4g}"
+    reason = f"{how}: place {rank + 1} of {m} (score {metrics[rank]:.4g}"
     if scores is None:
         return f"{reason})"
     weight = _weight(learner, acquisition)

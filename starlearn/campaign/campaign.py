@@ -1,4 +1,4 @@
-"""Campaign: a labelling effort over days in one folder. A thin face over its steps."""
+"""Campaign: labelling, training and querying over days, in one folder."""
 
 import json
 import os
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Self
 from starlearn.campaign import events, rounds
 from starlearn.campaign.doctor import Finding, examine
 from starlearn.campaign.events import Entry, Event
-from starlearn.campaign.folder import Ground
-from starlearn.campaign.paths import Place
+from starlearn.campaign.folder import CampaignFolder
+from starlearn.campaign.paths import CampaignPaths
 from starlearn.campaign.responses import checked_answer, checked_name
 from starlearn.campaign.status import RoundRecord, Status, history_of, status_of
 from starlearn.campaign.store import Store
-from starlearn.storage.files import warn_about_place
+from starlearn.storage.files import warn_about_folder
 
 if TYPE_CHECKING:
     from starlearn.learner.estimator import STARLearner
@@ -23,32 +23,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BatchItem:
-    """One item of a batch: what annotators see, and why they are asked."""
+    """One item of a batch, as annotators see it."""
 
     id: str
     fields: dict[str, str]
     place: int
-    """0 is the item whose label is worth most."""
+    """Rank in the batch; the label of item 0 is worth most."""
     score: float | None
     reason: str
-    """Why it was chosen."""
+    """Why the item was chosen."""
     answers: dict[str, str]
-    """The answer of each annotator that stands."""
-    said: dict[str, str]
-    """The last word of each annotator: label, skip or flag."""
+    """Current answer of each annotator who labelled it."""
+    responses: dict[str, str]
+    """Current response of each annotator: label, skip or flag."""
 
 
-class Campaign(Ground):
-    """Labels, rounds and adapters in a folder that survives crashes, full disks and edits.
+class Campaign(CampaignFolder):
+    """Labels, rounds and adapters in a folder that survives crashes, full disks and pool edits.
 
-    Make one with :meth:`create`, open one with :meth:`open`. Every method that writes takes the
-    campaign's lock for as long as it runs; readers are never kept waiting by it.
+    Make one with :meth:`create`, open one with :meth:`open`. Every method that writes holds the
+    campaign's lock while it runs. Readers never wait for it.
 
-    What it is: ``folder``, ``id``, ``choices`` and the like, and ``learner()``, ``backup()``,
-    ``holding()``, are described in :class:`starlearn.campaign.folder.Ground`.
+    The attributes ``folder``, ``id``, ``choices`` and the methods ``learner()``, ``backup()``,
+    ``holding()`` are described in :class:`starlearn.campaign.folder.CampaignFolder`.
     """
-
-    # A folder, made or opened
 
     @classmethod
     def create(
@@ -61,38 +59,38 @@ class Campaign(Ground):
         resolution: str = "majority",
         per_item: int = 1,
     ) -> Self:
-        """Begin a campaign in a folder of its own.
+        """Create a campaign in a new folder.
 
         Parameters
         ----------
         folder : str or path
-            Not there yet, or empty.
+            A folder that does not exist yet or is empty.
         pool : str, path, or any container that a learner takes
-            A ``.jsonl`` or ``.csv`` file, or m items. A copy is kept: what becomes of the file
-            later changes nothing. Equal items are asked once.
+            A ``.jsonl`` or ``.csv`` file, or m items. The campaign keeps a copy, so later changes
+            of the file have no effect. Equal items are one item.
         learner : STARLearner
-            Settings, and a trained adapter to begin with where it has one.
+            The settings. A trained learner also brings its adapter.
         extra_fields : sequence of str
-            Fields that annotators see beside those of the prompt.
+            Fields that annotators see in addition to those of the prompt.
         resolution : {"majority", "latest", "unanimous"}
-            How answers of several annotators become one label;
+            How the answers of several annotators become one label;
             see :data:`starlearn.campaign.responses.RESOLUTIONS`.
         per_item : int
-            How many annotators an item needs before its batch counts as labelled.
+            Number of annotators that each item needs.
 
         Raises
         ------
         InputError
             When the folder is not empty, or pool or settings cannot be used.
         StorageError
-            When the disk is full, or the folder cannot be written.
+            When the disk is full, or the folder is not writable.
         """
         from starlearn.campaign import creating
 
-        place = Place(Path(folder).expanduser().absolute())
+        paths = CampaignPaths(Path(folder).expanduser().absolute())
         options = creating.checked_options(resolution, per_item)
-        creating.create(place, pool, learner, extra_fields, options)
-        return cls.open(place.folder)
+        creating.create(paths, pool, learner, extra_fields, options)
+        return cls.open(paths.folder)
 
     @classmethod
     def open(
@@ -102,48 +100,55 @@ class Campaign(Ground):
         model: str | os.PathLike[str] | None = None,
         read_only: bool = False,
     ) -> Self:
-        """Open a campaign; `model` says where the base model is now, if it moved.
+        """Open a campaign.
+
+        Parameters
+        ----------
+        folder : str or path
+        model : str or path, optional
+            Where the base model is now, if it moved.
+        read_only : bool
 
         Raises
         ------
         InputError
-            When there is none in the folder, or it was made by a newer starlearn.
+            When the folder has no campaign, or one of a newer starlearn.
         CampaignCorruptError
-            When its labels are damaged or missing. They are never replaced by empty ones.
+            When its labels are damaged or missing. They are never replaced by an empty store.
         StorageError
-            When it cannot be written and `read_only` is not set.
+            When the folder is not writable and `read_only` is False.
         """
-        place = Place(Path(folder).expanduser().absolute())
-        place.require()
-        store = Store.open(place.labels, read_only=read_only)
+        paths = CampaignPaths(Path(folder).expanduser().absolute())
+        paths.require()
+        store = Store.open(paths.labels, read_only=read_only)
         try:
             events.events(store)
             rounds.contents(store)
             rounds.rounds(store)
-            warn_about_place(place.folder)
-            return cls(place, store, None if model is None else str(model))
+            warn_about_folder(paths.folder)
+            return cls(paths, store, None if model is None else str(model))
         except BaseException:
             store.close()
             raise
 
-    # A batch out, labels in, an adapter out
+    # The loop: query, label, teach
 
     def query(
         self, n_instances: int, *, strict: bool = False, engine: Any = None
     ) -> list[BatchItem]:
         """Choose the items whose labels are worth most, and issue them as a batch.
 
-        A query that was interrupted goes on where it was and gives the same batch; one that had
-        come to its end gives the batch that is open.
+        A query that was interrupted continues and gives the same batch. While a batch of this
+        size is open, the call returns it.
 
         Parameters
         ----------
         n_instances : int
-            n; where fewer items are left, the batch is smaller, with a warning.
+            Batch size n. Where fewer items are left, the batch is smaller, with a warning.
         strict : bool
-            Raise instead.
+            Raise InputError where fewer items are left.
         engine : None, "ray" or RayEngine
-            Who scores, as in :meth:`starlearn.STARLearner.query`.
+            Which processes score, as in :meth:`starlearn.STARLearner.query`.
 
         Returns
         -------
@@ -153,7 +158,7 @@ class Campaign(Ground):
         Raises
         ------
         InputError
-            When a batch is open that is of another size or waits for its training.
+            When a batch of another size is open, or a batch waits for its training.
         """
         from starlearn.campaign import querying
         from starlearn.data.containers import as_count
@@ -174,10 +179,9 @@ class Campaign(Ground):
         uuid: str | None = None,
         ms: int | None = None,
     ) -> Event:
-        """Store an annotator's answer; when this returns, it is on the disk.
+        """Store an annotator's answer; it is on the disk when the call returns.
 
-        A second answer of the same annotator to the same item replaces the first, and both are
-        kept.
+        A second answer of the same annotator to the same item replaces the first. Both are kept.
 
         Parameters
         ----------
@@ -186,25 +190,25 @@ class Campaign(Ground):
         answer : str
         annotator : str
         uuid : str, optional
-            Given by a client that may send twice: what has the same uuid is stored once.
+            Makes the call safe to repeat: an event with a known uuid is not stored again.
         ms : int, optional
-            Milliseconds that the annotator took.
+            Time that the annotator took, in milliseconds.
 
         Raises
         ------
         InputError
             When the item was never issued, or the answer is not among the choices.
         StorageError
-            When the disk is full or fails; the answer is then not stored.
+            When the disk is full or fails. The answer is then not stored.
         """
         text = checked_answer(answer, self.choices, self.folder)
-        return self._say("label", item, annotator, answer=text, uuid=uuid, ms=ms)
+        return self._record("label", item, annotator, answer=text, uuid=uuid, ms=ms)
 
     def skip(
         self, item: "str | BatchItem", annotator: str = "me", *, uuid: str | None = None
     ) -> Event:
-        """Store that an annotator passes over an item."""
-        return self._say("skip", item, annotator, uuid=uuid)
+        """Store that an annotator skips an item."""
+        return self._record("skip", item, annotator, uuid=uuid)
 
     def flag(
         self,
@@ -214,20 +218,20 @@ class Campaign(Ground):
         *,
         uuid: str | None = None,
     ) -> Event:
-        """Store that an item needs another look, with a note; it has no label of this annotator."""
-        return self._say("flag", item, annotator, note=note, uuid=uuid)
+        """Store that an item needs another look; this annotator's label no longer counts."""
+        return self._record("flag", item, annotator, note=note, uuid=uuid)
 
     def undo(self, annotator: str = "me", *, uuid: str | None = None) -> Event | None:
-        """Take back the annotator's last word that still counts; None when there is none."""
+        """Undo the annotator's last response, and return the undo; None without a response."""
         name = checked_name(annotator)
         with self.holding("label"):
             return events.undo(self.store, name, uuid, self.options["per_item"])
 
-    def _say(self, kind: str, item: "str | BatchItem", annotator: str, **what: Any) -> Event:
+    def _record(self, kind: str, item: "str | BatchItem", annotator: str, **values: Any) -> Event:
         key = item.id if isinstance(item, BatchItem) else str(item)
-        return self.say([Entry(kind, key, checked_name(annotator), **what)])[0]
+        return self.record([Entry(kind, key, checked_name(annotator), **values)])[0]
 
-    def say(self, entries: Sequence[Entry], command: str = "label") -> list[Event]:
+    def record(self, entries: Sequence[Entry], command: str = "label") -> list[Event]:
         """Store checked entries of any kind in one transaction: all of them, or none."""
         with self.holding(command):
             return events.append(self.store, entries, self.options["per_item"])
@@ -235,15 +239,15 @@ class Campaign(Ground):
     def teach(self) -> Status:
         """Train on all labels, publish the adapter, and end the round.
 
-        A training that was interrupted is begun anew with the same labels and seed; an adapter
-        that was complete before the process died is taken over.
+        An interrupted training starts again with the same labels and seed. An adapter that was
+        complete before the process died is used.
 
         Raises
         ------
         InputError
-            When there is no batch, no label, or nobody has said anything about the batch yet.
+            When there is no batch, no label, or no response to the batch yet.
         TrainingDivergedError
-            The round is then failed, its labels are kept, and the earlier adapter stays.
+            The round then counts as failed, its labels are kept, and the earlier adapter is used.
         """
         from starlearn.campaign import teaching
 
@@ -252,30 +256,28 @@ class Campaign(Ground):
         return self.status()
 
     def resume(self) -> Status:
-        """Go on with what was interrupted, a query or a training; otherwise do nothing.
+        """Continue an interrupted query or training; otherwise do nothing.
 
-        A query goes on with the engine that it was begun with, whose finished chunks are read;
-        with another one, ``query(n, engine=...)``, it begins anew.
+        A query continues with the engine that it began with and reads its finished chunks. With
+        another engine, ``query(n, engine=...)``, it starts again.
         """
         found = rounds.current(self.store)
         if found is not None and found.state == "scoring":
-            from starlearn.campaign.querying import engine_again
+            from starlearn.campaign.querying import engine_of_round
 
-            self.query(found.n, engine=engine_again(found))
+            self.query(found.n, engine=engine_of_round(found))
         elif found is not None and found.state == "training":
             self.teach()
         return self.status()
-
-    # What there is
 
     def batch(self, round_id: int | None = None) -> list[BatchItem]:
         """Return the batch of a round, by default the newest, most valuable label first."""
         if round_id is None:
             found = rounds.current(self.store)
             round_id = found.id if found else 0
-        words: dict[str, list[Event]] = {}
-        for event in events.standing(events.events(self.store)):
-            words.setdefault(event.item, []).append(event)
+        by_item: dict[str, list[Event]] = {}
+        for event in events.current_responses(events.events(self.store)):
+            by_item.setdefault(event.item, []).append(event)
         return [
             BatchItem(
                 issued.item,
@@ -283,30 +285,34 @@ class Campaign(Ground):
                 issued.place,
                 issued.score,
                 issued.reason,
-                {e.annotator: e.answer for e in words.get(issued.item, []) if e.answer is not None},
-                {e.annotator: e.kind for e in words.get(issued.item, [])},
+                {
+                    e.annotator: e.answer
+                    for e in by_item.get(issued.item, [])
+                    if e.answer is not None
+                },
+                {e.annotator: e.kind for e in by_item.get(issued.item, [])},
             )
             for issued in rounds.batch_of(self.store, round_id)
         ]
 
     def open_items(self, annotator: str = "me") -> list[BatchItem]:
-        """Return the items of the newest batch on which this annotator is asked for a word."""
-        return waiting_for(checked_name(annotator), self.batch(), self.options["per_item"])
+        """Return the items of the newest batch that wait for this annotator."""
+        return items_waiting(checked_name(annotator), self.batch(), self.options["per_item"])
 
     def status(self) -> Status:
-        """Return what state the campaign is in and what to type next; changes nothing."""
-        return status_of(self.place, self.store, self.options, self.pool_facts, self.id)
+        """Return the state of the campaign and the next command; changes nothing."""
+        return status_of(self.paths, self.store, self.options, self.pool_facts, self.id)
 
     def history(self) -> list[RoundRecord]:
-        """Return what came of each round, oldest first."""
+        """Return a record of each round, oldest first."""
         return history_of(self.store, self.options["resolution"])
 
-    # Care
+    # Maintenance
 
     def set_params(self, **params: Any) -> Self:
         """Change settings of the learner, as in ``set_params(training__learning_rate=1e-4)``.
 
-        Model, task, quantisation and seed are what labels and scores depend on, and stay.
+        Model, task, quantisation and seed cannot change: labels and scores depend on them.
         """
         from starlearn.campaign import learner_settings
 
@@ -320,13 +326,13 @@ class Campaign(Ground):
         Raises
         ------
         InputError
-            When it is there already, or the model's tokenizer cannot tell it from another.
+            When the choice exists, or the model's tokenizer cannot distinguish it from another.
         """
         from starlearn.campaign import learner_settings
 
         with self.holding("add_choice"):
             changed = learner_settings.with_choice(self.meta["learner"], choice)
-            learner_settings.require_told_apart(changed, self._model)
+            learner_settings.require_distinct_choices(changed, self._model)
             with self.store.transaction():
                 self.store.set_meta(learner=changed)
         return self
@@ -337,11 +343,11 @@ class Campaign(Ground):
         Returns
         -------
         list of Finding
-            Empty when all is well.
+            Empty when nothing is wrong.
         """
         return examine(self, fix)
 
 
-def waiting_for(annotator: str, batch: Sequence[BatchItem], per_item: int) -> list[BatchItem]:
-    """Return the items of a batch on which an annotator is asked for a word."""
-    return [i for i in batch if annotator not in i.said and len(i.said) < per_item]
+def items_waiting(annotator: str, batch: Sequence[BatchItem], per_item: int) -> list[BatchItem]:
+    """Return the items of a batch that wait for an annotator."""
+    return [i for i in batch if annotator not in i.responses and len(i.responses) < per_item]

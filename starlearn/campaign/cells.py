@@ -1,4 +1,4 @@
-"""Cells of a spreadsheet: nothing in them can act as a formula, and every character comes back."""
+"""CSV for spreadsheets: formulas are escaped, and every character survives the round trip."""
 
 import csv
 import io
@@ -9,78 +9,78 @@ from starlearn.data.readers import LONGEST_CELL
 from starlearn.errors import InputError
 
 FORMULA = frozenset("=+-@\t\r\n\0＝＋－＠")  # noqa: RUF001 - full-width signs are formulas too
-GUARD = "'"
+ESCAPE = "'"
 DELIMITERS = ",;\t"
-"""Spreadsheets write a semicolon where the decimal point is a comma."""
+"""Spreadsheets write semicolons in countries with a decimal comma."""
 
 
-def guarded(text: str) -> str:
-    """Put a guard before a text that a spreadsheet would take for a formula.
+def escaped(text: str) -> str:
+    """Escape a text that a spreadsheet would run as a formula.
 
     Examples
     --------
-    >>> guarded("=1+1"), guarded("plain")
+    >>> escaped("=1+1"), escaped("plain")
     ("'=1+1", 'plain')
     """
-    return GUARD + text if text[:1] in FORMULA or _looks_guarded(text) else text
+    return ESCAPE + text if text[:1] in FORMULA or _is_escaped(text) else text
 
 
-def unguarded(text: str) -> str:
-    """Take exactly one guard off; a text that never had one stays as it is.
+def unescaped(text: str) -> str:
+    """Undo `escaped`; a text that was not escaped stays as it is.
 
     Examples
     --------
-    >>> unguarded("'=1+1"), unguarded("'tis")
+    >>> unescaped("'=1+1"), unescaped("'tis")
     ('=1+1', "'tis")
     """
-    return text[1:] if _looks_guarded(text) else text
+    return text[1:] if _is_escaped(text) else text
 
 
 def write_cells(header: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
-    """Write CSV for any spreadsheet: UTF-8 with a byte-order mark, formulas defused."""
+    """Return CSV as UTF-8 with a byte-order mark, formulas escaped."""
     target = io.StringIO(newline="")
     writer = csv.writer(target, lineterminator="\r\n")
     for row in (header, *rows):
-        writer.writerow([guarded(cell) for cell in row])
+        writer.writerow([escaped(cell) for cell in row])
     return target.getvalue().encode("utf-8-sig")
 
 
 def read_cells(path: Path, text: str, key: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield header and rows with their lines; all rows are as long as the header.
+    """Yield the line number and cells of the header and of each row, all of equal length.
 
     Parameters
     ----------
     path : Path
-        Only named in errors.
+        Used in errors only.
     text : str
     key : str
-        A column of the header, by which the delimiter is known.
+        A column of the header, from which the delimiter is detected.
 
     Raises
     ------
     InputError
-        Naming the line that is not CSV, too short or too long.
+        Naming the line that is not CSV or has too few or too many cells.
     """
     csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text, key), strict=True)
     header: list[str] = []
     try:
         for cells in reader:
-            if not any(cells):  # a spreadsheet leaves empty rows behind
+            if not any(cells):  # spreadsheets leave empty rows
                 continue
             if not header:
-                header = [unguarded(cell) for cell in cells]
+                header = [unescaped(cell) for cell in cells]
                 if len(set(header)) < len(header):
-                    raise InputError(f"{path}: a column stands twice in the header: {header}.")
+                    raise InputError(f"{path}: the header has a column twice: {header}.")
             while len(cells) > len(header) and not cells[-1]:
                 cells.pop()
             if len(cells) != len(header):
                 raise InputError(
                     f"{path}: line {reader.line_num} has {len(cells)} cells, the header has "
-                    f"{len(header)}. A text with a comma or a line break must stand in quotes; "
-                    "nothing was imported."
+                    f"{len(header)}. A text with a comma or a line break needs quotes. Nothing "
+                    "was imported."
                 )
-            yield reader.line_num, [unguarded(cell) for cell in cells]
+            yield reader.line_num, [unescaped(cell) for cell in cells]
     except csv.Error as error:
         raise InputError(
             f"{path}: line {reader.line_num} is not CSV ({error}). Check its quotes; nothing was "
@@ -88,8 +88,8 @@ def read_cells(path: Path, text: str, key: str) -> Iterator[tuple[int, list[str]
         ) from error
 
 
-def _looks_guarded(text: str) -> bool:
-    return text[:1] == GUARD and (text[1:2] in FORMULA or text[1:2] == GUARD)
+def _is_escaped(text: str) -> bool:
+    return text[:1] == ESCAPE and (text[1:2] in FORMULA or text[1:2] == ESCAPE)
 
 
 def _delimiter(text: str, key: str) -> str:

@@ -1,4 +1,4 @@
-"""Making a campaign: the pool's snapshot first, the label store last, and only then its name."""
+"""Creation of a campaign: first the pool's snapshot, last the label store under its name."""
 
 import json
 import os
@@ -12,7 +12,8 @@ from starlearn.campaign import learner_settings, rounds, snapshot
 from starlearn.campaign.events import now
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.items import item_id, unique_items
-from starlearn.campaign.paths import Place
+from starlearn.campaign.paths import CampaignPaths
+from starlearn.campaign.publish import adapter_name, publish_learner
 from starlearn.campaign.responses import RESOLUTIONS
 from starlearn.campaign.store import Store
 from starlearn.data.containers import as_items
@@ -23,37 +24,43 @@ from starlearn.storage.files import (
     explained,
     file_sha256,
     make_folder,
-    storage,
+    storage_errors,
     sync,
-    warn_about_place,
+    warn_about_folder,
 )
 from starlearn.storage.lock import Lock
 from starlearn.version import __version__
 
-OWN = {".lock", "pool.parquet", ".pool.parquet.new", ".labels.db.new", ".labels.db.new-journal"}
-"""What an interrupted creation may leave; a next one goes over it."""
+LEFTOVERS = {
+    ".lock",
+    "pool.parquet",
+    ".pool.parquet.new",
+    ".labels.db.new",
+    ".labels.db.new-journal",
+}
+"""Files that an interrupted creation may leave; the next one overwrites them."""
 
 
 def create(
-    place: Place,
+    paths: CampaignPaths,
     pool: Any,
     learner: STARLearner,
     extra_fields: Sequence[str],
     options: dict[str, Any],
 ) -> None:
-    """Make a campaign in a folder that holds nothing yet; see :meth:`Campaign.create`."""
+    """Create a campaign in an empty folder; see :meth:`Campaign.create`."""
     settings = learner_settings.to_json(learner)
     items, source = _read_pool(pool)
     filled = learner_settings.parameters_of(settings)["task"].fill(items)
     found = unique_items(items, filled, extra_fields)
     if not found:
-        raise InputError("The pool is empty: give at least one item.")
-    learner_settings.require_told_apart(settings)
+        raise InputError("The pool is empty. At least one item is needed.")
+    learner_settings.require_distinct_choices(settings)
     first = _first_labels(learner)
-    _require_empty(place.folder)
-    with Lock(place.lock).held("init"):
-        _require_empty(place.folder)
-        sha256 = snapshot.write_snapshot(place.pool, found)
+    _require_empty(paths.folder)
+    with Lock(paths.lock).held("init"):
+        _require_empty(paths.folder)
+        sha256 = snapshot.write_snapshot(paths.pool, found)
         failpoint("create_snapshot_written")
         facts = {
             **source,
@@ -72,16 +79,17 @@ def create(
             "n_first": str(len(first)),
             "first": json.dumps(first),
         }
-        _write_store(place, meta, learner)
+        _write_store(paths, meta, learner)
 
 
-def _write_store(place: Place, meta: dict[str, str], learner: STARLearner) -> None:
-    for left in (place.unfinished, Path(f"{place.unfinished}-journal")):
+def _write_store(paths: CampaignPaths, meta: dict[str, str], learner: STARLearner) -> None:
+    # The label store is complete before it gets its name: `labels.db` is what makes a campaign.
+    for left in (paths.unfinished, Path(f"{paths.unfinished}-journal")):
         left.unlink(missing_ok=True)
-    shutil.rmtree(place.adapters, ignore_errors=True)
-    store = Store.create(place.unfinished)
+    shutil.rmtree(paths.adapters, ignore_errors=True)
+    store = Store.create(paths.unfinished)
     try:
-        adapter = _publish_first(place, meta["campaign"], learner)
+        adapter = _publish_first(paths, meta["campaign"], learner)
         with store.transaction():
             store.set_meta(**meta)
             if adapter is not None:
@@ -90,20 +98,20 @@ def _write_store(place: Place, meta: dict[str, str], learner: STARLearner) -> No
     finally:
         store.close()
     failpoint("create_store_written")
-    with storage(f"writing {place.labels}"):
-        os.rename(place.unfinished, place.labels)
-        sync(place.folder)
+    with storage_errors(f"writing {paths.labels}"):
+        os.rename(paths.unfinished, paths.labels)
+        sync(paths.folder)
     failpoint("create_renamed")
 
 
-def _publish_first(place: Place, campaign: str, learner: STARLearner) -> tuple[str, str] | None:
-    """Publish the adapter that a trained learner brings, as round 0; its name and manifest."""
+def _publish_first(
+    paths: CampaignPaths, campaign: str, learner: STARLearner
+) -> tuple[str, str] | None:
+    """Publish a trained learner's adapter as round 0; return its name and manifest."""
     if not hasattr(learner, "adapter_"):
         return None
-    from starlearn.campaign.teaching import adapter_name, publish_learner
-
     name = adapter_name(0, 1)
-    return name, publish_learner(place, learner, name, {"campaign": campaign})
+    return name, publish_learner(paths, learner, name, {"campaign": campaign})
 
 
 def _read_pool(pool: Any) -> tuple[list[Any], dict[str, Any]]:
@@ -116,7 +124,7 @@ def _read_pool(pool: Any) -> tuple[list[Any], dict[str, Any]]:
 
 
 def checked_options(resolution: str, per_item: int) -> dict[str, Any]:
-    """Return a campaign's own settings; InputError naming the one that cannot be used."""
+    """Return a campaign's own settings; InputError when one cannot be used."""
     if resolution not in RESOLUTIONS:
         raise InputError(
             f"resolution must be one of {', '.join(map(repr, RESOLUTIONS))}; got {resolution!r}."
@@ -127,12 +135,12 @@ def checked_options(resolution: str, per_item: int) -> dict[str, Any]:
 
 
 def _first_labels(learner: STARLearner) -> list[str]:
-    """Return the ids of the items that a learner was trained on before the campaign."""
+    """Return the ids of the items that the learner was trained on before the campaign."""
     if not hasattr(learner, "adapter_"):
         return []
     if not all(isinstance(label, str) for label in learner.y_training.tolist()):
         raise InputError(
-            "The learner was trained with labels that are not text, and a campaign keeps labels as "
+            "The learner was trained with labels that are not text, but labels of a campaign are "
             "text. Fit it again: learner.fit(X, [str(label) for label in y])."
         )
     task = learner_settings.parameters_of(learner_settings.to_json(learner))["task"]
@@ -141,20 +149,18 @@ def _first_labels(learner: STARLearner) -> list[str]:
 
 def _require_empty(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file. Give the campaign a new folder.")
+        raise InputError(f"{folder} is a file. Choose a new folder.")
     make_folder(folder)
     names = {path.name for path in folder.iterdir()}
-    left = sorted(names - OWN - ({"adapters"} if ".labels.db.new" in names else set()))
+    left = sorted(names - LEFTOVERS - ({"adapters"} if ".labels.db.new" in names else set()))
     if not os.access(folder, os.W_OK):
         raise StorageError(explained(PermissionError(13, "Permission denied"), str(folder)))
     if "labels.db" in left:
         raise InputError(
-            f"There is a campaign in {folder} already. Go on with it: starlearn status {folder}, "
-            "Campaign.open(folder); or give a new folder."
+            f"There is a campaign in {folder} already. Continue it: starlearn status {folder}, "
+            "Campaign.open(folder); or choose a new folder."
         )
     if left:
-        raise InputError(
-            f"{folder} is not empty ({', '.join(left[:3])}). Give the campaign a folder of its own."
-        )
+        raise InputError(f"{folder} is not empty ({', '.join(left[:3])}). Choose a new folder.")
     os.chmod(folder, 0o700)
-    warn_about_place(folder)
+    warn_about_folder(folder)

@@ -1,4 +1,4 @@
-"""What is wrong with a campaign's folder, and what to do about it."""
+"""Checks of a campaign folder, each finding with its remedy."""
 
 import shutil
 import stat
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from starlearn.campaign import events, publish, rounds
-from starlearn.campaign.folder import Ground
+from starlearn.campaign.folder import CampaignFolder
 from starlearn.errors import StarlearnError
 from starlearn.storage.files import REMOTE, file_sha256, file_system_of
 
@@ -16,25 +16,25 @@ LOW_SPACE = 100_000_000
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be."""
+    """One problem of a campaign folder."""
 
     level: str
-    """error: something cannot be used; warning: something may go wrong; note: good to know."""
+    """error: a file cannot be used; warning: a risk; note: information."""
     what: str
     fix: str
-    """What to do about it; empty when it was just done."""
+    """The remedy; empty where nothing is left to do."""
 
 
-def examine(campaign: Ground, fix: bool) -> list[Finding]:
-    """Look at labels, items, pool, adapters, leftovers, disk and rights, in this order."""
-    found = [*_labels(campaign), *_pool(campaign), *_adapters(campaign), *_surroundings(campaign)]
+def examine(campaign: CampaignFolder, fix: bool) -> list[Finding]:
+    """Check labels, pool, adapters, disk, permissions and leftovers, in this order."""
+    found = [*_labels(campaign), *_pool(campaign), *_adapters(campaign), *_environment(campaign)]
     if fix:
         with campaign.holding("doctor"):
             return found + _leftovers(campaign, fix=True)
     return found + _leftovers(campaign, fix=False)
 
 
-def _labels(campaign: Ground) -> Iterator[Finding]:
+def _labels(campaign: CampaignFolder) -> Iterator[Finding]:
     try:
         campaign.store.check()
         events.events(campaign.store)
@@ -44,11 +44,11 @@ def _labels(campaign: Ground) -> Iterator[Finding]:
         yield Finding("error", str(error), f"starlearn doctor {campaign.folder} --restore")
 
 
-def _pool(campaign: Ground) -> Iterator[Finding]:
+def _pool(campaign: CampaignFolder) -> Iterator[Finding]:
     try:
         campaign.snapshot()
     except StarlearnError as error:
-        yield Finding("error", str(error), "Take pool.parquet from a copy of the folder.")
+        yield Finding("error", str(error), "Restore pool.parquet from a copy of the folder.")
     facts = campaign.pool_facts
     if facts["source"] is None:
         return
@@ -58,27 +58,27 @@ def _pool(campaign: Ground) -> Iterator[Finding]:
     elif source.stat().st_size != facts["size"] or file_sha256(source) != facts["sha256"]:
         yield Finding(
             "note",
-            f"The pool's file {source} has changed since the campaign began. Labels belong to the "
-            "texts as they were, and queries choose among these.",
-            "For the new rows, begin another campaign: Campaign.create(another_folder, ...).",
+            f"The pool's file {source} has changed since the campaign began. Labels and queries "
+            "use the texts as they were.",
+            "For the new rows, create another campaign: Campaign.create(another_folder, ...).",
         )
 
 
-def _adapters(campaign: Ground) -> Iterator[Finding]:
+def _adapters(campaign: CampaignFolder) -> Iterator[Finding]:
     for found in rounds.rounds(campaign.store):
         if found.state != "published" or found.adapter is None:
             continue
         try:
-            publish.verify(campaign.place, found.adapter, found.manifest)
+            publish.verify(campaign.paths, found.adapter, found.manifest)
         except (StarlearnError, OSError) as error:
             yield Finding(
                 "error",
                 f"The adapter of round {found.id} cannot be used: {error}",
-                "Queries and predictions take the round before; teach makes a new one.",
+                "Queries and predictions use the round before; teach makes a new one.",
             )
 
 
-def _surroundings(campaign: Ground) -> Iterator[Finding]:
+def _environment(campaign: CampaignFolder) -> Iterator[Finding]:
     folder = campaign.folder
     kind = file_system_of(folder)
     if kind in REMOTE:
@@ -98,15 +98,15 @@ def _surroundings(campaign: Ground) -> Iterator[Finding]:
             )
 
 
-def _why_left(path: Path) -> str:
+def _description(path: Path) -> str:
     if (path / publish.MANIFEST).is_file():
-        return "is complete and no round's, as after a kill or a restored backup"
+        return "is complete but belongs to no round, as after a kill or a restored backup"
     return "was never published"
 
 
-def _leftovers(campaign: Ground, fix: bool) -> list[Finding]:
+def _leftovers(campaign: CampaignFolder, fix: bool) -> list[Finding]:
     published = {r.adapter for r in rounds.rounds(campaign.store) if r.adapter is not None}
-    left = [(path, _why_left(path)) for path in publish.orphans(campaign.place, published)]
+    left = [(path, _description(path)) for path in publish.orphans(campaign.paths, published)]
     if fix:
         for path, _ in left:
             publish.remove(path)

@@ -1,4 +1,4 @@
-"""What annotators said, event by event: appended, never changed, each only once."""
+"""Events: the responses of annotators, appended to a log that is never changed."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -12,27 +12,27 @@ from starlearn.errors import InputError
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that one annotator said about one item."""
+    """One response of one annotator to one item, or the undo of one."""
 
     seq: int
-    """1, 2, 3, ... without gaps: the order of events, whatever the clock says."""
+    """1, 2, 3, ... without gaps. Events are ordered by it, not by the clock."""
     uuid: str
-    """Given by the client, so that what is sent twice is stored once."""
+    """Chosen by the client, so that an event that is sent twice is stored once."""
     kind: str
     """label, skip, flag or undo."""
     item: str
     annotator: str
     answer: str | None
-    """Only of a label."""
+    """The answer of a label; None for other kinds."""
     note: str | None
     undoes: int | None
-    """Only of an undo: the event that no longer counts."""
+    """For an undo, the event that no longer counts."""
     round: int
-    """The round in which the item was issued last."""
+    """The latest round in which the item was issued."""
     ms: int | None
-    """Milliseconds that the annotator took, where the client tells."""
+    """Time that the annotator took in milliseconds, if known."""
     at: str
-    """UTC; for people to read, never to order by."""
+    """Time in UTC, for people to read."""
 
 
 COLUMNS = ", ".join(field.name for field in fields(Event))
@@ -40,13 +40,13 @@ INSERT = f"INSERT INTO event ({COLUMNS}, crc) VALUES ({', '.join('?' * (len(fiel
 LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM event"
 BY_UUID = f"SELECT {COLUMNS} FROM event WHERE uuid = ?"  # noqa: S608
 ROUND_OF = "SELECT max(round) FROM issued WHERE item = ?"
-LAST_WORD = (
+LAST_RESPONSE = (
     f"SELECT {COLUMNS} FROM event WHERE annotator = ? AND kind <> 'undo' AND NOT EXISTS "  # noqa: S608
     "(SELECT 1 FROM event AS later WHERE later.undoes = event.seq) ORDER BY seq DESC LIMIT 1"
 )
-# A round is labelled when enough annotators have had their say on each of its items.
-SETTLE = """UPDATE round SET changed = :now, state = :after WHERE state = :before AND :complete =
-    NOT EXISTS (SELECT 1 FROM issued WHERE issued.round = round.id AND :per_item >
+# A round is labelled when each of its items has responses of enough annotators.
+UPDATE_STATE = """UPDATE round SET changed = :now, state = :after WHERE state = :before
+    AND :complete = NOT EXISTS (SELECT 1 FROM issued WHERE issued.round = round.id AND :per_item >
         (SELECT count(DISTINCT annotator) FROM event WHERE event.item = issued.item
             AND kind <> 'undo' AND NOT EXISTS
                 (SELECT 1 FROM event AS later WHERE later.undoes = event.seq)))"""
@@ -54,7 +54,7 @@ SETTLE = """UPDATE round SET changed = :now, state = :after WHERE state = :befor
 
 @dataclass(frozen=True)
 class Entry:
-    """What an annotator sends: an event that is not stored yet."""
+    """A response that is not stored yet."""
 
     kind: str
     item: str
@@ -71,77 +71,77 @@ def now() -> str:
 
 
 def append(store: Store, entries: Sequence[Entry], per_item: int) -> list[Event]:
-    """Store entries in one transaction: when this returns, all of them are on the disk.
+    """Store entries in one transaction; all of them are on the disk when the call returns.
 
     Parameters
     ----------
     store : Store
     entries : sequence of Entry
     per_item : int
-        How many annotators an item needs.
+        Number of annotators that each item needs.
 
     Returns
     -------
     list of Event
-        An entry that was stored before, with the same uuid, gives the event of then.
+        One event per entry; the stored event where an entry's uuid is known.
 
     Raises
     ------
     InputError
-        When an item was never issued, or a uuid was used for something else.
+        When an item was never issued, or a uuid was used for another response.
     """
     with store.transaction():
         events = [_append_one(store, entry) for entry in entries]
-        settle(store, per_item)
+        update_round_states(store, per_item)
         failpoint("label_written")
     failpoint("label_committed")
     return events
 
 
 def undo(store: Store, annotator: str, uuid: str | None, per_item: int) -> Event | None:
-    """Take back the annotator's last word that still counts; None when there is none.
+    """Undo the annotator's last response that counts.
 
     Returns
     -------
     Event or None
-        The undo. With a uuid that was used before, the undo of then.
+        The undo; the stored one where the uuid is known; None without a response.
     """
     with store.transaction():
-        before = known(store, uuid)
-        if before is not None:
-            return _same(before, Entry("undo", before.item, annotator, uuid=uuid))
-        found = store.execute(LAST_WORD, (annotator,))
+        stored = event_with_uuid(store, uuid)
+        if stored is not None:
+            return _require_same(stored, Entry("undo", stored.item, annotator, uuid=uuid))
+        found = store.execute(LAST_RESPONSE, (annotator,))
         if not found:
             return None
         last = Event(*found[0])
         entry = Entry("undo", last.item, annotator, uuid=uuid)
         event = _append_one(store, entry, undoes=last.seq)
-        settle(store, per_item)
+        update_round_states(store, per_item)
         failpoint("label_written")
     failpoint("label_committed")
     return event
 
 
-def known(store: Store, uuid: str | None) -> Event | None:
-    """Return the event that a client sent with this uuid; None when there is none."""
+def event_with_uuid(store: Store, uuid: str | None) -> Event | None:
+    """Return the event with this uuid, or None."""
     found = store.execute(BY_UUID, (uuid,))
     return Event(*found[0]) if found else None
 
 
-def settle(store: Store, per_item: int) -> None:
-    """Move rounds between issued and labelled, as what was said makes it; in a transaction."""
+def update_round_states(store: Store, per_item: int) -> None:
+    """Move rounds between the states issued and labelled; call it inside a transaction."""
     for before, after, complete in (("issued", "labelled", 1), ("labelled", "issued", 0)):
         values = {"before": before, "after": after, "complete": complete, "per_item": per_item}
-        store.execute(SETTLE, {**values, "now": now()})
+        store.execute(UPDATE_STATE, {**values, "now": now()})
 
 
 def events(store: Store, after: int = 0) -> list[Event]:
-    """Return the events behind a sequence number, each as it was written.
+    """Return the events after a sequence number, each verified by its checksum.
 
     Raises
     ------
     CampaignCorruptError
-        When an event is missing or is not the one that was written.
+        When an event is missing or changed.
     """
     statement = f"SELECT {COLUMNS}, crc FROM event WHERE seq > ? ORDER BY seq"  # noqa: S608
     found = []
@@ -154,33 +154,33 @@ def events(store: Store, after: int = 0) -> list[Event]:
     return found
 
 
-def standing(history: Iterable[Event]) -> list[Event]:
-    """Return the last word of each annotator on each item, in the order of speaking.
+def current_responses(log: Iterable[Event]) -> list[Event]:
+    """Return the current response of each annotator to each item, oldest first.
 
-    The same as the view `word` of the store, from checked events.
+    The view `word` of the label store holds the same rows, without the checks of `events`.
     """
-    history = list(history)
-    undone = {event.undoes for event in history if event.undoes is not None}
-    words: dict[tuple[str, str], Event] = {}
-    for event in history:
+    log = list(log)
+    undone = {event.undoes for event in log if event.undoes is not None}
+    found: dict[tuple[str, str], Event] = {}
+    for event in log:
         if event.kind != "undo" and event.seq not in undone:
-            words[event.item, event.annotator] = event
-    return sorted(words.values(), key=lambda event: event.seq)
+            found[event.item, event.annotator] = event
+    return sorted(found.values(), key=lambda event: event.seq)
 
 
 def last_seq(store: Store) -> int:
-    """Return the number of the newest event, 0 when there is none."""
+    """Return the sequence number of the newest event, 0 without events."""
     return int(store.execute(LAST_SEQ)[0][0])
 
 
 def _append_one(store: Store, entry: Entry, undoes: int | None = None) -> Event:
-    before = known(store, entry.uuid)
-    if before is not None:
-        return _same(before, entry)
+    stored = event_with_uuid(store, entry.uuid)
+    if stored is not None:
+        return _require_same(stored, entry)
     ((in_round,),) = store.execute(ROUND_OF, (entry.item,))
     if in_round is None:
         raise InputError(
-            f"Item {entry.item!r:.60} was never issued in this campaign, so it can take no label. "
+            f"Item {entry.item!r:.60} was never issued in this campaign, so it cannot be labelled. "
             "Label the items of the batch: campaign.batch(), starlearn label FOLDER."
         )
     event = Event(
@@ -200,12 +200,12 @@ def _append_one(store: Store, entry: Entry, undoes: int | None = None) -> Event:
     return event
 
 
-def _same(stored: Event, entry: Entry) -> Event:
-    """Return the stored event of a uuid, when it says what the entry says."""
-    said = (stored.kind, stored.item, stored.annotator, stored.answer, stored.note)
-    if said != (entry.kind, entry.item, entry.annotator, entry.answer, entry.note):
+def _require_same(stored: Event, entry: Entry) -> Event:
+    """Return the stored event of a uuid; InputError when the entry differs from it."""
+    before = (stored.kind, stored.item, stored.annotator, stored.answer, stored.note)
+    if before != (entry.kind, entry.item, entry.annotator, entry.answer, entry.note):
         raise InputError(
-            f"The uuid {entry.uuid!r:.60} was used before, for {said[0]!r} of item {said[1]!r} by "
-            f"{said[2]!r:.40}. Give every entry a uuid of its own: uuid.uuid4().hex."
+            f"The uuid {entry.uuid!r:.60} was used before, for {before[0]!r} of item "
+            f"{before[1]!r} by {before[2]!r:.40}. Give every entry its own uuid: uuid.uuid4().hex."
         )
     return stored

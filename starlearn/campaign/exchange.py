@@ -1,4 +1,4 @@
-"""Batches to files and labels back, CSV or JSON lines: every character kept, all rows or none."""
+"""Export of batches and import of labels as CSV or JSON lines, or for Label Studio."""
 
 import json
 import os
@@ -13,8 +13,8 @@ from starlearn.campaign.importing import (
     ID,
     LABEL,
     WHY,
-    Imported,
-    Intake,
+    ImportResult,
+    LabelImport,
     Row,
     column_of,
 )
@@ -30,35 +30,37 @@ def export_batch(
     round_id: int | None = None,
     annotator: str | None = None,
 ) -> int:
-    """Write a batch with a row an item: id, its fields, label, who gave it, why chosen, campaign.
+    """Write a batch with one row per item.
+
+    The columns are id, the item's fields, label, annotator, why, campaign.
 
     Parameters
     ----------
     campaign : Campaign
     path : str or path
-        Ends in ``.csv`` or ``.jsonl``; replaced when it is there. With ``.json``, the items that
-        still wait for a word are written as tasks for Label Studio.
+        Ends in ``.csv`` or ``.jsonl``; an existing file is replaced. With ``.json``, the items
+        that still need responses are written as tasks for Label Studio.
     round_id : int, optional
         By default the newest round.
     annotator : str, optional
-        Whose answers stand in the label column; by default the resolved labels.
+        Whose answers the label column holds; by default the resolved labels.
 
     Returns
     -------
     int
-        Rows written.
+        Number of rows.
     """
     path = Path(path)
     if _kind(path) == ".json":
         if annotator is not None:
             raise InputError(
-                f"{path}: tasks of Label Studio hold nobody's labels; name no annotator."
+                f"{path}: tasks of Label Studio hold no labels. Leave out the annotator."
             )
         return export_tasks(campaign, path, round_id)
     batch = campaign.batch(round_id)
     if not batch:
         raise InputError(
-            "There is no batch to export. Ask for one first: starlearn query "
+            "There is no batch to export. Query one first: starlearn query "
             f"{campaign.folder} -n 50."
         )
     labels = campaign.labels()
@@ -66,7 +68,7 @@ def export_batch(
     rows: list[Row] = []
     for item in batch:
         label = labels.get(item.id) if annotator is None else item.answers.get(annotator)
-        # So that an import does not take it for the answer of who filled in the other rows.
+        # Without a name, an import would assign the label to whoever fills in the other rows.
         given = [name for name, answer in item.answers.items() if answer == label]
         who = None if label is None else annotator or given[-1]
         values = {column_of(name): item.fields.get(name, "") for name in names}
@@ -90,41 +92,41 @@ def import_labels(
     *,
     encoding: str = "utf-8",
     relabel: Mapping[str, str] | None = None,
-) -> Imported:
-    """Store the labels of a file, all of them or none; a second time changes nothing.
+) -> ImportResult:
+    """Store the labels of a file, all of them or none; a second import changes nothing.
 
     Parameters
     ----------
     campaign : Campaign
     path : str or path
         A ``.csv`` or ``.jsonl`` file with the columns id and label. Rows without a label are
-        left open. A column annotator says who gave the label; other columns are not needed.
-        Or a ``.json`` file, as Label Studio exports it.
+        left open. The column annotator names who gave the label. Other columns are optional.
+        Or a ``.json`` file that Label Studio has exported.
     annotator : str
-        Who gave the labels, where the file does not say.
+        The annotator of rows that name none.
     encoding : str
-        Of the file; nothing is guessed.
+        Encoding of the file. It is never guessed.
     relabel : mapping, optional
-        Spellings in the file and the choices that they mean, such as ``{"Yes": "yes"}``.
+        Choices by their spellings in the file, such as ``{"Yes": "yes"}``.
 
     Raises
     ------
     InputError
-        Naming the lines: ids that were never issued, labels that are no choice, two labels for
-        one item, texts that stand beside the id of another item, another campaign's file.
+        Naming the lines with ids that were never issued, labels outside the choices, two labels
+        for one item, the text of another item, or rows of another campaign.
     """
     path = Path(path)
     if _kind(path) == ".json":
         return import_export(campaign, path, relabel)
-    intake = Intake(campaign, annotator, relabel)
+    importer = LabelImport(campaign, annotator, relabel)
     for line, row in _rows(path, encoding):
-        intake.read(f"line {line}", row)
-    if intake.complaints:
+        importer.add_row(f"line {line}", row)
+    if importer.errors:
         raise InputError(
-            f"{path}: {len(intake.complaints)} rows cannot be imported: "
-            f"{listed(intake.complaints)}. Nothing was imported; mend these rows and import again."
+            f"{path}: {len(importer.errors)} rows cannot be imported: "
+            f"{listed(importer.errors)}. Nothing was imported. Fix these rows and import again."
         )
-    return intake.stored()
+    return importer.store()
 
 
 def _kind(path: Path) -> str:
@@ -160,12 +162,14 @@ def _decoded(path: Path, encoding: str) -> str:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
     except LookupError as error:
-        raise InputError(f"{encoding!r:.40} is no encoding. Try utf-8 or latin-1.") from error
+        raise InputError(
+            f"{encoding!r:.40} is an unknown encoding. Try utf-8 or latin-1."
+        ) from error
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         wide = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
         raise InputError(
             f"{path}: byte 0x{raw[error.start]:02X} in line {line} is not {encoding}. Save the "
-            'file as "CSV UTF-8", or say what it is: --encoding '
+            'file as "CSV UTF-8", or name its encoding: --encoding '
             f"{'utf-16' if wide else 'latin-1'}. Nothing was imported."
         ) from error

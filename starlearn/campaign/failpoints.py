@@ -1,4 +1,4 @@
-"""Failpoints: named places at which a test lets the process die, as a power cut would."""
+"""Failpoints: named lines at which a test kills the process, as a power cut would."""
 
 import os
 
@@ -25,12 +25,12 @@ FAILPOINTS = (
     "publish_recorded",
     "teach_exported",
 )
-"""Every failpoint there is. Tests kill at each of them."""
+"""All failpoints, in the order in which a round passes them. Tests kill at each of them."""
 
 VARIABLE = "STARLEARN_FAILPOINT"
 
 
 def failpoint(name: str) -> None:
-    """Die here, without any clean-up, when the environment asks for it; otherwise do nothing."""
+    """End the process without any clean-up if the environment names this failpoint."""
     if os.environ.get(VARIABLE) == name:
         os._exit(137)

@@ -1,4 +1,4 @@
-"""What every step of a campaign stands on: its folder, settings, pool, learner, and lock."""
+"""The folder of a campaign: settings, pool, learner and lock, on which all steps build."""
 
 import json
 import warnings
@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from starlearn.campaign import events, rounds
-from starlearn.campaign.paths import Place, backup_name
+from starlearn.campaign import events, publish, rounds
+from starlearn.campaign.paths import CampaignPaths, backup_name
 from starlearn.campaign.responses import choices_of, resolved
 from starlearn.campaign.rounds import Round
 from starlearn.campaign.store import Store
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 BACKUPS_KEPT = 3
 
 
-class Ground:
-    """A campaign's folder with its label store open.
+class CampaignFolder:
+    """A campaign folder with its label store open.
 
     Parameters
     ----------
-    place : Place
+    paths : CampaignPaths
     store : Store
     model : str, optional
         Where the base model is now, if it moved.
@@ -38,22 +38,20 @@ class Ground:
     ----------
     folder : Path
     id : str
-        Differs from that of every other campaign.
+        Unique to this campaign.
     """
 
-    def __init__(self, place: Place, store: Store, model: str | None = None) -> None:
-        self.place = place
-        self.folder = place.folder
+    def __init__(self, paths: CampaignPaths, store: Store, model: str | None = None) -> None:
+        self.paths = paths
+        self.folder = paths.folder
         self.store = store
         self._model = model
-        self._lock = Lock(place.lock)
+        self._lock = Lock(paths.lock)
         self._learner: tuple[Any, STARLearner] | None = None
         self.id = self.meta["campaign"]
 
-    # Opened and closed
-
     def close(self) -> None:
-        """Close the label store; a second time does nothing."""
+        """Close the label store. Closing it twice is harmless."""
         self.store.close()
 
     def __enter__(self) -> Self:
@@ -63,7 +61,7 @@ class Ground:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # No connection and no lock travels: the copy opens the folder itself.
+        # Connections and locks cannot be pickled: the copy opens the folder itself.
         return (_reopened, (type(self), str(self.folder), self._model, self.store.read_only))
 
     def __repr__(self) -> str:
@@ -71,27 +69,27 @@ class Ground:
 
     @contextmanager
     def holding(self, command: str, wait: float = WAIT) -> Iterator[None]:
-        """Hold the campaign over several calls, such as a session of labelling.
+        """Hold the campaign's lock over several calls, such as a labelling session.
 
         Raises
         ------
         CampaignLockedError
-            When another process holds it, naming that process.
+            When another process holds it. The message names that process.
         StorageError
-            When the campaign was opened to read only.
+            When the campaign was opened read-only.
         """
         if self.store.read_only:
             raise StorageError(
-                f"{self.folder} was opened to read only. Open it to write: Campaign.open(folder)."
+                f"{self.folder} was opened read-only. Open it for writing: Campaign.open(folder)."
             )
         with self._lock.held(command, wait):
             yield
 
-    # What it is
+    # Settings, pool and labels
 
     @property
     def meta(self) -> dict[str, str]:
-        """What was written when the campaign began, and changed since by its own methods."""
+        """Settings of the campaign as they are in the label store."""
         return self.store.meta()
 
     @property
@@ -101,9 +99,9 @@ class Ground:
 
     @property
     def pool_facts(self) -> dict[str, Any]:
-        """What the pool was: source, size and sha256 of a file; snapshot, n_rows, n_items, n_known.
+        """Facts about the pool: source, size, sha256, snapshot, n_rows, n_items, n_known.
 
-        The last are items that the learner had been trained on before: they are never issued.
+        The n_known items are those that the learner was trained on before. They are never issued.
         """
         return {"n_known": 0, **json.loads(self.meta["pool"])}
 
@@ -114,55 +112,60 @@ class Ground:
 
     @property
     def choices(self) -> list[str] | None:
-        """The closed set of answers; None where any text will do."""
+        """The closed set of answers, or None for free-form answers."""
         return choices_of(self.meta["learner"])
 
     @property
     def n_items(self) -> int:
-        """m, different items in the pool."""
+        """Number of different items in the pool, m."""
         return int(self.pool_facts["n_items"])
 
     def snapshot(self) -> "pa.Table":
-        """Return the pool as it was: columns id, content, count, row; m rows."""
+        """Return the pool as it was at the start: columns id, content, count, row; m rows."""
         from starlearn.campaign.snapshot import read_snapshot
 
-        return read_snapshot(self.place.pool, self.pool_facts["snapshot"])
+        return read_snapshot(self.paths.pool, self.pool_facts["snapshot"])
 
     def scores(self, round_id: int) -> "pa.Table | None":
-        """Return the scores of a round's pool; None where they are gone, or none were computed.
+        """Return the scores of a round's pool, or None where none were kept.
 
-        Columns id, base, full, entropy, mutual_information, n_tokens, confidence, answer, mixed; as
-        many rows as items that took part.
+        Columns id, base, full, entropy, mutual_information, n_tokens, confidence, answer, mixed;
+        one row per scored item.
         """
         from starlearn.campaign.snapshot import read_scores
 
-        return read_scores(self.place.round_scores(round_id))
+        return read_scores(self.paths.round_scores(round_id))
 
     def labels(self) -> dict[str, str]:
-        """Return the label of each item that has one, by its id."""
-        words = events.standing(events.events(self.store))
-        return resolved(words, self.options["resolution"])
+        """Return the label of each labelled item by its id."""
+        responses = events.current_responses(events.events(self.store))
+        return resolved(responses, self.options["resolution"])
 
-    def done(self, before: int | None) -> set[str]:
-        """Return the items that somebody has spoken about, up to an event; first labels too.
+    def items_done(self, until: int | None) -> set[str]:
+        """Return the items with a response, up to an event, and those of the first labels.
 
-        First labels may be of items that are not in the pool.
+        Items of the first labels need not be in the pool.
         """
-        return self._said(before) | set(json.loads(self.meta["first"]))
+        return self._items_with_response(until) | set(json.loads(self.meta["first"]))
 
-    def n_left(self, before: int | None) -> int:
-        """Return how many items of the pool may still be issued, after what was said so far."""
-        return self.n_items - int(self.pool_facts["n_known"]) - len(self._said(before))
+    def n_left(self, until: int | None) -> int:
+        """Return the number of items of the pool that can still be issued, up to an event."""
+        return (
+            self.n_items - int(self.pool_facts["n_known"]) - len(self._items_with_response(until))
+        )
 
-    def _said(self, before: int | None) -> set[str]:
+    def _items_with_response(self, until: int | None) -> set[str]:
         log = events.events(self.store)
-        words = events.standing(e for e in log if before is None or e.seq <= before)
-        return {event.item for event in words}
+        seen = (event for event in log if until is None or event.seq <= until)
+        return {event.item for event in events.current_responses(seen)}
 
     def published(self) -> Round | None:
         """Return the newest round whose adapter is published."""
-        found = [r for r in rounds.rounds(self.store) if r.state == "published"]
+        found = self._published_rounds()
         return found[-1] if found else None
+
+    def _published_rounds(self) -> list[Round]:
+        return [found for found in rounds.rounds(self.store) if found.state == "published"]
 
     # The learner
 
@@ -174,37 +177,43 @@ class Ground:
         if self._model is not None:
             parameters["model"] = self._model
         if parameters["cache_dir"] is None and not self.store.read_only:
-            make_folder(self.place.scores)
-            make_folder(self.place.cache)
-            parameters["cache_dir"] = str(self.place.cache)
+            make_folder(self.paths.scores)
+            make_folder(self.paths.cache)
+            parameters["cache_dir"] = str(self.paths.cache)
         return parameters
 
     def learner(self, round_id: int | None = None) -> "STARLearner":
-        """Return the learner as the newest published round left it; untrained before the first.
+        """Return the learner of the newest published round, untrained before the first round.
 
-        Where an adapter's files are damaged, the adapter of the round before is taken, with a
+        Where the adapter's files are damaged, the adapter of the round before is used, with a
         warning.
 
         Parameters
         ----------
         round_id : int, optional
-            Return the learner as this round left it, and no other in its place.
+            Return the learner of this round, and never another one.
 
         Raises
         ------
         InputError
-            When the round asked for has no published adapter.
+            When that round has no published adapter.
         ModelMismatchError
-            When the base model is not the one that the campaign was begun on.
+            When the base model is not the one that the campaign began with.
         UntrustedFileError
-            When the adapter of the round asked for is damaged.
+            When the adapter of that round is damaged.
         """
+        published = self._published_rounds()
         if round_id is not None:
-            return self._loaded_round(round_id)
-        done = [r for r in rounds.rounds(self.store) if r.state == "published"]
-        key = (done[-1].manifest if done else None, self.meta["learner"])
+            by_id = {found.id: found for found in published}
+            if round_id not in by_id:
+                known = sorted(by_id) or "none"
+                raise InputError(
+                    f"Round {round_id} has no published adapter; these rounds have one: {known}."
+                )
+            return self._load(by_id[round_id])
+        key = (published[-1].manifest if published else None, self.meta["learner"])
         if self._learner is None or self._learner[0] != key:
-            self._learner = (key, self._loaded(done))
+            self._learner = (key, self._newest_learner(published))
         return self._learner[1]
 
     def keep_learner(self, learner: "STARLearner") -> None:
@@ -213,58 +222,52 @@ class Ground:
         self._learner = ((last.manifest if last else None, self.meta["learner"]), learner)
 
     def forget_learner(self) -> None:
-        """Load the learner anew when it is next needed."""
+        """Load the learner again when it is next needed."""
         self._learner = None
 
-    def _loaded_round(self, round_id: int) -> "STARLearner":
-        from starlearn.campaign import teaching
+    def _load(self, found: Round) -> "STARLearner":
+        # The label store has both names for every published round.
+        name, seal = str(found.adapter), str(found.manifest)
+        base = self.meta.get("base")
+        return publish.load_published(self.paths, name, seal, self.id, base, self.parameters())
 
-        done = {r.id: r for r in rounds.rounds(self.store) if r.state == "published"}
-        if round_id not in done:
-            raise InputError(
-                f"Round {round_id} has no published adapter; these have: {sorted(done) or 'none'}."
-            )
-        return teaching.load_published(self, done[round_id])
-
-    def _loaded(self, done: list[Round]) -> "STARLearner":
-        from starlearn.campaign import learner_settings, teaching
+    def _newest_learner(self, published: list[Round]) -> "STARLearner":
+        from starlearn.campaign.learner_settings import require_base
         from starlearn.learner.estimator import STARLearner
 
-        for found in reversed(done):
+        for found in reversed(published):
             try:
-                return teaching.load_published(self, found)
+                return self._load(found)
             except UntrustedFileError as error:
                 warnings.warn(
-                    f"The adapter of round {found.id} cannot be used: {error} The round before "
-                    "stands in for it.",
+                    f"The adapter of round {found.id} cannot be used: {error} The adapter of the "
+                    "round before is used instead.",
                     UserWarning,
                     stacklevel=4,
                 )
         learner = STARLearner(**self.parameters())
-        base = learner_settings.require_base(learner, self.meta.get("base"))
+        base = require_base(learner, self.meta.get("base"))
         if "base" not in self.meta and not self.store.read_only:
             with self.holding("learner"), self.store.transaction():
                 self.store.set_meta(base=base)
         return learner
 
-    # Copies
-
     def backup(self, target: Path | None = None) -> Path:
-        """Copy the label store, by default to the folder of backups, of which three are kept.
+        """Copy the label store, by default to the backup folder, which keeps three copies.
 
         Returns
         -------
         Path
-            The copy, a label store of its own.
+            The copy, which is a label store itself.
         """
         if target is not None:
             self.store.backup(target)
             return target
         with self.holding("backup"):
-            make_folder(self.place.backups)
-            made = self.place.backups / backup_name(events.last_seq(self.store))
+            make_folder(self.paths.backups)
+            made = self.paths.backups / backup_name(events.last_seq(self.store))
             self.store.backup(made)
-            others = sorted(set(self.place.backups.glob("labels-*.db")) - {made})
+            others = sorted(set(self.paths.backups.glob("labels-*.db")) - {made})
             for old in others[: 1 - BACKUPS_KEPT]:
                 old.unlink()
         return made

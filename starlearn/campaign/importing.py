@@ -1,4 +1,4 @@
-"""Labels from elsewhere: checked row by row, stored all together or not at all, each once."""
+"""Import of labels: rows are checked one by one, then stored together or not at all."""
 
 import json
 from collections.abc import Mapping
@@ -13,40 +13,40 @@ from starlearn.errors import InputError
 ID, LABEL, WHY, CAMPAIGN, ANNOTATOR = "id", "label", "why", "campaign", "annotator"
 OWN = (ID, LABEL, WHY, CAMPAIGN, ANNOTATOR)
 PREFIX = "field:"
-"""Before the name of an item's field that is also the name of one of our columns."""
+"""Prefix of the column of an item's field whose name is also one of our columns."""
 
 Row = dict[str, str | None]
 
 
 @dataclass(frozen=True)
-class Imported:
-    """What an import did."""
+class ImportResult:
+    """Counts of one import."""
 
     n_new: int
-    """Labels stored now."""
+    """Labels that were stored."""
     n_same: int
-    """Labels and skips that were there already."""
+    """Labels and skips that were stored before."""
     n_open: int
     """Rows without a label."""
     notes: list[str] = field(default_factory=list)
-    """What was odd and did no harm."""
+    """Messages about harmless irregularities."""
     n_skips: int = 0
-    """Skips stored now."""
+    """Skips that were stored."""
 
 
 @dataclass(frozen=True)
-class Word:
-    """What is known of a row beside its columns, where its source knows more than a file."""
+class ImportedResponse:
+    """Facts about a response that a file has no columns for."""
 
     kind: str = "label"
     """label or skip."""
     uuid: str | None = None
-    """Names this word: it is stored once, and an annotator may have several on one item."""
+    """Identifies the response, so that it is stored once."""
     ms: int | None = None
-    """Milliseconds that the annotator took."""
+    """Time that the annotator took, in milliseconds."""
 
 
-PLAIN = Word()
+PLAIN = ImportedResponse()
 
 
 def column_of(name: str) -> str:
@@ -54,25 +54,25 @@ def column_of(name: str) -> str:
     return PREFIX + name if name in OWN or name.startswith(PREFIX) else name
 
 
-class Intake:
-    """Takes rows one by one, collects complaints, and stores only when there is none.
+class LabelImport:
+    """An import that collects rows and their errors, and stores only when there are no errors.
 
     Parameters
     ----------
     campaign : Campaign
     annotator : str
-        Who gave the labels, where a row does not say.
+        The annotator of rows that name none.
     relabel : mapping, optional
-        Spellings in the rows and the choices that they mean.
+        Choices by their spellings in the rows.
 
     Attributes
     ----------
     items : dict
-        Every item that was ever issued, by its id.
-    complaints : list of str
+        All issued items by their ids.
+    errors : list of str
         What is wrong, with the place of each row.
     n_edited : int
-        Rows whose text differs from the one that was issued.
+        Rows whose text differs from the issued text.
     """
 
     def __init__(
@@ -83,67 +83,67 @@ class Intake:
         found = rounds.rounds(campaign.store)
         self.items = {item.id: item for each in found for item in campaign.batch(each.id)}
         self.choices = campaign.choices
-        self.complaints: list[str] = []
+        self.errors: list[str] = []
         self.n_open = self.n_same = self.n_edited = 0
         log = events.events(campaign.store)
         self._known = {event.uuid for event in log}
         undone = {event.undoes for event in log}
-        self._said = {
+        self._stored = {
             (event.item, event.annotator, event.answer)
             for event in log
             if event.kind == "label" and event.seq not in undone
         }
-        self._standing = {
+        self._current = {
             (event.item, event.annotator): event.answer
-            for event in events.standing(log)
+            for event in events.current_responses(log)
             if event.kind == "label"
         }
-        self.n_instead = 0
+        self.n_reassigned = 0
         self.unknown: set[str] = set()
-        self._words: list[Entry] = []
-        self._plain: dict[tuple[str, str], tuple[str, str]] = {}
+        self._entries: list[Entry] = []
+        self._from_rows: dict[tuple[str, str], tuple[str, str]] = {}
         self._by_text: dict[str, str] = {}
         for item in self.items.values():
-            self._by_text.setdefault(_spelled(item.fields), item.id)
+            self._by_text.setdefault(_normalized(item.fields), item.id)
 
-    def read(self, place: str, row: Row, word: Word = PLAIN) -> None:
-        """Take one row; what is wrong with it is remembered, not raised.
+    def add_row(self, place: str, row: Row, response: ImportedResponse = PLAIN) -> None:
+        """Add one row; an error is collected, not raised.
 
         Parameters
         ----------
         place : str
-            Where it stands, such as "line 3".
+            Where the row is, such as "line 3".
         row : dict
-            Columns id, label, and where known campaign, annotator and the item's fields.
-        word : Word
+            Columns id and label, and optionally campaign, annotator and the item's fields.
+        response : ImportedResponse
         """
         try:
-            self._read(place, row, word)
+            self._add_row(place, row, response)
         except InputError as error:
-            self.complaints.append(f"{place}: {error}")
+            self.errors.append(f"{place}: {error}")
 
-    def stored(self) -> Imported:
-        """Store all that is new, in one transaction, in the order in which it was read."""
+    def store(self) -> ImportResult:
+        """Store all new responses in one transaction, in the order of their rows."""
         new: list[Entry] = []
         old: list[Entry] = []
-        for entry in self._words:
-            is_old = (entry.item, entry.annotator, entry.answer) in self._said and not entry.uuid
+        for entry in self._entries:
+            is_old = (entry.item, entry.annotator, entry.answer) in self._stored and not entry.uuid
             (old if is_old else new).append(entry)
         if new:
-            self.campaign.say(new, command="import")
+            self.campaign.record(new, command="import")
         notes = []
         n_changed = sum(
-            self._standing.get((entry.item, entry.annotator)) != entry.answer for entry in old
+            self._current.get((entry.item, entry.annotator)) != entry.answer for entry in old
         )
         if n_changed:
             notes.append(
-                f"{n_changed} rows say what their annotator has said before and changed since; the "
-                "change stands. To go back to what they say: campaign.label(item, answer)."
+                f"{n_changed} rows repeat a label that their annotator has changed since. The "
+                "change is kept. To restore the label of the file: campaign.label(item, answer)."
             )
-        if self.n_instead:
+        if self.n_reassigned:
             notes.append(
-                f"In {self.n_instead} rows the label of another annotator was changed; it is "
-                f"stored as what {self.annotator} says, beside theirs."
+                f"In {self.n_reassigned} rows the label of another annotator was changed. The new "
+                f"label is stored for {self.annotator}, and theirs is kept."
             )
         if self.n_edited:
             notes.append(
@@ -153,11 +153,11 @@ class Intake:
         if self.unknown:
             notes.append(f"Columns that were not used: {', '.join(sorted(self.unknown))}.")
         n_skips = sum(entry.kind == "skip" for entry in new)
-        n_same = self.n_same + len(self._words) - len(new)
-        return Imported(len(new) - n_skips, n_same, self.n_open, notes, n_skips)
+        n_same = self.n_same + len(self._entries) - len(new)
+        return ImportResult(len(new) - n_skips, n_same, self.n_open, notes, n_skips)
 
-    def _read(self, place: str, row: Row, word: Word) -> None:
-        if word.uuid in self._known:  # it was said, whatever was said since
+    def _add_row(self, place: str, row: Row, response: ImportedResponse) -> None:
+        if response.uuid in self._known:  # stored before, whatever was stored since
             self.n_same += 1
             return
         key, label = row.get(ID), row.get(LABEL)
@@ -167,9 +167,9 @@ class Intake:
         if not isinstance(key, str) or key.strip() not in self.items:
             raise InputError(f"id {key!r:.50} was never issued in this campaign")
         item = self.items[key.strip()]
-        self._compare(item, row)
+        self._check_text(item, row)
         answer = None
-        if word.kind == "label":
+        if response.kind == "label":
             if label is None or (isinstance(label, str) and not label.strip()):
                 self.n_open += 1
                 return
@@ -177,43 +177,48 @@ class Intake:
                 label = self.relabel.get(label, label)
             answer = checked_answer(label, self.choices, self.campaign.folder)
         annotator = checked_name(row.get(ANNOTATOR) or self.annotator)
-        before = self._standing.get((item.id, annotator))
-        if annotator != self.annotator and word.uuid is None and before not in (None, answer):
-            # The column says who gave the label that was exported, not who changed it.
+        before = self._current.get((item.id, annotator))
+        if annotator != self.annotator and response.uuid is None and before not in (None, answer):
+            # The column names who gave the label that was exported, not who changed it.
             annotator = self.annotator
-            self.n_instead += 1
-        if word.uuid is None and answer is not None and self._twice(item, annotator, answer, place):
+            self.n_reassigned += 1
+        if (
+            response.uuid is None
+            and answer is not None
+            and self._is_repeated(item, annotator, answer, place)
+        ):
             return
-        entry = Entry(word.kind, item.id, annotator, answer=answer, ms=word.ms, uuid=word.uuid)
-        self._words.append(entry)
+        self._entries.append(
+            Entry(response.kind, item.id, annotator, answer, ms=response.ms, uuid=response.uuid)
+        )
 
-    def _twice(self, item: BatchItem, annotator: str, answer: str, place: str) -> bool:
-        """Tell whether a row says again what an earlier one said; it must not say otherwise."""
-        earlier = self._plain.get((item.id, annotator))
+    def _is_repeated(self, item: BatchItem, annotator: str, answer: str, place: str) -> bool:
+        """Whether an earlier row holds the same label; InputError when it holds another one."""
+        earlier = self._from_rows.get((item.id, annotator))
         if earlier is None:
-            self._plain[item.id, annotator] = (answer, place)
+            self._from_rows[item.id, annotator] = (answer, place)
         elif earlier[0] != answer:
             raise InputError(
                 f"item {item.id} is {answer!r:.40} here and {earlier[0]!r:.40} in {earlier[1]}"
             )
         return earlier is not None
 
-    def _compare(self, item: BatchItem, row: Row) -> None:
-        """Find texts that moved away from their ids, as when one column was sorted alone."""
+    def _check_text(self, item: BatchItem, row: Row) -> None:
+        """Raise InputError when the row has the text of another item, as after a bad sort."""
         here = {name: row[column_of(name)] for name in item.fields if column_of(name) in row}
         columns = {column_of(name) for name in item.fields}
         self.unknown |= {name for name in row if name not in columns and name not in OWN}
         texts = {name: "" if text is None else str(text) for name, text in here.items()}
-        if not texts or _spelled(texts) == _spelled({n: item.fields[n] for n in texts}):
+        if not texts or _normalized(texts) == _normalized({n: item.fields[n] for n in texts}):
             return
-        other = self._by_text.get(_spelled(texts)) if len(texts) == len(item.fields) else None
+        other = self._by_text.get(_normalized(texts)) if len(texts) == len(item.fields) else None
         if other is not None:
             raise InputError(
-                f"beside id {item.id} stands the text of {other}: was one column sorted alone?"
+                f"the row of id {item.id} has the text of {other}: was one column sorted alone?"
             )
         self.n_edited += 1
 
 
-def _spelled(fields: Mapping[str, str]) -> str:
-    """Return texts without what spreadsheets change: line ends and outer or double spaces."""
+def _normalized(fields: Mapping[str, str]) -> str:
+    """Return texts without what spreadsheets change: line ends, outer and double spaces."""
     return json.dumps({name: " ".join(fields[name].split()) for name in sorted(fields)})

@@ -1,47 +1,48 @@
-"""The label store looked at from outside, before SQLite touches it, and errors about damage."""
+"""Checks of the label store's files before SQLite opens them, and errors about damage."""
 
 import shlex
 from contextlib import suppress
 from pathlib import Path
 
 from starlearn.errors import CampaignCorruptError, StorageError
-from starlearn.storage.files import require_plain, storage
+from starlearn.storage.files import require_regular, storage_errors
 
 HEADER = b"SQLite format 3\x00"
 JOURNAL = bytes.fromhex("d9d505f920a163d7")
-LEFT_BY_WAL = ("-wal", "-shm")
+WAL_SUFFIXES = ("-wal", "-shm")
 
 
 def check_files(path: Path, inside: bool = True) -> None:
-    """Look at the database from outside, before SQLite touches it.
+    """Check a database and its journal before SQLite opens them.
 
     Parameters
     ----------
     path : Path
     inside : bool
-        Read its header too. Never while this process has the database open: closing a second
-        handle of a file gives up all of the process's locks on it, SQLite's among them.
+        Whether to read the header too. It must be False while this process has the database open:
+        closing a second handle of a file releases all POSIX locks of the process on it, also those
+        of SQLite.
 
     Raises
     ------
     CampaignCorruptError
-        When it is missing beside its journal, empty, or not a database.
+        When the file is missing, empty, or not a database.
     StorageError
         When it is in WAL mode.
     """
     journal = path.with_name(f"{path.name}-journal")
     if not path.exists() and not path.is_symlink():
-        raise damaged(path, "it is missing" + (" beside its journal" if journal.exists() else ""))
-    require_plain(path)
-    with suppress(FileNotFoundError):  # a writer in another process removes it at any moment
-        require_plain(journal)
-    if any(path.with_name(path.name + suffix).exists() for suffix in LEFT_BY_WAL):
+        raise damaged(path, "it is missing" + (" but has a journal" if journal.exists() else ""))
+    require_regular(path)
+    with suppress(FileNotFoundError):  # a writer in another process can remove it at any moment
+        require_regular(journal)
+    if any(path.with_name(path.name + suffix).exists() for suffix in WAL_SUFFIXES):
         raise StorageError(wal_message(path))
     if not inside:
         return
-    with storage(f"reading {path}"), path.open("rb") as handle:
+    with storage_errors(f"reading {path}"), path.open("rb") as handle:
         header = handle.read(100)
-    # With its journal beside it, SQLite can still put the first page back.
+    # With its journal, SQLite can still restore the first page.
     if not header.startswith(HEADER) and not _starts_with(journal, JOURNAL):
         raise damaged(path, "it is empty" if not header else "it is not an SQLite database")
     if 2 in header[18:20]:
@@ -57,26 +58,25 @@ def _starts_with(path: Path, magic: bytes) -> bool:
 
 
 def wal_message(path: Path) -> str:
-    """Say why a database in WAL mode is refused, and how to bring it back."""
+    """Return the message about a database in WAL mode, with the command that switches back."""
     return (
-        f"{path} is in WAL mode, which some program has switched on; starlearn keeps labels with a "
-        "rollback journal. Close that program, then switch back: "
+        f"{path} is in WAL mode, which another program has switched on. starlearn keeps labels "
+        "with a rollback journal. Close that program, then switch back: "
         f"sqlite3 {path} 'PRAGMA journal_mode=DELETE'"
     )
 
 
 def damaged(path: Path, why: str) -> CampaignCorruptError:
-    """Make the error about a damaged database; it names the newest backup."""
+    """Return the error about a damaged database; it names the newest backup."""
     backups = sorted((path.parent / "backups").glob("labels-*.db"))
     doctor = f"starlearn doctor {shlex.quote(str(path.parent))} --restore"
     remedy = (
-        f"The newest backup is {backups[-1]}. Put it in their place: {doctor}; the damaged files "
-        "are kept, for what was said after the backup is in them alone."
+        f"The newest backup is {backups[-1]}. Restore it: {doctor}. The damaged files are kept, "
+        "because they alone hold the labels that are newer than the backup."
         if backups
-        else f"There is no backup here. Keep the files; with one from elsewhere: {doctor} --from "
-        "FILE."
+        else f"There is no backup here. Keep the files. With a backup from elsewhere: {doctor} "
+        "--from FILE."
     )
     return CampaignCorruptError(
-        f"The labels in {path} are damaged: {why}. Nothing was changed, and nothing was put in "
-        f"their place. {remedy}"
+        f"The labels in {path} are damaged: {why}. Nothing was changed or replaced. {remedy}"
     )

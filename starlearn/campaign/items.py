@@ -1,4 +1,4 @@
-"""Items known by what they say: an id from the content, the same wherever the row stands."""
+"""Items and their ids: an id is a hash of the content, so it does not depend on the row."""
 
 import json
 import math
@@ -10,13 +10,13 @@ from typing import Any
 from starlearn.errors import InputError, listed
 
 ID = re.compile(r"i[0-9a-f]{32}")
-"""An id begins with a letter, so that no spreadsheet takes it for a number."""
+"""An id begins with a letter, so that spreadsheets do not read it as a number."""
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def item_id(filled: Mapping[str, str]) -> str:
-    """Return the id of an item: a hash of the fields that its prompt uses.
+    """Return the id of an item: a hash of the fields that the prompt uses.
 
     Examples
     --------
@@ -27,17 +27,17 @@ def item_id(filled: Mapping[str, str]) -> str:
 
 
 def dumped(fields: Mapping[str, str]) -> str:
-    """Write fields as JSON in one form, whatever their order."""
+    """Return fields as canonical JSON, independent of their order."""
     return json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def content_of(item: Any, filled: Mapping[str, str], extra: Sequence[str]) -> dict[str, str]:
-    """Return an item's fields as text: those of the prompt, and those that people want to see.
+    """Return an item's fields as text: those of the prompt, and extra ones for annotators.
 
     Raises
     ------
     ValueError
-        When a field that people want to see is not there, or a text is not valid Unicode.
+        When an extra field is missing, or a text is not valid Unicode.
     """
     content = dict(filled)
     for name in extra:
@@ -55,15 +55,15 @@ def content_of(item: Any, filled: Mapping[str, str], extra: Sequence[str]) -> di
 def unique_items(
     items: Sequence[Any], filled: Sequence[Mapping[str, str]], extra: Sequence[str] = ()
 ) -> dict[str, tuple[str, int, int]]:
-    """Give each item its id, and keep equal ones once.
+    """Return the different items by their ids.
 
     Parameters
     ----------
     items : sequence of m items
     filled : sequence of m mappings
-        The fields of each that its prompt uses, as text.
+        The fields of each item that the prompt uses, as text.
     extra : sequence of str
-        Other fields to keep for people to see; they take no part in what an item is.
+        Other fields that annotators see. They do not change the id.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def unique_items(
             complaints.append(f"row {row}: {error}")
     if complaints:
         raise InputError(
-            f"{len(complaints)} items cannot be stored: {listed(complaints)}. Mend these rows, or "
-            "read the file as UTF-8."
+            f"{len(complaints)} items cannot be stored: {listed(complaints)}. Fix these rows, or "
+            "save the file as UTF-8."
         )
     return found

@@ -1,4 +1,4 @@
-"""All events as JSON lines: a second copy, for people and for the worst day, not the authority."""
+"""A copy of all events as JSON lines, for people and for emergencies."""
 
 import json
 from dataclasses import asdict
@@ -14,7 +14,7 @@ NAME = "labels.jsonl"
 
 
 def write_journal(store: Store, folder: Path, campaign: str) -> Path:
-    """Write all events, each with its item and a checksum of its line; returns the file."""
+    """Write all events, each with its item's fields and a checksum, and return the file."""
     make_folder(folder)
     contents = rounds.contents(store)
     lines = []
@@ -26,12 +26,12 @@ def write_journal(store: Store, folder: Path, campaign: str) -> Path:
 
 
 def read_journal(path: Path) -> list[tuple[Event, dict[str, str]]]:
-    """Read events and their items' fields, each as it was written.
+    """Read events and their items' fields, each verified by its checksum.
 
     Raises
     ------
     UntrustedFileError
-        Naming the line that is not the one that was written.
+        Naming the line that was changed.
     """
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):

@@ -1,4 +1,4 @@
-"""A learner's settings as JSON: from known classes only, so that a file can name no code."""
+"""A learner's settings as JSON, limited to known classes so that no file can run code."""
 
 import json
 from pathlib import Path
@@ -18,20 +18,20 @@ from starlearn.learner.inputs import checked_parts
 from starlearn.tasks import DEFAULTS, ChoiceTask
 
 FIXED = ("model", "task", "quantization", "random_state")
-"""What a campaign was begun with, and keeps."""
+"""Settings that a campaign cannot change."""
 
 
 def to_json(learner: STARLearner) -> str:
-    """Write a learner's settings; a seed is drawn where it has none, a model's folder in full.
+    """Return a learner's settings, with a seed and with absolute paths.
 
     Raises
     ------
     InputError
-        When the learner is none, or a setting cannot be used or has no form as JSON.
+        When it is not a STARLearner, or a setting cannot be used or written as JSON.
     """
     if not isinstance(learner, STARLearner):
         raise InputError(
-            f"learner must be a STARLearner, got {type(learner).__name__}. Write "
+            f"learner must be a STARLearner, got {type(learner).__name__}. Use "
             'Campaign.create(folder, pool, STARLearner(task=ChoiceTask("{text}", choices=[...]))).'
         )
     checked_parts(learner)
@@ -51,29 +51,29 @@ def to_json(learner: STARLearner) -> str:
     return json.dumps(parameters, default=json_value, ensure_ascii=False)
 
 
-def parameters_of(recipe: str) -> dict[str, Any]:
-    """Make the arguments of STARLearner from what `to_json` wrote."""
+def parameters_of(settings: str) -> dict[str, Any]:
+    """Return the arguments of STARLearner from the output of `to_json`."""
     try:
-        return parameters_from_json(json.loads(recipe), "The campaign's label store")
+        return parameters_from_json(json.loads(settings), "The campaign's label store")
     except UntrustedFileError as error:
-        raise CampaignCorruptError(f"{error} Take it from a backup.") from error
+        raise CampaignCorruptError(f"{error} Restore it from a backup.") from error
 
 
-def changed(recipe: str, changes: dict[str, Any]) -> str:
+def changed(settings: str, changes: dict[str, Any]) -> str:
     """Return settings with changes, as in ``set_params(training__learning_rate=1e-4)``.
 
     Raises
     ------
     InputError
-        When a setting is unknown or unusable, or is one that a campaign keeps.
+        When a setting is unknown, unusable, or one of `FIXED`.
     """
     for name in changes:
         if name.partition("__")[0] in FIXED:
             raise InputError(
-                f"{name} is what the campaign was begun with, and labels and scores depend on it. "
-                "Begin another campaign: Campaign.create(another_folder, pool, learner)."
+                f"{name} cannot change: labels and scores of the campaign depend on it. Create "
+                "another campaign: Campaign.create(another_folder, pool, learner)."
             )
-    learner = STARLearner(**parameters_of(recipe))
+    learner = STARLearner(**parameters_of(settings))
     try:
         learner.set_params(**changes)
     except ValueError as error:
@@ -81,28 +81,30 @@ def changed(recipe: str, changes: dict[str, Any]) -> str:
     return to_json(learner)
 
 
-def with_choice(recipe: str, choice: str) -> str:
+def with_choice(settings: str, choice: str) -> str:
     """Return settings whose task has one more choice."""
-    parameters = parameters_of(recipe)
+    parameters = parameters_of(settings)
     task = parameters["task"]
     if getattr(task, "choices", None) is None:
-        raise InputError("This campaign's task has no closed set of choices: any label will do.")
+        raise InputError(
+            "This campaign's task has no closed set of choices: any label can be used."
+        )
     task.choices = [*task.choices, choice]
     task.check()
     return to_json(STARLearner(**parameters))
 
 
-def require_told_apart(recipe: str, model: str | None = None) -> None:
-    """Raise InputError when the tokenizer makes the same of two choices: they could never part.
+def require_distinct_choices(settings: str, model: str | None = None) -> None:
+    """Raise InputError when two choices have the same tokens, so that no model can separate them.
 
     Parameters
     ----------
-    recipe : str
-        From `to_json`.
+    settings : str
+        Output of `to_json`.
     model : str, optional
         Where the base model is now, if it moved.
     """
-    learner = STARLearner(**parameters_of(recipe))
+    learner = STARLearner(**parameters_of(settings))
     if model is not None:
         learner.set_params(model=model)
     parts = checked_parts(learner)
@@ -111,18 +113,18 @@ def require_told_apart(recipe: str, model: str | None = None) -> None:
 
 
 def require_base(learner: STARLearner, fingerprint: str | None) -> str:
-    """Return the fingerprint of the learner's base model, which must be the one known.
+    """Return the fingerprint of the learner's base model after it is compared with a known one.
 
     Raises
     ------
     ModelMismatchError
-        When the campaign was begun on another base model.
+        When the campaign began with another base model.
     """
     found = learner._engine().backbone.fingerprint
     if fingerprint is not None and found != fingerprint:
         raise ModelMismatchError(
-            f"The campaign was begun on a base model with fingerprint {fingerprint[:12]}, and "
+            f"The campaign began with a base model of fingerprint {fingerprint[:12]}, and "
             f"{learner.model} now has {found[:12]}: weights, tokenizer or quantisation changed. "
-            "Give the old one: Campaign.open(folder, model=...), or begin another campaign."
+            "Use the old model: Campaign.open(folder, model=...), or create another campaign."
         )
     return found

@@ -1,22 +1,22 @@
-"""Where everything of a campaign lies, and nothing outside it."""
+"""Paths of the files inside a campaign folder."""
 
 import re
 from pathlib import Path
 
 from starlearn.errors import InputError, UntrustedFileError
-from starlearn.storage.files import require_plain
+from starlearn.storage.files import require_regular
 
 NAME = re.compile(r"[a-z0-9_-]{1,64}")
-"""What a name in the store may be: no dots, no slashes, no way out of the folder."""
+"""Names of adapters in the label store: without dots and slashes they cannot leave the folder."""
 
 
 def backup_name(n_events: int) -> str:
-    """Return the name of a backup of so many events: by name, the newest comes last."""
+    """Return the name of a backup with this many events; sorted by name, the newest is last."""
     return f"labels-{n_events:09d}.db"
 
 
-class Place:
-    """Paths inside a campaign's folder.
+class CampaignPaths:
+    """Paths inside a campaign folder.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Place:
         self.exports = folder / "exports"
 
     def require(self) -> None:
-        """Raise InputError when there is no campaign, UntrustedFileError for symbolic links."""
+        """Raise InputError without a campaign, UntrustedFileError for symbolic links."""
         if not self.labels.exists() and not self.labels.is_symlink() and self.looks_unfinished():
             raise InputError(
                 f"There is no campaign in {self.folder} (no {self.labels.name}). Make one: "
@@ -44,10 +44,10 @@ class Place:
             )
         for path in (self.pool, self.adapters, self.scores, self.backups, self.exports):
             if path.exists() or path.is_symlink():
-                require_plain(path)
+                require_regular(path)
 
     def looks_unfinished(self) -> bool:
-        """Tell a folder where a campaign never came to be from one whose labels are missing."""
+        """Whether no campaign was ever created here, so that no label store can be missing."""
         if self.unfinished.exists():
             return True
         traces = [self.adapters, self.backups, self.exports, self.scores]
@@ -55,11 +55,11 @@ class Place:
         return not journal.exists() and not any(path.exists() for path in traces)
 
     def adapter(self, name: str) -> Path:
-        """Return the folder of an adapter, by the name in the store."""
+        """Return the folder of an adapter by its name in the label store."""
         if not NAME.fullmatch(name):
             raise UntrustedFileError(
-                f"{name!r:.80} is no name of an adapter (small letters, digits, - and _). The "
-                f"store of {self.folder} was changed by hand: take it from a backup."
+                f"{name!r:.80} cannot be the name of an adapter (small letters, digits, - and _). "
+                f"The label store of {self.folder} was edited: restore it from a backup."
             )
         return self.adapters / name
 

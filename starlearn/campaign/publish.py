@@ -1,4 +1,4 @@
-"""Adapters on disk: written apart, synced, sealed by a manifest, checked, and only then visible."""
+"""Published adapters: written to a temporary folder, synced, sealed by a manifest, and renamed."""
 
 import hashlib
 import json
@@ -7,27 +7,31 @@ import shutil
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlearn.campaign.failpoints import failpoint
-from starlearn.campaign.paths import Place
-from starlearn.errors import UntrustedFileError
+from starlearn.campaign.paths import CampaignPaths
+from starlearn.errors import ModelMismatchError, StorageError, UntrustedFileError
 from starlearn.storage.files import (
     file_sha256,
     make_folder,
-    require_plain,
-    storage,
+    require_regular,
+    require_space,
+    storage_errors,
     sync,
     sync_tree,
-    write_all,
+    write_file,
 )
+
+if TYPE_CHECKING:
+    from starlearn.learner.estimator import STARLearner
 
 MANIFEST = "PUBLISHED.json"
 LARGEST_MANIFEST = 1_000_000
 
 
 def publish(
-    place: Place,
+    paths: CampaignPaths,
     name: str,
     write: Callable[[Path], None],
     check: Callable[[Path], None],
@@ -35,19 +39,19 @@ def publish(
 ) -> str:
     """Publish an adapter: its folder appears under its name complete, or not at all.
 
-    The caller then names it in the label store; until then it is an orphan.
+    The caller then records the name in the label store. Until then the folder is an orphan.
 
     Parameters
     ----------
-    place : Place
+    paths : CampaignPaths
     name : str
-        New name of a folder among the adapters.
+        Name of a new folder among the adapters.
     write : callable
-        Writes all files to the folder that it is given, which does not exist yet.
+        Takes a folder that does not exist yet, and writes all files to it.
     check : callable
-        Reads them back, and raises when they are not what was written.
+        Takes that folder, and raises when its files are not what was written.
     facts : mapping
-        What the manifest says besides the sums, such as the base model's fingerprint.
+        Entries of the manifest besides the checksums, such as the base model's fingerprint.
 
     Returns
     -------
@@ -57,92 +61,185 @@ def publish(
     Raises
     ------
     StorageError
-        When the disk is full or fails; nothing is then visible.
+        When the disk is full or fails. No new folder is then visible.
     """
-    target = place.adapter(name)
-    scratch = place.adapters / f".{name}.new"
-    make_folder(place.adapters)
+    target = paths.adapter(name)
+    scratch = paths.adapters / f".{name}.new"
+    make_folder(paths.adapters)
     failpoint("publish_began")
+    # The order makes the folder safe in a power cut: all files are synced before the manifest
+    # vouches for them, the manifest before the rename, and the parent folder after it.
     try:
-        with storage(f"writing {target}"):
+        with storage_errors(f"writing {target}"):
             shutil.rmtree(scratch, ignore_errors=True)
             write(scratch)
             failpoint("publish_written")
             sync_tree(scratch)
             failpoint("publish_synced")
-            sealed = _seal(scratch, facts)
+            sums = {file.name: file_sha256(file) for file in sorted(scratch.iterdir())}
+            content = json.dumps({**facts, "files": sums}, indent=2, sort_keys=True).encode()
+            write_file(scratch / MANIFEST, content)
             failpoint("publish_manifest_written")
             check(scratch)
             failpoint("publish_checked")
             os.rename(scratch, target)
             failpoint("publish_renamed")
-            sync(place.adapters)
+            sync(paths.adapters)
             failpoint("publish_parent_synced")
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    return sealed
+    return hashlib.sha256(content).hexdigest()
 
 
-def verify(place: Place, name: str, sealed: str | None = None) -> dict[str, Any]:
+def publish_learner(
+    paths: CampaignPaths, learner: "STARLearner", name: str, facts: dict[str, Any]
+) -> str:
+    """Publish a trained learner under a name, and return the SHA-256 of its manifest."""
+    import torch
+    from safetensors import SafetensorError
+
+    from starlearn.export import saving
+
+    size = sum(tensor.nbytes for tensor in learner.adapter_.state.values())
+    require_space(paths.folder, 3 * size, "Publishing the adapter")
+
+    def write(folder: Path) -> None:
+        try:
+            learner.save(folder)
+        except SafetensorError as error:
+            raise StorageError(
+                f"The adapter could not be written ({error}). Earlier adapters and all labels are "
+                "unchanged. Free some space and run the command again."
+            ) from error
+
+    def check(folder: Path) -> None:
+        found = saving.load(folder).adapter.state
+        written = learner.adapter_.state
+        if set(found) != set(written) or not all(
+            torch.equal(found[key], tensor) and bool(torch.isfinite(tensor).all())
+            for key, tensor in written.items()
+        ):
+            raise StorageError(
+                f"The files read from {folder} are not the adapter that was written. Check the "
+                "disk (dmesg), then run the command again."
+            )
+
+    return publish(paths, name, write, check, {**facts, "base": learner.adapter_.base})
+
+
+def load_published(
+    paths: CampaignPaths,
+    name: str,
+    seal: str,
+    campaign: str,
+    base: str | None,
+    parameters: Mapping[str, Any],
+) -> "STARLearner":
+    """Load the learner of a published adapter after all its files are verified.
+
+    Parameters
+    ----------
+    paths : CampaignPaths
+    name, seal : str
+        The adapter's name and the SHA-256 of its manifest, from the label store.
+    campaign : str
+        The campaign's id, which the manifest must name.
+    base : str or None
+        Fingerprint of the campaign's base model.
+    parameters : mapping
+        The arguments of the learner.
+
+    Raises
+    ------
+    UntrustedFileError
+        When a file was changed, or the adapter belongs to another campaign.
+    ModelMismatchError
+        When the base model is another one.
+    """
+    from starlearn.campaign.learner_settings import require_base
+    from starlearn.learner.estimator import STARLearner
+
+    manifest = verify(paths, name, seal)
+    if manifest.get("campaign") != campaign:
+        raise UntrustedFileError(
+            f"The adapter {name} in {paths.folder} belongs to another campaign. Restore the folder "
+            "from a backup."
+        )
+    folder = paths.adapter(name)
+    learner = STARLearner.load(folder, model=parameters["model"])
+    learner.set_params(**parameters)
+    require_base(learner, base)
+    if learner.adapter_.base != manifest.get("base"):
+        raise ModelMismatchError(f"The adapter {folder} was made for another base model.")
+    return learner
+
+
+def verify(paths: CampaignPaths, name: str, seal: str | None = None) -> dict[str, Any]:
     """Return the manifest of an adapter whose files are exactly those that were published.
 
     Parameters
     ----------
-    place : Place
+    paths : CampaignPaths
     name : str
-    sealed : str, optional
-        SHA-256 of the manifest, as the label store has it.
+    seal : str, optional
+        SHA-256 of the manifest, from the label store.
 
     Raises
     ------
     UntrustedFileError
         When a file is missing, changed, added, or leads out of the folder.
     """
-    folder = place.adapter(name)
+    folder = paths.adapter(name)
     if not folder.exists() and not folder.is_symlink():
-        raise UntrustedFileError(f"The adapter {folder} is missing. Take it from a backup.")
-    require_plain(folder)
+        raise UntrustedFileError(f"The adapter {folder} is missing. Restore it from a backup.")
+    require_regular(folder)
     for file in folder.iterdir():
-        require_plain(file)
+        require_regular(file)
     content = _manifest_bytes(folder / MANIFEST)
-    if sealed is not None and hashlib.sha256(content).hexdigest() != sealed:
+    if seal is not None and hashlib.sha256(content).hexdigest() != seal:
         raise UntrustedFileError(
-            f"{folder / MANIFEST} is not the one that was published. Take {folder} from a backup."
+            f"{folder / MANIFEST} is not the one that was published. Restore {folder} from a "
+            "backup."
         )
     try:
         manifest: dict[str, Any] = json.loads(content)
         sums = dict(manifest["files"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UntrustedFileError(
-            f"{folder / MANIFEST} is damaged ({error!r:.80}). Take {folder} from a backup."
+            f"{folder / MANIFEST} is damaged ({error!r:.80}). Restore {folder} from a backup."
         ) from error
     found = {file.name for file in folder.iterdir()} - {MANIFEST}
     if found != set(sums):
-        odd = sorted(found ^ set(sums))
+        different = sorted(found ^ set(sums))
         raise UntrustedFileError(
-            f"The files in {folder} are not those of {MANIFEST} ({', '.join(odd)[:100]}). "
-            "Take the folder from a backup."
+            f"The files in {folder} are not those of {MANIFEST} ({', '.join(different)[:100]}). "
+            "Restore the folder from a backup."
         )
     for name in sorted(found):
         if file_sha256(folder / name) != sums[name]:
             raise UntrustedFileError(
                 f"{folder / name} is not the file that was published (its SHA-256 differs from "
-                f"{MANIFEST}). Take the folder from a backup."
+                f"{MANIFEST}). Restore the folder from a backup."
             )
     return manifest
 
 
-def orphans(place: Place, published: set[str]) -> list[Path]:
-    """Return what lies among the adapters and scores but was never published."""
-    if not place.adapters.is_dir():
+def adapter_name(round_id: int, attempt: int) -> str:
+    """Return the name of the folder that an attempt publishes."""
+    return f"round-{round_id:04d}-{attempt}"
+
+
+def orphans(paths: CampaignPaths, published: set[str]) -> list[Path]:
+    """Return the files and folders among the adapters that were never published."""
+    if not paths.adapters.is_dir():
         return []
-    return sorted(path for path in place.adapters.iterdir() if path.name not in published)
+    return sorted(path for path in paths.adapters.iterdir() if path.name not in published)
 
 
 def remove(path: Path) -> None:
-    """Remove a folder, a file, or a link (never what it leads to)."""
-    with storage(f"removing {path}"):
+    """Remove a folder, a file, or a symbolic link (never its target)."""
+    with storage_errors(f"removing {path}"):
         if stat.S_ISDIR(os.lstat(path).st_mode):
             shutil.rmtree(path)
         else:
@@ -150,29 +247,15 @@ def remove(path: Path) -> None:
 
 
 def folder_size(folder: Path) -> int:
-    """Return the bytes in a folder's files."""
+    """Return the total size of a folder's files in bytes."""
     return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-
-
-def _seal(folder: Path, facts: Mapping[str, Any]) -> str:
-    sums = {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
-    content = json.dumps({**facts, "files": sums}, indent=2, sort_keys=True).encode()
-    handle = os.open(
-        folder / MANIFEST, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode=0o600
-    )
-    try:
-        write_all(handle, content)
-    finally:
-        os.close(handle)
-    sync(folder)
-    return hashlib.sha256(content).hexdigest()
 
 
 def _manifest_bytes(path: Path) -> bytes:
     if not path.is_file() or path.is_symlink():
-        raise UntrustedFileError(f"{path} is missing. Take {path.parent} from a backup.")
+        raise UntrustedFileError(f"{path} is missing. Restore {path.parent} from a backup.")
     with path.open("rb") as handle:
         content = handle.read(LARGEST_MANIFEST + 1)
     if len(content) > LARGEST_MANIFEST:
-        raise UntrustedFileError(f"{path} is too large for a manifest. Take it from a backup.")
+        raise UntrustedFileError(f"{path} is too large for a manifest. Restore it from a backup.")
     return content

@@ -1,4 +1,4 @@
-"""A query of a campaign, step by step: mark the round, score, choose, issue."""
+"""One query of a campaign: mark the round, score, choose, issue."""
 
 import json
 import warnings
@@ -10,23 +10,22 @@ from typing import Any
 
 from starlearn.campaign import rounds
 from starlearn.campaign.failpoints import failpoint
-from starlearn.campaign.folder import Ground
+from starlearn.campaign.folder import CampaignFolder
 from starlearn.campaign.rounds import Round
 from starlearn.distributed.cluster import RayEngine, engine_of
 from starlearn.errors import InputError
 
 
-def query(campaign: Ground, n_instances: int, strict: bool, engine: Any = None) -> None:
+def query(campaign: CampaignFolder, n_instances: int, strict: bool, engine: Any = None) -> None:
     """Issue the batch of a new round, or of the round whose scoring was interrupted.
 
-    A query that had come to its end before the process died is not repeated: the batch that is
-    open is the answer. A batch that was gone through without a label, in a campaign that has none
-    yet, leaves nothing to train on, and another one may be asked for.
+    Nothing happens while a batch of this size is open: it is the result. A finished batch without
+    any label in the campaign leaves nothing to train on, so another batch can follow it.
 
     Raises
     ------
     InputError
-        When a batch of another size is open, or the labels of one wait for their training.
+        When a batch of another size is open, or a batch waits for its training.
     MissingDependencyError
         When the engine is not installed.
     """
@@ -34,31 +33,31 @@ def query(campaign: Ground, n_instances: int, strict: bool, engine: Any = None) 
     last = rounds.current(campaign.store)
     if last is not None and last.state == "issued" and last.n == n_instances:
         return
-    nothing = last is not None and last.state == "labelled" and not campaign.labels()
-    if last is not None and _waits(campaign, last) and not nothing:
+    no_labels = last is not None and last.state == "labelled" and not campaign.labels()
+    if last is not None and _waits(campaign, last) and not no_labels:
         raise InputError(waiting_message(campaign, last))
-    if last is None or last.state == "published" or nothing:
-        n_instances = _clipped(n_instances, campaign.n_left(before=None), strict)
+    if last is None or last.state == "published" or no_labels:
+        n_instances = _clipped(n_instances, campaign.n_left(until=None), strict)
         if n_instances == 0:
             return
         last = rounds.begin(campaign.store, n_instances, _params(campaign))
         failpoint("query_marked")
-    _score_and_issue(campaign, _as_asked(campaign, last, n_instances, engine), engine)
+    _score_and_issue(campaign, _updated(campaign, last, n_instances, engine), engine)
 
 
-def engine_again(last: Round) -> Any:
-    """Return the engine that an interrupted scoring began with: what it has finished is there."""
+def engine_of_round(last: Round) -> Any:
+    """Return the engine that an interrupted scoring began with: its finished chunks are kept."""
     settings = last.record.get("engine")
     return None if settings is None else RayEngine(**settings)
 
 
-def waiting_message(campaign: Ground, last: Round) -> str:
-    """Say which round is open and what to do with it."""
+def waiting_message(campaign: CampaignFolder, last: Round) -> str:
+    """Return the message about the open round, with the next command."""
     batch = len(rounds.batch_of(campaign.store, last.id))
     if last.state == "issued":
         return (
             f"Round {last.id} has an open batch of {batch} items. Label them: starlearn label "
-            f"{campaign.folder}, campaign.label(...); or train on the labels that there are: "
+            f"{campaign.folder}, campaign.label(...); or train on the labels so far: "
             f"starlearn teach {campaign.folder}, campaign.teach()."
         )
     return (
@@ -67,7 +66,7 @@ def waiting_message(campaign: Ground, last: Round) -> str:
     )
 
 
-def _waits(campaign: Ground, last: Round) -> bool:
+def _waits(campaign: CampaignFolder, last: Round) -> bool:
     if last.state == "failed":
         return bool(rounds.batch_of(campaign.store, last.id))
     return last.state in ("issued", "labelled", "training")
@@ -78,26 +77,26 @@ def _clipped(n_instances: int, left: int, strict: bool) -> int:
         return n_instances
     message = f"n_instances={n_instances} is more than the {left} items that are left in the pool"
     if strict:
-        raise InputError(f"{message}. Ask for at most {left}.")
+        raise InputError(f"{message}. Use at most {left}.")
     if left:
         warnings.warn(f"{message}; the batch has {left}.", UserWarning, stacklevel=4)
     return left
 
 
-def _params(campaign: Ground) -> dict[str, Any]:
-    """Return what decides the scores of a round."""
-    recipe = json.loads(campaign.meta["learner"])
+def _params(campaign: CampaignFolder) -> dict[str, Any]:
+    """Return everything that determines the scores of a round."""
+    settings = json.loads(campaign.meta["learner"])
     published = campaign.published()
-    deciding = {key: recipe[key] for key in ("model", "task", "quantization", "acquisition")}
+    determining = {key: settings[key] for key in ("model", "task", "quantization", "acquisition")}
     return {
-        "seed": recipe["random_state"],
+        "seed": settings["random_state"],
         "adapter": published.manifest if published else None,
-        "settings": sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest(),
+        "settings": sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest(),
     }
 
 
-def _as_asked(campaign: Ground, last: Round, n_instances: int, engine: Any) -> Round:
-    """Bring an interrupted round to what is asked for now; its scores stay good if they can."""
+def _updated(campaign: CampaignFolder, last: Round, n_instances: int, engine: Any) -> Round:
+    """Write the arguments of this query to an interrupted round; finished chunks stay usable."""
     record = {name: value for name, value in last.record.items() if name != "engine"}
     if isinstance(engine, RayEngine):
         folder = None if engine.folder is None else str(Path(engine.folder).absolute())
@@ -107,7 +106,7 @@ def _as_asked(campaign: Ground, last: Round, n_instances: int, engine: Any) -> R
             campaign.store,
             last.id,
             state="scoring",
-            n=min(n_instances, campaign.n_left(before=last.seen)),
+            n=min(n_instances, campaign.n_left(until=last.seen)),
             params=_params(campaign),
             record=record,
             error=None,
@@ -116,14 +115,14 @@ def _as_asked(campaign: Ground, last: Round, n_instances: int, engine: Any) -> R
     return last if found is None else found
 
 
-def _score_and_issue(campaign: Ground, found: Round, engine: Any) -> None:
+def _score_and_issue(campaign: CampaignFolder, found: Round, engine: Any) -> None:
     from starlearn.campaign import batch_scores, snapshot
     from starlearn.errors import StarlearnError
 
     began = perf_counter()
     try:
-        pool = snapshot.without(campaign.snapshot(), campaign.done(before=found.seen))
-        batch = batch_scores.choose(campaign.place, campaign.learner(), pool, found, engine)
+        pool = snapshot.without(campaign.snapshot(), campaign.items_done(until=found.seen))
+        batch = batch_scores.choose(campaign.paths, campaign.learner(), pool, found, engine)
     except StarlearnError as error:
         with campaign.store.transaction():
             rounds.change(campaign.store, found.id, state="failed", error=str(error))

@@ -1,4 +1,4 @@
-"""Back to a backup of the labels: the damaged files are put aside, never deleted."""
+"""Restore of the label store from a backup; the damaged files are moved, never deleted."""
 
 import os
 import shutil
@@ -7,78 +7,80 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from starlearn.campaign import events
-from starlearn.campaign.paths import Place, backup_name
+from starlearn.campaign.paths import CampaignPaths, backup_name
 from starlearn.campaign.publish import MANIFEST, verify
 from starlearn.campaign.store import Store
 from starlearn.errors import InputError, StarlearnError
-from starlearn.storage.files import make_folder, storage, sync
+from starlearn.storage.files import make_folder, storage_errors, sync
 from starlearn.storage.lock import Lock
 
 
 def restore(folder: str | os.PathLike[str], backup: str | os.PathLike[str] | None = None) -> Path:
-    """Put a backup in the place of the label store, by default the newest that is sound.
+    """Replace the label store by a backup, by default the newest intact one.
 
     Parameters
     ----------
     folder : str or path
-        The campaign's.
+        The campaign folder.
     backup : str or path, optional
 
     Returns
     -------
     Path
-        The backup that was taken.
+        The backup that was used.
 
     Raises
     ------
     InputError
-        When there is no backup, or the one that was given is another campaign's.
+        When there is no backup, or the backup belongs to another campaign.
     CampaignCorruptError
-        When none of them is sound.
+        When no backup is intact.
 
     Notes
     -----
-    Later backups are put aside with the damaged files: what they hold is given up, and they must
-    not pass for the newest copies of what is said from now on.
+    Later backups are moved to the folder of the damaged files. Otherwise they would count as the
+    newest copies of labels that are given after the restore.
     """
-    place = Place(Path(folder).expanduser().absolute())
+    paths = CampaignPaths(Path(folder).expanduser().absolute())
     if backup is not None:
         candidates = [Path(backup)]
     else:
-        candidates = sorted(place.backups.glob("labels-*.db"), reverse=True)
+        candidates = sorted(paths.backups.glob("labels-*.db"), reverse=True)
     if not candidates:
-        raise InputError(f"There is no backup in {place.backups}. Give one: restore(folder, file).")
-    with Lock(place.lock).held("restore"):
-        chosen, n_events, campaign = _newest_sound(candidates)
-        own = _campaign_of(place)
+        raise InputError(f"There is no backup in {paths.backups}. Name one: restore(folder, file).")
+    with Lock(paths.lock).held("restore"):
+        chosen, n_events, campaign = _newest_intact(candidates)
+        own = _campaign_of(paths)
         if own not in (None, campaign):
             raise InputError(
-                f"{chosen} is a copy of another campaign's labels ({campaign}, here is {own}). "
+                f"{chosen} is a backup of another campaign ({campaign}; this one is {own}). "
                 "Nothing was restored."
             )
-        aside = place.folder / f"damaged-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S%f')}"
+        aside = paths.folder / f"damaged-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S%f')}"
         make_folder(aside)
-        with storage(f"restoring {place.labels}"):
-            shutil.copy(chosen, place.unfinished)
-            sync(place.unfinished)
-            # The journal first: beside another database it would be rolled into it.
+        with storage_errors(f"restoring {paths.labels}"):
+            shutil.copy(chosen, paths.unfinished)
+            sync(paths.unfinished)
+            # The order matters in a crash. The journal moves first: SQLite would roll it back into
+            # the restored database.
             for suffix in ("-journal", "-wal", "-shm", ""):
-                old = place.labels.with_name(place.labels.name + suffix)
+                old = paths.labels.with_name(paths.labels.name + suffix)
                 if old.exists() or old.is_symlink():
                     os.rename(old, aside / old.name)
-            # Before the labels are there again: a restore that was cut short is repeated.
-            for later in place.backups.glob("labels-*.db"):
+            # Later backups move before the restored labels appear: until then the campaign counts
+            # as damaged, so an interrupted restore is repeated.
+            for later in paths.backups.glob("labels-*.db"):
                 if later.name > backup_name(n_events):
                     os.rename(later, aside / later.name)
-            sync(place.folder)
-            os.rename(place.unfinished, place.labels)
-            os.chmod(place.labels, 0o600)
-            sync(place.folder)
+            sync(paths.folder)
+            os.rename(paths.unfinished, paths.labels)
+            os.chmod(paths.labels, 0o600)
+            sync(paths.folder)
     return chosen
 
 
-def _newest_sound(candidates: list[Path]) -> tuple[Path, int, str]:
-    """Return the first sound one, its number of events, and its campaign's id."""
+def _newest_intact(candidates: list[Path]) -> tuple[Path, int, str]:
+    """Return the first intact backup, its number of events, and its campaign's id."""
     for number, path in enumerate(candidates, start=1):
         try:
             return path, *_facts(path)
@@ -88,14 +90,14 @@ def _newest_sound(candidates: list[Path]) -> tuple[Path, int, str]:
     raise InputError("There is no backup.")
 
 
-def _campaign_of(place: Place) -> str | None:
-    """Return the id of the campaign in a folder, from what is sound in it; None if nothing is."""
-    for path in (place.labels, *place.backups.glob("labels-*.db")):
+def _campaign_of(paths: CampaignPaths) -> str | None:
+    """Return the campaign's id from any intact file of its folder, or None."""
+    for path in (paths.labels, *paths.backups.glob("labels-*.db")):
         with suppress(StarlearnError, OSError):
             return _facts(path)[1]
-    for adapter in place.adapters.glob(f"*/{MANIFEST}"):
+    for adapter in paths.adapters.glob(f"*/{MANIFEST}"):
         with suppress(StarlearnError, OSError):
-            return str(verify(place, adapter.parent.name).get("campaign"))
+            return str(verify(paths, adapter.parent.name).get("campaign"))
     return None
 
 

@@ -1,4 +1,4 @@
-"""Rounds in the label store: which state each is in, what was issued, and what came of it."""
+"""Rounds in the label store: the state of each, its batch, and its adapter."""
 
 import json
 from collections.abc import Sequence
@@ -16,23 +16,23 @@ class Round:
     """One round: a batch, its labels, and the adapter trained on them."""
 
     id: int
-    """1, 2, 3, ...; 0 is the learner that the campaign began with, where it was trained."""
+    """1, 2, 3, ...; round 0 is the trained learner that a campaign began with, if any."""
     state: str
     n: int
-    """Size of the batch asked for."""
+    """Requested size of the batch."""
     seen: int
-    """The newest event when scoring began: items that had their say by then take no part."""
+    """The newest event when scoring began. Items with a response by then are not scored."""
     params: dict[str, Any]
-    """What decides the batch."""
+    """Seed, adapter and settings, which determine the batch."""
     attempt: int
-    """How often a training was begun."""
+    """Number of trainings that were started."""
     taught: int | None
-    """The newest event that the last training could see."""
+    """The newest event before the last training."""
     adapter: str | None
     manifest: str | None
     """SHA-256 of the adapter's manifest."""
     record: dict[str, Any]
-    """What scoring and training measured."""
+    """Measurements of scoring and training."""
     error: str | None
     began: str
     changed: str
@@ -40,12 +40,12 @@ class Round:
 
 @dataclass(frozen=True)
 class Issued:
-    """One item of a batch, and why it was chosen."""
+    """One item of a batch, with its score and the reason for its choice."""
 
     item: str
     content: str
     place: int
-    """0 is the item whose label is worth most."""
+    """Rank in the batch; the label of item 0 is worth most."""
     score: float | None
     reason: str
 
@@ -62,13 +62,13 @@ def rounds(store: Store) -> list[Round]:
 
 
 def current(store: Store) -> Round | None:
-    """Return the newest round, None before the first."""
+    """Return the newest round; None before the first."""
     found = store.execute(f"{SELECT} ORDER BY id DESC LIMIT 1")
     return _round(store, found[0]) if found else None
 
 
 def begin(store: Store, n: int, params: dict[str, Any]) -> Round:
-    """Add a round in state scoring."""
+    """Add a round in the state scoring, and return it."""
     with store.transaction():
         last = current(store)
         values = (last.id + 1 if last else 1, n, last_seq(store), json.dumps(params), now(), now())
@@ -83,7 +83,7 @@ def begin(store: Store, n: int, params: dict[str, Any]) -> Round:
 
 
 def add_first(store: Store, adapter: str, manifest: str, n_labels: int) -> None:
-    """Add round 0: the adapter that the campaign begins with; in a transaction."""
+    """Add round 0, the adapter that the campaign begins with; call it inside a transaction."""
     store.execute(
         "INSERT INTO round (id, state, n, seen, params, attempt, taught, adapter, manifest, "
         "record, began, changed) VALUES (0, 'published', 0, 0, '{}', 1, 0, ?, ?, ?, ?, ?)",
@@ -92,7 +92,7 @@ def add_first(store: Store, adapter: str, manifest: str, n_labels: int) -> None:
 
 
 def change(store: Store, round_id: int, **values: Any) -> None:
-    """Write columns of a round; inside a transaction with whatever else changes."""
+    """Write columns of a round; call it inside a transaction."""
     if "record" in values:
         values["record"] = json.dumps(values["record"])
     if "params" in values:
@@ -105,7 +105,7 @@ def change(store: Store, round_id: int, **values: Any) -> None:
 
 
 def issue(store: Store, round_id: int, batch: Sequence[Issued], record: dict[str, Any]) -> None:
-    """Issue a whole batch in one transaction, or nothing."""
+    """Issue a batch in one transaction: all of its items, or none."""
     with store.transaction():
         for issued in batch:
             store.execute(
@@ -131,12 +131,12 @@ def batch_of(store: Store, round_id: int) -> list[Issued]:
 
 
 def contents(store: Store) -> dict[str, str]:
-    """Return the content of every item that was ever issued, by its id.
+    """Return the content of every issued item by its id, verified by its checksum.
 
     Raises
     ------
     CampaignCorruptError
-        When an item is not the one that was written.
+        When an item was changed.
     """
     found = {}
     for item, content, crc in store.execute("SELECT id, content, crc FROM item"):

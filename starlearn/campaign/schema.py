@@ -1,13 +1,13 @@
-"""The label store as SQL: tables, settings of a connection, steps from version to version."""
+"""The label store's SQL: tables, settings of the connection, and migrations."""
 
 APPLICATION_ID = 0x53544152
-"""The letters STAR, in the header of the database."""
+"""Marks the database as a label store: the letters STAR in its header."""
 
 VERSION = 1
-"""Of the schema; `user_version` of a database says which one it has."""
+"""Version of the schema; a database holds its own as `user_version`."""
 
 PRAGMAS: dict[str, tuple[str, object]] = {
-    # First, so that not even the switch of the journal's mode is done with less.
+    # First, so that even the change of the journal mode is synced.
     "synchronous": ("EXTRA", 3),
     "journal_mode": ("DELETE", "delete"),
     "foreign_keys": ("ON", 1),
@@ -17,8 +17,8 @@ PRAGMAS: dict[str, tuple[str, object]] = {
     "mmap_size": ("0", 0),
     "fullfsync": ("ON", 1),
 }
-"""Setting of each pragma, and what it must read back. DELETE with EXTRA is the mode that loses
-nothing in a simulated power cut at every operation; FULL can lose the last label."""
+"""The setting of each pragma, and the value that SQLite must report. With DELETE and EXTRA no label
+is lost in a simulated power cut at any operation. With FULL the last label can be lost."""
 
 TABLES = (
     """CREATE TABLE meta (
@@ -76,7 +76,7 @@ TABLES = (
     ) STRICT""",
     "CREATE INDEX event_item ON event (item, annotator)",
     "CREATE INDEX event_annotator ON event (annotator)",
-    # The last word of each annotator on each item; what was undone does not count.
+    # The current response of each annotator to each item, without those that were undone.
     """CREATE VIEW word AS SELECT * FROM event WHERE seq IN (
         SELECT max(seq) FROM event WHERE kind <> 'undo' AND NOT EXISTS
             (SELECT 1 FROM event AS later WHERE later.undoes = event.seq)
@@ -90,4 +90,4 @@ TABLES = (
 )
 
 MIGRATIONS: dict[int, tuple[str, ...]] = {}
-"""Statements that take a database from the version named to the next one."""
+"""Statements that migrate a database from a version to the next one."""

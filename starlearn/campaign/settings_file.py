@@ -1,38 +1,43 @@
-"""Settings of a new campaign, from a TOML file and the command line, made into a learner."""
+"""Settings of a new campaign: from a TOML file and the command line to a learner."""
 
-import inspect
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt
 
 from starlearn.errors import InputError
 from starlearn.learner.estimator import STARLearner
 from starlearn.model.backbone import Backbone
 from starlearn.settings import Acquisition, LoRA, Training
+from starlearn.storage.toml_settings import Strict, checked_settings, make_part, read_toml
 from starlearn.tasks import ChoiceTask, GenerationTask
 
-OPTIONS = ("resolution", "per_item", "extra_fields")
+OPTIONS = {"resolution", "per_item", "extra_fields"}
 """Settings of the campaign itself; keywords of ``Campaign.create``."""
 PARTS: dict[str, Any] = {"adapter": LoRA, "acquisition": Acquisition, "training": Training}
-KEYS: dict[str, type] = {
-    "pool": str,
-    "model": str,
-    "quantization": str,
-    "seed": int,
-    "resolution": str,
-    "per_item": int,
-    "extra_fields": list,
-    "task": dict,
-    **dict.fromkeys(PARTS, dict),
-}
+
+
+class CampaignSettings(Strict):
+    """The settings of a new campaign."""
+
+    pool: str | None = None
+    model: str | None = None
+    quantization: str = "nf4"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    resolution: Literal["majority", "latest", "unanimous"] = "majority"
+    per_item: PositiveInt = 1
+    extra_fields: list[str] = Field(default_factory=list)
+    task: dict[str, Any] = Field(default_factory=dict)
+    adapter: dict[str, Any] = Field(default_factory=dict)
+    acquisition: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Beginning:
-    """What a campaign begins with."""
+class NewCampaign:
+    """The arguments of ``Campaign.create``."""
 
     pool: Path
     learner: STARLearner
@@ -40,24 +45,15 @@ class Beginning:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read a TOML file; its paths are seen from the file's folder.
+    """Read a TOML file. Relative paths in it are relative to its folder.
 
     Raises
     ------
     InputError
-        When it cannot be read, is not TOML, or holds something that is no setting.
+        When the file cannot be read, is not TOML, or holds an unknown or unusable setting.
     """
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: is not TOML in UTF-8 ({error}). Mend the file.") from error
-    for name, value in found.items():
-        _require_known(name, KEYS, f"{path}: setting")
-        kind = KEYS[name]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise InputError(f"{path}: {name} must be a TOML {_spoken(kind)}, got {value!r:.60}.")
+    found = read_toml(path)
+    checked_settings(CampaignSettings, found, str(path))
     if "pool" in found:
         found["pool"] = str(path.parent / Path(found["pool"]).expanduser())
     if "model" in found and (path.parent / found["model"]).is_dir():
@@ -65,70 +61,41 @@ def read_settings(path: Path) -> dict[str, Any]:
     return found
 
 
-def beginning(settings: Mapping[str, Any]) -> Beginning:
-    """Make pool, learner and options from settings, and look whether the model can be had.
-
-    Parameters
-    ----------
-    settings : mapping
-        As a TOML file holds them: pool, model, quantization, seed, resolution, per_item,
-        extra_fields, and the parts task, adapter, acquisition and training.
+def new_campaign(values: Mapping[str, Any]) -> NewCampaign:
+    """Make the pool's path, the learner and the options from settings; loads no weights.
 
     Raises
     ------
     InputError
-        Naming what is missing, unknown or unusable. No weights are loaded.
+        Naming the setting that is missing, unknown or unusable.
     """
-    if "pool" not in settings:
-        raise InputError("Say which items to choose from: --pool pool.jsonl (or .csv).")
-    seed = settings.get("seed", 0)
-    if not 0 <= seed < 2**31:
-        raise InputError(f"seed must be from 0 to {2**31 - 1}, got {seed}.")
+    settings = checked_settings(CampaignSettings, values, "The settings")
+    if settings.pool is None:
+        raise InputError("A pool is needed: --pool pool.jsonl (or .csv).")
     learner = STARLearner(
-        settings.get("model"),
-        task=_task(dict(settings.get("task", {}))),
-        quantization=settings.get("quantization", "nf4"),
-        random_state=seed,
-        **{name: _part(name, kind, settings.get(name, {})) for name, kind in PARTS.items()},
+        settings.model,
+        task=_task(settings.task),
+        quantization=settings.quantization,
+        random_state=settings.seed,
+        **{name: make_part(name, kind, getattr(settings, name)) for name, kind in PARTS.items()},
     )
     Backbone(learner.model, learner.quantization, verbose=False)
-    options = {name: settings[name] for name in OPTIONS if name in settings}
-    if not all(isinstance(name, str) for name in options.get("extra_fields", [])):
-        raise InputError("extra_fields must be names of fields, each in quotes.")
-    return Beginning(Path(settings["pool"]), learner, options)
+    options = settings.model_dump(include=OPTIONS, exclude_unset=True)
+    return NewCampaign(Path(settings.pool), learner, options)
 
 
-def _task(given: dict[str, Any]) -> ChoiceTask | GenerationTask:
-    free = "max_new_tokens" in given
-    if free and "choices" in given:
-        raise InputError("Give choices, or max_new_tokens for answers in free form, not both.")
-    if not free and "choices" not in given:
+def _task(values: dict[str, Any]) -> ChoiceTask | GenerationTask:
+    free_form = "max_new_tokens" in values
+    if free_form and "choices" in values:
+        raise InputError("Use either choices, or max_new_tokens for free-form answers, not both.")
+    if not free_form and "choices" not in values:
         raise InputError(
-            "Say which answers there are: --choices yes,no; or, for answers in free form, "
+            "The answers are needed: --choices yes,no; or, for free-form answers, "
             "--max-new-tokens 64."
         )
-    if not free and "answer_pattern" in given:
-        raise InputError("answer_pattern is for answers in free form; give max_new_tokens with it.")
-    task: ChoiceTask | GenerationTask = _part("task", GenerationTask if free else ChoiceTask, given)
+    if not free_form and "answer_pattern" in values:
+        raise InputError("answer_pattern is for free-form answers: add max_new_tokens.")
+    task: ChoiceTask | GenerationTask = make_part(
+        "task", GenerationTask if free_form else ChoiceTask, values
+    )
     return task
-
-
-def _part(name: str, kind: Any, given: Mapping[str, Any]) -> Any:
-    known = inspect.signature(kind).parameters
-    for key in given:
-        _require_known(key, known, f"[{name}]: setting")
-    part = kind(**given)
-    part.check()
-    return part
-
-
-def _require_known(name: str, known: Mapping[str, Any], where: str) -> None:
-    if name in known:
-        return
-    close = get_close_matches(name, known, n=1)
-    hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known)}."
-    raise InputError(f"{where} {name!r:.60} is unknown. {hint}")
-
-
-def _spoken(kind: type) -> str:
-    return {str: "text", int: "whole number", list: "list", dict: "table"}[kind]

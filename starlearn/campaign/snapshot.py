@@ -1,4 +1,4 @@
-"""The pool as it was when the campaign began, in one Parquet file of the campaign's own."""
+"""Parquet files of a campaign: the snapshot of its pool, and tables of scores."""
 
 import hashlib
 from collections.abc import Collection, Mapping
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from starlearn.errors import CampaignCorruptError
-from starlearn.storage.files import file_sha256, storage, write_file
+from starlearn.storage.files import file_sha256, storage_errors, write_file
 
 SCHEMA = pa.schema(
     [
@@ -23,13 +23,13 @@ SCHEMA = pa.schema(
 
 
 def write_snapshot(path: Path, items: Mapping[str, tuple[str, int, int]]) -> str:
-    """Write unique items in the pool's order; returns the SHA-256 of the file.
+    """Write unique items in the pool's order, and return the SHA-256 of the file.
 
     Parameters
     ----------
     path : Path
     items : mapping
-        By id: content as JSON, number of equal items, first row. See
+        By id: content as JSON, number of equal items, first row; from
         :func:`starlearn.campaign.items.unique_items`.
     """
     contents, counts, rows = zip(*items.values(), strict=True) if items else ((), (), ())
@@ -39,7 +39,7 @@ def write_snapshot(path: Path, items: Mapping[str, tuple[str, int, int]]) -> str
 
 
 def read_snapshot(path: Path, sha256: str) -> pa.Table:
-    """Read the snapshot, when it is the one that was written.
+    """Read the snapshot after its SHA-256 is verified.
 
     Returns
     -------
@@ -49,19 +49,19 @@ def read_snapshot(path: Path, sha256: str) -> pa.Table:
     Raises
     ------
     CampaignCorruptError
-        When it is missing or is another file.
+        When the file is missing or changed.
     """
     if not path.is_file() or path.is_symlink() or file_sha256(path) != sha256:
         raise CampaignCorruptError(
-            f"{path} is missing or is not the snapshot of the pool that was taken (its SHA-256 "
-            "differs). No label is lost by it. Take the file from a copy of the campaign's folder."
+            f"{path} is missing or is not the snapshot of the pool that was written (its SHA-256 "
+            "differs). No label is lost. Restore the file from a copy of the campaign folder."
         )
-    with storage(f"reading {path}"):
+    with storage_errors(f"reading {path}"):
         return pq.read_table(path, schema=SCHEMA)
 
 
 def read_scores(path: Path) -> pa.Table | None:
-    """Read a table of scores; None where it is not there or cannot be read."""
+    """Read a table of scores; None where it is missing or cannot be read."""
     if not path.is_file() or path.is_symlink():
         return None
     try:
@@ -71,13 +71,13 @@ def read_scores(path: Path) -> pa.Table | None:
 
 
 def without(table: pa.Table, ids: Collection[str]) -> pa.Table:
-    """Return the items that are not among these, in the pool's order."""
+    """Return the rows whose ids are not among `ids`, in the same order."""
     known = pa.array(sorted(ids), type=pa.string())
     return table.filter(pc.invert(pc.is_in(table["id"], value_set=known)))
 
 
 def write_table(path: Path, table: pa.Table, facts: Mapping[str, str] | None = None) -> str:
-    """Write a table durably, with facts in its metadata; returns the SHA-256 of the file."""
+    """Write a table durably, with facts as metadata, and return the SHA-256 of the file."""
     if facts is not None:
         table = table.replace_schema_metadata(dict(facts))
     sink = pa.BufferOutputStream()

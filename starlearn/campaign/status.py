@@ -1,4 +1,4 @@
-"""What state a campaign is in, what came of each round, and what to type next."""
+"""Status of a campaign, records of its rounds, and the next command."""
 
 import shlex
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Any
 
 from starlearn.campaign import events, rounds
 from starlearn.campaign.events import Event
-from starlearn.campaign.paths import Place
+from starlearn.campaign.paths import CampaignPaths
 from starlearn.campaign.responses import resolved
 from starlearn.campaign.rounds import Round
 from starlearn.campaign.store import Store
@@ -17,47 +17,47 @@ from starlearn.storage.lock import holder
 
 @dataclass(frozen=True)
 class Status:
-    """A campaign at a glance; ``dataclasses.asdict`` makes it ready for JSON."""
+    """Status of a campaign; ``dataclasses.asdict`` makes it ready for JSON."""
 
     folder: str
     campaign: str
-    """Its id."""
+    """Id of the campaign."""
     n_items: int
-    """m, different items in the pool."""
+    """Number of different items in the pool, m."""
     n_duplicates: int
     n_labelled: int
-    """Items with a label, by the campaign's rule where annotators differ."""
+    """Items with a label under the campaign's resolution."""
     round: int | None
     state: str | None
-    """Of the newest round; None before the first."""
+    """State of the newest round; None before the first."""
     batch: int
-    """Items in its batch."""
+    """Number of items in its batch."""
     done: int
-    """Of these, items on which enough annotators had their say."""
+    """Items of the batch with enough responses."""
     skipped: int
     flagged: int
-    """Items of the whole campaign on which an annotator's last word is a skip or a flag."""
+    """Items of the whole campaign that an annotator currently skips or flags."""
     annotators: dict[str, int]
-    """Items on which each had their say."""
+    """Number of items with a response, by annotator."""
     adapter: str | None
-    """The adapter of the newest published round."""
+    """Adapter of the newest published round."""
     error: str | None
     """Why the newest round failed."""
     holder: str | None
-    """The process that works on the campaign now."""
+    """The process that holds the campaign now."""
     next: str
-    """What to type next."""
+    """The next command."""
 
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What came of one round; ``dataclasses.asdict`` makes it ready for JSON."""
+    """Record of one round; ``dataclasses.asdict`` makes it ready for JSON."""
 
     round: int
     state: str
     n_instances: int
     n_answered: int
-    """Items of its batch that have a label."""
+    """Items of its batch with a label."""
     n_labels: int | None
     """Labels of the whole campaign that its adapter was trained on."""
     adapter: str | None
@@ -66,27 +66,31 @@ class RoundRecord:
     teach_seconds: float | None
     train_loss: float | None
     label_seconds: float | None
-    """What annotators spent on its batch, where the client tells."""
+    """Time that annotators spent on its batch, if known."""
     error: str | None
     began: str
     changed: str
 
 
 def status_of(
-    place: Place, store: Store, options: dict[str, Any], facts: dict[str, Any], campaign: str
+    paths: CampaignPaths,
+    store: Store,
+    options: dict[str, Any],
+    facts: dict[str, Any],
+    campaign: str,
 ) -> Status:
-    """Look at everything, and change nothing."""
-    words = events.standing(events.events(store))
+    """Return the status of a campaign."""
+    responses = events.current_responses(events.events(store))
     last = rounds.current(store)
     batch = rounds.batch_of(store, last.id) if last else []
-    said = Counter(event.item for event in words)
-    done = sum(said[issued.item] >= options["per_item"] for issued in batch)
+    n_responses = Counter(event.item for event in responses)
+    done = sum(n_responses[issued.item] >= options["per_item"] for issued in batch)
     published = [found for found in rounds.rounds(store) if found.state == "published"]
-    held_by = holder(place.lock)
-    labelled = resolved(words, options["resolution"])
-    left = facts["n_items"] - facts["n_known"] - len(said)
+    held_by = holder(paths.lock)
+    labelled = resolved(responses, options["resolution"])
+    left = facts["n_items"] - facts["n_known"] - len(n_responses)
     return Status(
-        folder=str(place.folder),
+        folder=str(paths.folder),
         campaign=campaign,
         n_items=facts["n_items"],
         n_duplicates=facts["n_rows"] - facts["n_items"],
@@ -95,18 +99,18 @@ def status_of(
         state=last.state if last else None,
         batch=len(batch),
         done=done,
-        skipped=len({event.item for event in words if event.kind == "skip"}),
-        flagged=len({event.item for event in words if event.kind == "flag"}),
-        annotators=dict(Counter(event.annotator for event in words)),
+        skipped=len({event.item for event in responses if event.kind == "skip"}),
+        flagged=len({event.item for event in responses if event.kind == "flag"}),
+        annotators=dict(Counter(event.annotator for event in responses)),
         adapter=published[-1].adapter if published else None,
         error=last.error if last else None,
         holder=str(held_by) if held_by else None,
-        next=next_command(place.folder, last, len(batch), left, len(labelled)),
+        next=next_command(paths.folder, last, len(batch), left, len(labelled)),
     )
 
 
 def next_command(folder: Path, last: Round | None, batch: int, left: int, n_labelled: int) -> str:
-    """Say what to type next, in the state that the campaign is in."""
+    """Return the next command in the campaign's state."""
     campaign = shlex.quote(str(folder))
     if last is not None and last.state == "issued":
         return f"starlearn label {campaign}"
@@ -123,19 +127,19 @@ def next_command(folder: Path, last: Round | None, batch: int, left: int, n_labe
 
 
 def _engine(last: Round) -> str:
-    """Return the options of the engine that scoring began with: it has finished chunks."""
+    """Return the options of the engine that scoring began with: its finished chunks are kept."""
     settings = last.record.get("engine")
     if settings is None:
         return ""
     given = {name: settings[name] for name in ("workers", "gpus", "address") if settings[name]}
-    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    return " " + shlex.join(["--engine", "ray", *words])
+    options = [part for name, value in given.items() for part in (f"--{name}", str(value))]
+    return " " + shlex.join(["--engine", "ray", *options])
 
 
 def history_of(store: Store, resolution: str) -> list[RoundRecord]:
-    """Return what came of each round, oldest first."""
+    """Return a record of each round, oldest first."""
     log = events.events(store)
-    answered = resolved(events.standing(log), resolution)
+    answered = resolved(events.current_responses(log), resolution)
     return [
         RoundRecord(
             round=found.id,

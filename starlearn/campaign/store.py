@@ -1,4 +1,4 @@
-"""The label store: one SQLite file, opened strictly, written in transactions, never recreated."""
+"""The label store: one SQLite file with strict checks and durable transactions."""
 
 import json
 import os
@@ -20,18 +20,18 @@ from starlearn.errors import (
     StarlearnError,
     StorageError,
 )
-from starlearn.storage.files import explained, storage, sync
+from starlearn.storage.files import explained, make_folder, replacing, storage_errors, sync
 
 SQLITE_VERSION = sqlite3.sqlite_version
 Row = tuple[Any, ...]
 Values = Sequence[Any] | Mapping[str, Any]
 
 _inherited: list[Any] = []
-"""Connections of a parent process: a child may neither use nor close them."""
+"""Connections of a parent process. A forked child must neither use nor close them."""
 
 
 def connect(path: Path, read_only: bool = False) -> Any:
-    """Open a database that exists; SQLite itself would make an empty one in its place."""
+    """Open an existing database; by default SQLite would create a missing one."""
     mode = "ro" if read_only else "rw"
     return sqlite3.connect(
         f"{path.resolve().as_uri()}?mode={mode}",
@@ -42,18 +42,18 @@ def connect(path: Path, read_only: bool = False) -> Any:
 
 
 class Store:
-    """A connection that keeps its promises: strict settings, whole transactions, plain errors.
+    """A connection to a label store, with verified settings and plain errors.
 
     Parameters
     ----------
     path : Path
         The database.
     read_only : bool
-        Never write, not even to mend what a crash left.
+        Never write, not even to roll back after a crash.
     connect : callable
-        Makes the connection; a test puts one with a simulated disk here.
+        Makes the connection; tests use one with a simulated disk.
     pragmas : mapping
-        Settings of the connection and what they must read back.
+        Settings of the connection, and the values that SQLite must report.
     """
 
     def __init__(
@@ -72,18 +72,18 @@ class Store:
         self._open()
 
     @classmethod
-    def create(cls, path: Path, **how: Any) -> "Store":
-        """Make the database with its tables in a file that must not exist yet."""
-        with storage(f"making {path}"):
+    def create(cls, path: Path, **options: Any) -> "Store":
+        """Create a database with its tables in a new file."""
+        with storage_errors(f"making {path}"):
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW, mode=0o600)
             os.close(handle)
             sync(path.parent)
-        store = cls(path, **how)
+        store = cls(path, **options)
         store.build()
         return store
 
     def build(self) -> None:
-        """Make the tables in an empty database, in one transaction."""
+        """Create the tables of an empty database in one transaction."""
         with self.transaction():
             for statement in schema.TABLES:
                 self.execute(statement)
@@ -92,23 +92,23 @@ class Store:
             self.set_meta(tables=self.tables())
 
     @classmethod
-    def open(cls, path: Path, *, read_only: bool = False, **how: Any) -> "Store":
-        """Open a database that is there and sound, in this version or an older one.
+    def open(cls, path: Path, *, read_only: bool = False, **options: Any) -> "Store":
+        """Open and check a database of this version or an older one.
 
         Raises
         ------
         InputError
-            When it is no label store, or one of a newer starlearn.
+            When a newer starlearn has written it.
         CampaignCorruptError
-            When it is missing, cut short or damaged; nothing is put in its place.
+            When it is missing, truncated, damaged, or not a label store.
         StorageError
-            When it cannot be written, or is in WAL mode.
+            When it is not writable, or is in WAL mode.
         """
         with _opening:
             check_files(path, inside=not any(store._holds(path) for store in _open))
             if not read_only and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
                 raise StorageError(explained(PermissionError(13, "Permission denied"), str(path)))
-            store = cls(path, read_only=read_only, **how)
+            store = cls(path, read_only=read_only, **options)
         try:
             store.check()
         except BaseException:
@@ -119,30 +119,30 @@ class Store:
     # Statements and transactions
 
     def execute(self, statement: str, values: Values = ()) -> list[Row]:
-        """Run one statement with bound values and return its rows.
+        """Run one statement with bound values, and return its rows.
 
         Raises
         ------
         StorageError
             When the disk is full, read-only or failing.
         CampaignLockedError
-            When another process is writing at this very moment.
+            When another process is writing.
         CampaignCorruptError
             When the database is damaged.
         """
         with self._mutex:
-            self._usable()
+            self._require_usable()
             try:
                 return list(self._connection.execute(statement, values).fetchall())
             except sqlite3.Error as error:
-                explanation = self._explanation(error)
+                explanation = self._explained(error)
                 if explanation is None:
                     raise
                 raise explanation from error
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All statements inside, or none. When this returns, they are on the disk."""
+        """Run the statements inside as one transaction, which is on the disk at the end."""
         with self._mutex:
             try:
                 self.execute("BEGIN IMMEDIATE")
@@ -153,12 +153,12 @@ class Store:
                 raise
 
     def meta(self) -> dict[str, str]:
-        """Return what is known of the campaign as a whole.
+        """Return the settings of the campaign.
 
         Raises
         ------
         CampaignCorruptError
-            When a value is not the one that was written.
+            When a value was changed.
         """
         found = {}
         for key, value, crc in self.execute("SELECT key, value, crc FROM meta"):
@@ -168,7 +168,7 @@ class Store:
         return found
 
     def set_meta(self, **values: str) -> None:
-        """Write settings of the campaign; inside a transaction with whatever else changes."""
+        """Write settings of the campaign; call it inside a transaction."""
         for key, value in values.items():
             self.execute(
                 "INSERT INTO meta VALUES (:key, :value, :crc) ON CONFLICT (key) "
@@ -177,42 +177,35 @@ class Store:
             )
 
     def close(self) -> None:
-        """Close the connection; a second time does nothing."""
+        """Close the connection. Closing it twice is harmless."""
         with _opening:
             _open.discard(self)
         with self._mutex:
             self._connection.close()
 
     def backup(self, target: Path) -> None:
-        """Copy the database as it is now to a new file, through SQLite's backup interface."""
-        scratch = target.with_name(f".{target.name}.new")
-        with storage(f"writing {target}"), self._mutex:
-            self._usable()
+        """Copy the database to a new file with SQLite's backup interface."""
+        with self._mutex, replacing(target) as scratch:
+            self._require_usable()
             scratch.unlink(missing_ok=True)
             os.close(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode=0o600))
             try:
                 with closing(sqlite3.connect(scratch)) as copy:
                     self._connection.backup(copy)
-                sync(scratch)
-                os.replace(scratch, target)
-                sync(target.parent)
             except sqlite3.Error as error:
                 raise StorageError(
-                    f"The backup {target} could not be written ({error}). The labels are where "
-                    "they were. Look at the disk (df, dmesg) and type the command again."
+                    f"The backup {target} could not be written ({error}). The labels are "
+                    "unchanged. Check the disk (df, dmesg) and run the command again."
                 ) from error
-            finally:
-                scratch.unlink(missing_ok=True)
-
-    # Soundness
+            sync(scratch)
 
     def check(self) -> None:
-        """Look at version and soundness, and bring an older version up to this one."""
+        """Check version and integrity, and migrate an older version."""
         (application,), (version,) = (
             self.execute(f"PRAGMA {name}")[0] for name in ("application_id", "user_version")
         )
         if application != schema.APPLICATION_ID:
-            raise self.corrupt("it is a database, but not one with labels of starlearn")
+            raise self.corrupt("it is a database, but not a label store of starlearn")
         if version > schema.VERSION:
             raise InputError(
                 f"{self.path} was written by a newer starlearn (schema {version}, this one knows "
@@ -223,10 +216,10 @@ class Store:
         except (sqlite3.OperationalError, KeyError) as error:
             raise self.corrupt(f"a table or a column is missing ({error})") from error
         if not intact:
-            raise self.corrupt("its tables are not those that starlearn made")
+            raise self.corrupt("its tables are not those that starlearn created")
         complaints = [text for (text,) in self.execute("PRAGMA integrity_check") if text != "ok"]
         complaints += [
-            f"{table} refers to a row of {parent} that is not there"
+            f"{table} refers to a missing row of {parent}"
             for table, _, parent, _ in self.execute("PRAGMA foreign_key_check")
         ]
         if complaints:
@@ -236,7 +229,7 @@ class Store:
 
     @property
     def is_broken(self) -> bool:
-        """Whether the disk has failed, so that only a new process can go on."""
+        """Whether the disk has failed, so that only a new process can continue."""
         return self._broken is not None
 
     def tables(self) -> str:
@@ -244,17 +237,17 @@ class Store:
         return str(checksum(self.execute("SELECT name, sql FROM sqlite_schema ORDER BY name")))
 
     def corrupt(self, why: str) -> CampaignCorruptError:
-        """Make the error that says what is damaged and where the backups are."""
+        """Return the error about damage; it names the newest backup."""
         return damaged(self.path, why)
 
     def _migrate(self, version: int) -> None:
         if self.read_only:
             raise StorageError(
-                f"{self.path} has an older schema ({version}) and is read-only. Open it once where "
-                "it can be written: starlearn status FOLDER."
+                f"{self.path} has an older schema ({version}) and is read-only. Open it once "
+                "with write permission: starlearn status FOLDER."
             )
         backups = self.path.parent / "backups"
-        backups.mkdir(mode=0o700, exist_ok=True)
+        make_folder(backups)
         self.backup(backups / f"before-schema-{schema.VERSION}.db")
         with self.transaction():
             for step in range(version, schema.VERSION):
@@ -271,16 +264,16 @@ class Store:
         try:
             self._connection = self._connect(self.path, self.read_only)
         except sqlite3.Error as error:
-            raise self._explanation(error) or error from error
+            raise self._explained(error) or error from error
         for name, (setting, expected) in self._pragmas.items():
             self.execute(f"PRAGMA {name} = {setting}")
             found = self.execute(f"PRAGMA {name}")
             if found and found[0][0] != expected:
                 self.close()
                 raise StorageError(
-                    f"SQLite does not take {name} = {setting} for {self.path} (it says "
-                    f"{found[0][0]!r}), so labels would not be safe there. Move the campaign to a "
-                    "local disk."
+                    f"SQLite does not accept {name} = {setting} for {self.path} (it reports "
+                    f"{found[0][0]!r}), so labels would not be safe. Move the campaign to a local "
+                    "disk."
                 )
 
     def _holds(self, path: Path) -> bool:
@@ -289,10 +282,11 @@ class Store:
         except OSError:
             return False
 
-    def _usable(self) -> None:
+    def _require_usable(self) -> None:
         if self._broken is not None:
             raise StorageError(self._broken)
         if self._pid != os.getpid():
+            # A forked child: closing the inherited connection would release the parent's locks.
             _inherited.append(self._connection)
             self._open()
 
@@ -300,19 +294,19 @@ class Store:
         if self._broken is None and self._connection.in_transaction:
             self.execute("ROLLBACK")
 
-    def _explanation(self, error: sqlite3.Error) -> StarlearnError | None:
+    def _explained(self, error: sqlite3.Error) -> StarlearnError | None:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
             return StorageError(
                 f"The disk is full writing {self.path}: {self._kept()} Free at least 10 MB and "
-                "type the command again."
+                "run the command again."
             )
         if code == sqlite3.SQLITE_IOERR:
-            # After a failed sync the system may have thrown the data away: only what a new
-            # process reads from the disk counts.
+            # After a failed sync the system may have dropped the data from its cache, so this
+            # process can no longer know what is on the disk. Only a new process can.
             self._broken = (
                 f"The disk failed with {self.path} ({error}). What was acknowledged is safe; the "
-                "last entry was not acknowledged. Look at the disk (dmesg), then type the command "
+                "last entry was not acknowledged. Check the disk (dmesg), then run the command "
                 "again in a new process."
             )
             return StorageError(self._broken)
@@ -323,8 +317,8 @@ class Store:
             )
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return CampaignLockedError(
-                f"Another program has held {self.path} for more than ten seconds. Close it (a "
-                "database browser?) and type the command again."
+                f"Another program has locked {self.path} for more than ten seconds. Close it (a "
+                "database browser?) and run the command again."
             )
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return self.corrupt(str(error))
@@ -343,10 +337,10 @@ class Store:
 
 
 def checksum(*values: object) -> int:
-    """Return a checksum of what stands in a row: SQLite itself has none for its content."""
+    """Return a checksum of a row; SQLite keeps none of its own."""
     return zlib.crc32(json.dumps(values).encode())
 
 
 _open: "weakref.WeakSet[Store]" = weakref.WeakSet()
 _opening = threading.RLock()
-"""One store is opened at a time, so that each knows which others this process has open."""
+"""Held while a store is opened or closed, so that `_open` is complete."""

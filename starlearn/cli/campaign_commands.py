@@ -1,4 +1,4 @@
-"""The campaign's commands: starlearn init, query, label, teach and what goes with them."""
+"""Commands of a campaign: starlearn init, query, label, teach, status, resume."""
 
 import json
 import shlex
@@ -27,24 +27,24 @@ Engine = StrEnum("Engine", ["ray"])
 WeightFormat = StrEnum("WeightFormat", ["nf4", "fp4", "none"])
 LEVELS = {"error": "ERROR", "warning": "Warning", "note": "Note"}
 
-Folder = Annotated[Path, typer.Argument(help="The campaign's folder.", show_default=False)]
+Folder = Annotated[Path, typer.Argument(help="The campaign folder.", show_default=False)]
 Model = Annotated[str | None, typer.Option(help="Where the base model is now, if it moved.")]
-Annotator = Annotated[str, typer.Option("--annotator", "-a", help="Who labels.")]
+Annotator = Annotated[str, typer.Option("--annotator", "-a", help="Name of the annotator.")]
 
 
-def typed(*words: object) -> str:
-    """Return a command as it can be typed again, whatever is in its words."""
-    return shlex.join(["starlearn", *map(str, words)])
+def command_line(*arguments: object) -> str:
+    """Return a starlearn command, quoted for the shell."""
+    return shlex.join(["starlearn", *map(str, arguments)])
 
 
-def say(text: str) -> None:
-    """Print text that may hold anything."""
+def print_text(text: str) -> None:
+    """Print text with control characters spelled out."""
     make_console().print(plain(text))
 
 
 @contextmanager
-def told(folder: Path) -> Iterator[None]:
-    """Tell errors, warnings and Ctrl-C plainly; after Ctrl-C, what to type next."""
+def reporting(folder: Path) -> Iterator[None]:
+    """Report errors, warnings and Ctrl-C in plain text, with the next command after Ctrl-C."""
 
     def kept() -> str:
         from starlearn.campaign.campaign import Campaign
@@ -54,15 +54,15 @@ def told(folder: Path) -> Iterator[None]:
             with Campaign.open(folder, read_only=True) as campaign:
                 following = campaign.status().next
         except StarlearnError:
-            following = typed("status", folder)
-        return f"Labels and finished steps are kept. Go on: {following}"
+            following = command_line("status", folder)
+        return f"Labels and finished steps are kept. Continue: {following}"
 
-    with _told(kept):
+    with _reporting(kept):
         yield
 
 
 @contextmanager
-def _told(kept: Callable[[], str]) -> Iterator[None]:
+def _reporting(kept: Callable[[], str]) -> Iterator[None]:
     console = make_console(stderr=True)
 
     def show(
@@ -84,7 +84,7 @@ def _told(kept: Callable[[], str]) -> Iterator[None]:
 @contextmanager
 def opened(folder: Path, model: str | None = None) -> Iterator["Campaign"]:
     """Open a campaign for a command."""
-    with told(folder):
+    with reporting(folder):
         from starlearn.campaign.campaign import Campaign
 
         with Campaign.open(folder, model=model) as campaign:
@@ -93,8 +93,8 @@ def opened(folder: Path, model: str | None = None) -> Iterator["Campaign"]:
 
 @contextmanager
 def opened_to_read(folder: Path, model: str | None = None) -> Iterator["Campaign"]:
-    """Open a campaign for a command that only reads: a folder without write access will do."""
-    with told(folder):
+    """Open a campaign for a command that only reads; the folder need not be writable."""
+    with reporting(folder):
         from starlearn.campaign.campaign import Campaign
 
         try:
@@ -108,35 +108,42 @@ def opened_to_read(folder: Path, model: str | None = None) -> Iterator["Campaign
 @app.command()
 def init(
     folder: Folder,
-    pool: Annotated[Path | None, typer.Option(help="Items: .jsonl or .csv.")] = None,
+    pool: Annotated[Path | None, typer.Option(help="The items: a .jsonl or .csv file.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="Folder or hub id; without it, the small model in here.")
+        str | None, typer.Option(help="Folder or hub id; by default the embedded small model.")
     ] = None,
-    prompt: Annotated[str | None, typer.Option(help="Template; \\n is a line break.")] = None,
-    choices: Annotated[str | None, typer.Option(help="The answers there are: a,b,c")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Template of the prompt; \\n is a line break.")
+    ] = None,
+    choices: Annotated[str | None, typer.Option(help="The closed set of answers: a,b,c")] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="Answers are free texts of at most so many tokens.", min=1)
+        int | None, typer.Option(help="Free-form answers of at most this many tokens.", min=1)
     ] = None,
     answer_pattern: Annotated[
-        str | None, typer.Option(help="Regular expression of the final answer in a free text.")
+        str | None,
+        typer.Option(help="Regular expression of the final answer in a free-form answer."),
     ] = None,
     settings: Annotated[
-        Path | None, typer.Option(help="TOML file with these and all other settings.")
+        Path | None, typer.Option(help="TOML file with these and other settings.")
     ] = None,
-    quantization: Annotated[WeightFormat | None, typer.Option(help="Weights of the base.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides every draw.", min=0)] = None,
+    quantization: Annotated[
+        WeightFormat | None, typer.Option(help="Format of the base model's weights.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random choices.", min=0)] = None,
     resolution: Annotated[
-        Resolution | None, typer.Option(help="Which label counts where annotators differ.")
+        Resolution | None, typer.Option(help="The label where annotators differ.")
     ] = None,
-    per_item: Annotated[int | None, typer.Option(help="Annotators an item needs.", min=1)] = None,
+    per_item: Annotated[
+        int | None, typer.Option(help="Number of annotators per item.", min=1)
+    ] = None,
     extra_fields: Annotated[
-        str | None, typer.Option(help="Fields to show beside the prompt's: a,b")
+        str | None, typer.Option(help="Fields to show in addition to the prompt's: a,b")
     ] = None,
 ) -> None:
-    """Begin a campaign in a new folder: a pool, a model, a prompt and the answers there are."""
-    with _told(lambda: "Type the command again; a beginning that was cut short does no harm."):
+    """Create a campaign in a new folder from a pool, a model, a prompt and the answers."""
+    with _reporting(lambda: "Run the command again: an interrupted start does no harm."):
         from starlearn.campaign.campaign import Campaign
-        from starlearn.campaign.settings_file import beginning, read_settings
+        from starlearn.campaign.settings_file import new_campaign, read_settings
 
         given = read_settings(settings) if settings else {}
         task = {
@@ -156,13 +163,15 @@ def init(
         }
         merged = {**given, **_without_none(options)}
         merged["task"] = {**given.get("task", {}), **_without_none(task)}
-        begun = beginning(merged)
-        with Campaign.create(folder, begun.pool, begun.learner, **begun.options) as campaign:
+        new = new_campaign(merged)
+        with Campaign.create(folder, new.pool, new.learner, **new.options) as campaign:
             status = campaign.status()
-            say(f"A campaign in {folder}: {status.n_items} items to choose from.")
+            print_text(f"New campaign in {folder}: {status.n_items} items in the pool.")
             if status.n_duplicates:
-                say(f"{status.n_duplicates} rows say the same as an earlier one: asked once.")
-            next_step(status)
+                print_text(
+                    f"{status.n_duplicates} rows are duplicates of earlier rows and are left out."
+                )
+            print_next(status)
 
 
 def _split(text: str | None) -> list[str] | None:
@@ -173,31 +182,34 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def next_step(status: "Status") -> None:
-    """Say what to type next."""
-    say(f"Next: {status.next}")
+def print_next(status: "Status") -> None:
+    """Print the next command."""
+    print_text(f"Next: {status.next}")
 
 
 @app.command()
 def query(
     folder: Folder,
     n_instances: Annotated[
-        int, typer.Option("--n-instances", "-n", help="Items to label.", min=1)
+        int, typer.Option("--n-instances", "-n", help="Number of items to label.", min=1)
     ] = 50,
     model: Model = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse when fewer items are left.")
+        bool, typer.Option("--strict", help="Fail when fewer items are left.")
     ] = False,
     engine: Annotated[
-        Engine | None, typer.Option(help="Who scores; without it, this process.")
+        Engine | None, typer.Option(help="Which processes score; by default this one.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that score, with --engine.", min=1)] = 2,
-    gpus: Annotated[float, typer.Option(help="GPUs that each of them takes.", min=0)] = 0,
+    workers: Annotated[
+        int, typer.Option(help="Number of scoring processes, with --engine.", min=1)
+    ] = 2,
+    gpus: Annotated[float, typer.Option(help="GPUs per scoring process.", min=0)] = 0,
     address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster that runs; without it, one is started.")
+        str | None,
+        typer.Option(help="Address of a running Ray cluster; by default one is started."),
     ] = None,
 ) -> None:
-    """Choose the items whose labels are worth most; an interrupted query goes on where it was."""
+    """Choose the items whose labels are worth most; an interrupted query continues."""
     with opened(folder, model) as campaign:
         given: Any = None
         if engine is not None:
@@ -205,43 +217,46 @@ def query(
 
             given = RayEngine(workers=workers, gpus=gpus, address=address)
         elif address is not None or gpus:
-            raise InputError("--address and --gpus are for another engine: add --engine ray")
+            raise InputError("--address and --gpus need --engine ray.")
         batch = campaign.query(n_instances, strict=strict, engine=given)
         status = campaign.status()
         if batch:
-            say(f"Round {status.round}: {len(batch)} items to label, most valuable first.")
-            say(f"The first was chosen because: {batch[0].reason}")
+            print_text(f"Round {status.round}: {len(batch)} items to label, most valuable first.")
+            print_text(f"The first was chosen because: {batch[0].reason}")
         else:
-            say("No item is left to ask for: every one in the pool has been spoken about.")
-        next_step(status)
+            print_text("No item is left: every item of the pool has a response.")
+        print_next(status)
 
 
 @app.command()
 def label(
     folder: Folder,
     annotator: Annotator = "me",
-    web: Annotated[bool, typer.Option("--web", help="In the browser instead.")] = False,
-    port: Annotated[int, typer.Option(help="Of the page; 0: a free one.", min=0, max=65535)] = 0,
+    web: Annotated[bool, typer.Option("--web", help="Label in the browser.")] = False,
+    port: Annotated[
+        int, typer.Option(help="Port of the page; 0 chooses a free one.", min=0, max=65535)
+    ] = 0,
     browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open the page, or only tell where.")
+        bool,
+        typer.Option("--browser/--no-browser", help="Open the page, or print its address only."),
     ] = True,
 ) -> None:
-    """Label the batch, in the terminal or the browser; each is saved before the next is shown."""
+    """Label the batch in the terminal or the browser; each response is saved at once."""
     with opened(folder) as campaign:
         if web:
             from starlearn.campaign.web.serving import serve
 
             saved = serve(campaign, annotator, port=port, browser=browser)
         elif port or not browser:
-            raise InputError("--port and --no-browser go with --web.")
+            raise InputError("--port and --no-browser need --web.")
         else:
-            from starlearn.cli.labelling import Session
+            from starlearn.cli.labelling import LabellingSession
 
             interactive = sys.stdin.isatty() and sys.stdout.isatty()
-            saved = Session(campaign, annotator, make_console(), interactive).run()
+            saved = LabellingSession(campaign, annotator, make_console(), interactive).run()
         status = campaign.status()
-        say(f"\n{saved} saved. {status.done} of the batch's {status.batch} items are done.")
-        next_step(status)
+        print_text(f"\n{saved} saved. {status.done} of the batch's {status.batch} items are done.")
+        print_next(status)
 
 
 @app.command()
@@ -249,55 +264,57 @@ def teach(folder: Folder, model: Model = None) -> None:
     """Train on all labels, publish the adapter, and end the round."""
     with opened(folder, model) as campaign:
         campaign.teach()
-        _tell_taught(campaign)
+        _print_training(campaign)
 
 
-def _tell_taught(campaign: "Campaign") -> None:
+def _print_training(campaign: "Campaign") -> None:
     record, status = campaign.history()[-1], campaign.status()
     loss = "" if record.train_loss is None else f", training loss {record.train_loss:.4f}"
-    say(f"Round {record.round}: trained on {record.n_labels} labels{loss}.")
-    next_step(status)
+    print_text(f"Round {record.round}: trained on {record.n_labels} labels{loss}.")
+    print_next(status)
 
 
 @app.command("status")
 def status_command(
     folder: Folder,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what state the campaign is in, and what to type next; changes nothing."""
+    """Show the state of the campaign and the next command; changes nothing."""
     with opened_to_read(folder) as campaign:
         found, history = campaign.status(), campaign.history()
         if as_json:
             typer.echo(json.dumps({**asdict(found), "history": [asdict(r) for r in history]}))
             return
-        say(f"{found.folder}: {found.n_labelled} of {found.n_items} items labelled.")
+        print_text(f"{found.folder}: {found.n_labelled} of {found.n_items} items labelled.")
         for record in history:
             trained = "" if record.n_labels is None else f", trained on {record.n_labels} labels"
-            say(f"Round {record.round}: {record.state}, {record.n_answered} answered{trained}")
+            print_text(
+                f"Round {record.round}: {record.state}, {record.n_answered} answered{trained}"
+            )
         if found.batch and found.state != "published":
-            say(f"Batch: {found.done} of {found.batch} done.")
+            print_text(f"Batch: {found.done} of {found.batch} done.")
         if found.skipped or found.flagged:
-            say(f"Skipped: {found.skipped}. Flagged: {found.flagged}.")
+            print_text(f"Skipped: {found.skipped}. Flagged: {found.flagged}.")
         for name, count in found.annotators.items():
-            say(f"Annotator {name}: {count} items")
+            print_text(f"Annotator {name}: {count} items")
         if found.error:
-            say(f"The newest round failed: {found.error}")
+            print_text(f"The newest round failed: {found.error}")
         if found.holder:
-            say(f"In use by {found.holder}")
-        next_step(found)
+            print_text(f"In use by {found.holder}")
+        print_next(found)
 
 
 @app.command()
 def resume(folder: Folder, model: Model = None) -> None:
-    """Go on with a query or a training that was interrupted; otherwise do nothing."""
+    """Continue an interrupted query or training; otherwise do nothing."""
     with opened(folder, model) as campaign:
         before = campaign.status()
         after = campaign.resume()
         if before.state == "training":
-            _tell_taught(campaign)
+            _print_training(campaign)
         elif before.state == "scoring":
-            say(f"Round {after.round}: {after.batch} items to label, most valuable first.")
-            next_step(after)
+            print_text(f"Round {after.round}: {after.batch} items to label, most valuable first.")
+            print_next(after)
         else:
-            say("Nothing was interrupted.")
-            next_step(after)
+            print_text("Nothing was interrupted.")
+            print_next(after)

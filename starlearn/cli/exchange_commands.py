@@ -1,4 +1,4 @@
-"""The commands that exchange: starlearn export and import by file, push and pull by server."""
+"""Commands that exchange labels: starlearn export, import, push, pull."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -9,16 +9,16 @@ import typer
 from starlearn.cli.campaign_commands import (
     Annotator,
     Folder,
-    next_step,
+    command_line,
     opened,
     opened_to_read,
-    say,
-    typed,
+    print_next,
+    print_text,
 )
 from starlearn.errors import InputError
 
 if TYPE_CHECKING:
-    from starlearn.campaign.importing import Imported
+    from starlearn.campaign.importing import ImportResult
 
 app = typer.Typer()
 
@@ -27,28 +27,30 @@ Url = Annotated[
     str | None, typer.Option(help="Address of the server; by default that of the last push.")
 ]
 ProjectNumber = Annotated[
-    int | None, typer.Option(help="Of a project; by default that of the last push.", min=1)
+    int | None, typer.Option(help="Number of a project; by default that of the last push.", min=1)
 ]
-Relabel = Annotated[
-    list[str] | None, typer.Option(help="Spelling in there = choice; may be repeated.")
-]
+Relabel = Annotated[list[str] | None, typer.Option(help="SPELLING=CHOICE; can be repeated.")]
 
 
 @app.command("export")
 def export_command(
     folder: Folder,
     file: Annotated[
-        Path, typer.Argument(help="Ends in .csv, .jsonl or .json.", show_default=False)
+        Path, typer.Argument(help="A new .csv, .jsonl or .json file.", show_default=False)
     ],
     number: Annotated[
-        int | None, typer.Option("--round", help="Of which round; by default the newest.")
+        int | None, typer.Option("--round", help="Which round; by default the newest.")
     ] = None,
-    annotator: Annotated[str | None, typer.Option(help="Whose labels to write.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    annotator: Annotated[
+        str | None, typer.Option(help="Write the labels of this annotator.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing file.")
+    ] = False,
 ) -> None:
-    """Write the batch to a file, to be labelled elsewhere; fill in the column label.
+    """Write the batch to a file with an empty column label, to be labelled elsewhere.
 
-    A .json file holds tasks for Label Studio, of the items that still wait for a word.
+    A .json file holds the items that still need responses, as tasks for Label Studio.
     """
     with opened_to_read(folder) as campaign:
         from starlearn.campaign.exchange import export_batch
@@ -58,18 +60,23 @@ def export_command(
         taken = [path for path in (file, *([interface] if tasks else [])) if path.exists()]
         if taken and not overwrite:
             raise InputError(
-                f"{taken[0]} is there already, and may hold labels. Import them first: "
-                f"{typed('import', folder, file)}; or give another name, or add --overwrite."
+                f"{taken[0]} exists already and may hold labels. Import them first: "
+                f"{command_line('import', folder, file)}; or choose another name, or add "
+                "--overwrite."
             )
         count = export_batch(campaign, file, number, annotator)
         if tasks:
-            say(f"{count} tasks are in {file}. Import them into a project of Label Studio, after")
-            say(f"{interface} is pasted in Settings > Labeling Interface > Code.")
-            say(f"Next, with its JSON export: {typed('import', folder, 'export.json')}")
+            print_text(
+                f"{count} tasks are in {file}. In a project of Label Studio, paste {interface} in"
+            )
+            print_text("Settings > Labeling Interface > Code, then import the tasks.")
+            print_text(
+                f"Next, with the JSON export: {command_line('import', folder, 'export.json')}"
+            )
             return
-        say(f"{count} items are in {file}. Fill in the column label, then type:")
-        who = [] if annotator is None else ["-a", annotator]
-        say(f"Next: {typed('import', folder, file, *who)}")
+        print_text(f"{count} items are in {file}. Fill in the column label, then type:")
+        option = [] if annotator is None else ["-a", annotator]
+        print_text(f"Next: {command_line('import', folder, file, *option)}")
 
 
 @app.command("import")
@@ -77,21 +84,21 @@ def import_command(
     folder: Folder,
     file: Annotated[Path, typer.Argument(help="A .csv, .jsonl or .json file.", show_default=False)],
     annotator: Annotator = "me",
-    encoding: Annotated[str, typer.Option(help="Of the file.")] = "utf-8",
+    encoding: Annotated[str, typer.Option(help="Encoding of the file.")] = "utf-8",
     relabel: Relabel = None,
 ) -> None:
-    """Store the labels of a file: all of them, or none with the lines to mend.
+    """Store the labels of a file: all of them, or none with the lines to fix.
 
-    A .json file is what Label Studio exports as JSON.
+    A .json file is a JSON export of Label Studio.
     """
     with opened(folder) as campaign:
         from starlearn.campaign.exchange import import_labels
 
         done = import_labels(
-            campaign, file, annotator, encoding=encoding, relabel=_meanings(relabel)
+            campaign, file, annotator, encoding=encoding, relabel=_spellings(relabel)
         )
-        _tell(done, "rows")
-        next_step(campaign.status())
+        _print_result(done, "rows")
+        print_next(campaign.status())
 
 
 @app.command()
@@ -103,17 +110,17 @@ def push(
     predictions: Annotated[
         Predictions,
         typer.Option(
-            help="Show annotators what the model said when it chose (stored), what the newest "
-            "adapter says now (computed), or no answer (none)."
+            help="Show annotators the model's answers from the query (stored), answers of the "
+            "newest adapter (computed), or none."
         ),
     ] = Predictions.stored,
     number: Annotated[
-        int | None, typer.Option("--round", help="Of which round; by default the newest.")
+        int | None, typer.Option("--round", help="Which round; by default the newest.")
     ] = None,
 ) -> None:
-    """Send the batch to Label Studio; again, and only what is missing there is sent.
+    """Send the batch to Label Studio; a second push sends only what is missing.
 
-    The key comes from the environment variable LABEL_STUDIO_API_KEY and is kept nowhere.
+    The key comes from the environment variable LABEL_STUDIO_API_KEY and is never stored.
     """
     with opened(folder) as campaign:
         from starlearn.campaign.labelstudio.sync import push as send
@@ -122,10 +129,10 @@ def push(
             campaign, url, project=project, new=new, predictions=predictions.value, round_id=number
         )
         same = f", {done.n_same} were there already" if done.n_same else ""
-        say(f"{done.n_new} tasks sent{same}: {done.link.url}/projects/{done.link.project}")
+        print_text(f"{done.n_new} tasks sent{same}: {done.link.url}/projects/{done.link.project}")
         if done.n_new:
-            say(f"{done.n_predictions} of them show an answer of the model.")
-        say(f"Next: {typed('pull', folder)}")
+            print_text(f"{done.n_predictions} of them show an answer of the model.")
+        print_text(f"Next: {command_line('pull', folder)}")
 
 
 @app.command()
@@ -135,31 +142,31 @@ def pull(
     project: ProjectNumber = None,
     relabel: Relabel = None,
 ) -> None:
-    """Store what annotators said in Label Studio: all of it, or none with what to correct.
+    """Store the annotations of Label Studio: all of them, or none with those to correct.
 
-    The key comes from the environment variable LABEL_STUDIO_API_KEY and is kept nowhere.
+    The key comes from the environment variable LABEL_STUDIO_API_KEY and is never stored.
     """
     with opened(folder) as campaign:
         from starlearn.campaign.labelstudio.sync import pull as fetch
 
-        done = fetch(campaign, url, project=project, relabel=_meanings(relabel))
-        _tell(done, "annotations")
-        next_step(campaign.status())
+        done = fetch(campaign, url, project=project, relabel=_spellings(relabel))
+        _print_result(done, "annotations")
+        print_next(campaign.status())
 
 
-def _meanings(relabel: list[str] | None) -> dict[str, str]:
-    """Return what spellings mean, as --relabel says it."""
-    spellings = [pair.partition("=") for pair in relabel or []]
-    if not all(equals and meant.strip() for _, equals, meant in spellings):
+def _spellings(relabel: list[str] | None) -> dict[str, str]:
+    """Return choices by their spellings, from --relabel."""
+    pairs = [pair.partition("=") for pair in relabel or []]
+    if not all(equals and choice.strip() for _, equals, choice in pairs):
         raise InputError('--relabel takes SPELLING=CHOICE, as in --relabel "Yes=yes".')
-    return {spelling.strip(): meant.strip() for spelling, _, meant in spellings}
+    return {spelling.strip(): choice.strip() for spelling, _, choice in pairs}
 
 
-def _tell(done: "Imported", rows: str) -> None:
-    """Say what an import did."""
+def _print_result(done: "ImportResult", rows: str) -> None:
+    """Print the counts and notes of an import."""
     skips = f", {done.n_skips} skips" if done.n_skips else ""
     same = f", {done.n_same} were there already" if done.n_same else ""
     still = f", {done.n_open} {rows} have no label yet" if done.n_open else ""
-    say(f"{done.n_new} labels saved{skips}{same}{still}.")
+    print_text(f"{done.n_new} labels saved{skips}{same}{still}.")
     for note in done.notes:
-        say(f"Note: {note}")
+        print_text(f"Note: {note}")

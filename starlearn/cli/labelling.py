@@ -1,87 +1,132 @@
-"""Labelling in the terminal: an item, why it was chosen, a key; saved before the next is shown."""
+"""Labelling in the terminal: each response is saved before the next item is shown."""
 
+import os
 import sys
+import termios
 import time
-from contextlib import nullcontext
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from typing import Any
 from uuid import uuid4
 
 from starlearn.campaign.annotation import (
-    MOST_KEYS,
-    Said,
-    by_key,
+    MAX_KEYS,
+    Action,
+    has_single_keys,
     require_batch,
     shortcuts,
-    store,
-    take_back,
+    store_action,
+    undo_last,
 )
 from starlearn.campaign.campaign import BatchItem, Campaign
 from starlearn.campaign.responses import checked_name
-from starlearn.cli.keyboard import Keyboard
 from starlearn.console import plain
 from starlearn.errors import CampaignLockedError, InputError, StorageError
 
 COMMANDS = {"u": "undo", "s": "skip", "f": "flag", "q": "quit", "?": "help"}
 LONGEST_LIST = 160
-"""Characters of choices that are shown with every item."""
+"""Longest list of choices that is shown with every item, in characters."""
+CTRL_D = "\x04"
 
 
-def understood(line: str, choices: list[str] | None) -> Said:
-    """Return what a line means.
+class Keyboard:
+    """Single keys of the terminal at the standard input; Ctrl-C still interrupts."""
 
-    A choice in full comes first; then a command (``u``, ``s``, ``f`` with a note, ``q``, ``?``,
-    or the whole word, with or without a colon before it); then a choice's number; then the
-    beginning of one choice alone. Where any answer will do, only what begins with a colon is a
-    command, and two colons stand for one.
+    def __init__(self) -> None:
+        self._handle = sys.stdin.fileno()
+
+    @contextmanager
+    def single_keys(self) -> Iterator[None]:
+        """Read keys one by one and without echo, and restore the terminal at the end."""
+        before = termios.tcgetattr(self._handle)
+        tty.setcbreak(self._handle, termios.TCSANOW)
+        try:
+            yield
+        finally:
+            termios.tcsetattr(self._handle, termios.TCSANOW, before)
+
+    def flush(self) -> None:
+        """Drop keys that were pressed before the item was shown."""
+        termios.tcflush(self._handle, termios.TCIFLUSH)
+
+    def key(self) -> str | None:
+        """Return the next key; None for Ctrl-D or when the terminal is closed.
+
+        Characters that arrive together are one key: an arrow sends several characters, with
+        digits among them, and pasted text must not act letter by letter.
+        """
+        found = os.read(self._handle, 4096).decode(errors="replace")
+        return None if found in ("", CTRL_D) else found
+
+    def line(self, prompt: str) -> str | None:
+        """Read a line with echo, then return to single keys; None for Ctrl-D."""
+        now = termios.tcgetattr(self._handle)
+        usual = [*now[:3], now[3] | termios.ICANON | termios.ECHO, *now[4:]]
+        termios.tcsetattr(self._handle, termios.TCSANOW, usual)
+        try:
+            return input(prompt)
+        except EOFError:
+            return None
+        finally:
+            termios.tcsetattr(self._handle, termios.TCSANOW, now)
+
+
+def parse_line(line: str, choices: list[str] | None) -> Action:
+    """Return the action of a line.
+
+    A line is, in this order: a complete choice; a command (``u``, ``s``, ``f`` with a note,
+    ``q``, ``?``, or the whole word, optionally after a colon); the number of a choice; the
+    beginning of exactly one choice. For free-form answers, commands need the colon, and two colons
+    mean one.
 
     Raises
     ------
     InputError
-        When it means nothing, or more than one choice; nothing is then stored.
+        When the line fits nothing, or more than one choice. Nothing is then stored.
     """
     text = line.strip()
     if choices is None:
         if text.startswith(":") and not text.startswith("::"):
-            return _command(text) or _refused(text, "is no command: :u, :s, :f, :q or :?")
+            return _command(text) or _refuse(text, "is not a command: :u, :s, :f, :q or :?")
         answer = line.replace("::", ":", 1) if text.startswith("::") else line
-        return Said("label", answer) if text else _refused(text, "is no answer; :s to skip")
+        return Action("label", answer) if text else _refuse(text, "is not an answer; :s skips")
     if text in choices:
-        return Said("label", text)
+        return Action("label", text)
     command = _command(text)
     if command is not None:
         return command
-    typed = shortcuts(choices)
-    if text in typed:
-        return Said("label", typed[text])
+    by_input = shortcuts(choices)
+    if text in by_input:
+        return Action("label", by_input[text])
     key = text.casefold()
     same = [choice for choice in choices if choice.casefold() == key]
     found = same or [c for c in choices if key and c.casefold().startswith(key)]
     if len(found) == 1:
-        return Said("label", found[0])
+        return Action("label", found[0])
     if found:
         some = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
-        return _refused(text, f"may be {len(found)} choices: {some}")
+        return _refuse(text, f"fits {len(found)} choices: {some}")
     close = get_close_matches(key, [choice.casefold() for choice in choices], n=1)
-    return _refused(
-        text, f"is no choice{f'; did you mean {close[0]}?' if close else '; ? for help'}"
-    )
+    hint = f"did you mean {close[0]}?" if close else "? for help"
+    return _refuse(text, f"is not a choice; {hint}")
 
 
-def _command(text: str) -> Said | None:
-    word, _, rest = text.removeprefix(":").partition(" ")
-    kind = COMMANDS.get(word.lower(), word.lower())
+def _command(text: str) -> Action | None:
+    name, _, rest = text.removeprefix(":").partition(" ")
+    kind = COMMANDS.get(name.lower(), name.lower())
     if kind not in COMMANDS.values() or (rest and kind != "flag"):
         return None
-    return Said(kind, rest.strip() or None)
+    return Action(kind, rest.strip() or None)
 
 
-def _refused(text: str, why: str) -> Said:
+def _refuse(text: str, why: str) -> Action:
     raise InputError(f"{text!r:.40} {why}.")
 
 
-class Session:
-    """One annotator at one terminal; every word is on the disk before the next item is shown.
+class LabellingSession:
+    """One annotator at one terminal.
 
     Parameters
     ----------
@@ -89,8 +134,8 @@ class Session:
     annotator : str
     console : rich.console.Console
     interactive : bool
-        Read single keys, or edited lines where there are too many choices; otherwise lines of
-        the standard input, so that a session can be scripted.
+        Read single keys, or edited lines where there are too many choices. Otherwise read lines
+        of the standard input, for scripts.
     """
 
     def __init__(self, campaign: Campaign, annotator: str, console: Any, interactive: bool) -> None:
@@ -98,92 +143,85 @@ class Session:
         self.annotator = checked_name(annotator)
         self.choices = campaign.choices
         self.interactive = interactive
-        self.keyboard = Keyboard() if interactive and by_key(self.choices) else None
-        self.saved = 0
+        self.keyboard = Keyboard() if interactive and has_single_keys(self.choices) else None
+        self.n_saved = 0
 
     def run(self) -> int:
-        """Go through the open items until none is left or the annotator quits; words saved."""
+        """Show open items until none is left or the annotator quits; return the number saved."""
         require_batch(self.campaign)
-        with self.keyboard.by_key() if self.keyboard else nullcontext():
-            self._go_through()
-        return self.saved
+        with self.keyboard.single_keys() if self.keyboard else nullcontext():
+            undone: BatchItem | None = None
+            while True:
+                item = undone or next(iter(self.campaign.open_items(self.annotator)), None)
+                action = self._handle(item)
+                if action.kind == "quit":
+                    return self.n_saved
+                if action.kind == "undo":
+                    undone = self._undo() or undone
+                elif item is not None:
+                    undone = None
 
-    def _go_through(self) -> None:
-        again: BatchItem | None = None
-        while True:
-            item = again or next(iter(self.campaign.open_items(self.annotator)), None)
-            said = self._asked(item)
-            if said.kind == "quit":
-                return
-            if said.kind == "undo":
-                again = self._undo() or again
-            elif item is not None:
-                again = None
-
-    def _asked(self, item: BatchItem | None) -> Said:
-        """Show an item, and store what is said about it; without an item, undo or the end."""
+    def _handle(self, item: BatchItem | None) -> Action:
+        """Show an item and store the response to it; without an item, read undo or the end."""
         if self.keyboard:
-            self.keyboard.forget()
+            self.keyboard.flush()
         if item is None:
-            self._print(
-                "No item of this batch waits for you. u takes the last word back; Enter ends."
-            )
+            self._print("No item of this batch waits for you. u undoes the last one; Enter ends.")
             line = self._read()
             undo = line is not None and line.strip().lower() in ("u", ":u", "undo", ":undo")
-            return Said("undo" if undo else "quit")
+            return Action("undo" if undo else "quit")
         self._show(item)
         shown = time.monotonic()
         while True:
             line = self._read()
             if line is None:
-                return Said("quit")
+                return Action("quit")
             try:
-                said = understood(line, self.choices)
+                action = parse_line(line, self.choices)
             except InputError as error:
                 self._print(f"  {error} Not saved.")
                 continue
-            if said.kind == "help":
+            if action.kind == "help":
                 self._help()
                 continue
-            self._store(item, said, int(1000 * (time.monotonic() - shown)))
-            return said
+            if action.kind in ("label", "skip", "flag"):
+                self._store(item, action, int(1000 * (time.monotonic() - shown)))
+            return action
 
-    def _store(self, item: BatchItem, said: Said, ms: int) -> None:
-        if said.kind not in ("label", "skip", "flag"):
-            return
-        if said.kind == "flag" and said.text is None and self.keyboard:
-            said = Said("flag", self.keyboard.line("  note (Enter for none): "))
-        spent = ms if self.interactive and said.kind == "label" else None
-        uuid = uuid4().hex  # stored once, however often it is tried
+    def _store(self, item: BatchItem, action: Action, ms: int) -> None:
+        if action.kind == "flag" and action.text is None and self.keyboard:
+            action = Action("flag", self.keyboard.line("  note (Enter for none): "))
+        spent = ms if self.interactive and action.kind == "label" else None
+        uuid = uuid4().hex  # one uuid for all attempts, so that the response is stored once
         while True:
             try:
-                store(self.campaign, item, said, self.annotator, ms=spent, uuid=uuid)
+                store_action(self.campaign, item, action, self.annotator, ms=spent, uuid=uuid)
                 break
             except (CampaignLockedError, StorageError) as error:
-                can_wait = self.interactive and not self.campaign.store.is_broken
-                if not can_wait or not self._again(error):
+                can_retry = self.interactive and not self.campaign.store.is_broken
+                if not can_retry or not self._wants_retry(error):
                     raise
-        done = {"label": str(said.text), "skip": "skipped", "flag": "flagged"}[said.kind]
-        self.saved += 1
+        done = {"label": str(action.text), "skip": "skipped", "flag": "flagged"}[action.kind]
+        self.n_saved += 1
         self._print(f"  {done} (saved)")
 
-    def _again(self, error: Exception) -> bool:
-        """Ask whether to try again: another process is done at last, or the disk has room."""
+    def _wants_retry(self, error: Exception) -> bool:
+        """Ask whether to try again, for example after another process has ended."""
         self._print(f"  Not saved yet: {error}")
-        prompt = "  What you said is kept. Enter tries again, Ctrl-D gives it up: "
+        prompt = "  Your response is kept. Enter tries again, Ctrl-D gives it up: "
         line = self.keyboard.line(prompt) if self.keyboard else self._line(prompt)
         return line is not None
 
     def _undo(self) -> BatchItem | None:
-        """Take the last word of this batch back, and return its item to show it again."""
-        word = take_back(self.campaign, self.annotator)
-        if word is None:
-            self._print("  Nothing of yours in this batch to take back.")
+        """Undo the last response to this batch, and return its item to show it again."""
+        response = undo_last(self.campaign, self.annotator)
+        if response is None:
+            self._print("  You have no response in this batch to undo.")
             return None
-        self._print(f"  taken back: {word.answer or word.kind} (saved)")
-        return next(item for item in self.campaign.batch() if item.id == word.item)
+        self._print(f"  undone: {response.answer or response.kind} (saved)")
+        return next(item for item in self.campaign.batch() if item.id == response.item)
 
-    # The screen and the keyboard
+    # Output and input
 
     def _show(self, item: BatchItem) -> None:
         status = self.campaign.status()
@@ -194,11 +232,11 @@ class Session:
         for name, text in item.fields.items():
             if len(item.fields) > 1:
                 self._print(f"  {name}:")
-            # The bar keeps a text from passing for a line of ours.
+            # The bar distinguishes an item's text from lines of the program.
             for line in text.split("\n"):
                 self._print(f"  | {line}")
         if self.annotator in item.answers:
-            self._print(f"  your answer so far: {item.answers[self.annotator]}")
+            self._print(f"  your current answer: {item.answers[self.annotator]}")
         self._hint()
 
     def _hint(self) -> None:
@@ -207,7 +245,7 @@ class Session:
                 "  Type the answer (a \\ at the end continues it on the next line). "
                 ":s skip  :f flag  :u undo  :q quit"
             )
-        elif len(self.choices) > MOST_KEYS:
+        elif len(self.choices) > MAX_KEYS:
             listed = self._listed("  ")
             if len(listed) <= LONGEST_LIST:
                 self._print(f"  {listed}")
@@ -222,13 +260,13 @@ class Session:
         if self.choices is not None:
             self._print(f"  {self._listed(chr(10) + '  ')}")
         self._print(
-            "  s: pass over the item. f: it needs another look (f with a note). u: take the last "
-            "word back. q: end; what was said is saved."
+            "  s: skip the item. f: flag it for another look (f with a note). u: undo the last "
+            "response. q: quit; all responses are saved."
         )
 
     def _listed(self, between: str) -> str:
-        typed = shortcuts(self.choices or [])
-        return between.join(t if t == choice else f"{t} {choice}" for t, choice in typed.items())
+        by_input = shortcuts(self.choices or [])
+        return between.join(t if t == choice else f"{t} {choice}" for t, choice in by_input.items())
 
     def _print(self, text: str) -> None:
         self.console.print(plain(text))

@@ -1,4 +1,4 @@
-"""Files that survive a power cut: written under another name, synced, renamed, folder synced."""
+"""Durable files: each is written under a temporary name, synced, and then renamed."""
 
 import errno
 import hashlib
@@ -13,47 +13,43 @@ from pathlib import Path
 from starlearn.errors import InputError, StorageError, UntrustedFileError
 
 REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "lustre", "beegfs"}
-"""File systems on which locks and syncs cannot be relied on."""
+"""File systems on which locks and syncs are unreliable."""
 
 MOUNTS = Path("/proc/self/mountinfo")
 
 
 @contextmanager
-def storage(doing: str) -> Iterator[None]:
-    """Turn an error of the operating system into one that says what it means.
+def storage_errors(action: str) -> Iterator[None]:
+    """Raise StorageError with an explanation in place of an OSError.
 
     Parameters
     ----------
-    doing : str
-        What is being done, such as "writing scores/round-0001.parquet".
-
-    Raises
-    ------
-    StorageError
+    action : str
+        What the code inside does, such as "writing scores/round-0001.parquet".
     """
     try:
         yield
     except StorageError:
         raise
     except OSError as error:
-        raise StorageError(f"{explained(error, doing)} Nothing was lost.") from error
+        raise StorageError(f"{explained(error, action)} Nothing was lost.") from error
 
 
-def explained(error: OSError, doing: str) -> str:
-    """Say what went wrong and what to do about it."""
+def explained(error: OSError, action: str) -> str:
+    """Return what failed and how to fix it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"The disk is full ({doing}). Free some space and type the command again."
+        return f"The disk is full ({action}). Free some space and run the command again."
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return (
-            f"No right to write ({doing}: {error.strerror}). Make the campaign's folder writable: "
+            f"No permission to write ({action}: {error.strerror}). Make the folder writable: "
             "chmod -R u+rwX FOLDER."
         )
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
-        return f"There is no such place ({doing}: {error.strerror}). Check the path."
+        return f"The path cannot be used ({action}: {error.strerror}). Check the path."
     reason = error.strerror or str(error)
     return (
-        f"The disk failed ({doing}: {reason}). Look at it (dmesg), then type the command again in "
-        "a new process."
+        f"The disk failed ({action}: {reason}). Check the disk (dmesg), then run the command again "
+        "in a new process."
     )
 
 
@@ -67,7 +63,7 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Force all files of a folder, and then the folder, to the disk; private to their owner."""
+    """Make a folder and its files private to their owner, and force them to the disk."""
     for file in sorted(folder.iterdir()):
         os.chmod(file, 0o600)
         sync(file)
@@ -76,11 +72,29 @@ def sync_tree(folder: Path) -> None:
 
 
 def write_all(handle: int, content: bytes) -> None:
-    """Write all of the content, however little the system takes at a time, and sync it."""
+    """Write and sync the whole content, also where one system call writes only a part."""
     view = memoryview(content)
     while view:
         view = view[os.write(handle, view) :]
     os.fsync(handle)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write and sync, then rename it to `path` durably.
+
+    The temporary file is removed when the code inside fails.
+    """
+    scratch = path.with_name(f".{path.name}.new")
+    with storage_errors(f"writing {path}"):
+        try:
+            yield scratch
+            os.replace(scratch, path)
+        except BaseException:
+            scratch.unlink(missing_ok=True)
+            raise
+        # The rename itself is durable only after the folder is synced.
+        sync(path.parent.resolve())
 
 
 def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
@@ -96,28 +110,20 @@ def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
     Raises
     ------
     StorageError
-        When the disk is full or fails; the old file is then still there.
+        When the disk is full or fails. The old file is then unchanged.
     """
-    scratch = path.with_name(f".{path.name}.new")
-    with storage(f"writing {path}"):
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    with replacing(path) as scratch:
+        handle = os.open(scratch, flags, mode=mode)
         try:
-            handle = os.open(
-                scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode=mode
-            )
-            try:
-                write_all(handle, content)
-            finally:
-                os.close(handle)
-            os.replace(scratch, path)
-        except BaseException:
-            scratch.unlink(missing_ok=True)
-            raise
-        sync(path.parent)
+            write_all(handle, content)
+        finally:
+            os.close(handle)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder that only its owner may read, durably; does nothing when it is there."""
-    with storage(f"making {path}"):
+    """Make a private folder durably, unless it exists."""
+    with storage_errors(f"making {path}"):
         if not path.is_dir():
             path.mkdir(mode=0o700, parents=True)
             sync(path.parent)
@@ -130,34 +136,34 @@ def file_sha256(path: Path) -> str:
 
 
 def require_space(folder: Path, n_bytes: int, purpose: str) -> None:
-    """Raise StorageError unless so many bytes are free."""
+    """Raise StorageError unless `n_bytes` are free on the folder's disk."""
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise StorageError(
             f"{purpose} needs {n_bytes / 1e6:,.1f} MB on the disk of {folder}, and "
-            f"{free / 1e6:,.1f} MB are free. Nothing was begun and nothing lost. "
-            "Free some space and type the command again."
+            f"{free / 1e6:,.1f} MB are free. Nothing was started and nothing was lost. "
+            "Free some space and run the command again."
         )
 
 
-def require_plain(path: Path) -> None:
-    """Raise UntrustedFileError for anything but a real file or folder, such as a symbolic link."""
+def require_regular(path: Path) -> None:
+    """Raise UntrustedFileError unless the path is a regular file or a folder."""
     mode = os.lstat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise UntrustedFileError(
-            f"{path} is a symbolic link or a special file, which could lead out of the campaign's "
-            "folder. Put the real file in its place, or take the folder from a backup."
+            f"{path} is a symbolic link or a special file, which could lead out of the campaign "
+            "folder. Replace it by the real file, or restore the folder from a backup."
         )
 
 
 def file_system_of(path: Path, mounts: str | None = None) -> str:
-    """Return the type of the file system that holds a path; "" where the system does not tell.
+    """Return the type of the file system of a path, or "" where it is unknown.
 
     Parameters
     ----------
     path : Path
     mounts : str, optional
-        The table of mounts, in the form of /proc/self/mountinfo.
+        The table of mounts, in the format of /proc/self/mountinfo.
     """
     if mounts is None:
         try:
@@ -175,20 +181,20 @@ def file_system_of(path: Path, mounts: str | None = None) -> str:
     return kind
 
 
-def warn_about_place(folder: Path) -> None:
-    """Warn about a folder on a remote file system, or one that other users may change."""
+def warn_about_folder(folder: Path) -> None:
+    """Warn where a folder is on a remote file system or other users can change it."""
     kind = file_system_of(folder)
     if kind in REMOTE:
         warnings.warn(
-            f"{folder} is on a remote file system ({kind}), where locks and syncs cannot be relied "
-            "on. Keep the campaign on a local disk and copy its backups there instead.",
+            f"{folder} is on a remote file system ({kind}), where locks and syncs are unreliable. "
+            "Keep the campaign on a local disk and copy its backups there instead.",
             UserWarning,
             stacklevel=3,
         )
     status = folder.stat()
     if status.st_mode & 0o022 or status.st_uid != os.geteuid():
         warnings.warn(
-            f"Other users may change {folder} (owner {status.st_uid}, mode "
+            f"Other users can change {folder} (owner {status.st_uid}, mode "
             f"{stat.filemode(status.st_mode)}). Labels can be personal data: chmod 700 {folder}.",
             UserWarning,
             stacklevel=3,
@@ -197,26 +203,28 @@ def warn_about_place(folder: Path) -> None:
 
 @contextmanager
 def complete_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a folder to write to, which gets its name only when all is written.
+    """Give a temporary folder to write to, and rename it to `folder` at the end.
 
     Parameters
     ----------
     folder : path
-        The name. There must be nothing of that name yet, or an empty folder.
+        A path that does not exist yet, or an empty folder.
 
     Yields
     ------
     Path
-        A folder beside it; it is removed when the writing fails or is interrupted.
+        The temporary folder, next to `folder`. It is removed when writing fails.
 
     Raises
     ------
     InputError
-        When there is something of that name already.
+        When the path exists already.
     """
     target = Path(folder).expanduser()
     if target.name in ("", ".."):
-        raise InputError(f"{str(folder)!r:.100} is no name of a new folder. Nothing was written.")
+        raise InputError(
+            f"{str(folder)!r:.100} cannot be the name of a new folder. Nothing was written."
+        )
     is_empty = target.is_dir() and not target.is_symlink() and not any(target.iterdir())
     if (target.exists() or target.is_symlink()) and not is_empty:
         raise InputError(

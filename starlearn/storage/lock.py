@@ -1,4 +1,4 @@
-"""One writer at a time: a lock that the system releases on death, and says who holds it."""
+"""A lock file for one writer at a time, which the operating system releases when a process dies."""
 
 import fcntl
 import json
@@ -15,17 +15,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from starlearn.errors import CampaignLockedError
-from starlearn.storage.files import storage
+from starlearn.storage.files import storage_errors
 
 WAIT = 2.0
-"""Seconds to wait for a lock: as short as a label takes, longer than a label takes to write."""
+"""Seconds to wait for a lock: longer than one label takes to write."""
 PAUSE = 0.02
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds a campaign."""
+    """The process that holds a lock."""
 
     pid: int
     host: str
@@ -38,32 +38,33 @@ class Holder:
 
 
 class Lock:
-    """A lock on a campaign for this process; its threads take turns, and may take it again.
+    """A lock of this process, reentrant; the threads of the process take turns.
 
     Parameters
     ----------
     path : Path
-        The lock's file. What is written in it only informs; the lock itself belongs to the
-        operating system, which releases it when the process dies, whatever the clock says.
+        The lock file. Its content only informs people. The lock itself is an flock, which the
+        operating system releases when the process dies.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._turn = threading.RLock()
+        self._mutex = threading.RLock()
         self._depth = 0
         self._handle: int | None = None
         _locks.add(self)
 
     @contextmanager
     def held(self, command: str, wait: float = WAIT) -> Iterator[None]:
-        """Hold the lock while this lasts.
+        """Hold the lock while the code inside runs.
 
         Raises
         ------
         CampaignLockedError
-            When another process holds it, naming that process.
+            When another process holds it. The message names that process.
         """
-        with self._turn:
+        # The order is fixed: the threads' mutex first, then the file lock of the process.
+        with self._mutex:
             if self._depth == 0:
                 self._acquire(command, wait)
             self._depth += 1
@@ -75,7 +76,7 @@ class Lock:
                     self._release()
 
     def _acquire(self, command: str, wait: float) -> None:
-        with storage(f"opening {self.path}"):
+        with storage_errors(f"opening {self.path}"):
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             handle = os.open(self.path, flags, mode=0o600)
         deadline = time.monotonic() + wait
@@ -91,8 +92,8 @@ class Lock:
                 os.close(handle)
                 raise CampaignLockedError(
                     f"The campaign {self.path.parent} is held by "
-                    f"{found or 'another process'}. Wait until it has ended, or end it; reading "
-                    f"still works: starlearn status {self.path.parent}"
+                    f"{found or 'another process'}. Wait until that process ends, or end it. "
+                    f"Reading still works: starlearn status {self.path.parent}"
                 ) from None
             except BaseException:
                 os.close(handle)
@@ -100,7 +101,7 @@ class Lock:
         self._handle = handle
         since = datetime.now(UTC).isoformat(timespec="seconds")
         me = Holder(os.getpid(), socket.gethostname(), _boot_id(), command, since)
-        # Only information: a full disk must not keep anyone from clearing it up.
+        # The content only informs, so a full disk must not prevent taking the lock.
         with suppress(OSError):
             os.ftruncate(handle, 0)
             os.pwrite(handle, json.dumps(asdict(me)).encode(), 0)
@@ -111,8 +112,8 @@ class Lock:
             self._handle = None
 
     def _forget(self) -> None:
-        """In a forked child: the lock is the parent's, and must not live on in the child."""
-        self._turn = threading.RLock()
+        """Drop the lock in a forked child: it belongs to the parent."""
+        self._mutex = threading.RLock()
         self._depth = 0
         self._release()
 
@@ -129,7 +130,7 @@ os.register_at_fork(after_in_child=_forget_all)
 
 
 def holder(path: Path) -> Holder | None:
-    """Return who holds the lock with this file, None when nobody does."""
+    """Return the process that holds the lock of this file, or None."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -144,7 +145,7 @@ def holder(path: Path) -> Holder | None:
 
 
 def command_line() -> str:
-    """Return what this process was started as, for people to read."""
+    """Return the command line of this process, for people to read."""
     return " ".join([Path(sys.argv[0] or "python").name, *sys.argv[1:]])[:200]
 
 

@@ -37,7 +37,7 @@ class Person:
     key: str
     http: httpx.Client
 
-    def said(self, method: str, path: str, **how: Any) -> Any:
+    def request(self, method: str, path: str, **how: Any) -> Any:
         """Make a request and return what came, which must be a success."""
         answer = self.http.request(method, path, **how)
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text[:500]}"
@@ -46,7 +46,7 @@ class Person:
     def annotate(self, task: int, answer: str | None, closed: bool = True, **more: Any) -> Any:
         """Annotate a task; None skips it."""
         content = {"result": [], "was_cancelled": True} if answer is None else of(answer, closed)
-        return self.said("POST", f"/api/tasks/{task}/annotations/", json={**content, **more})
+        return self.request("POST", f"/api/tasks/{task}/annotations/", json={**content, **more})
 
 
 def of(answer: str, closed: bool = True) -> dict[str, Any]:
@@ -115,4 +115,4 @@ def joined(url: str, email: str, invited: str) -> Iterator[Person]:
         assert answer.is_success, answer.text[:2000]
         http.headers.update({"X-CSRFToken": http.cookies["csrftoken"], "Referer": url})
         person = Person(email, "", http)
-        yield Person(email, person.said("POST", "/api/token/")["token"], http)
+        yield Person(email, person.request("POST", "/api/token/")["token"], http)

@@ -8,9 +8,9 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from starlearn.campaign import events
-from starlearn.campaign.web.access import Door
+from starlearn.campaign.web.access import AccessTokens
 from starlearn.campaign.web.routes import make_app
-from starlearn.campaign.web.service import Desk
+from starlearn.campaign.web.service import AnnotationService
 from starlearn.tasks import GenerationTask
 
 ORIGIN = "http://127.0.0.1:8765"
@@ -77,9 +77,9 @@ class Visitor:
 
     numbers = itertools.count()
 
-    def __init__(self, app: Any, door: Door, name: str | None = "ann") -> None:
+    def __init__(self, app: Any, tokens: AccessTokens, name: str | None = "ann") -> None:
         self.client = TestClient(app, base_url=ORIGIN, raise_server_exceptions=True)
-        self.client.get("/", params={"token": door.token})
+        self.client.get("/", params={"token": tokens.token})
         if name is not None:
             self.post("/name", {"name": name})
 
@@ -104,13 +104,13 @@ class Visitor:
 
 
 def visitors(campaign: Any, *names: str | None) -> list[Visitor]:
-    """Give one browser to each annotator, at one desk."""
-    door = Door(8765)
-    app = make_app(Desk(campaign), door, "me")
-    return [Visitor(app, door, name) for name in names]
+    """Give one browser to each annotator, at one service."""
+    tokens = AccessTokens(8765)
+    app = make_app(AnnotationService(campaign), tokens, "me")
+    return [Visitor(app, tokens, name) for name in names]
 
 
-def words(campaign: Any) -> list[tuple[str, str, str | None]]:
+def responses_of(campaign: Any) -> list[tuple[str, str, str | None]]:
     """Return annotator, kind and answer or note of every event, in order."""
     return [
         (event.annotator, event.kind, event.answer if event.answer is not None else event.note)

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 
 import pytest
 from campaign_cases import POOL
-from page_cases import FREE, HOSTILE, MANY, words
+from page_cases import FREE, HOSTILE, MANY, responses_of
 from test_campaign_commands import HOLD
 
 from starlearn.campaign.campaign import Campaign
-from starlearn.campaign.web.access import Door
+from starlearn.campaign.web.access import AccessTokens
 from starlearn.campaign.web.routes import make_app
-from starlearn.campaign.web.service import Desk
+from starlearn.campaign.web.service import AnnotationService
 from starlearn.campaign.web.serving import listening, make_server
 from starlearn.tasks import ChoiceTask
 
@@ -34,20 +34,20 @@ class Served:
 
     def __init__(self, campaign, chromium):
         self.campaign, self.chromium = campaign, chromium
-        self.complaints = []
+        self.errors = []
         self.contexts = []
 
     @contextmanager
     def running(self):
         with listening(0) as listener:
             port = listener.getsockname()[1]
-            self.origin, self.door = f"http://127.0.0.1:{port}", Door(port)
-            self.server = make_server(make_app(Desk(self.campaign), self.door))
+            self.origin, self.tokens = f"http://127.0.0.1:{port}", AccessTokens(port)
+            self.server = make_server(make_app(AnnotationService(self.campaign), self.tokens))
             thread = threading.Thread(target=self.server.run, args=([listener],))
             thread.start()
             try:
                 yield self
-                assert self.complaints == []
+                assert self.errors == []
             finally:
                 for context in self.contexts:
                     context.close()
@@ -56,7 +56,7 @@ class Served:
 
     @property
     def address(self):
-        return f"{self.origin}/?token={self.door.token}"
+        return f"{self.origin}/?token={self.tokens.token}"
 
     def page(self, name="ann", **options):
         """Open the page in a browser of its own, and choose a name."""
@@ -77,11 +77,11 @@ class Served:
     def complain(self, text):
         # What the server refused on purpose is told in the page.
         if "Failed to load resource" not in text:
-            self.complaints.append(text)
+            self.errors.append(text)
 
     def leaves(self, url):
         if not url.startswith(self.origin):
-            self.complaints.append(url)
+            self.errors.append(url)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def item(page, place):
 def press(page, key, heard):
     """Press a key, and wait until the page says what became of it."""
     page.keyboard.press(key)
-    expect(page.locator("#tell")).to_contain_text(heard)
+    expect(page.locator("#status")).to_contain_text(heard)
 
 
 def test_label_by_key_undo_and_reload(served):
@@ -125,21 +125,21 @@ def test_label_by_key_undo_and_reload(served):
     page.keyboard.type("u s 1")  # letters in a field are letters
     press(page, "Enter", "Saved: flagged")
     item(page, 4)
-    press(page, "u", "Taken back: flag")
+    press(page, "u", "Undone: flag")
     item(page, 3)
     page.reload()
     item(page, 3)
     press(page, "1", "Saved: red")
     press(page, "S", "Saved: skipped")  # with caps lock
     expect(page.locator("h1")).to_have_text("No item of this batch waits for you.")
-    press(page, "u", "Taken back: skip")
+    press(page, "u", "Undone: skip")
     item(page, 4)
     for key in ("7", "x", "Control+1", "Alt+1", "Escape"):
         page.keyboard.press(key)
     page.keyboard.press("?")
     expect(page.locator(".help")).to_be_visible()
     press(page, "3", "Saved: blue")
-    assert [(kind, what) for _, kind, what in words(at.campaign)] == [
+    assert [(kind, what) for _, kind, what in responses_of(at.campaign)] == [
         ("label", "green"),
         ("skip", None),
         ("flag", "u s 1"),
@@ -160,9 +160,9 @@ def test_two_annotators_at_once(served):
     press(ann, "1", "Saved: red")
     press(bob, "2", "Saved: green")
     press(ann, "3", "Saved: blue")
-    press(bob, "u", "Taken back: green")
+    press(bob, "u", "Undone: green")
     item(bob, 2)
-    assert words(at.campaign) == [
+    assert responses_of(at.campaign) == [
         ("ann", "label", "red"),
         ("bob", "label", "green"),
         ("ann", "label", "blue"),
@@ -182,7 +182,7 @@ def test_a_wrong_token_is_refused(served):
     context.close()
 
 
-def test_fault_42_hostile_text_does_nothing_in_a_browser(served):
+def test_hostile_text_does_nothing_in_a_browser(served):
     pool = [{"text": f"{HOSTILE} {row}", "source": HOSTILE} for row in range(3)]
     task = ChoiceTask("{text} Answer :", choices=["red", HOSTILE])
     at = served(pool, 3, task=task, extra_fields=["source"])
@@ -195,7 +195,7 @@ def test_fault_42_hostile_text_does_nothing_in_a_browser(served):
     page.goto(f"{at.origin}/?item={at.campaign.batch()[0].id}")
     expect(page.locator(".standing")).to_contain_text(HOSTILE)
     assert page.locator("img, main script").count() == 0
-    assert [(kind, what) for _, kind, what in words(at.campaign)] == [
+    assert [(kind, what) for _, kind, what in responses_of(at.campaign)] == [
         ("label", HOSTILE),
         ("flag", HOSTILE),
     ]
@@ -212,8 +212,8 @@ def test_the_policy_stops_what_would_get_through(served):
         }"""
     )
     assert page.title() != "run"
-    assert "Content Security Policy" in at.complaints.pop()
-    assert at.complaints == []
+    assert "Content Security Policy" in at.errors.pop()
+    assert at.errors == []
 
 
 def test_many_choices_are_found_by_typing_arrows_and_numbers(served):
@@ -231,7 +231,7 @@ def test_many_choices_are_found_by_typing_arrows_and_numbers(served):
     page.keyboard.type("d b")  # beginnings of words come before parts of them
     page.keyboard.press("Control+a")
     page.keyboard.type("zzz")
-    expect(page.locator(".filter output")).to_have_text("No choice has this in it.")
+    expect(page.locator(".filter output")).to_have_text("No choice contains this.")
     page.keyboard.press("Enter")
     page.keyboard.press("Escape")
     press(page, "s", "Saved: skipped")
@@ -240,7 +240,12 @@ def test_many_choices_are_found_by_typing_arrows_and_numbers(served):
     expect(page.locator("#filter")).to_be_focused()
     page.keyboard.press("ArrowUp")  # from the end
     press(page, "Enter", "Saved: blue d")
-    assert [what for _, _, what in words(at.campaign)] == ["green b", "blue d", None, "blue d"]
+    assert [what for _, _, what in responses_of(at.campaign)] == [
+        "green b",
+        "blue d",
+        None,
+        "blue d",
+    ]
 
 
 def test_free_answers_over_several_lines(served):
@@ -251,13 +256,13 @@ def test_free_answers_over_several_lines(served):
     press(page, "Control+Enter", "Saved: first line second s u f ? 1")
     page.keyboard.press("Control+Enter")  # an empty answer is none
     page.keyboard.press("Escape")
-    press(page, "u", "Taken back: first line second s u f ? 1")
+    press(page, "u", "Undone: first line second s u f ? 1")
     item(page, 1)
     page.keyboard.type("end")
     press(page, "Control+Enter", "Saved: first line second s u f ? 1 end")
     page.keyboard.press("Escape")
     press(page, "s", "Saved: skipped")
-    assert [what for _, _, what in words(at.campaign)] == [
+    assert [what for _, _, what in responses_of(at.campaign)] == [
         "\n first line\nsecond s u f ? 1 ",
         None,
         "\n first line\nsecond s u f ? 1 end",
@@ -265,20 +270,20 @@ def test_free_answers_over_several_lines(served):
     ]
 
 
-def test_fault_15_double_clicks_and_the_back_button_make_no_second_word(served):
+def test_double_clicks_and_the_back_button_store_one_response(served):
     at = served()
     page = at.page()
     page.locator(".choices button").first.dblclick()
-    expect(page.locator("#tell")).to_have_text(re.compile("Saved: red. Item [23] of 4"))
+    expect(page.locator("#status")).to_have_text(re.compile("Saved: red. Item [23] of 4"))
     item(page, 2)
     page.click("text=change")
     expect(page.locator("h1")).to_have_text("Who labels?")
     page.go_back()
     item(page, 2)
-    assert words(at.campaign) == [("ann", "label", "red")]
+    assert responses_of(at.campaign) == [("ann", "label", "red")]
     # Another choice while the first is on its way is not sent.
     held = []
-    page.route("**/word", lambda route: held.append(route))
+    page.route("**/respond", lambda route: held.append(route))
     page.keyboard.press("1")
     page.locator(".choices button").nth(1).click()
     page.keyboard.press("3")
@@ -287,8 +292,8 @@ def test_fault_15_double_clicks_and_the_back_button_make_no_second_word(served):
         page.wait_for_timeout(10)
     (first,) = held
     first.continue_()
-    page.unroute("**/word")
-    expect(page.locator("#tell")).to_have_text(re.compile("Saved: red. Item [23] of 4"))
+    page.unroute("**/respond")
+    expect(page.locator("#status")).to_have_text(re.compile("Saved: red. Item [23] of 4"))
     item(page, 3)
     # Two windows of one annotator show the same item.
     other = page.context.new_page()
@@ -296,14 +301,14 @@ def test_fault_15_double_clicks_and_the_back_button_make_no_second_word(served):
     item(other, 3)
     press(page, "2", "Saved: green")
     other.keyboard.press("1")
-    expect(other.locator(".problem")).to_contain_text("already said 'green'")
+    expect(other.locator(".problem")).to_contain_text("'green' to this item is already saved")
     expect(other.locator("#typed")).to_have_value("red")
     other.keyboard.press("g")
     item(other, 4)
-    assert [what for _, _, what in words(at.campaign)] == ["red", "red", "green"]
+    assert [what for _, _, what in responses_of(at.campaign)] == ["red", "red", "green"]
 
 
-def test_what_was_typed_stays_when_it_cannot_be_stored(served):
+def test_typed_text_stays_when_it_cannot_be_stored(served):
     at = served(task=FREE)
     page = at.page()
     page.keyboard.type("long answer")
@@ -316,20 +321,20 @@ def test_what_was_typed_stays_when_it_cannot_be_stored(served):
     try:
         assert other.stdout.readline() == "held\n"
         page.keyboard.press("Control+Enter")
-        expect(page.locator("#alarm")).to_contain_text(f"held by pid {other.pid}")
+        expect(page.locator("#error")).to_contain_text(f"held by pid {other.pid}")
         expect(page.locator("#answer")).to_have_value("long answer")
     finally:
         other.communicate("\n")
     press(page, "Control+Enter", "Saved: long answer")
-    expect(page.locator("#alarm")).to_be_empty()
+    expect(page.locator("#error")).to_be_empty()
     page.keyboard.type("another")
     page.context.set_offline(True)  # the server has gone
     page.keyboard.press("Control+Enter")
-    expect(page.locator("#alarm")).to_contain_text("The server does not answer")
+    expect(page.locator("#error")).to_contain_text("The server does not answer")
     expect(page.locator("#answer")).to_have_value("another")
     page.context.set_offline(False)
     press(page, "Control+Enter", "Saved: another")
-    assert [what for _, _, what in words(at.campaign)] == ["long answer", "another"]
+    assert [what for _, _, what in responses_of(at.campaign)] == ["long answer", "another"]
 
 
 def test_a_batch_that_ended_meanwhile_shows_the_answer_back(served):
@@ -350,7 +355,7 @@ def test_without_javascript_the_forms_do_it(served):
     page = at.page(java_script_enabled=False)
     page.click("button:has-text('green')")
     item(page, 2)
-    expect(page.locator(".heard")).to_have_text("Saved: green")
+    expect(page.locator(".feedback")).to_have_text("Saved: green")
     page.click("summary:has-text('Flag')")
     page.fill("#note", "odd")
     page.keyboard.press("Enter")  # sends the note, and no choice
@@ -358,7 +363,7 @@ def test_without_javascript_the_forms_do_it(served):
     page.click("text=Undo")
     item(page, 2)
     page.click("text=Skip")
-    assert [(kind, what) for _, kind, what in words(at.campaign)] == [
+    assert [(kind, what) for _, kind, what in responses_of(at.campaign)] == [
         ("label", "green"),
         ("flag", "odd"),
         ("undo", None),
@@ -366,7 +371,7 @@ def test_without_javascript_the_forms_do_it(served):
     ]
 
 
-def test_fault_20_ctrl_c_ends_the_command_with_what_to_type(make_campaign, chromium):
+def test_ctrl_c_ends_the_command_with_the_next_command(make_campaign, chromium):
     campaign = make_campaign()
     campaign.query(4)
     command = [sys.executable, "-c", "from starlearn.cli.app import app; app()", "label"]
@@ -386,21 +391,21 @@ def test_fault_20_ctrl_c_ends_the_command_with_what_to_type(make_campaign, chrom
         item(page, 1)
         press(page, "1", "Saved: red")
         press(page, "2", "Saved: green")
-        press(page, "u", "Taken back: green")
+        press(page, "u", "Undone: green")
         served.send_signal(signal.SIGINT)  # while the browser keeps its connection
-        told, complaints = served.communicate(timeout=60)
+        output, complaints = served.communicate(timeout=60)
         page.keyboard.press("1")
-        expect(page.locator("#alarm")).to_contain_text("The server does not answer")
+        expect(page.locator("#error")).to_contain_text("The server does not answer")
         context.close()
     finally:
         served.kill()
         served.communicate()
     assert served.returncode == 0, complaints
     assert complaints == ""
-    assert "2 saved. 1 of the batch's 4 items are done." in told
-    assert f"Next: starlearn label {campaign.folder}" in told
+    assert "2 saved. 1 of the batch's 4 items are done." in output
+    assert f"Next: starlearn label {campaign.folder}" in output
     with Campaign.open(campaign.folder) as again:
-        assert words(again) == [
+        assert responses_of(again) == [
             ("zoe", "label", "red"),
             ("zoe", "label", "green"),
             ("zoe", "undo", None),

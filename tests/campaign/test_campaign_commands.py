@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from starlearn import console
 from starlearn.campaign import batch_scores
 from starlearn.campaign.campaign import Campaign
-from starlearn.campaign.settings_file import beginning, read_settings
+from starlearn.campaign.settings_file import new_campaign, read_settings
 from starlearn.cli.app import app
 from starlearn.errors import (
     CampaignCorruptError,
@@ -53,7 +53,7 @@ with Campaign.open(sys.argv[1]) as campaign, campaign.holding("teach"):
 
 
 def call(*arguments, keys=None):
-    return CliRunner().invoke(app.app, [str(argument) for argument in arguments], input=keys)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=keys)
 
 
 def done(*arguments, keys=None):
@@ -119,7 +119,7 @@ def fill(path, answers=answer_for):
         (["--settings", "none.toml"], "cannot be read"),
     ],
 )
-def test_a_beginning_that_cannot_be_used(files, tiny_model, arguments, words):
+def test_settings_of_a_new_campaign_that_cannot_be_used(files, tiny_model, arguments, words):
     model = [] if "--model" in arguments else ["--model", tiny_model]
     arguments = [files / "pool.jsonl" if a == "POOL" else a for a in arguments]
     assert words in refused("init", files / "c", *model, *arguments)
@@ -129,14 +129,14 @@ def test_a_beginning_that_cannot_be_used(files, tiny_model, arguments, words):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("sed = 1", "Did you mean 'seed'"),
-        ('seed = "1"', "whole number"),
-        ("seed = true", "whole number"),
-        ("seed = -1", "from 0"),
-        ("pool = 3", "must be a TOML text"),
-        ("[adapter]\nrr = 2", "[adapter]: setting 'rr' is unknown"),
+        ("sed = 1", "did you mean 'seed'"),
+        ('seed = "1"', "valid integer"),
+        ("seed = true", "valid integer"),
+        ("seed = -1", "greater than or equal to 0"),
+        ("pool = 3", "valid string"),
+        ("[adapter]\nrr = 2", "[adapter] rr: unknown setting"),
         ("[adapter]\nr = 0", "r"),
-        ("extra_fields = [1]", "names of fields"),
+        ("extra_fields = [1]", "extra_fields.0"),
         ("seed = ", "is not TOML"),
     ],
 )
@@ -150,7 +150,7 @@ def test_settings_that_cannot_be_used(files, tiny_model, line, words):
 
 
 def test_settings_are_seen_from_their_file_and_the_command_line_wins(files):
-    begun = beginning(read_settings(files / "settings.toml"))
+    begun = new_campaign(read_settings(files / "settings.toml"))
     assert begun.pool == files / "pool.jsonl"
     assert begun.options == {"per_item": 1}
     assert begun.learner.adapter.r == 2
@@ -175,7 +175,7 @@ def test_every_command_without_a_campaign(quick):
         assert "starlearn init" in refused(command, quick / "none")
     assert "starlearn init" in refused("export", quick / "none", "b.csv")
     assert "starlearn init" in refused("import", quick / "none", "b.csv")
-    assert "Say which campaign" in refused("doctor", "--fix")
+    assert "Name the campaign" in refused("doctor", "--fix")
 
 
 def test_commands_at_the_wrong_time(folder, files):
@@ -201,27 +201,27 @@ def test_two_rounds_with_a_csv_and_a_session(folder, files):
     found = status(folder)
     assert (found["state"], found["n_items"]) == (None, len(POOL))
     assert found["next"] == f"starlearn query {folder} -n {len(POOL)}"
-    told = done("query", folder, "-n", 4)
-    assert "Round 1: 4 items to label" in told
-    assert f"Next: starlearn label {folder}" in told
+    output = done("query", folder, "-n", 4)
+    assert "Round 1: 4 items to label" in output
+    assert f"Next: starlearn label {folder}" in output
     batch = files / "batch.csv"
     assert f"starlearn import {folder} {batch}" in done("export", folder, batch)
     rows = fill(batch)
     assert len(rows) == 4
     assert "Import them first" in refused("export", folder, batch)
     assert all(row["label"] in batch.read_text() for row in rows)
-    told = done("import", folder, batch, "-a", "ann")
-    assert "4 labels saved." in told
-    assert f"Next: starlearn teach {folder}" in told
+    output = done("import", folder, batch, "-a", "ann")
+    assert "4 labels saved." in output
+    assert f"Next: starlearn teach {folder}" in output
     assert "0 labels saved, 4 were there already" in done("import", folder, batch, "-a", "ann")
-    told = done("teach", folder)
-    assert "Round 1: trained on 4 labels" in told
-    assert f"Next: starlearn query {folder} -n 4" in told
+    output = done("teach", folder)
+    assert "Round 1: trained on 4 labels" in output
+    assert f"Next: starlearn query {folder} -n 4" in output
     done("query", folder, "-n", 2)
     with Campaign.open(folder) as campaign:
         second = [item.id for item in campaign.batch()]
-    told = done("label", folder, "-a", "bob", keys="1\nblue\n\n")
-    assert "2 saved. 2 of the batch's 2 items are done." in told
+    output = done("label", folder, "-a", "bob", keys="1\nblue\n\n")
+    assert "2 saved. 2 of the batch's 2 items are done." in output
     done("teach", folder)
     found = status(folder)
     assert (found["round"], found["state"], found["n_labelled"]) == (2, "published", 6)
@@ -234,7 +234,7 @@ def test_two_rounds_with_a_csv_and_a_session(folder, files):
     shown = done("status", folder)
     assert "6 of 32 items labelled" in shown
     assert "Annotator bob: 2 items" in shown
-    assert f"All is well with {folder}." in done("doctor", folder)
+    assert f"Nothing is wrong with {folder}." in done("doctor", folder)
 
 
 def test_jsonl_of_one_annotator_and_other_spellings(folder, files):
@@ -247,17 +247,17 @@ def test_jsonl_of_one_annotator_and_other_spellings(folder, files):
     rows[1]["label"] = "Grün"
     batch.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="latin-1")
     assert "'Grün'" in refused("import", folder, batch, "-a", "ann")
-    told = done("import", folder, batch, "-a", "ann", "--relabel", "Grün=green")
-    assert "1 labels saved, 1 were there already" in told
+    output = done("import", folder, batch, "-a", "ann", "--relabel", "Grün=green")
+    assert "1 labels saved, 1 were there already" in output
 
 
-def test_fault_53_an_answer_that_is_new_is_added_by_a_command(folder, files):
+def test_an_answer_that_is_new_is_added_by_a_command(folder, files):
     done("query", folder, "-n", 2)
     batch = files / "batch.csv"
     done("export", folder, batch)
     fill(batch, lambda row: "a night")
     assert f"starlearn add-choice {folder} 'a night'" in refused("import", folder, batch)
-    assert "4 choices now" in done("add-choice", folder, "a night")
+    assert "now 4 choices" in done("add-choice", folder, "a night")
     assert refused("add-choice", folder, "a night")
     assert "2 labels saved" in done("import", folder, batch)
     done("teach", folder)
@@ -285,11 +285,11 @@ def test_a_smaller_last_batch_is_a_note(folder):
 
 def test_a_folder_with_a_space_can_be_typed_again(files, tiny_model):
     place = files / "two words"
-    told = done("init", place, "--settings", files / "settings.toml", "--model", tiny_model)
-    assert f"Next: starlearn query '{place}'" in told
+    output = done("init", place, "--settings", files / "settings.toml", "--model", tiny_model)
+    assert f"Next: starlearn query '{place}'" in output
     done("query", place, "-n", 2)
-    told = done("export", place, files / "a b.csv")
-    assert f"Next: starlearn import '{place}' '{files / 'a b.csv'}'" in told
+    output = done("export", place, files / "a b.csv")
+    assert f"Next: starlearn import '{place}' '{files / 'a b.csv'}'" in output
 
 
 # Care
@@ -304,15 +304,15 @@ def test_a_backup_brings_lost_labels_back(folder, files):
     done("backup", folder)
     (folder / "labels.db").write_bytes(b"no database" * 1000)
     assert "--restore" in refused("status", folder, code=4)
-    assert "no file" in refused("doctor", folder, "--restore", "--from", files / "x.db")
-    assert "goes with --restore" in refused("doctor", folder, "--from", copy)
+    assert "is not a file" in refused("doctor", folder, "--restore", "--from", files / "x.db")
+    assert "needs --restore" in refused("doctor", folder, "--from", copy)
     assert str(folder / "backups") in done("doctor", folder, "--restore")
     assert status(folder)["n_labelled"] == 1
     done("doctor", folder, "--restore", "--from", copy)
     assert status(folder)["n_labelled"] == 1
 
 
-def test_doctor_tells_damage_and_removes_leftovers(folder):
+def test_doctor_reports_damage_and_removes_leftovers(folder):
     orphan = folder / "adapters" / ".tmp-left"
     orphan.mkdir(parents=True, mode=0o700)
     (folder / "adapters").chmod(0o700)
@@ -327,15 +327,15 @@ def test_doctor_tells_damage_and_removes_leftovers(folder):
 # Exit codes
 
 
-def test_fault_11_a_campaign_in_use_is_exit_code_3(folder):
+def test_a_campaign_in_use_is_exit_code_3(folder):
     done("query", folder, "-n", 2)
     command = [sys.executable, "-c", HOLD, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
         assert call("label", folder, keys="1\n").stdout == ""  # told before any item is shown
-        told = refused("label", folder, code=3, keys="1\n")
-        assert f"held by pid {other.pid}" in told
-        assert "(teach)" in told
+        output = refused("label", folder, code=3, keys="1\n")
+        assert f"held by pid {other.pid}" in output
+        assert "(teach)" in output
         refused("query", folder, "-n", 2, code=3)
         assert f"In use by pid {other.pid}" in done("status", folder)
         other.stdin.close()
@@ -361,23 +361,23 @@ def test_errors_have_their_exit_codes(folder, monkeypatch, error, code):
     assert refused("query", folder, code=code) == f"Error: {error}\n"
 
 
-def test_fault_20_ctrl_c_is_130_and_says_what_to_type(folder, monkeypatch):
+def test_ctrl_c_is_exit_code_130_and_names_the_next_command(folder, monkeypatch):
 
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(batch_scores, "_kept_scores", stop)
-    told = refused("query", folder, "-n", 3, code=130)
-    assert f"Go on: starlearn resume {folder}" in told
+    monkeypatch.setattr(batch_scores, "_write_scores", stop)
+    output = refused("query", folder, "-n", 3, code=130)
+    assert f"Continue: starlearn resume {folder}" in output
     monkeypatch.undo()
     assert "Round 1: 3 items to label" in done("resume", folder)
     monkeypatch.setattr(Campaign, "label", stop)
-    told = refused("label", folder, code=130, keys="1\n")
-    assert f"Go on: starlearn label {folder}" in told
+    output = refused("label", folder, code=130, keys="1\n")
+    assert f"Continue: starlearn label {folder}" in output
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_fault_20_21_signals_stop_a_command_in_a_process_of_its_own(folder, sent):
+def test_signals_stop_a_command_in_a_process_of_its_own(folder, sent):
     done("query", folder, "-n", 2)
     command = [
         sys.executable,
@@ -399,22 +399,22 @@ def test_fault_20_21_signals_stop_a_command_in_a_process_of_its_own(folder, sent
         process.send_signal(sent)
         error = process.stderr.read()
         assert process.wait() == (-9 if sent == signal.SIGKILL else 130)
-    assert sent == signal.SIGKILL or f"Go on: starlearn label {folder}" in error
+    assert sent == signal.SIGKILL or f"Continue: starlearn label {folder}" in error
     assert "Traceback" not in error
     assert status(folder)["done"] == 1
 
 
-def test_fault_32_a_lost_accelerator_is_5_and_asks_for_a_new_process(folder, monkeypatch):
+def test_a_lost_accelerator_is_5_and_asks_for_a_new_process(folder, monkeypatch):
     import torch
 
     def fail(*_, **__):
         raise torch.AcceleratorError("CUDA error: device-side assert triggered\nmore")
 
     monkeypatch.setattr(Campaign, "teach", fail)
-    told = refused("teach", folder, code=5)
-    assert "device-side assert triggered" in told
-    assert "Restart the process" in told
-    assert "more" not in told
+    output = refused("teach", folder, code=5)
+    assert "device-side assert triggered" in output
+    assert "Restart the process" in output
+    assert "more" not in output
 
     def other(*_, **__):
         raise RuntimeError("a bug")
@@ -423,7 +423,7 @@ def test_fault_32_a_lost_accelerator_is_5_and_asks_for_a_new_process(folder, mon
     assert call("teach", folder).exit_code == 1
 
 
-def test_fault_73_no_token_is_printed_or_kept(folder, monkeypatch):
+def test_no_token_is_printed_or_kept(folder, monkeypatch):
     token = "hf_" + "aB3" * 11
     monkeypatch.setenv("HF_TOKEN", token)
 
@@ -440,12 +440,12 @@ def test_fault_73_no_token_is_printed_or_kept(folder, monkeypatch):
 
 def test_a_signal_handler_is_put_back():
     before = signal.getsignal(signal.SIGTERM)
-    with console.told_plainly(str):
+    with console.exit_on_error(str):
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_fault_10_a_folder_that_cannot_be_written_can_be_read(folder, monkeypatch):
+def test_a_folder_that_cannot_be_written_can_be_read(folder, monkeypatch):
     import os
 
     allowed = os.access

@@ -13,7 +13,7 @@ from starlearn.settings import Acquisition
 
 
 def query(campaign, *options):
-    return CliRunner().invoke(app.app, ["query", str(campaign.folder), "-n", "3", *options])
+    return CliRunner().invoke(app, ["query", str(campaign.folder), "-n", "3", *options])
 
 
 @pytest.mark.parametrize("where", ["python", "command line"])
@@ -73,7 +73,7 @@ def test_an_interrupted_query_goes_on_with_its_engine(
     assert len(campaign.batch()) == 3
 
 
-def test_a_query_that_failed_says_how_to_go_on_with_its_engine(
+def test_a_failed_query_names_the_command_with_its_engine(
     make_campaign, in_place_of_ray, monkeypatch
 ) -> None:
     def failing(*_):
@@ -91,7 +91,7 @@ def test_a_query_that_failed_says_how_to_go_on_with_its_engine(
         assert campaign.status().next.endswith("-n 3")
 
 
-def test_an_engine_that_is_not_installed_leaves_no_round_behind(make_campaign, monkeypatch) -> None:
+def test_an_engine_that_is_not_installed_leaves_no_round(make_campaign, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     campaign = make_campaign()
     with pytest.raises(MissingDependencyError, match=r"starlearn\[ray\]"):

@@ -22,7 +22,7 @@ def campaign(make_campaign):
     return made
 
 
-def test_fault_14_answers_of_two_annotators_are_both_kept(campaign):
+def test_answers_of_two_annotators_are_both_kept(campaign):
     first, *_ = campaign.batch()
     campaign.label(first, "red", "ann")
     campaign.label(first, "blue", "bob")
@@ -32,21 +32,21 @@ def test_fault_14_answers_of_two_annotators_are_both_kept(campaign):
     assert campaign.labels() == {first.id: "red"}  # the majority
 
 
-def test_fault_14_the_rule_is_a_setting():
-    def said(*answers):
+def test_the_rule_is_a_setting():
+    def responses(*answers):
         return [
             events.Event(i, str(i), "label", "i", f"a{i}", answer, None, None, 1, None, "")
             for i, answer in enumerate(answers)
         ]
 
-    assert resolved(said("red", "red", "blue"), "majority") == {"i": "red"}
-    assert resolved(said("red", "red", "blue"), "latest") == {"i": "blue"}
-    assert resolved(said("red", "red", "blue"), "unanimous") == {}
-    assert resolved(said("red", "red"), "unanimous") == {"i": "red"}
-    assert resolved(said("red", "blue", "blue", "red"), "majority") == {"i": "red"}
+    assert resolved(responses("red", "red", "blue"), "majority") == {"i": "red"}
+    assert resolved(responses("red", "red", "blue"), "latest") == {"i": "blue"}
+    assert resolved(responses("red", "red", "blue"), "unanimous") == {}
+    assert resolved(responses("red", "red"), "unanimous") == {"i": "red"}
+    assert resolved(responses("red", "blue", "blue", "red"), "majority") == {"i": "red"}
 
 
-def test_fault_15_what_is_sent_twice_is_stored_once(campaign):
+def test_what_is_sent_twice_is_stored_once(campaign):
     first, second, _ = campaign.batch()
     event = campaign.label(first, "red", uuid="u1", ms=1500)
     assert campaign.label(first, "red", uuid="u1") == event
@@ -60,7 +60,7 @@ def test_fault_15_what_is_sent_twice_is_stored_once(campaign):
     assert campaign.history()[0].label_seconds == 1.5
 
 
-def test_fault_55_items_that_were_not_issued_and_labels_that_are_replaced(campaign):
+def test_items_that_were_not_issued_and_labels_that_are_replaced(campaign):
     known = set(campaign.snapshot()["id"].to_pylist()) - {i.id for i in campaign.batch()}
     for item in (next(iter(known)), "i0", "", "../x"):
         with pytest.raises(InputError, match="never issued"):
@@ -95,7 +95,7 @@ def test_skip_flag_and_undo(campaign):
     assert campaign.labels() == {first.id: "blue"}
 
 
-def test_an_undo_takes_back_ones_own_word_only(campaign):
+def test_an_undo_affects_only_ones_own_response(campaign):
     first, *_ = campaign.batch()
     campaign.label(first, "red", "ann")
     campaign.label(first, "blue", "bob")
@@ -104,7 +104,7 @@ def test_an_undo_takes_back_ones_own_word_only(campaign):
     assert campaign.undo("ann") is None
 
 
-def test_items_that_two_annotators_are_asked_about(make_campaign):
+def test_items_that_need_two_annotators(make_campaign):
     campaign = make_campaign(per_item=2)
     batch = campaign.query(2)
     for item in batch:
@@ -119,14 +119,14 @@ def test_items_that_two_annotators_are_asked_about(make_campaign):
 
 
 @pytest.mark.parametrize("answer", [1, True, 1.0, None, math.nan, b"red", ["red"]])
-def test_fault_56_57_labels_that_are_no_text(campaign, answer):
+def test_labels_that_are_no_text(campaign, answer):
     with pytest.raises(InputError, match="A label is text"):
         campaign.label(campaign.batch()[0], answer)
     assert campaign.labels() == {}
 
 
 @pytest.mark.parametrize("answer", ["", " ", "\t\n", "\ud800", "x" * 1_000_001])
-def test_fault_57_labels_that_say_nothing(answer):
+def test_empty_labels_are_refused(answer):
     with pytest.raises(InputError):
         checked_answer(answer, None)
 
@@ -141,12 +141,12 @@ def test_fault_57_labels_that_say_nothing(answer):
         ("zebra", "add_choice"),
     ],
 )
-def test_fault_53_63_near_matches_are_named_not_taken(answer, hint):
+def test_near_matches_are_named_not_taken(answer, hint):
     with pytest.raises(InputError, match=hint):
         checked_answer(answer, [*COLOURS, "007"])
 
 
-def test_fault_63_outer_spaces_are_not_part_of_a_choice():
+def test_outer_spaces_are_not_part_of_a_choice():
     assert checked_answer(" red\n", COLOURS) == "red"
     assert checked_answer(" red", [" red", "red"]) == " red"
     assert checked_answer(" red ", None) == " red "  # in free form every character counts
@@ -162,18 +162,18 @@ def test_names_of_annotators(name):
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.sampled_from(COLOURS)))
 )
-def test_the_view_of_the_store_says_what_python_says(said):
+def test_the_view_of_the_store_equals_the_current_responses(responses):
     from campaign_cases import quick_folder
 
     with quick_folder() as folder:
         store = store_with_batch(folder / "labels.db")
-        for number, (who, what, answer) in enumerate(said):
+        for number, (who, what, answer) in enumerate(responses):
             if what == "x":
                 events.undo(store, who, None, 1)
             else:
                 events.append(store, [Entry("label", f"i{number % 3}", who, answer=answer)], 1)
         words = [seq for (seq,) in store.execute("SELECT seq FROM word ORDER BY seq")]
-        assert words == [event.seq for event in events.standing(events.events(store))]
+        assert words == [event.seq for event in events.current_responses(events.events(store))]
         store.close()
 
 
@@ -189,7 +189,7 @@ class Labelling(RuleBasedStateMachine):
         self.context = quick_folder()
         self.path = self.context.__enter__() / "labels.db"
         self.store = store_with_batch(self.path, items=4)
-        self.said: list[tuple[str, str, str, str | None]] = []
+        self.responses: list[tuple[str, str, str, str | None]] = []
         self.sent: dict[str, tuple[str, str, str, str | None]] = {}
 
     @rule(
@@ -202,7 +202,7 @@ class Labelling(RuleBasedStateMachine):
         given = answer if kind == "label" else None
         uuid = f"u{len(self.sent)}"
         events.append(self.store, [Entry(kind, item, who, answer=given, uuid=uuid)], 2)
-        self.said.append((who, item, kind, given))
+        self.responses.append((who, item, kind, given))
         self.sent[uuid] = (kind, item, who, given)
 
     @precondition(lambda self: self.sent)
@@ -215,10 +215,10 @@ class Labelling(RuleBasedStateMachine):
     @rule(who=st.sampled_from(["ann", "bob"]))
     def undo(self, who):
         undone = events.undo(self.store, who, None, 2)
-        mine = [n for n, (name, *_) in enumerate(self.said) if name == who]
+        mine = [n for n, (name, *_) in enumerate(self.responses) if name == who]
         assert (undone is None) == (not mine)
         if mine:
-            del self.said[mine[-1]]
+            del self.responses[mine[-1]]
 
     @rule(entries=st.lists(st.tuples(st.sampled_from([*items, "never issued"])), min_size=1))
     def many_or_none(self, entries):
@@ -229,7 +229,7 @@ class Labelling(RuleBasedStateMachine):
                 events.append(self.store, batch, 2)
             return
         events.append(self.store, batch, 2)
-        self.said += [("imp", item, "label", "red") for item in names]
+        self.responses += [("imp", item, "label", "red") for item in names]
 
     @rule()
     def crash(self):
@@ -242,8 +242,8 @@ class Labelling(RuleBasedStateMachine):
     def holds(self):
         if not hasattr(self, "store"):
             return
-        expected = {(item, who): (kind, answer) for who, item, kind, answer in self.said}
-        words = events.standing(events.events(self.store))
+        expected = {(item, who): (kind, answer) for who, item, kind, answer in self.responses}
+        words = events.current_responses(events.events(self.store))
         assert {(e.item, e.annotator): (e.kind, e.answer) for e in words} == expected
         found = rounds.current(self.store)
         complete = all(sum(i == item for i, _ in expected) >= 2 for item in self.items)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starlearn.campaign import events, learner_settings
-from starlearn.campaign.cells import FORMULA, guarded, read_cells, unguarded, write_cells
+from starlearn.campaign.cells import FORMULA, escaped, read_cells, unescaped, write_cells
 from starlearn.campaign.exchange import export_batch, import_labels
 from starlearn.campaign.importing import column_of
 from starlearn.errors import InputError, StorageError
@@ -79,24 +79,24 @@ def test_a_batch_goes_out_and_its_labels_come_back(campaign, quick, kind):
 
 @settings(max_examples=300)
 @given(st.lists(st.lists(TEXTS, min_size=2, max_size=2), max_size=4))
-def test_fault_64_every_cell_survives_the_round_trip(cells):
+def test_every_cell_survives_the_round_trip(cells):
     written = write_cells(["id", "text"], cells)
     read = read_cells(Path("x.csv"), written.decode("utf-8-sig"), "id")
     found = [row for _, row in read]
-    assert found == [["id", "text"], *(row for row in cells if any(guarded(c) for c in row))]
+    assert found == [["id", "text"], *(row for row in cells if any(escaped(c) for c in row))]
 
 
 @given(TEXTS)
-def test_fault_64_a_guard_is_put_on_and_taken_off_once(text):
-    assert unguarded(guarded(text)) == text
-    assert guarded(text)[:1] not in FORMULA
+def test_a_guard_is_put_on_and_taken_off_once(text):
+    assert unescaped(escaped(text)) == text
+    assert escaped(text)[:1] not in FORMULA
 
 
 @pytest.mark.parametrize("start", sorted(FORMULA))
-def test_fault_64_formulas_are_defused(start):
+def test_formulas_are_defused(start):
     cell = f'{start}HYPERLINK("http://x")'
-    assert guarded(cell) == f"'{cell}"
-    assert unguarded(guarded(guarded(cell))) == guarded(cell)
+    assert escaped(cell) == f"'{cell}"
+    assert unescaped(escaped(escaped(cell))) == escaped(cell)
 
 
 HOSTILE = [
@@ -106,7 +106,7 @@ HOSTILE = [
     "@SUM(A1)",
     "\tTab",
     "'quoted",
-    "'=guarded already",
+    "'=escaped already",
     'line\r\nbreak "quotes", commas; semicolons',
     "carriage\rreturn",
     "007",
@@ -122,7 +122,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_fault_58_62_64_texts_and_free_form_answers_survive(make_campaign, quick, kind):
+def test_texts_and_free_form_answers_survive(make_campaign, quick, kind):
     campaign = make_campaign(pool=HOSTILE[:-1], task=GenerationTask("{text}", 2))
     batch = campaign.query(len(HOSTILE) - 1)
     for item, answer in zip(batch, HOSTILE, strict=False):
@@ -163,14 +163,14 @@ def test_fields_named_like_our_columns(make_campaign, quick):
         ("id,label\n{0},red\n{1}\n", "line 3 has 1 cells, the header has 2"),
         ("id,label\n{0},red\n{1},blue,extra\n", "line 3 has 3 cells"),
         ('id,label\n{0},red\n{1},"blue\n', "is not CSV"),
-        ("id,id,label\n{0},{0},red\n", "stands twice"),
+        ("id,id,label\n{0},{0},red\n", "a column twice"),
         ("name,label\nx,red\n", "needs the columns id and label"),
         ("id,answer\n{0},red\n", "needs the columns id and label"),
         ("", "needs the columns"),
         ("id,label\n,red\n", "line 2: id '' was never issued"),
     ],
 )
-def test_fault_55_60_a_file_with_one_bad_row_changes_nothing(campaign, file, content, says):
+def test_a_file_with_one_bad_row_changes_nothing(campaign, file, content, says):
     file.write_text(content.format(*ids(campaign)))
     with pytest.raises(InputError, match=says):
         import_labels(campaign, file)
@@ -191,7 +191,7 @@ def test_fault_55_60_a_file_with_one_bad_row_changes_nothing(campaign, file, con
         ('["%s"]', "holds list"),
     ],
 )
-def test_fault_39_56_lines_that_cannot_be_used(make_campaign, quick, line, says):
+def test_lines_that_cannot_be_used(make_campaign, quick, line, says):
     campaign = make_campaign(task=GenerationTask("{text}", 2))
     campaign.query(1)
     file = quick / "labels.jsonl"
@@ -201,7 +201,7 @@ def test_fault_39_56_lines_that_cannot_be_used(make_campaign, quick, line, says)
     assert events.events(campaign.store) == []
 
 
-def test_fault_57_rows_without_a_label_stay_open(campaign, file):
+def test_rows_without_a_label_stay_open(campaign, file):
     file.write_text(rows(campaign, ["red", "", "  "]))
     done = import_labels(campaign, file)
     assert (done.n_new, done.n_open) == (1, 2)
@@ -210,10 +210,10 @@ def test_fault_57_rows_without_a_label_stay_open(campaign, file):
     assert import_labels(campaign, file.with_suffix(".jsonl")).n_open == 1
 
 
-def test_fault_58_words_that_other_readers_take_for_nothing(make_campaign, file, monkeypatch):
+def test_labels_that_other_readers_take_for_missing_values(make_campaign, file, monkeypatch):
     words = ["None", "NA", "null", "nan"]
     # The tiny tokenizer knows none of them.
-    monkeypatch.setattr(learner_settings, "require_told_apart", lambda *_: None)
+    monkeypatch.setattr(learner_settings, "require_distinct_choices", lambda *_: None)
     random = Acquisition(n_passes=2, strategy="random")
     campaign = make_campaign(task=ChoiceTask("{text}", choices=words), acquisition=random)
     campaign.query(4)
@@ -225,13 +225,15 @@ def test_fault_58_words_that_other_readers_take_for_nothing(make_campaign, file,
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_fault_59_60_what_spreadsheets_write(campaign, file, newline, mark, delimiter):
+def test_delimiters_newlines_and_marks_of_spreadsheets_are_read(
+    campaign, file, newline, mark, delimiter
+):
     text = rows(campaign, COLOURS).replace(",", delimiter) + delimiter * 3 + "\n\n"
     file.write_bytes(mark + text.replace("\n", newline).encode())
     assert import_labels(campaign, file).n_new == 3
 
 
-def test_fault_60_other_columns_are_not_used_and_named(campaign, file):
+def test_other_columns_are_not_used_and_named(campaign, file):
     lines = [f"note,{key},red,9" for key in ids(campaign)]
     file.write_text("\n".join(["comment,id,label,score", *lines]))
     done = import_labels(campaign, file)
@@ -243,7 +245,7 @@ def test_fault_60_other_columns_are_not_used_and_named(campaign, file):
     ("encoding", "says"),
     [("latin-1", "byte 0xE9 in line 3 .*--encoding latin-1"), ("utf-16", "--encoding utf-16")],
 )
-def test_fault_61_other_encodings_are_named_not_guessed(make_campaign, file, encoding, says):
+def test_other_encodings_are_named_not_guessed(make_campaign, file, encoding, says):
     campaign = make_campaign(task=GenerationTask("{text}", 2))
     campaign.query(2)
     file.write_text(rows(campaign, ["the", "été"]), encoding=encoding)
@@ -251,7 +253,7 @@ def test_fault_61_other_encodings_are_named_not_guessed(make_campaign, file, enc
         import_labels(campaign, file)
     import_labels(campaign, file, encoding=encoding)
     assert list(campaign.labels().values()) == ["the", "été"]
-    with pytest.raises(InputError, match="is no encoding"):
+    with pytest.raises(InputError, match="is an unknown encoding"):
         import_labels(campaign, file, encoding="excel")
     with pytest.raises(InputError, match="cannot be read"):
         import_labels(campaign, file.with_name("nowhere.csv"))
@@ -259,7 +261,7 @@ def test_fault_61_other_encodings_are_named_not_guessed(make_campaign, file, enc
         export_batch(campaign, file.with_name("x.xlsx"))
 
 
-def test_fault_62_cells_of_any_length(make_campaign, file):
+def test_cells_of_any_length(make_campaign, file):
     campaign = make_campaign(task=GenerationTask("{text}", 2))
     campaign.query(1)
     file.write_text(rows(campaign, ["y" * 500_000]))
@@ -267,7 +269,7 @@ def test_fault_62_cells_of_any_length(make_campaign, file):
     assert list(campaign.labels().values()) == ["y" * 500_000]
 
 
-def test_fault_63_other_spellings_are_confirmed_by_whoever_imports(campaign, file):
+def test_other_spellings_are_confirmed_by_whoever_imports(campaign, file):
     file.write_text(rows(campaign, ["Red", " red ", "R"]))
     with pytest.raises(InputError, match="Did you mean 'red'"):
         import_labels(campaign, file)
@@ -275,7 +277,7 @@ def test_fault_63_other_spellings_are_confirmed_by_whoever_imports(campaign, fil
     assert list(campaign.labels().values()) == ["red"] * 3
 
 
-def test_fault_48_a_text_that_was_edited_in_the_file_moves_no_label(campaign, file):
+def test_a_text_that_was_edited_in_the_file_moves_no_label(campaign, file):
     export_batch(campaign, file)
     text = file.read_text(encoding="utf-8-sig")
     first = campaign.batch()[0]
@@ -338,12 +340,12 @@ def test_a_file_that_is_imported_again_undoes_no_correction(campaign, file):
     campaign.skip(second, "ann")
     done = import_labels(campaign, file, "ann")
     assert (done.n_new, done.n_same) == (0, 3)
-    assert "2 rows say what their annotator has said before and changed since" in done.notes[0]
+    assert "2 rows repeat a label that their annotator has changed since" in done.notes[0]
     assert campaign.labels()[first.id] == "blue"
     assert import_labels(campaign, file, "bob").n_new == 3  # another annotator's own words
 
 
-def test_a_label_that_was_taken_back_may_come_again_by_file(campaign, file):
+def test_an_undone_label_can_be_imported_again(campaign, file):
     first, *_ = campaign.batch()
     campaign.label(first, "red", "ann")
     campaign.undo("ann")
@@ -352,7 +354,7 @@ def test_a_label_that_was_taken_back_may_come_again_by_file(campaign, file):
     assert campaign.labels() == {first.id: "red"}
 
 
-def test_whoever_changes_an_exported_label_says_so_in_their_own_name(make_campaign, quick):
+def test_a_changed_exported_label_belongs_to_its_importer(make_campaign, quick):
     campaign = make_campaign(per_item=2)
     first, *_ = campaign.query(2)
     campaign.label(first, "red", "bob")
@@ -367,7 +369,7 @@ def test_whoever_changes_an_exported_label_says_so_in_their_own_name(make_campai
 
 
 def test_a_folder_that_is_not_there_is_no_failing_disk(campaign, quick):
-    with pytest.raises(StorageError, match=r"no such place.*Check the path"):
+    with pytest.raises(StorageError, match=r"The path cannot be used.*Check the path"):
         export_batch(campaign, quick / "nowhere" / "batch.csv")
 
 

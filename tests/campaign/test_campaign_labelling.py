@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from starlearn.campaign import events
-from starlearn.campaign.annotation import Said, by_key, shortcuts
+from starlearn.campaign.annotation import Action, has_single_keys, shortcuts
 from starlearn.campaign.campaign import Campaign
 from starlearn.cli.app import app
-from starlearn.cli.labelling import understood
+from starlearn.cli.labelling import parse_line
 from starlearn.errors import InputError
 from starlearn.tasks import ChoiceTask, GenerationTask
 
@@ -27,12 +27,12 @@ MANY = [f"{colour} {letter}" for colour in ("red", "green", "blue") for letter i
 
 def label(campaign, keys, annotator="ann", code=0):
     arguments = ["label", str(campaign.folder), "-a", annotator]
-    result = CliRunner().invoke(app.app, arguments, input=keys)
+    result = CliRunner().invoke(app, arguments, input=keys)
     assert result.exit_code == code, result.output
     return result.stdout
 
 
-def words(campaign):
+def responses_of(campaign):
     """Return kind and answer of every event, in order."""
     return [(event.kind, event.answer) for event in events.events(campaign.store)]
 
@@ -41,55 +41,55 @@ def words(campaign):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "action"),
     [
-        ("2", Said("label", "green")),
-        (" green ", Said("label", "green")),
-        ("GREEN", Said("label", "green")),
-        ("g", Said("label", "green")),
-        ("s", Said("skip")),
-        (":skip", Said("skip")),
-        ("u", Said("undo")),
-        ("f", Said("flag")),
-        ("f two answers", Said("flag", "two answers")),
-        ("quit", Said("quit")),
-        ("?", Said("help")),
+        ("2", Action("label", "green")),
+        (" green ", Action("label", "green")),
+        ("GREEN", Action("label", "green")),
+        ("g", Action("label", "green")),
+        ("s", Action("skip")),
+        (":skip", Action("skip")),
+        ("u", Action("undo")),
+        ("f", Action("flag")),
+        ("f two answers", Action("flag", "two answers")),
+        ("quit", Action("quit")),
+        ("?", Action("help")),
     ],
 )
-def test_lines_that_are_understood(line, said):
-    assert understood(line, ["red", "green", "blue"]) == said
+def test_lines_that_are_understood(line, action):
+    assert parse_line(line, ["red", "green", "blue"]) == action
 
 
 @pytest.mark.parametrize("line", ["", " ", "4", "0", "-1", "x", "redd", "s red", "1 2", "\x1b[A"])
-def test_lines_that_mean_nothing_are_refused(line):
+def test_lines_without_a_meaning_are_refused(line):
     with pytest.raises(InputError):
-        understood(line, ["red", "green", "blue"])
+        parse_line(line, ["red", "green", "blue"])
 
 
-def test_beginnings_of_several_choices_are_refused():
+def test_prefixes_of_several_choices_are_refused():
     with pytest.raises(InputError, match="may be 4 choices: green a, "):
-        understood("gr", MANY)
-    assert understood("green c", MANY).text == "green c"
-    assert understood("12", MANY).text == MANY[11]
+        parse_line("gr", MANY)
+    assert parse_line("green c", MANY).text == "green c"
+    assert parse_line("12", MANY).text == MANY[11]
     with pytest.raises(InputError, match="did you mean"):
-        understood("grene c", MANY)
+        parse_line("grene c", MANY)
 
 
-def test_trap_choices_that_are_numbers_are_typed_as_they_are():
+def test_choices_that_are_numbers_are_typed_as_they_are():
     # With numbers for the places, typing 1 would store "0".
-    assert understood("1", ["0", "1"]) == Said("label", "1")
-    assert understood("1", ["5", "4", "3", "2", "1"]) == Said("label", "1")
+    assert parse_line("1", ["0", "1"]) == Action("label", "1")
+    assert parse_line("1", ["5", "4", "3", "2", "1"]) == Action("label", "1")
     with pytest.raises(InputError):
-        understood("3", ["0", "1", "ten"])
-    assert by_key(["0", "1"])
-    assert not by_key(["0", "10"])
+        parse_line("3", ["0", "1", "ten"])
+    assert has_single_keys(["0", "1"])
+    assert not has_single_keys(["0", "10"])
     assert shortcuts(["0", "10"]) == {"0": "0", "10": "10"}
 
 
-def test_choices_that_are_spelled_like_commands_come_first():
-    assert understood("s", ["s", "t"]) == Said("label", "s")
-    assert understood(":s", ["s", "t"]) == Said("skip")
-    assert understood("skip", ["skip", "t"]) == Said("label", "skip")
+def test_choices_that_are_spelled_like_commands_win():
+    assert parse_line("s", ["s", "t"]) == Action("label", "s")
+    assert parse_line(":s", ["s", "t"]) == Action("skip")
+    assert parse_line("skip", ["skip", "t"]) == Action("label", "skip")
 
 
 @given(
@@ -97,9 +97,9 @@ def test_choices_that_are_spelled_like_commands_come_first():
 )
 def test_every_choice_can_be_typed_in_full_and_by_its_shortcut(choices):
     for choice in choices:
-        assert understood(choice, choices) == Said("label", choice)
+        assert parse_line(choice, choices) == Action("label", choice)
     for typed, choice in shortcuts(choices).items():
-        assert understood(typed, choices).text == choice
+        assert parse_line(typed, choices).text == choice
 
 
 @given(
@@ -108,20 +108,20 @@ def test_every_choice_can_be_typed_in_full_and_by_its_shortcut(choices):
 def test_a_line_is_a_choice_a_command_or_refused(line, choices):
     choices = list(dict.fromkeys([*choices, "other"]))
     try:
-        said = understood(line, choices)
+        action = parse_line(line, choices)
     except InputError:
         return
-    assert (said.kind == "label") == (said.text in choices) or said.kind == "flag"
+    assert (action.kind == "label") == (action.text in choices) or action.kind == "flag"
 
 
 def test_free_answers_are_kept_to_the_character():
-    assert understood("  x = 1 ", None) == Said("label", "  x = 1 ")
-    assert understood("s", None) == Said("label", "s")
-    assert understood(":f why", None) == Said("flag", "why")
-    assert understood("::s", None) == Said("label", ":s")
+    assert parse_line("  x = 1 ", None) == Action("label", "  x = 1 ")
+    assert parse_line("s", None) == Action("label", "s")
+    assert parse_line(":f why", None) == Action("flag", "why")
+    assert parse_line("::s", None) == Action("label", ":s")
     for line in ("", "  ", ":x"):
         with pytest.raises(InputError):
-            understood(line, None)
+            parse_line(line, None)
 
 
 # Sessions by lines
@@ -130,9 +130,9 @@ def test_free_answers_are_kept_to_the_character():
 def test_label_skip_flag_and_undo(make_campaign):
     campaign = make_campaign()
     batch = campaign.query(4)
-    told = label(campaign, "1\ns\nf odd one\nu\nu\n3\ng\nx\n2\nq\n")
+    output = label(campaign, "1\ns\nf odd one\nu\nu\n3\ng\nx\n2\nq\n")
     # The undone items came back, the last first; then the one behind it.
-    assert words(campaign) == [
+    assert responses_of(campaign) == [
         ("label", "red"),
         ("skip", None),
         ("flag", None),
@@ -142,25 +142,25 @@ def test_label_skip_flag_and_undo(make_campaign):
         ("label", "green"),
         ("label", "green"),
     ]
-    assert "taken back: flag (saved)" in told
-    assert "taken back: skip (saved)" in told
-    assert "'x' is no choice" in told
-    assert "Not saved" in told
+    assert "undone: flag (saved)" in output
+    assert "undone: skip (saved)" in output
+    assert "'x' is not a choice" in output
+    assert "Not saved" in output
     labels = campaign.labels()
     assert [labels[item.id] for item in batch] == ["red", "blue", "green", "green"]
     log = events.events(campaign.store)
     assert [e.note for e in log if e.kind == "flag"] == ["odd one"]
-    assert "4 of the batch's 4 items are done" in told
-    assert f"Next: starlearn teach {campaign.folder}" in told
+    assert "4 of the batch's 4 items are done" in output
+    assert f"Next: starlearn teach {campaign.folder}" in output
 
 
-def test_the_last_word_can_be_taken_back_before_the_end(make_campaign):
+def test_the_last_response_can_be_undone_before_the_end(make_campaign):
     campaign = make_campaign()
     (item,) = campaign.query(1)
-    told = label(campaign, "1\nu\n2\n\n")
-    assert "takes the last word back" in told
+    output = label(campaign, "1\nu\n2\n\n")
+    assert "u undoes the last one" in output
     assert campaign.labels() == {item.id: "green"}
-    assert "Nothing of yours" in label(campaign, "u\nq\n", annotator="bob")
+    assert "no response in this batch" in label(campaign, "u\nq\n", annotator="bob")
     assert campaign.labels() == {item.id: "green"}
 
 
@@ -170,8 +170,8 @@ def test_undo_never_reaches_into_an_earlier_round(make_campaign):
     label(campaign, "1\n")
     campaign.teach()
     campaign.query(1)
-    assert "Nothing of yours in this batch" in label(campaign, "u\nq\n")
-    assert words(campaign) == [("label", "red")]
+    assert "no response in this batch" in label(campaign, "u\nq\n")
+    assert responses_of(campaign) == [("label", "red")]
 
 
 def test_an_answer_that_was_replaced_stands_again_after_undo(make_campaign):
@@ -179,9 +179,9 @@ def test_an_answer_that_was_replaced_stands_again_after_undo(make_campaign):
     item = campaign.query(2)[0]
     campaign.label(item, "red", "ann")
     campaign.label(item, "blue", "ann")
-    told = label(campaign, "u\nq\n")
-    assert "taken back: blue" in told
-    assert "your answer so far: red" in told
+    output = label(campaign, "u\nq\n")
+    assert "undone: blue" in output
+    assert "your answer so far: red" in output
     assert campaign.labels() == {item.id: "red"}
 
 
@@ -189,9 +189,9 @@ def test_a_session_goes_on_where_it_ended(make_campaign):
     campaign = make_campaign()
     batch = campaign.query(3)
     assert "[1 of 3]" in label(campaign, "1\n")  # the end of the input is the end of the session
-    told = label(campaign, "2\n3\n")
-    assert "[1 of 3]" not in told
-    assert told.index("[2 of 3]") < told.index("[3 of 3]")
+    output = label(campaign, "2\n3\n")
+    assert "[1 of 3]" not in output
+    assert output.index("[2 of 3]") < output.index("[3 of 3]")
     assert list(campaign.labels().values()) == ["red", "green", "blue"]
     assert list(campaign.labels()) == [item.id for item in batch]
 
@@ -200,41 +200,41 @@ def test_what_is_shown(make_campaign):
     pool = [{"text": text, "source": f"page {row}"} for row, text in enumerate(POOL)]
     campaign = make_campaign(pool, extra_fields=["source"])
     item = campaign.query(2)[0]
-    told = label(campaign, "?\nq\n")
-    assert f"[1 of 2] round 1, chosen because: {item.reason}" in told
-    assert f"  | {item.fields['text']}" in told
-    assert f"  source:\n  | {item.fields['source']}" in told
-    assert "1 red  2 green  3 blue    s skip  f flag  u undo  q quit" in told
-    assert "pass over the item" in told
-    assert words(campaign) == []
+    output = label(campaign, "?\nq\n")
+    assert f"[1 of 2] round 1, chosen because: {item.reason}" in output
+    assert f"  | {item.fields['text']}" in output
+    assert f"  source:\n  | {item.fields['source']}" in output
+    assert "1 red  2 green  3 blue    s skip  f flag  u undo  q quit" in output
+    assert "skip the item" in output
+    assert responses_of(campaign) == []
 
 
-def test_many_choices_are_typed_by_number_or_beginning(make_campaign):
+def test_many_choices_are_typed_by_number_or_prefix(make_campaign):
     campaign = make_campaign(task=ChoiceTask("{text} Answer :", choices=MANY))
     campaign.query(3)
-    told = label(campaign, "red b\n12\n?\nq\n")
+    output = label(campaign, "red b\n12\n?\nq\n")
     assert list(campaign.labels().values()) == ["red b", "blue d"]
-    assert "one of 12 choices" in told
-    assert "\n  5 green a\n" in told
+    assert "one of 12 choices" in output
+    assert "\n  5 green a\n" in output
 
 
 def test_free_answers_over_several_lines(make_campaign):
     campaign = make_campaign(task=GenerationTask("{text} Answer :", max_new_tokens=4))
     campaign.query(3)
-    told = label(campaign, "a b \\\nc\ns\n:s\n:q\n")
+    output = label(campaign, "a b \\\nc\ns\n:s\n:q\n")
     assert list(campaign.labels().values()) == ["a b \nc", "s"]
     assert campaign.status().skipped == 1
-    assert ":s skip" in told
+    assert ":s skip" in output
 
 
-def test_fault_41_text_cannot_steer_the_terminal_or_pass_for_ours(make_campaign):
+def test_text_cannot_steer_the_terminal_or_pass_for_ours(make_campaign):
     nasty = "[red]\x1b]0;own\x07\u202e:smile:\x00\n[9 of 9] red (saved)"
     campaign = make_campaign([nasty, "the sky is"])
     campaign.query(2)
-    told = label(campaign, "q\n")
-    assert not set("\x1b\x07\u202e\x00") & set(told)
-    assert r"| [red]\x1b]0;own\x07\u202e:smile:\x00" in told
-    assert "\n  | [9 of 9] red (saved)\n" in told
+    output = label(campaign, "q\n")
+    assert not set("\x1b\x07\u202e\x00") & set(output)
+    assert r"| [red]\x1b]0;own\x07\u202e:smile:\x00" in output
+    assert "\n  | [9 of 9] red (saved)\n" in output
     assert nasty in [item.fields["text"] for item in campaign.batch()]
 
 
@@ -242,7 +242,7 @@ def test_an_annotator_without_a_name_is_refused(make_campaign):
     campaign = make_campaign()
     campaign.query(1)
     label(campaign, "1\n", annotator=" ", code=2)
-    assert words(campaign) == []
+    assert responses_of(campaign) == []
 
 
 # Keys, in a terminal
@@ -314,34 +314,34 @@ def test_keys_need_no_enter(batch):
     terminal.type("odd\r")
     terminal.until("q quit", times=4)
     terminal.type("\x1b[1;5A")  # Ctrl and an arrow: no answer, though there is a 1 in it
-    terminal.until("is no choice")
+    terminal.until("is not a choice")
     terminal.type("7")
-    terminal.until("'7' is no choice")
+    terminal.until("'7' is not a choice")
     terminal.type("quite sure")  # pasted: not q, u, ...
-    terminal.until("'quite sure' is no choice")
+    terminal.until("'quite sure' is not a choice")
     terminal.type("u")
     terminal.until("q quit", times=5)
-    assert "taken back: flag" in terminal.shown
+    assert "undone: flag" in terminal.shown
     terminal.type("2")
     terminal.until("q quit", times=6)
     terminal.type("q")
     assert terminal.end() == 0
-    assert [kind for kind, _ in words(batch)] == ["label", "skip", "flag", "undo", "label"]
+    assert [kind for kind, _ in responses_of(batch)] == ["label", "skip", "flag", "undo", "label"]
     log = events.events(batch.store)
     assert log[2].note == "odd"
     assert all(event.ms is not None for event in log if event.kind == "label")
 
 
-def test_fault_20_ctrl_c_in_the_terminal_keeps_what_was_saved(batch):
+def test_ctrl_c_in_the_terminal_keeps_what_was_saved(batch):
     terminal = Terminal(batch.folder)
     terminal.until("q quit")
     terminal.type("1")
     terminal.until("q quit", times=2)
     terminal.type("\x03")
     assert terminal.end() == 130
-    assert f"Go on: starlearn label {batch.folder}" in terminal.shown
+    assert f"Continue: starlearn label {batch.folder}" in terminal.shown
     assert "Traceback" not in terminal.shown
-    assert words(batch) == [("label", "red")]
+    assert responses_of(batch) == [("label", "red")]
     with Campaign.open(batch.folder) as again:
         assert again.status().done == 1
 
@@ -356,7 +356,7 @@ def test_lines_in_the_terminal_where_keys_are_too_few(make_campaign):
     terminal.until("> ", times=2)
     terminal.type("q\r")
     assert terminal.end() == 0
-    assert words(campaign) == [("label", "red b")]
+    assert responses_of(campaign) == [("label", "red b")]
 
 
 def test_a_key_is_kept_while_another_process_works(batch):
@@ -373,7 +373,7 @@ def test_a_key_is_kept_while_another_process_works(batch):
     terminal.until("q quit", times=2)
     terminal.type("q")
     assert terminal.end() == 0
-    assert words(batch) == [("label", "green")]
+    assert responses_of(batch) == [("label", "green")]
 
 
 def test_a_long_answer_is_kept_while_another_process_works(make_campaign):
@@ -393,7 +393,7 @@ def test_a_long_answer_is_kept_while_another_process_works(make_campaign):
         terminal.type("\x04")
         assert terminal.end() == 3
     assert "Traceback" not in terminal.shown
-    assert words(campaign) == [("label", "one line\nand another")]
+    assert responses_of(campaign) == [("label", "one line\nand another")]
 
 
 def test_nothing_typed_ahead_answers_an_item_that_was_not_shown(batch):
@@ -402,4 +402,4 @@ def test_nothing_typed_ahead_answers_an_item_that_was_not_shown(batch):
     terminal.until("q quit")
     terminal.type("q")
     assert terminal.end() == 0
-    assert words(batch) == []
+    assert responses_of(batch) == []

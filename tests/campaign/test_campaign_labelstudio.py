@@ -36,7 +36,7 @@ def counts(done):
     return done.n_new, done.n_skips, done.n_same
 
 
-def words(campaign):
+def responses_of(campaign):
     return [(e.kind, e.answer, e.annotator) for e in events.events(campaign.store)]
 
 
@@ -77,7 +77,7 @@ def test_a_batch_becomes_tasks_once(campaign, fake):
     assert len(fake.projects) == 1
 
 
-def test_annotations_become_words_of_their_annotators_once(pushed, fake):
+def test_annotations_become_responses_once(pushed, fake):
     campaign, tasks = pushed
     fake.annotate(tasks[0], "red", 1, lead_time=2.5)
     fake.annotate(tasks[0], "blue", 2)
@@ -90,16 +90,16 @@ def test_annotations_become_words_of_their_annotators_once(pushed, fake):
         "ann@example.org": "red",
         "bob@example.org": "blue",
     }
-    assert of(campaign, fake, tasks[1]).said == {"bob@example.org": "skip"}
-    assert of(campaign, fake, tasks[3]).said == {}
+    assert of(campaign, fake, tasks[1]).responses == {"bob@example.org": "skip"}
+    assert of(campaign, fake, tasks[3]).responses == {}
     assert events.events(campaign.store)[0].ms == 2500
-    before = words(campaign)
+    before = responses_of(campaign)
     assert counts(pull(campaign)) == (0, 0, 3)
-    assert words(campaign) == before
+    assert responses_of(campaign) == before
     assert push(campaign).n_new == 0  # what is done is neither there twice nor asked again
 
 
-def test_words_of_a_deleted_account_are_not_those_of_me(pushed, fake):
+def test_responses_of_a_deleted_account_have_their_own_name(pushed, fake):
     campaign, tasks = pushed
     fake.annotate(tasks[0], "red", user=None)
     fake.annotate(tasks[1], "red", user=77)
@@ -107,7 +107,7 @@ def test_words_of_a_deleted_account_are_not_those_of_me(pushed, fake):
     assert campaign.status().annotators == {"label-studio": 1, "user-77": 1}
 
 
-def test_a_change_is_the_newer_word_and_a_word_said_here_later_stands(pushed, fake):
+def test_a_change_is_a_newer_response_and_a_later_local_one_counts(pushed, fake):
     campaign, tasks = pushed
     note = fake.annotate(tasks[0], "red")
     pull(campaign)
@@ -127,15 +127,15 @@ def test_a_change_is_the_newer_word_and_a_word_said_here_later_stands(pushed, fa
     assert of(campaign, fake, tasks[0]).answers == {"ann@example.org": "blue"}
 
 
-def test_two_annotations_of_one_user_are_words_in_the_order_of_their_changes(pushed, fake):
+def test_two_annotations_of_one_user_are_stored_in_the_order_of_changes(pushed, fake):
     campaign, tasks = pushed
     fake.annotate(tasks[0], "red", updated_at="2026-03-01T00:00:00Z")
     fake.annotate(tasks[0], "blue", updated_at="2026-02-01T00:00:00Z", ground_truth=True)
     assert counts(pull(campaign)) == (2, 0, 0)
-    assert [answer for _, answer, _ in words(campaign)] == ["blue", "red"]
+    assert [answer for _, answer, _ in responses_of(campaign)] == ["blue", "red"]
 
 
-def test_what_was_deleted_there_is_told_and_kept_here(pushed, fake):
+def test_deleted_annotations_are_reported_and_kept(pushed, fake):
     campaign, tasks = pushed
     fake.annotate(tasks[0], "red")
     note = fake.annotate(tasks[1], "blue")
@@ -147,7 +147,7 @@ def test_what_was_deleted_there_is_told_and_kept_here(pushed, fake):
     assert list(campaign.labels().values()) == ["red", "blue"]
 
 
-def test_fault_48_a_text_edited_there_moves_no_label(pushed, fake):
+def test_a_text_edited_there_moves_no_label(pushed, fake):
     campaign, tasks = pushed
     first = of(campaign, fake, tasks[0])
     fake.annotate(tasks[0], "red")
@@ -158,7 +158,7 @@ def test_fault_48_a_text_edited_there_moves_no_label(pushed, fake):
     assert campaign.batch()[0].fields == first.fields
     fake.annotate(tasks[1], "red")
     fake.tasks[tasks[1]]["data"]["text"] = first.fields["text"]
-    with pytest.raises(InputError, match=r"annotation .* stands the text of"):
+    with pytest.raises(InputError, match=r"annotation .* has the text of"):
         pull(campaign)
     assert campaign.labels() == {first.id: "red"}
 
@@ -179,16 +179,16 @@ def test_fault_48_a_text_edited_there_moves_no_label(pushed, fake):
         ({"answer": "red", "completed_by": {"id": 1, "email": "x" * 101}}, "annotator must be"),
     ],
 )
-def test_fault_55_one_bad_annotation_and_nothing_is_stored(pushed, fake, note, says):
+def test_one_bad_annotation_and_nothing_is_stored(pushed, fake, note, says):
     campaign, tasks = pushed
     fake.annotate(tasks[0], "red")
     bad = fake.annotate(tasks[1], **note)
     with pytest.raises(InputError, match=rf"task {tasks[1]}, annotation {bad['id']}: .*{says}"):
         pull(campaign)
-    assert words(campaign) == []
+    assert responses_of(campaign) == []
 
 
-def test_fault_63_spellings_are_confirmed_by_whoever_pulls(pushed, fake):
+def test_spellings_are_confirmed_by_whoever_pulls(pushed, fake):
     campaign, tasks = pushed
     fake.annotate(tasks[0], "Red")
     pull(campaign, relabel={"Red": "red"})
@@ -205,7 +205,7 @@ def test_tasks_of_others_are_passed_over(pushed, fake, make_campaign):
         fake.annotate(task, "red")
     done = pull(campaign)
     assert done.n_new == 4
-    assert done.notes == ["2 tasks are not of this campaign: passed over."]
+    assert done.notes == ["2 tasks are not of this campaign and were ignored."]
     push(other, new=True)
     with pytest.raises(InputError, match="none of its 2 tasks is of the campaign"):
         pull(campaign, project=link_of(other).project)
@@ -225,7 +225,7 @@ def test_projects_of_any_number_of_pages(make_campaign, fake, count, most):
     assert len(campaign.labels()) == count
 
 
-def test_fault_58_62_texts_and_answers_survive_the_client(make_campaign, fake):
+def test_texts_and_answers_survive_the_client(make_campaign, fake):
     campaign = make_campaign(pool=HOSTILE[:-1], task=GenerationTask("{text}", 2))
     batch = campaign.query(len(HOSTILE) - 1)
     push(campaign, URL)
@@ -299,21 +299,21 @@ def test_an_interface_that_somebody_designed_is_not_replaced(campaign, fake):
 
 def test_push_and_pull_on_the_command_line(campaign, fake):
     def done(*arguments):
-        run = CliRunner().invoke(app.app, [str(argument) for argument in arguments])
+        run = CliRunner().invoke(app, [str(argument) for argument in arguments])
         assert run.exit_code == 0, run.output
         return run.output
 
     folder = campaign.folder
-    said = done("push", folder, "--url", URL, "--predictions", "none")
-    assert "0 of them show an answer of the model." in said
-    assert f"Next: starlearn pull {folder}" in said
+    output = done("push", folder, "--url", URL, "--predictions", "none")
+    assert "0 of them show an answer of the model." in output
+    assert f"Next: starlearn pull {folder}" in output
     for task, answer in zip(fake.tasks, ["red", "Red", "blue"], strict=False):
         fake.annotate(task, answer)
     fake.annotate(max(fake.tasks), [], was_cancelled=True)
-    run = CliRunner().invoke(app.app, ["pull", str(folder)])
+    run = CliRunner().invoke(app, ["pull", str(folder)])
     assert run.exit_code == 2
     assert "Nothing was imported" in run.output
-    said = done("pull", folder, "--relabel", "Red=red")
-    assert "3 labels saved, 1 skips." in said
-    assert f"Next: starlearn teach {folder}" in said
+    output = done("pull", folder, "--relabel", "Red=red")
+    assert "3 labels saved, 1 skips." in output
+    assert f"Next: starlearn teach {folder}" in output
     assert "0 labels saved, 4 were there already." in done("pull", folder)

@@ -66,7 +66,7 @@ def of_xml(text):
 
 
 def invoked(*arguments):
-    return CliRunner().invoke(app.app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 # Tasks out, an export back
@@ -101,10 +101,10 @@ def test_files_that_are_there_are_not_replaced(campaign, quick):
     assert (quick / "tasks.xml").read_text() == "mine"
     assert invoked("export", campaign.folder, quick / "tasks.json", "--overwrite").exit_code == 0
     refused = invoked("export", campaign.folder, quick / "x.json", "--annotator", "ann")
-    assert "hold nobody's labels" in refused.output
+    assert "hold no labels" in refused.output
 
 
-def test_only_what_waits_for_a_word_is_asked(campaign, quick):
+def test_only_items_that_need_responses_are_exported(campaign, quick):
     first, *others = campaign.batch()
     campaign.skip(first, "ann")
     assert export_batch(campaign, quick / "x.json") == 2
@@ -122,7 +122,7 @@ def test_a_table_of_ours_that_was_brought_there_by_hand(campaign, quick):
     content = [*exported(tasks, ["red"] * 3), {"id": 9, "data": {"id": "of somebody else"}}]
     (quick / "export.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())
     done = import_labels(campaign, quick / "export.json")
-    assert (done.n_new, done.notes) == (3, ["1 tasks are not of this campaign: passed over."])
+    assert (done.n_new, done.notes) == (3, ["1 tasks are not of this campaign and were ignored."])
 
 
 def test_users_of_an_export_that_names_them(campaign, quick):
@@ -137,12 +137,15 @@ def test_users_of_an_export_that_names_them(campaign, quick):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "is not what Label Studio exports"),
-        (b"[", "is not what Label Studio exports"),
-        (b'{"id": 1}', "the whole: Input should be a valid list"),
+        (b"", "is not a JSON export of Label Studio"),
+        (b"[", "is not a JSON export of Label Studio"),
+        (b'{"id": 1}', "the top level: Input should be a valid list"),
         (b'[{"id": 1, "text": "JSON-MIN"}]', "0.data: Field required"),
-        (b"\xff\xfe[\x00]\x00", "is not what Label Studio exports"),
-        (b'[{"id": 1, "data": {"campaign": "another"}}]', "none of its 1 tasks is of the campaign"),
+        (b"\xff\xfe[\x00]\x00", "is not a JSON export of Label Studio"),
+        (
+            b'[{"id": 1, "data": {"campaign": "another"}}]',
+            "none of its 1 tasks belongs to the campaign",
+        ),
     ],
 )
 def test_files_that_are_no_export(campaign, quick, content, says):
@@ -152,16 +155,16 @@ def test_files_that_are_no_export(campaign, quick, content, says):
     assert events.events(campaign.store) == []
 
 
-def test_fault_75_a_file_of_any_size_is_not_read(campaign, quick, monkeypatch):
+def test_a_file_of_any_size_is_not_read(campaign, quick, monkeypatch):
     monkeypatch.setattr(export_files, "LARGEST", 10)
     (quick / "export.json").write_text("[" * 11)
-    with pytest.raises(InputError, match="has 11 bytes; 10 is most"):
+    with pytest.raises(InputError, match="has 11 bytes, but at most 10 are read"):
         import_labels(campaign, quick / "export.json")
     with pytest.raises(InputError, match="cannot be read"):
         import_labels(campaign, quick / "nowhere.json")
 
 
-def test_fault_58_62_texts_and_free_form_answers_survive_the_files(make_campaign, quick):
+def test_texts_and_free_form_answers_survive_the_files(make_campaign, quick):
     campaign = make_campaign(pool=HOSTILE[:-1], task=GenerationTask("{text}", 2))
     batch = campaign.query(len(HOSTILE) - 1)
     export_batch(campaign, quick / "tasks.json")
@@ -174,7 +177,7 @@ def test_fault_58_62_texts_and_free_form_answers_survive_the_files(make_campaign
 
 
 @given(TEXTS, TEXTS, st.booleans(), st.booleans())
-def test_fault_58_any_text_and_answer_survive_an_export(text, answer, closed, ascii_only):
+def test_any_text_and_answer_survive_an_export(text, answer, closed, ascii_only):
     content = exported([{"data": {"text": text}}], [answer], closed)
     raw = json.dumps(content, ensure_ascii=ascii_only).encode()
     (task,) = checked(TASKS, parsed(raw))
@@ -217,7 +220,7 @@ def test_any_choice_survives_the_interface(choices, names):
     assert extended(interface(names, choices[:1]), names, choices) in (None, config)
 
 
-def test_trap_a_dollar_in_a_choice_is_no_reference_to_the_task():
+def test_a_dollar_in_a_choice_is_no_reference_to_the_task():
     config = interface(["text"], ["$50", "5 $", "<b>$x</b>"])
     first, second, third = of_xml(config).iter("Choice")
     assert first.attrib == {"value": "$50", "alias": "$50", "html": "$50"}
@@ -246,7 +249,7 @@ def test_interfaces_with_several_fields_and_free_answers():
     [
         ("<View><Choices/></View>", 'has no <Choices name="label">'),
         ("<View>", "is not XML"),
-        ('<!DOCTYPE x [<!ENTITY a "b">]><View>&a;</View>', "declares entities"),
+        ('<!DOCTYPE x [<!ENTITY a "b">]><View>&a;</View>', "declares XML entities"),
     ],
 )
 def test_interfaces_that_do_not_fit(config, says):

@@ -38,9 +38,9 @@ def other(path):
         process.kill()
 
 
-def test_fault_11_the_second_process_is_told_who_holds_it(path, other):
-    told = pytest.raises(CampaignLockedError, match=rf"by pid {other.pid} on host .*\(teach\)")
-    with told, Lock(path).held("label", wait=0):
+def test_the_error_names_the_process_that_holds_the_lock(path, other):
+    output = pytest.raises(CampaignLockedError, match=rf"by pid {other.pid} on host .*\(teach\)")
+    with output, Lock(path).held("label", wait=0):
         pass
     found = holder(path)
     assert (found.pid, found.command) == (other.pid, "teach")
@@ -51,7 +51,7 @@ def test_fault_11_the_second_process_is_told_who_holds_it(path, other):
     assert holder(path) is None
 
 
-def test_fault_12_the_lock_of_a_killed_process_is_free(path, other):
+def test_the_lock_of_a_killed_process_is_free(path, other):
     other.send_signal(signal.SIGKILL)
     other.wait()
     assert json.loads(path.read_text())["pid"] == other.pid  # what it left behind
@@ -60,7 +60,7 @@ def test_fault_12_the_lock_of_a_killed_process_is_free(path, other):
         assert holder(path).command == "label"
 
 
-def test_fault_12_what_stands_in_the_file_decides_nothing(path):
+def test_what_stands_in_the_file_decides_nothing(path):
     old = {"pid": 1, "host": "h", "boot_id": "b", "command": "teach", "since": "2020"}
     for content in (json.dumps(old), "", "{", "[]", '{"pid": "x"}', "\0" * 100):
         path.write_text(content)
@@ -96,7 +96,7 @@ def test_the_lock_may_be_taken_again_and_threads_take_turns(path):
     assert holder(path) is None
 
 
-def test_fault_23_a_forked_child_does_not_hold_the_lock(path):
+def test_a_forked_child_does_not_hold_the_lock(path):
     lock = Lock(path)
     ready, done = os.pipe(), os.pipe()
     with lock.held("label"):
@@ -121,7 +121,7 @@ def test_fault_23_a_forked_child_does_not_hold_the_lock(path):
         os.close(handle)
 
 
-def test_fault_71_a_lock_behind_a_symbolic_link_is_not_followed(path, tmp_path):
+def test_a_symbolic_link_as_lock_is_not_followed(path, tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("precious")
     path.symlink_to(victim)
@@ -131,7 +131,7 @@ def test_fault_71_a_lock_behind_a_symbolic_link_is_not_followed(path, tmp_path):
     assert victim.read_text() == "precious"
 
 
-def test_fault_11_readers_read_while_a_session_holds_the_campaign(make_campaign, quick):
+def test_readers_read_while_a_session_holds_the_campaign(make_campaign, quick):
     campaign = make_campaign()
     first, *_ = campaign.query(2)
     with campaign.holding("label --web"):
@@ -153,7 +153,7 @@ def test_fault_11_readers_read_while_a_session_holds_the_campaign(make_campaign,
     assert campaign.status().holder is None
 
 
-def test_fault_23_a_pickled_campaign_opens_the_folder_itself(make_campaign):
+def test_a_pickled_campaign_opens_the_folder_itself(make_campaign):
     campaign = make_campaign()
     first, *_ = campaign.query(2)
     packed = pickle.dumps(campaign)
@@ -180,7 +180,7 @@ def test_a_campaign_opened_to_read_only(make_campaign, quick):
             reader.backup,
             reader.undo,
         ):
-            with pytest.raises(StorageError, match="read only"):
+            with pytest.raises(StorageError, match="read-only"):
                 write()
 
 

@@ -106,7 +106,7 @@ def run_with(name, draws, **changes):
     return cut_everywhere(disk, draws)
 
 
-def test_fault_05_06_a_power_cut_at_every_operation_loses_nothing():
+def test_a_power_cut_at_every_operation_loses_nothing():
     found = run_with("extra", draws=2)
     print(dict(found))
     assert found["points"] >= 400
@@ -120,7 +120,7 @@ def test_fault_05_06_a_power_cut_at_every_operation_loses_nothing():
 
 
 @pytest.mark.slow
-def test_fault_05_06_many_more_power_cuts():
+def test_many_more_power_cuts():
     found = run_with("extra-long", draws=12)
     print(dict(found))
     assert found["unreadable"] + found["not a prefix"] + found["lost"] + found["too many"] == 0
@@ -189,7 +189,7 @@ def contents_of(disk):
     return {name: inode.content() for name, inode in disk.files.items()}
 
 
-def test_fault_07_a_disk_that_is_full_at_any_operation():
+def test_a_disk_that_is_full_at_any_operation():
     asked = count_operations("count-full")
     refused = 0
     with quick_folder() as folder:
@@ -211,7 +211,7 @@ def test_fault_07_a_disk_that_is_full_at_any_operation():
     assert refused > 20
 
 
-def test_fault_09_a_disk_that_fails_at_any_operation():
+def test_a_disk_that_fails_at_any_operation():
     asked = count_operations("count-failing")
     failed = Counter()
     with quick_folder() as folder:

@@ -12,7 +12,7 @@ from campaign_cases import label_all, quick_folder
 
 from starlearn.campaign import publish, rounds
 from starlearn.campaign.campaign import Campaign
-from starlearn.campaign.paths import Place
+from starlearn.campaign.paths import CampaignPaths
 from starlearn.errors import StorageError, UntrustedFileError
 from starlearn.storage import files
 
@@ -30,29 +30,29 @@ def accept(folder):
 
 
 @pytest.fixture
-def place(quick):
-    return Place(quick)
+def paths(quick):
+    return CampaignPaths(quick)
 
 
 @pytest.fixture
-def published(place):
-    sealed = publish.publish(place, "round-0001-1", write, accept, {"base": "b"})
-    return place, sealed
+def published(paths):
+    sealed = publish.publish(paths, "round-0001-1", write, accept, {"base": "b"})
+    return paths, sealed
 
 
-def visible(place):
-    return sorted(path.name for path in place.adapters.iterdir())
+def visible(paths):
+    return sorted(path.name for path in paths.adapters.iterdir())
 
 
 def test_a_published_folder_is_whole_and_private(published):
-    place, sealed = published
-    manifest = publish.verify(place, "round-0001-1", sealed)
+    paths, sealed = published
+    manifest = publish.verify(paths, "round-0001-1", sealed)
     assert set(manifest["files"]) == set(FILES)
     assert manifest["base"] == "b"
-    folder = place.adapter("round-0001-1")
+    folder = paths.adapter("round-0001-1")
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
-    assert publish.orphans(place, {"round-0001-1"}) == []
+    assert publish.orphans(paths, {"round-0001-1"}) == []
 
 
 def fail_at(monkeypatch, name, position, code, counted):
@@ -76,32 +76,32 @@ def fail_at(monkeypatch, name, position, code, counted):
         ("fsync", errno.EIO, "disk failed"),
         ("fsync", errno.ENOSPC, "disk is full"),
         ("rename", errno.ENOSPC, "disk is full"),
-        ("rename", errno.EROFS, "No right to write"),
+        ("rename", errno.EROFS, "No permission to write"),
         ("open", errno.EDQUOT, "disk is full"),
-        ("chmod", errno.EPERM, "No right to write"),
+        ("chmod", errno.EPERM, "No permission to write"),
     ],
 )
-def test_fault_08_09_errors_of_the_disk_at_every_call(monkeypatch, name, code, says):
+def test_errors_of_the_disk_at_every_call(monkeypatch, name, code, says):
     """Whatever call fails, nothing is visible, nothing is left behind, and the error is ours."""
     failures, position = 0, 0
     while True:
         with quick_folder() as folder, monkeypatch.context() as patch:
-            place = Place(folder)
-            files.make_folder(place.adapters)
+            paths = CampaignPaths(folder)
+            files.make_folder(paths.adapters)
             counted: list[str] = []
             fail_at(patch, name, position, code, counted)
             try:
-                publish.publish(place, "round-0001-1", write, accept, {})
+                publish.publish(paths, "round-0001-1", write, accept, {})
             except StorageError as error:
                 assert says in str(error)  # noqa: PT017 - both ends of the loop are looked at
                 assert "Nothing was lost" in str(error)  # noqa: PT017
                 failures += 1
                 # After the rename the adapter is whole, though not yet named in the store.
                 patch.undo()
-                left = visible(place)
+                left = visible(paths)
                 assert left in ([], ["round-0001-1"])
                 if left:
-                    publish.verify(place, "round-0001-1")
+                    publish.verify(paths, "round-0001-1")
             else:
                 assert len(counted) <= position
                 break
@@ -109,7 +109,7 @@ def test_fault_08_09_errors_of_the_disk_at_every_call(monkeypatch, name, code, s
     assert failures >= 1
 
 
-def test_fault_08_no_room_is_said_before_the_training(make_campaign, monkeypatch):
+def test_missing_space_is_reported_before_the_training(make_campaign, monkeypatch):
     campaign = make_campaign()
     campaign.query(3)
     label_all(campaign)
@@ -125,7 +125,7 @@ def test_fault_08_no_room_is_said_before_the_training(make_campaign, monkeypatch
     assert campaign.status().n_labelled == 3
 
 
-def test_fault_08_a_real_limit_on_file_size_in_the_library_that_writes(make_campaign):
+def test_a_real_limit_on_file_size_in_the_library_that_writes(make_campaign):
     """The adapter's file is written by another language; its errors become ours too."""
     import resource
     import signal
@@ -136,22 +136,20 @@ def test_fault_08_a_real_limit_on_file_size_in_the_library_that_writes(make_camp
     campaign.teach()
     campaign.query(2)
     label_all(campaign)
-    before = visible(campaign.place)
+    before = visible(campaign.paths)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    size = campaign.place.labels.stat().st_size
+    size = campaign.paths.labels.stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
     try:
-        from starlearn.campaign import teaching
-
         learner = campaign.learner()
         with pytest.raises(StorageError, match="File too large"):
-            teaching.publish_learner(campaign.place, learner, "round-0002-1", {})
+            publish.publish_learner(campaign.paths, learner, "round-0002-1", {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, ignored)
-    assert visible(campaign.place) == before
-    assert campaign.place.labels.stat().st_size == size
+    assert visible(campaign.paths) == before
+    assert campaign.paths.labels.stat().st_size == size
     assert campaign.teach().state == "published"
 
 
@@ -174,7 +172,7 @@ def test_an_adapter_that_reads_back_differently_is_not_published(make_campaign, 
         patch.setattr(saving, "load", bent)
         with pytest.raises(StorageError, match="not the adapter that was written"):
             campaign.teach()
-    assert visible(campaign.place) == []
+    assert visible(campaign.paths) == []
     assert campaign.status().state == "failed"
     assert campaign.teach().state == "published"
 
@@ -183,22 +181,22 @@ def test_an_adapter_that_reads_back_differently_is_not_published(make_campaign, 
 
 
 @pytest.mark.parametrize("name", [*FILES, publish.MANIFEST])
-def test_fault_67_every_flipped_byte_is_found(published, name):
-    place, sealed = published
-    file = place.adapter("round-0001-1") / name
+def test_every_flipped_byte_is_found(published, name):
+    paths, sealed = published
+    file = paths.adapter("round-0001-1") / name
     sound = file.read_bytes()
     for position in range(len(sound)):
         file.write_bytes(sound[:position] + bytes([sound[position] ^ 1]) + sound[position + 1 :])
         with pytest.raises(UntrustedFileError):
-            publish.verify(place, "round-0001-1", sealed)
+            publish.verify(paths, "round-0001-1", sealed)
     file.write_bytes(sound)
-    publish.verify(place, "round-0001-1", sealed)
+    publish.verify(paths, "round-0001-1", sealed)
 
 
-def test_fault_67_missing_cut_and_added_files(published):
-    place, sealed = published
-    folder = place.adapter("round-0001-1")
-    shutil.copytree(folder, place.folder / "sound")
+def test_missing_cut_and_added_files(published):
+    paths, sealed = published
+    folder = paths.adapter("round-0001-1")
+    shutil.copytree(folder, paths.folder / "sound")
     damages = {
         "missing file": lambda: (folder / "a.txt").unlink(),
         "missing manifest": lambda: (folder / publish.MANIFEST).unlink(),
@@ -212,31 +210,31 @@ def test_fault_67_missing_cut_and_added_files(published):
     for damage in damages.values():
         damage()
         with pytest.raises(UntrustedFileError):
-            publish.verify(place, "round-0001-1", sealed)
+            publish.verify(paths, "round-0001-1", sealed)
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(place.folder / "sound", folder)
-    publish.verify(place, "round-0001-1", sealed)
+        shutil.copytree(paths.folder / "sound", folder)
+    publish.verify(paths, "round-0001-1", sealed)
 
 
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"[]", b"{}", b'{"files": 3}', b'{"files": {"../../x": "0"}}', b"[" * 100_000],
 )
-def test_fault_67_manifests_of_any_content(published, content):
-    place, _ = published
-    (place.adapter("round-0001-1") / publish.MANIFEST).write_bytes(content)
+def test_manifests_of_any_content(published, content):
+    paths, _ = published
+    (paths.adapter("round-0001-1") / publish.MANIFEST).write_bytes(content)
     with pytest.raises(UntrustedFileError):
-        publish.verify(place, "round-0001-1")
+        publish.verify(paths, "round-0001-1")
 
 
 @pytest.mark.parametrize("damage", ["adapter_model.safetensors", "PUBLISHED.json"])
-def test_fault_67_the_round_before_stands_in_for_a_damaged_adapter(make_campaign, quick, damage):
+def test_the_round_before_stands_in_for_a_damaged_adapter(make_campaign, quick, damage):
     campaign = make_campaign()
     for _ in range(2):
         campaign.query(2)
         label_all(campaign)
         campaign.teach()
-    file = campaign.place.adapter("round-0002-1") / damage
+    file = campaign.paths.adapter("round-0002-1") / damage
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     with Campaign.open(quick / "campaign") as again:
         with pytest.warns(UserWarning, match="round 2 cannot be used"):
@@ -256,17 +254,17 @@ class Canary:
         return (open, (str(self.path), "w"))
 
 
-def test_fault_69_no_pickle_in_a_campaign_is_ever_read(make_campaign, quick, tmp_path):
+def test_no_pickle_in_a_campaign_is_ever_read(make_campaign, quick, tmp_path):
     campaign = make_campaign()
     campaign.query(2)
     label_all(campaign)
     campaign.teach()
     poison = pickle.dumps(Canary(tmp_path / "canary"))
-    folder = campaign.place.adapter("round-0001-1")
+    folder = campaign.paths.adapter("round-0001-1")
     for name in ("adapter_model.bin", "training_args.bin", "state.pkl", "model.pt"):
         (folder / name).write_bytes(poison)
-    (campaign.place.scores / "round-0001.parquet").write_bytes(poison)
-    campaign.place.pool.write_bytes(poison)
+    (campaign.paths.scores / "round-0001.parquet").write_bytes(poison)
+    campaign.paths.pool.write_bytes(poison)
     with Campaign.open(quick / "campaign") as again:
         with pytest.warns(UserWarning, match="cannot be used"):
             again.learner()
@@ -276,12 +274,12 @@ def test_fault_69_no_pickle_in_a_campaign_is_ever_read(make_campaign, quick, tmp
     assert not (tmp_path / "canary").exists()
 
 
-def test_fault_69_settings_can_name_no_class_of_their_own(make_campaign, quick):
+def test_settings_can_name_no_class_of_their_own(make_campaign, quick):
     campaign = make_campaign()
-    recipe = json.loads(campaign.meta["learner"])
-    recipe["task"]["class"] = "subprocess.Popen"
+    settings = json.loads(campaign.meta["learner"])
+    settings["task"]["class"] = "subprocess.Popen"
     with campaign.store.transaction():
-        campaign.store.set_meta(learner=json.dumps(recipe))
+        campaign.store.set_meta(learner=json.dumps(settings))
     with pytest.raises(Exception, match=r"unknown class 'subprocess\.Popen'"):
         campaign.learner()
 
@@ -290,45 +288,45 @@ def test_fault_69_settings_can_name_no_class_of_their_own(make_campaign, quick):
 
 
 @pytest.mark.parametrize("name", ["../victim", "/etc", "a/b", "..", "", "A", "x" * 65, "a\0b", "."])
-def test_fault_71_names_that_lead_out(place, name):
-    with pytest.raises(UntrustedFileError, match="no name of an adapter"):
-        publish.verify(place, name)
+def test_names_that_lead_out(paths, name):
+    with pytest.raises(UntrustedFileError, match="cannot be the name of an adapter"):
+        publish.verify(paths, name)
     with pytest.raises(UntrustedFileError):
-        publish.publish(place, name, write, accept, {})
+        publish.publish(paths, name, write, accept, {})
 
 
-def test_fault_71_a_poisoned_store_leads_nowhere(make_campaign, quick, tmp_path):
+def test_a_poisoned_store_leads_nowhere(make_campaign, quick, tmp_path):
     """A store that names a folder outside: it is neither read nor written."""
     campaign = make_campaign()
     campaign.query(2)
     label_all(campaign)
     campaign.teach()
     outside = quick / "outside"
-    shutil.copytree(campaign.place.adapter("round-0001-1"), outside)
+    shutil.copytree(campaign.paths.adapter("round-0001-1"), outside)
     with campaign.store.transaction():
         rounds.change(campaign.store, 1, adapter="../../outside")
     with Campaign.open(quick / "campaign") as again:
-        with pytest.warns(UserWarning, match="no name of an adapter"):
+        with pytest.warns(UserWarning, match="cannot be the name of an adapter"):
             learner = again.learner()
         assert not hasattr(learner, "adapter_")
 
 
 @pytest.mark.parametrize("what", ["folder", "file", "manifest"])
-def test_fault_71_symbolic_links_among_the_adapters(published, what):
-    place, sealed = published
-    folder = place.adapter("round-0001-1")
-    elsewhere = place.folder / "elsewhere"
+def test_symbolic_links_among_the_adapters(published, what):
+    paths, sealed = published
+    folder = paths.adapter("round-0001-1")
+    elsewhere = paths.folder / "elsewhere"
     moved = {"folder": folder, "file": folder / "a.txt", "manifest": folder / publish.MANIFEST}[
         what
     ]
     shutil.move(moved, elsewhere)
     moved.symlink_to(elsewhere)
     with pytest.raises(UntrustedFileError, match="symbolic link"):
-        publish.verify(place, "round-0001-1", sealed)
+        publish.verify(paths, "round-0001-1", sealed)
 
 
 @pytest.mark.parametrize("name", ["adapters", "scores", "backups", "exports", "pool.parquet"])
-def test_fault_71_symbolic_links_in_the_campaign(make_campaign, quick, name):
+def test_symbolic_links_in_the_campaign(make_campaign, quick, name):
     campaign = make_campaign()
     outside = quick / "outside"
     outside.mkdir()
@@ -342,19 +340,19 @@ def test_fault_71_symbolic_links_in_the_campaign(make_campaign, quick, name):
     campaign.close()
 
 
-def test_fault_71_removing_a_leftover_link_leaves_what_it_leads_to(make_campaign, quick):
+def test_removing_a_leftover_link_leaves_what_it_leads_to(make_campaign, quick):
     campaign = make_campaign()
     precious = quick / "precious"
     precious.mkdir()
     (precious / "thesis").write_text("x")
-    files.make_folder(campaign.place.adapters)
-    (campaign.place.adapters / "link").symlink_to(precious)
+    files.make_folder(campaign.paths.adapters)
+    (campaign.paths.adapters / "link").symlink_to(precious)
     assert "never published" in campaign.doctor(fix=True)[0].what
     assert (precious / "thesis").read_text() == "x"
-    assert list(campaign.place.adapters.iterdir()) == []
+    assert list(campaign.paths.adapters.iterdir()) == []
 
 
-def test_a_file_behind_a_link_is_not_overwritten(quick):
+def test_the_target_of_a_link_is_not_overwritten(quick):
     victim = quick / "victim"
     victim.write_text("precious")
     (quick / ".file.new").symlink_to(victim)
@@ -366,7 +364,7 @@ def test_a_file_behind_a_link_is_not_overwritten(quick):
 # Rows 10, 13, 72: rights and places
 
 
-def test_fault_10_a_folder_that_cannot_be_written(make_campaign, quick, monkeypatch):
+def test_a_folder_that_cannot_be_written(make_campaign, quick, monkeypatch):
     from starlearn.learner.estimator import STARLearner
 
     make_campaign()
@@ -379,7 +377,7 @@ def test_fault_10_a_folder_that_cannot_be_written(make_campaign, quick, monkeypa
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_fault_10_a_folder_of_somebody_else(make_campaign, quick):
+def test_a_folder_of_somebody_else(make_campaign, quick):
     campaign = make_campaign()
     campaign.query(2)
     os.chmod(quick, 0o755)  # noqa: S103 - so that somebody else gets as far as the campaign
@@ -403,11 +401,11 @@ def test_fault_10_a_folder_of_somebody_else(make_campaign, quick):
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    said = os.read(read, 10_000).decode()
+    output = os.read(read, 10_000).decode()
     os.close(read)
     os.close(written)
-    assert "No right to write" in said
-    assert said.endswith("|2")
+    assert "No permission to write" in output
+    assert output.endswith("|2")
 
 
 MOUNTS = """22 1 259:1 / / rw,relatime shared:1 - ext4 /dev/root rw
@@ -416,7 +414,7 @@ MOUNTS = """22 1 259:1 / / rw,relatime shared:1 - ext4 /dev/root rw
 """
 
 
-def test_fault_13_remote_file_systems_are_named(tmp_path, monkeypatch):
+def test_remote_file_systems_are_named(tmp_path, monkeypatch):
     assert files.file_system_of(tmp_path, MOUNTS) == "ext4"
     assert files.file_system_of(tmp_path.__class__("/home/lab share/a"), MOUNTS) == "nfs4"
     assert files.file_system_of(tmp_path.__class__("/mnt/windows"), MOUNTS) == "ext4"
@@ -424,12 +422,12 @@ def test_fault_13_remote_file_systems_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "file_system_of", lambda path: "nfs4")
     os.chmod(tmp_path, 0o700)
     with pytest.warns(UserWarning, match=r"remote file system \(nfs4\)"):
-        files.warn_about_place(tmp_path)
+        files.warn_about_folder(tmp_path)
     monkeypatch.setattr(files, "MOUNTS", tmp_path / "none")
     monkeypatch.undo()
 
 
-def test_fault_72_folders_that_others_may_change(make_campaign, quick):
+def test_folders_that_others_may_change(make_campaign, quick):
     campaign = make_campaign()
     campaign.query(1)
     label_all(campaign)
@@ -437,14 +435,14 @@ def test_fault_72_folders_that_others_may_change(make_campaign, quick):
     for path in campaign.folder.rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path
     os.chmod(campaign.folder, 0o777)  # noqa: S103 - the fault
-    with pytest.warns(UserWarning, match="Other users may change"):
+    with pytest.warns(UserWarning, match="Other users can change"):
         Campaign.open(quick / "campaign").close()
     assert [f.level for f in campaign.doctor()] == ["warning"]
     os.chmod(campaign.folder, 0o700)
     assert campaign.doctor() == []
 
 
-def test_fault_73_nothing_of_the_environment_gets_into_the_folder(make_campaign, monkeypatch):
+def test_nothing_of_the_environment_gets_into_the_folder(make_campaign, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
     campaign = make_campaign()
     campaign.query(1)
@@ -464,7 +462,7 @@ def test_three_backups_are_kept(make_campaign):
     for item in batch:
         campaign.label(item, "red")
         campaign.backup()
-    names = sorted(path.name for path in campaign.place.backups.iterdir())
+    names = sorted(path.name for path in campaign.paths.backups.iterdir())
     assert names == [f"labels-{n:09d}.db" for n in (3, 4, 5)]
 
 
@@ -477,12 +475,12 @@ def test_a_training_is_preceded_by_a_backup_and_followed_by_a_journal(make_campa
     batch = campaign.query(3)
     label_all(campaign)
     campaign.teach()
-    (backup,) = campaign.place.backups.iterdir()
+    (backup,) = campaign.paths.backups.iterdir()
     store = Store.open(backup, read_only=True)
     assert events.events(store) == events.events(campaign.store)
     assert rounds.current(store).state == "labelled"
     store.close()
-    path = campaign.place.exports / "labels.jsonl"
+    path = campaign.paths.exports / "labels.jsonl"
     rows = read_journal(path)
     assert [event for event, _ in rows] == events.events(campaign.store)
     assert {fields["text"] for _, fields in rows} == {item.fields["text"] for item in batch}

@@ -12,23 +12,16 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from campaign_cases import COLOURS, POOL, answer_for, label_all, make_learner, quick_folder
-from hypothesis import given
-from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from test_campaign_commands import HOLD, done, refused
 
 from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.events import Event
+from starlearn.campaign.report.annotators import Prices, agreements, cost_until
+from starlearn.campaign.report.evaluations import before_teaching, models
 from starlearn.campaign.report.held_out import on_test_set, read_test_file
-from starlearn.campaign.report.page import Told, render
-from starlearn.campaign.report.people import Prices, agreements, spent
-from starlearn.campaign.report.reliability import (
-    ReliabilityDiagram,
-    expected_calibration_error,
-    reliability,
-)
-from starlearn.campaign.report.round_displays import ClassMixByRound, UncertaintyByRound
-from starlearn.campaign.report.trials import before_teaching, models
+from starlearn.campaign.report.page import ReportOptions, render
+from starlearn.campaign.report.uncertainty import UncertaintyByRound
 from starlearn.errors import InputError, TrainingDivergedError
 from starlearn.learner.estimator import STARLearner
 from starlearn.settings import Acquisition
@@ -60,12 +53,12 @@ class Page(HTMLParser):
     def handle_data(self, data):
         self.text += f" {data}"
 
-    def said(self):
+    def visible_text(self):
         return " ".join(self.text.split())
 
 
-def page_of(campaign, **told):
-    return Page(render(campaign, Told(**told)))
+def page_of(campaign, **output):
+    return Page(render(campaign, ReportOptions(**output)))
 
 
 @pytest.fixture(scope="module")
@@ -110,57 +103,30 @@ def test_confidence_of_a_free_text_is_a_mean_over_its_tokens(make_learner, label
     assert ((found.confidence > 0) & (found.confidence <= 1)).all()
 
 
-def answers_of(n):
-    return st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=n)
-
-
-@given(answers_of(60), st.integers(1, 20))
-def test_calibration_error_is_the_sum_over_bins(answers, n_bins):
-    correct, confidence = map(np.array, zip(*answers, strict=True))
-    expected, left = 0.0, -1.0  # the first bin holds 0, too
-    for right in np.linspace(0, 1, n_bins + 1)[1:]:
-        inside = (confidence > left) & (confidence <= right)
-        if inside.any():
-            gap = abs(correct[inside].mean() - confidence[inside].mean())
-            expected += inside.mean() * gap
-        left = right
-    assert expected_calibration_error(correct, confidence, n_bins) == pytest.approx(expected)
-    assert reliability(correct, confidence, n_bins)[2].sum() == len(answers)
-
-
-def test_calibration_error_of_answers_all_right_or_all_wrong():
-    assert expected_calibration_error([True] * 4, [1.0] * 4) == 0
-    assert expected_calibration_error([False] * 4, [1.0] * 4) == 1
-    assert expected_calibration_error([True], [1 + 1e-12]) == pytest.approx(0, abs=1e-9)
-    for correct, confidence in (([], []), ([True], [1.1]), ([True], [np.nan]), ([True], [0.5] * 2)):
-        with pytest.raises(InputError, match="from 0 to 1"):
-            reliability(correct, confidence)
-
-
 # Before teaching: test, then train
 
 
-def test_answers_before_teaching_are_those_of_the_model_that_asked(taught):
-    trials = before_teaching(taught)
-    assert [(t.model.round, t.model.n_labels, t.round) for t in trials] == [
+def test_answers_before_teaching_are_those_of_the_model_that_chose(taught):
+    evaluations = before_teaching(taught)
+    assert [(t.model.round, t.model.n_labels, t.round) for t in evaluations] == [
         (None, 0, 1),
         (1, 4, 2),
         (2, 8, 3),
     ]
-    for trial in trials[1:]:
-        batch = {item.id: item for item in taught.batch(trial.round)}
+    for evaluation in evaluations[1:]:
+        batch = {item.id: item for item in taught.batch(evaluation.round)}
         items = sorted(batch.values(), key=lambda item: POOL.index(item.fields["text"]))
-        found = taught.learner(trial.model.round).uncertainty([item.fields for item in items])
+        found = taught.learner(evaluation.model.round).uncertainty([item.fields for item in items])
         labels = taught.labels()
-        assert trial.correct.tolist() == [
+        assert evaluation.correct.tolist() == [
             answer == labels[item.id] for answer, item in zip(found.answers, items, strict=True)
         ]
-        np.testing.assert_array_equal(trial.confidence, found.confidence)
-    low, high = trials[0].interval
-    assert 0 <= low <= trials[0].accuracy <= high <= 1
+        np.testing.assert_array_equal(evaluation.confidence, found.confidence)
+    low, high = evaluations[0].interval
+    assert 0 <= low <= evaluations[0].accuracy <= high <= 1
 
 
-def test_a_label_that_was_learnt_and_taken_back_is_no_test(make_campaign):
+def test_an_undone_label_that_was_trained_on_is_left_out(make_campaign):
     campaign = make_campaign(pool=POOL[:4])
     first, second = campaign.query(2)
     campaign.label(first, "red")
@@ -170,16 +136,16 @@ def test_a_label_that_was_learnt_and_taken_back_is_no_test(make_campaign):
     with pytest.warns(UserWarning, match="are new"):  # the learner knows the item, too
         assert second.id in {item.id for item in campaign.query(3)}
     label_all(campaign)
-    assert [len(trial.correct) for trial in before_teaching(campaign)] == [2, 2]
+    assert [len(evaluation.correct) for evaluation in before_teaching(campaign)] == [2, 2]
 
 
-def test_random_draws_keep_no_answers_and_the_page_says_so(make_campaign):
+def test_random_choice_keeps_no_answers_and_the_page_explains_it(make_campaign):
     campaign = make_campaign(acquisition=Acquisition(strategy="random"))
     campaign.query(3)
     label_all(campaign)
     assert before_teaching(campaign) == []
-    said = page_of(campaign).said()
-    assert "those of rounds that draw at random, screen, or score a sub-pool are not" in said
+    shown = page_of(campaign).visible_text()
+    assert "Rounds with random choice, screening or a sub-pool keep no scores" in shown
     with pytest.raises(InputError, match="no scores"):
         UncertaintyByRound.from_campaign(campaign)
 
@@ -191,39 +157,39 @@ def test_first_labels_are_counted(make_campaign, tiny_model):
     label_all(campaign)
     campaign.teach()
     assert [(m.round, m.n_labels) for m in models(campaign)] == [(0, 5), (1, 7)]
-    assert "without the 5 labels that the campaign began with" in page_of(campaign).said()
+    assert "without the 5 labels that the campaign began with" in page_of(campaign).visible_text()
 
 
 # A test file
 
 
 def test_a_test_file_is_answered_once_by_each_model(taught, test_file, monkeypatch):
-    told = []
+    output = []
     test = read_test_file(taught, test_file, "label")
-    trials = on_test_set(taught, test, told.append)
-    assert [t.model for t in trials] == models(taught)
-    assert [t.model.n_labels for t in trials] == [0, 4, 8]
-    for trial in trials[1:]:
-        learner = taught.learner(trial.model.round)
-        assert trial.accuracy == learner.score(test.items, test.labels)
-    assert len(told) == 3
+    evaluations = on_test_set(taught, test, output.append)
+    assert [t.model for t in evaluations] == models(taught)
+    assert [t.model.n_labels for t in evaluations] == [0, 4, 8]
+    for evaluation in evaluations[1:]:
+        learner = taught.learner(evaluation.model.round)
+        assert evaluation.accuracy == learner.score(test.items, test.labels)
+    assert len(output) == 3
 
     def asked(*_):
         raise AssertionError("asked again")
 
     monkeypatch.setattr(STARLearner, "uncertainty", asked)
-    again = on_test_set(taught, test, told.append)
-    assert [t.correct.tolist() for t in again] == [t.correct.tolist() for t in trials]
-    assert len(told) == 3
-    one, other, *_ = sorted(taught.place.scores.glob("test-*.parquet"))
+    again = on_test_set(taught, test, output.append)
+    assert [t.correct.tolist() for t in again] == [t.correct.tolist() for t in evaluations]
+    assert len(output) == 3
+    one, other, *_ = sorted(taught.paths.scores.glob("test-*.parquet"))
     content = one.read_bytes()
     one.write_bytes(other.read_bytes())
     with pytest.raises(AssertionError, match="asked again"):
-        on_test_set(taught, test, told.append)
+        on_test_set(taught, test, output.append)
     one.write_bytes(content)
     test.items[0]["text"] = "another text"
     with pytest.raises(AssertionError, match="asked again"):
-        on_test_set(taught, test, told.append)
+        on_test_set(taught, test, output.append)
 
 
 def test_items_that_were_labelled_here_are_left_out(taught, quick):
@@ -231,12 +197,12 @@ def test_items_that_were_labelled_here_are_left_out(taught, quick):
     rows = [{"text": t, "label": "red"} for t in (item.fields["text"], "a a a", "a a")]
     path = quick / "leak.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    told = []
+    output = []
     test = read_test_file(taught, path, "label")
-    assert {len(t.correct) for t in on_test_set(taught, test, told.append)} == {2}
-    assert "1 of 3 test items were also labelled" in told[0]
+    assert {len(t.correct) for t in on_test_set(taught, test, output.append)} == {2}
+    assert "1 of 3 test items were also labelled" in output[0]
     path.write_text(json.dumps(rows[0]) + "\n")
-    assert on_test_set(taught, read_test_file(taught, path, "label"), told.append) == []
+    assert on_test_set(taught, read_test_file(taught, path, "label"), output.append) == []
 
 
 def test_a_damaged_adapter_is_left_out(make_campaign, test_file):
@@ -247,10 +213,10 @@ def test_a_damaged_adapter_is_left_out(make_campaign, test_file):
         campaign.teach()
     weights = campaign.folder / "adapters" / "round-0001-1" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    told = []
+    output = []
     test = read_test_file(campaign, test_file, "label")
-    assert [t.model.round for t in on_test_set(campaign, test, told.append)] == [None, 2]
-    assert any("round 1 is left out" in line for line in told)
+    assert [t.model.round for t in on_test_set(campaign, test, output.append)] == [None, 2]
+    assert any("round 1 is left out" in line for line in output)
 
 
 @pytest.mark.parametrize(
@@ -273,18 +239,18 @@ def test_test_files_that_cannot_be_used(taught, quick, row, words):
 # People and what they cost
 
 
-def a_word(seq, item, annotator, answer, ms=None, kind="label", undoes=None):
+def an_event(seq, item, annotator, answer, ms=None, kind="label", undoes=None):
     return Event(seq, str(seq), kind, item, annotator, answer, None, undoes, 1, ms, "")
 
 
 def test_agreement_of_every_pair():
-    said = {"ann": "aabb", "bob": "abbb", "cid": "aaaa"}
+    shown = {"ann": "aabb", "bob": "abbb", "cid": "aaaa"}
     words = [
-        a_word(0, str(place), who, answer)
-        for who, answers in said.items()
+        an_event(0, str(place), who, answer)
+        for who, answers in shown.items()
         for place, answer in enumerate(answers)
     ]
-    words.append(a_word(0, "9", "dan", "a"))
+    words.append(an_event(0, "9", "dan", "a"))
     found = {(p.first, p.second): p for p in agreements(words)}
     assert set(found) == {("ann", "bob"), ("ann", "cid"), ("bob", "cid")}
     pair = found["ann", "bob"]
@@ -294,12 +260,12 @@ def test_agreement_of_every_pair():
     assert found["ann", "cid"].kappa == pytest.approx(0)
 
 
-def test_agreement_that_cannot_be_told():
-    words = [a_word(0, str(i), who, "a") for i in range(3) for who in ("ann", "bob")]
+def test_agreement_that_is_not_defined():
+    words = [an_event(0, str(i), who, "a") for i in range(3) for who in ("ann", "bob")]
     (pair,) = agreements(words)
     assert (pair.n_equal, pair.kappa) == (3, None)
-    assert agreements([a_word(0, "1", "ann", "a"), a_word(0, "2", "bob", "a")]) == []
-    final = [a_word(0, "1", "ann", "2 + 2 #### 4"), a_word(0, "1", "bob", "#### 4")]
+    assert agreements([an_event(0, "1", "ann", "a"), an_event(0, "2", "bob", "a")]) == []
+    final = [an_event(0, "1", "ann", "2 + 2 #### 4"), an_event(0, "1", "bob", "#### 4")]
     assert agreements(final)[0].n_equal == 0
     task = GenerationTask("{text}", answer_pattern=r"#### (\d+)")
     assert agreements(final, task.parse)[0].n_equal == 1
@@ -307,21 +273,21 @@ def test_agreement_that_cannot_be_told():
 
 def test_what_labels_cost_up_to_an_event():
     log = [
-        a_word(1, "x", "ann", "a", ms=30_000),
-        a_word(2, "x", "bob", "a"),
-        a_word(3, "y", "ann", "b", ms=60_000),
-        a_word(4, "y", "ann", None, kind="undo", undoes=3),
-        a_word(5, "y", "ann", None, ms=30_000, kind="skip"),
+        an_event(1, "x", "ann", "a", ms=30_000),
+        an_event(2, "x", "bob", "a"),
+        an_event(3, "y", "ann", "b", ms=60_000),
+        an_event(4, "y", "ann", None, kind="undo", undoes=3),
+        an_event(5, "y", "ann", None, ms=30_000, kind="skip"),
     ]
     prices = Prices(per_label=2.0, per_hour=60.0)
-    assert spent(log, 0, prices).money == 0
-    found = spent(log, 2, prices)
+    assert cost_until(log, 0, prices).money == 0
+    found = cost_until(log, 2, prices)
     assert (found.n_answers, found.seconds, found.n_untimed) == (2, 30.0, 1)
     assert found.money == pytest.approx(2 * 2 + 0.5)
-    found = spent(log, 5, prices)
+    found = cost_until(log, 5, prices)
     assert (found.n_answers, found.seconds, found.money) == (2, 120.0, pytest.approx(4 + 2))
-    assert spent(log, 5, Prices()).money is None
-    assert spent(log[1:2], 5, Prices(per_hour=1.0)).seconds is None
+    assert cost_until(log, 5, Prices()).money is None
+    assert cost_until(log[1:2], 5, Prices(per_hour=1.0)).seconds is None
 
 
 # Displays
@@ -347,25 +313,7 @@ def test_displays_draw_into_the_given_axes_and_without_pyplot(taught, monkeypatc
     np.testing.assert_allclose(edges, np.percentile(batch, [25, 75]))
     assert (len(pool), len(batch)) == (len(POOL) - 4, 4)
     assert batch.mean() > pool.mean(), "the batch is what the model is unsure of"
-    diagram = ReliabilityDiagram.from_predictions({"_a$": ([True, False], [0.9, 0.2])}).plot()
-    assert diagram.lines_[0].get_xydata().tolist() == [[0.2, 0.0], [0.9, 1.0]]
-    render(taught, Told())
-
-
-@given(
-    st.dictionaries(
-        st.integers(1, 9), st.lists(st.sampled_from("abcdefghijklmno"), max_size=30), max_size=4
-    )
-)
-def test_shares_of_the_classes_fill_each_bar(answers):
-    display = ClassMixByRound.from_answers(answers)
-    assert set(display.by_round) == {number for number, labels in answers.items() if labels}
-    if display.by_round:
-        heights = np.array([[bar.get_height() for bar in bars] for bars in display.plot().bars_])
-        np.testing.assert_allclose(heights.sum(axis=0), 1)
-        most = display.classes()[0]
-        for place, counts in enumerate(display.by_round.values()):
-            assert heights[0][place] == pytest.approx(counts[most] / sum(counts.values()))
+    render(taught, ReportOptions())
 
 
 # The page
@@ -374,20 +322,20 @@ def test_shares_of_the_classes_fill_each_bar(answers):
 def test_without_a_test_file_no_model_is_loaded(taught):
     code = (
         "import sys; from starlearn.campaign.campaign import Campaign; "
-        "from starlearn.campaign.report.page import Told, render; "
+        "from starlearn.campaign.report.page import ReportOptions, render; "
         f"campaign = Campaign.open({str(taught.folder)!r}, read_only=True); "
-        "print(len(render(campaign, Told())) > 10_000, 'torch' in sys.modules)"
+        "print(len(render(campaign, ReportOptions())) > 10_000, 'torch' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["True", "False"]
 
 
-def test_page_says_what_there_is(taught, test_file):
+def test_the_page_shows_all_sections(taught, test_file):
     test = read_test_file(taught, test_file, "label")
-    trials = on_test_set(taught, test, str)
-    page = page_of(taught, prices=Prices(0.5, 30.0), test_name="t.jsonl", tested=trials)
+    evaluations = on_test_set(taught, test, str)
+    page = page_of(taught, prices=Prices(0.5, 30.0), test_name="t.jsonl", tested=evaluations)
     assert page.tags.count("img") == 5
-    said = page.said()
+    shown = page.visible_text()
     for words in (
         "12 of 32 items labelled",
         "2 rounds taught",
@@ -395,22 +343,22 @@ def test_page_says_what_there_is(taught, test_file):
         "18.0 s of annotators' time",
         "7.65 paid for labels",  # 15 answers, and 18 s of 30 an hour
         "On the held-out file t.jsonl",
-        "biased downward",
+        "underestimates accuracy on the pool",
         "base model 0 1 4",  # labels taught, round, items
         "round 1 4 2 4",
         "15 bins",
-        "For 3 answers it is not known how long they took",
+        "3 answers have no time",
         "ann and bob 3 ",
         "entropy: place 1 of 32",
         "training learning_rate 0.005",
         "transformers",
         f"Next: starlearn teach {taught.folder}",
     ):
-        assert words in said, words
-    assert all(item.fields["text"] in said for r in (1, 2, 3) for item in taught.batch(r))
+        assert words in shown, words
+    assert all(item.fields["text"] in shown for r in (1, 2, 3) for item in taught.batch(r))
 
 
-def test_fault_42_page_is_one_file_with_everything_escaped(make_campaign):
+def test_page_is_one_file_with_everything_escaped(make_campaign):
     choice = "red \x1b[31m" + NASTY[:60]
     campaign = make_campaign(
         pool=[{"text": t, "note": NASTY} for t in [*POOL[:6], NASTY, "$x^$ _a"]],
@@ -426,7 +374,7 @@ def test_fault_42_page_is_one_file_with_everything_escaped(make_campaign):
     campaign.teach()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        text = render(campaign, Told())
+        text = render(campaign, ReportOptions())
     page = Page(text)
     assert "script" not in page.tags
     assert set(page.tags) & {"b", "i"} == {"b", "i"}, "our own"
@@ -441,14 +389,14 @@ def test_fault_42_page_is_one_file_with_everything_escaped(make_campaign):
     style = re.search("<style>(.*?)</style>", text, re.DOTALL)[1]
     assert base64.b64encode(sha256(style.encode()).digest()).decode() in policy
     assert "script-src" not in policy
-    said = page.said()
-    assert said.count("<script>alert('x')</script>") >= 10, "shown as it is: item, label, note"
-    assert "<b>ann</b>" in said
-    assert "\\x1b[31m" in said
-    assert "\\u202e" in said
+    shown = page.visible_text()
+    assert shown.count("<script>alert('x')</script>") >= 10, "shown as it is: item, label, note"
+    assert "<b>ann</b>" in shown
+    assert "\\x1b[31m" in shown
+    assert "\\u202e" in shown
     assert "\x1b" not in text
     assert "\u202e" not in text
-    assert "49" not in "".join(re.findall(r"\[red\](.{12})", said))
+    assert "49" not in "".join(re.findall(r"\[red\](.{12})", shown))
 
 
 def test_characters_that_matplotlib_has_no_glyph_for_make_no_warning(make_campaign):
@@ -458,7 +406,7 @@ def test_characters_that_matplotlib_has_no_glyph_for_make_no_warning(make_campai
         campaign.label(item, choices[0], "猫")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        text = render(campaign, Told())
+        text = render(campaign, ReportOptions())
     images = re.findall(r"base64,([^\"]+)\" alt=\"Share of each class", text)
     assert "red 猫" in base64.b64decode(images[0]).decode()
 
@@ -466,10 +414,10 @@ def test_characters_that_matplotlib_has_no_glyph_for_make_no_warning(make_campai
 def test_long_texts_and_long_batches_are_cut(make_campaign, monkeypatch):
     from starlearn.campaign.report import page as module
 
-    monkeypatch.setattr(module, "MOST_ROWS", 3)
+    monkeypatch.setattr(module, "MAX_ROWS", 3)
     campaign = make_campaign(pool=[f"{text} " + "very " * 40 + "x" * 99 for text in POOL[:5]])
     campaign.query(5)
-    text = render(campaign, Told())
+    text = render(campaign, ReportOptions())
     assert "The first 3 of 5" in text
     assert "x" * 60 not in text
     assert text.count("very …") + text.count("xx…") >= 3
@@ -482,34 +430,34 @@ def test_free_form_answers(make_campaign):
         campaign.label(item, "it is red", "ann")
         campaign.label(item, "so red", "bob")
     campaign.teach()
-    said = page_of(campaign).said()
-    assert "Answers are free texts, so there are no classes to count." in said
-    assert "ann and bob 3 3 100.0 not defined" in said
-    assert "the geometric mean over its tokens" in said
+    shown = page_of(campaign).visible_text()
+    assert "Answers are free texts, so there are no classes to count." in shown
+    assert "ann and bob 3 3 100.0 not defined" in shown
+    assert "the geometric mean over its tokens" in shown
 
 
 def test_no_token_is_written(make_campaign):
     campaign = make_campaign()
     item = campaign.query(1)[0]
     campaign.flag(item, note="see hf_" + "aB3" * 11)
-    assert "see hf_***" in page_of(campaign).said()
+    assert "see hf_***" in page_of(campaign).visible_text()
 
 
 # The command
 
 
-def test_a_campaign_without_a_round_says_what_to_type(make_campaign):
+def test_a_campaign_without_a_round_shows_the_next_command(make_campaign):
     campaign = make_campaign()
-    told = done("report", campaign.folder)
-    assert f"Next: starlearn query {campaign.folder}" in told
+    output = done("report", campaign.folder)
+    assert f"Next: starlearn query {campaign.folder}" in output
     page = Page((campaign.folder / "report.html").read_text())
-    assert "No round has begun yet" in page.said()
-    assert f"starlearn query {campaign.folder} -n 32" in page.said()
+    assert "No round has begun yet" in page.visible_text()
+    assert f"starlearn query {campaign.folder} -n 32" in page.visible_text()
     assert page.tags.count("img") == 0
     assert campaign.doctor() == []
 
 
-def test_a_failed_round_is_told(make_campaign, monkeypatch):
+def test_a_failed_round_is_reported(make_campaign, monkeypatch):
     campaign = make_campaign()
     campaign.query(2)
     label_all(campaign)
@@ -522,12 +470,12 @@ def test_a_failed_round_is_told(make_campaign, monkeypatch):
         with pytest.raises(TrainingDivergedError):
             campaign.teach()
     page = page_of(campaign)
-    assert page.said().count("Round 1 failed: loss <nan> in step 2") == 2
-    assert "No item has two answers" in page.said()
+    assert page.visible_text().count("Round 1 failed: loss <nan> in step 2") == 2
+    assert "No item has two answers" in page.visible_text()
     assert page.tags.count("img") == 4
 
 
-def test_fault_11_and_10_a_report_of_a_campaign_in_use_or_read_only(taught, quick, monkeypatch):
+def test_a_report_of_a_campaign_in_use_or_read_only(taught, quick, monkeypatch):
     import os
 
     before = {path: path.read_bytes() for path in taught.folder.rglob("*.db")}
@@ -556,13 +504,13 @@ def test_answers_that_cannot_be_kept_are_no_error(taught, test_file, monkeypatch
     from starlearn.errors import StorageError
 
     def full(*_, **__):
-        raise StorageError("No right to write")
+        raise StorageError("No permission to write")
 
     test_file.write_text(json.dumps({"text": "a very small sea", "label": "red"}) + "\n")
     monkeypatch.setattr(snapshot, "write_table", full)
     target = quick / "kept.html"
-    told = done("report", taught.folder, "--test", test_file, "--to", target)
-    assert "cannot be kept" in told
+    output = done("report", taught.folder, "--test", test_file, "--to", target)
+    assert "cannot be kept" in output
     assert "On the held-out file test.jsonl" in target.read_text()
 
 
@@ -571,13 +519,15 @@ def test_places_and_prices_that_cannot_be_used(taught, quick):
     target.write_text("mine")
     assert "--overwrite" in refused("report", taught.folder, "--to", target)
     assert target.read_text() == "mine"
-    assert "no place for a file" in refused("report", taught.folder, "--to", quick)
-    assert "no place for a file" in refused(
+    assert "its parent folder does not exist" in refused("report", taught.folder, "--to", quick)
+    assert "its parent folder does not exist" in refused(
         "report", taught.folder, "--to", quick / "no" / "r.html"
     )
     for price in ("-1", "nan", "inf"):
-        told = refused("report", taught.folder, "--to", quick / "p.html", "--price-per-hour", price)
-        assert "--price-per-hour must be" in told
+        output = refused(
+            "report", taught.folder, "--to", quick / "p.html", "--price-per-hour", price
+        )
+        assert "--price-per-hour must be" in output
     assert "cannot be read" in refused(
         "report", taught.folder, "--to", quick / "p.html", "--test", quick / "none.jsonl"
     )

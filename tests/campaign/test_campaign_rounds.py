@@ -63,9 +63,9 @@ def test_scores_and_learners_of_earlier_rounds(make_campaign):
     assert len(campaign.learner(1).rounds_) == 1
     assert len(campaign.learner(2).rounds_) == 2
     assert campaign.scores(3) is None
-    campaign.place.round_scores(1).write_bytes(b"damaged")
+    campaign.paths.round_scores(1).write_bytes(b"damaged")
     assert campaign.scores(1) is None
-    with pytest.raises(InputError, match=r"these have: \[1, 2\]"):
+    with pytest.raises(InputError, match=r"these rounds have one: \[1, 2\]"):
         campaign.learner(3)
 
 
@@ -84,7 +84,7 @@ def scored_at_a_time(n):
     return Acquisition(n_passes=2, chunk_size=n)
 
 
-def test_fault_02_the_batch_does_not_depend_on_chunks_or_order(make_campaign):
+def test_the_batch_does_not_depend_on_chunks_or_order(make_campaign):
     first = make_campaign(name="a", acquisition=scored_at_a_time(5))
     second = make_campaign(pool=POOL[::-1], name="b", acquisition=scored_at_a_time(100))
     for _ in range(2):
@@ -112,7 +112,7 @@ def computed(monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{}, {"screen": 2}, {"diversity": "kmeans++"}])
-def test_fault_02_finished_chunks_are_not_scored_again(make_campaign, computed, options):
+def test_finished_chunks_are_not_scored_again(make_campaign, computed, options):
     acquisition = Acquisition(n_passes=2, chunk_size=8, **options)
     whole = make_campaign(name="whole", acquisition=acquisition).query(4)
     assert computed.calls == [8] * 4
@@ -146,20 +146,18 @@ def test_a_damaged_cache_is_scored_again(make_campaign, monkeypatch):
     campaign = make_campaign(name="damaged")
     with monkeypatch.context() as patch:
         patch.setattr(
-            batch_scores, "_kept_scores", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+            batch_scores, "_write_scores", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         with pytest.raises(KeyboardInterrupt):
             campaign.query(4)
     campaign.close()
-    file = campaign.place.cache / "scores.sqlite"
+    file = campaign.paths.cache / "scores.sqlite"
     file.write_bytes(b"x" * 4096 + file.read_bytes()[4096:])
     with Campaign.open(campaign.folder) as again, pytest.warns(UserWarning, match="is damaged"):
         assert ids(again.query(4)) == whole
 
 
-def test_fault_07_a_full_disk_while_scores_are_kept_is_told_and_costs_nothing(
-    make_campaign, monkeypatch
-):
+def test_a_full_disk_while_scores_are_written_is_reported_and_harmless(make_campaign, monkeypatch):
     whole = ids(make_campaign(name="whole").query(4))
     campaign = make_campaign(name="full")
 
@@ -185,7 +183,7 @@ def test_a_query_that_had_ended_gives_the_open_batch(make_campaign):
         campaign.query(4)
 
 
-def test_fault_44_and_45_small_and_exhausted_pools(make_campaign):
+def test_small_and_exhausted_pools(make_campaign):
     with pytest.raises(InputError, match="pool is empty"):
         make_campaign(pool=[], name="empty")
     campaign = make_campaign(pool=POOL[:3])
@@ -202,16 +200,16 @@ def test_fault_44_and_45_small_and_exhausted_pools(make_campaign):
 
 
 @pytest.mark.parametrize("n", [0, -1, 1.5, True, "3"])
-def test_fault_46_sizes_that_are_none(make_campaign, n):
+def test_sizes_that_cannot_be_used(make_campaign, n):
     with pytest.raises(InputError, match="n_instances"):
         make_campaign().query(n)
 
 
-def test_fault_46_a_numpy_integer_is_a_size(make_campaign):
+def test_a_numpy_integer_is_a_size(make_campaign):
     assert len(make_campaign().query(np.int64(2))) == 2
 
 
-def test_fault_35_duplicates_are_asked_once(make_campaign):
+def test_duplicates_are_one_item(make_campaign):
     campaign = make_campaign(pool=[*POOL, *POOL[:5]])
     assert campaign.n_items == len(POOL)
     assert campaign.status().n_duplicates == 5
@@ -230,19 +228,19 @@ def test_fault_35_duplicates_are_asked_once(make_campaign):
         ({"other": "x"}, "missing"),
     ],
 )
-def test_fault_36_39_40_rows_that_cannot_be_used(make_campaign, quick, row, why):
+def test_rows_that_cannot_be_used(make_campaign, quick, row, why):
     with pytest.raises(InputError, match=f"row 2.*{why}"):
         make_campaign(pool=["a sky is", "a sea is", row])
     assert not (quick / "campaign" / "labels.db").exists()
 
 
-def test_fault_41_42_43_odd_texts_are_stored_as_they_are(make_campaign):
+def test_odd_texts_are_stored_as_they_are(make_campaign):
     odd = ["nul \0 and \x1b[31m red", "[red]markup[/red] <script>x</script>", "\u202e </s> <s> day"]
     campaign = make_campaign(pool=odd)
     assert sorted(item.fields["text"] for item in campaign.query(3)) == sorted(odd)
 
 
-def test_fault_47_any_container(make_campaign):
+def test_any_container(make_campaign):
     import pandas as pd
 
     wanted = ids(make_campaign(name="list").query(4))
@@ -254,7 +252,7 @@ def test_fault_47_any_container(make_campaign):
         make_campaign(pool=3, name="number")
 
 
-def test_fault_48_49_50_edits_of_the_pools_file_move_no_label(make_campaign, tmp_path):
+def test_edits_of_the_pools_file_move_no_label(make_campaign, tmp_path):
     file = tmp_path / "pool.jsonl"
     file.write_text(
         "".join(json.dumps({"text": text, "row": i}) + "\n" for i, text in enumerate(POOL))
@@ -289,7 +287,7 @@ def test_extra_fields_are_shown_and_do_not_make_an_item(make_campaign):
         make_campaign(pool=pool, extra_fields=["url"], name="other")
 
 
-def test_fault_31_no_label_is_refused_and_one_is_enough(make_campaign):
+def test_no_label_is_refused_and_one_is_enough(make_campaign):
     campaign = make_campaign()
     with pytest.raises(InputError, match="no batch"):
         campaign.teach()
@@ -316,7 +314,7 @@ def test_a_round_that_nobody_has_labelled_does_not_end_in_python_either(make_cam
     assert [record.n_labels for record in campaign.history()] == [2, 4]
 
 
-def test_fault_27_a_training_that_diverges_keeps_labels_and_the_earlier_adapter(make_campaign):
+def test_a_training_that_diverges_keeps_labels_and_the_earlier_adapter(make_campaign):
     campaign = make_campaign(training=Training(max_steps=2, learning_rate=1e30, b_weight_decay=0.0))
     campaign.query(3)
     label_all(campaign)
@@ -330,7 +328,7 @@ def test_fault_27_a_training_that_diverges_keeps_labels_and_the_earlier_adapter(
     assert campaign.teach().adapter == "round-0001-2"
 
 
-def test_fault_20_ctrl_c_in_a_training_leaves_a_round_that_goes_on(make_campaign, monkeypatch):
+def test_ctrl_c_in_a_training_leaves_a_round_that_goes_on(make_campaign, monkeypatch):
     campaign = make_campaign()
     campaign.query(3)
     label_all(campaign)
@@ -361,9 +359,7 @@ def killed_after_the_rename(campaign, monkeypatch):
     assert campaign.published() is None
 
 
-def test_fault_04_a_complete_adapter_is_taken_over_without_another_training(
-    make_campaign, monkeypatch
-):
+def test_a_complete_adapter_is_taken_over_without_another_training(make_campaign, monkeypatch):
     campaign = make_campaign()
     campaign.query(3)
     label_all(campaign)
@@ -378,9 +374,7 @@ def test_fault_04_a_complete_adapter_is_taken_over_without_another_training(
 
 
 @pytest.mark.parametrize("what", ["label", "setting"])
-def test_fault_04_an_adapter_of_other_labels_or_settings_is_not_taken_over(
-    make_campaign, monkeypatch, what
-):
+def test_an_adapter_of_other_labels_or_settings_is_not_taken_over(make_campaign, monkeypatch, what):
     campaign = make_campaign()
     batch = campaign.query(3)
     label_all(campaign)
@@ -395,9 +389,7 @@ def test_fault_04_an_adapter_of_other_labels_or_settings_is_not_taken_over(
     assert campaign.doctor() == []
 
 
-def test_fault_02_a_label_between_interruption_and_resumption_changes_no_batch(
-    make_campaign, monkeypatch
-):
+def test_a_label_between_interruption_and_resumption_changes_no_batch(make_campaign, monkeypatch):
     batches = []
     for name in ("whole", "interrupted"):
         campaign = make_campaign(name=name)
@@ -409,7 +401,7 @@ def test_fault_02_a_label_between_interruption_and_resumption_changes_no_batch(
             with monkeypatch.context() as patch:
                 patch.setattr(
                     batch_scores,
-                    "_kept_scores",
+                    "_write_scores",
                     lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
                 )
                 with pytest.raises(KeyboardInterrupt):
@@ -422,14 +414,14 @@ def test_fault_02_a_label_between_interruption_and_resumption_changes_no_batch(
     assert batches[0] == batches[1]
 
 
-def test_trap_a_first_batch_without_a_label_can_be_left(make_campaign):
+def test_a_first_batch_without_a_label_can_be_left(make_campaign):
     campaign = make_campaign()
     first = campaign.query(2)
     campaign.skip(first[0])
     campaign.flag(first[1])
     assert campaign.status().state == "labelled"
     assert campaign.status().next.startswith("starlearn query")
-    with pytest.raises(InputError, match=r"skips and flags.*starlearn query .* -n 50"):
+    with pytest.raises(InputError, match=r"skips or flags.*starlearn query .* -n 50"):
         campaign.teach()
     second = campaign.query(3)
     assert not set(ids(first)) & set(ids(second))
@@ -448,7 +440,7 @@ def test_trap_a_first_batch_without_a_label_can_be_left(make_campaign):
     ]
 
 
-def test_trap_a_choice_that_the_tokenizer_cannot_tell_from_another_is_refused(make_campaign):
+def test_a_choice_with_the_tokens_of_another_is_refused(make_campaign):
     campaign = make_campaign()
     campaign.add_choice("yes")
     campaign.add_choice("never")  # unknown to the word tokenizer, and the only such word
@@ -541,7 +533,7 @@ def test_free_form_answers(make_campaign):
     assert sorted(campaign.learner().y_training) == ["007", "blue  \n it is"]
 
 
-def test_fault_66_another_base_model_is_refused(make_campaign, tmp_path, quick):
+def test_another_base_model_is_refused(make_campaign, tmp_path, quick):
     from tiny_models import build_model
 
     campaign = make_campaign()
@@ -558,7 +550,7 @@ def test_fault_66_another_base_model_is_refused(make_campaign, tmp_path, quick):
 def test_settings_that_a_campaign_keeps(make_campaign, tiny_model):
     campaign = make_campaign()
     for name in ("model", "task__prompt", "quantization", "random_state"):
-        with pytest.raises(InputError, match="begun with"):
+        with pytest.raises(InputError, match="cannot change"):
             campaign.set_params(**{name: "x"})
     with pytest.raises(InputError):
         campaign.set_params(training__speed=3)
@@ -589,7 +581,7 @@ def test_folders_that_are_not_free(make_campaign, quick):
         Campaign.open(quick / "nowhere")
 
 
-def test_fault_53_a_new_choice_is_learnt_by_the_next_training(make_campaign):
+def test_a_new_choice_is_learnt_by_the_next_training(make_campaign):
     campaign = make_campaign()
     batch = campaign.query(2)
     with pytest.raises(InputError, match="add_choice"):

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 from campaign_cases import POOL
-from page_cases import FREE, HOSTILE, MANY, ORIGIN, Page, visitors, words
+from page_cases import FREE, HOSTILE, MANY, ORIGIN, Page, responses_of, visitors
 from starlette.datastructures import URL
 from starlette.requests import Request
 from starlette.testclient import TestClient
@@ -13,10 +13,10 @@ from test_campaign_commands import refused
 
 from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.web import serving
-from starlearn.campaign.web.access import HEADERS, Door
+from starlearn.campaign.web.access import HEADERS, AccessTokens
 from starlearn.campaign.web.pages import HERE, STATIC, shown
 from starlearn.campaign.web.routes import make_app
-from starlearn.campaign.web.service import Desk
+from starlearn.campaign.web.service import AnnotationService
 from starlearn.errors import InputError, MissingDependencyError
 from starlearn.tasks import ChoiceTask
 
@@ -39,58 +39,58 @@ def free(make_campaign):
 
 
 def strangers(campaign):
-    """Return a client that has not been let in, and the door."""
-    door = Door(8765)
-    app = make_app(Desk(campaign), door)
-    return TestClient(app, base_url=ORIGIN, follow_redirects=False), door
+    """Return a client that has not been let in, and the tokens."""
+    tokens = AccessTokens(8765)
+    app = make_app(AnnotationService(campaign), tokens)
+    return TestClient(app, base_url=ORIGIN, follow_redirects=False), tokens
 
 
 @pytest.mark.parametrize("token", [None, "", "x", "é", "\ud800", "0" * 43])
 def test_nobody_gets_in_without_the_token(batch, token):
-    client, door = strangers(batch)
+    client, tokens = strangers(batch)
     item = batch.batch()[0]
     if token is not None:
         assert client.get("/", params={"token": token.encode(errors="replace")}).status_code == 403
-        client.cookies.set(door.cookie, token.encode("ascii", "replace").decode())
-    for path in ("/", "/name", f"/?item={item.id}", "/word", "/nowhere"):
+        client.cookies.set(tokens.cookie, token.encode("ascii", "replace").decode())
+    for path in ("/", "/name", f"/?item={item.id}", "/respond", "/nowhere"):
         answer = client.get(path)
         assert answer.status_code == 403
         assert item.fields["text"] not in answer.text
         assert "Open the address" in answer.text
     form = {"kind": "label", "annotator": "x", "item": item.id, "seen": "0", "choice": "0:red"}
-    answer = client.post("/word", data=form, headers={"Origin": ORIGIN})
+    answer = client.post("/respond", data=form, headers={"Origin": ORIGIN})
     assert answer.status_code == 403
-    assert words(batch) == []
+    assert responses_of(batch) == []
 
 
 def test_the_token_moves_from_the_address_to_a_cookie(batch):
-    client, door = strangers(batch)
-    answer = client.get("/", params={"token": door.token})
+    client, tokens = strangers(batch)
+    answer = client.get("/", params={"token": tokens.token})
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
     cookie = answer.headers["set-cookie"]
     assert "HttpOnly" in cookie
     assert "SameSite=strict" in cookie
-    assert len(door.token) >= 40
+    assert len(tokens.token) >= 40
     page = client.get("/")
     assert page.status_code == 200
-    assert door.token not in page.text
-    assert Door(8765).token != door.token
+    assert tokens.token not in page.text
+    assert AccessTokens(8765).token != tokens.token
 
 
-def test_what_stands_in_a_browsers_command_line_opens_once(batch):
-    client, door = strangers(batch)
-    ticket = door.ticket()
+def test_a_token_in_a_browsers_command_line_works_once(batch):
+    client, tokens = strangers(batch)
+    ticket = tokens.new_single_use()
     assert client.get("/", params={"token": ticket}).status_code == 303
     assert client.get("/").status_code == 200
     other = TestClient(client.app, base_url=ORIGIN, follow_redirects=False)
     assert other.get("/", params={"token": ticket}).status_code == 403
-    other.cookies.set(door.cookie, ticket)
+    other.cookies.set(tokens.cookie, ticket)
     assert other.get("/").status_code == 403
 
 
 def test_two_servers_on_one_machine_keep_their_cookies_apart():
     # Browsers send cookies to every port.
-    assert Door(1).cookie != Door(2).cookie
+    assert AccessTokens(1).cookie != AccessTokens(2).cookie
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_name_that_was_bound_to_this_address_is_refused(batch, host, code):
     assert visitor.client.get("/", headers={"Host": host}).status_code == code
 
 
-def test_trap_an_address_made_of_the_host_header_opens_nothing(batch, monkeypatch):
+def test_an_address_made_of_the_host_header_opens_nothing(batch, monkeypatch):
     """As in Starlette 1.0, where Host: 127.0.0.1:8765/static/? became the path of request.url."""
     client, _ = strangers(batch)
     monkeypatch.setattr(Request, "url", URL("http://127.0.0.1:8765/static/?/"))
@@ -119,29 +119,29 @@ def test_trap_an_address_made_of_the_host_header_opens_nothing(batch, monkeypatc
 @pytest.mark.parametrize(
     "origin", [None, "null", "http://evil.example", "http://127.0.0.1:1", f"{ORIGIN}.evil.example"]
 )
-def test_words_from_other_pages_are_refused(batch, origin):
+def test_forms_from_other_pages_are_refused(batch, origin):
     (visitor,) = visitors(batch, "ann")
     form = visitor.get().form("label")
     headers = {} if origin is None else {"Origin": origin}
-    for path in ("/word", "/undo", "/name"):
+    for path in ("/respond", "/undo", "/name"):
         answer = visitor.client.post(
             path, data={**form.fields, "choice": "0:red", "name": "eve"}, headers=headers
         )
         assert answer.status_code == 403
-    assert words(batch) == []
+    assert responses_of(batch) == []
     assert "ann" in visitor.get().text
 
 
-def test_every_answer_tells_browsers_what_to_refuse(batch):
-    client, door = strangers(batch)
+def test_every_response_has_the_security_headers(batch):
+    client, tokens = strangers(batch)
     (visitor,) = visitors(batch, "ann")
     answers = [
         client.get("/"),
-        client.get("/", params={"token": door.token}),
+        client.get("/", params={"token": tokens.token}),
         client.get("/", headers={"Host": "evil.example"}),
         visitor.client.get("/"),
         visitor.client.get("/nowhere"),
-        visitor.client.get("/word"),
+        visitor.client.get("/respond"),
         visitor.client.get("/static/label.js"),
         visitor.client.get("/static/../app.py"),
     ]
@@ -185,7 +185,7 @@ def assert_harmless(text):
     return page
 
 
-def test_fault_42_text_of_items_choices_and_annotators_is_escaped(make_campaign):
+def test_text_of_items_choices_and_annotators_is_escaped(make_campaign):
     pool = [{"text": f"{HOSTILE} {row}", "source": HOSTILE} for row in range(3)]
     task = ChoiceTask("{text} Answer :", choices=[HOSTILE, "red", "green"])
     campaign = make_campaign(pool, task=task, extra_fields=["source"])
@@ -198,33 +198,33 @@ def test_fault_42_text_of_items_choices_and_annotators_is_escaped(make_campaign)
     assert page.form("label").fields["annotator"] == name
     assert_harmless(visitor.label(page, 0) and visitor.answer.text)
     assert f"Saved: {HOSTILE[:59]}" in visitor.get().text
-    assert words(campaign) == [(name, "label", HOSTILE)]
+    assert responses_of(campaign) == [(name, "label", HOSTILE)]
     item = campaign.batch()[0].id
     again = assert_harmless(visitor.get(f"/?item={item}") and visitor.answer.text)
-    assert f"Your answer so far: {HOSTILE}" in again.text
+    assert f"Your current answer: {HOSTILE}" in again.text
     assert_harmless(visitor.get("/name") and visitor.answer.text)
     # Errors show what was sent.
     form = page.form("flag")
     for kind in ("flag", HOSTILE):
         values = {**form.fields, "kind": kind, "item": "i0", "note": HOSTILE}
-        refused = assert_harmless(visitor.post("/word", values) and visitor.answer.text)
+        refused = assert_harmless(visitor.post("/respond", values) and visitor.answer.text)
         assert visitor.answer.status_code in (400, 409)
         assert HOSTILE in refused.text
     assert_harmless(visitor.post("/name", {"name": HOSTILE * 3}) and visitor.answer.text)
     assert visitor.answer.status_code == 400
 
 
-def test_fault_42_free_answers_are_escaped_and_come_back_as_they_were(free):
+def test_free_answers_are_escaped_and_come_back_as_they_were(free):
     (visitor,) = visitors(free, "ann")
     text = f"\n  {HOSTILE}\n\nsecond line "
     visitor.send(visitor.get().form("label"), answer=text.replace("\n", "\r\n"))
-    assert words(free) == [("ann", "label", text)]
+    assert responses_of(free) == [("ann", "label", text)]
     page = visitor.send(visitor.get().form("undo"))
     assert_harmless(visitor.answer.text)
     assert page.form("label").fields["answer"] == text
 
 
-def test_fault_41_text_cannot_pass_for_other_text_on_the_page(make_campaign):
+def test_text_cannot_pass_for_other_text_on_the_page(make_campaign):
     nasty = "a\x1b[31m\u202eb\u200b\x00\tc\r\nd"
     assert shown(nasty) == (
         'a<span class="odd">\\x1b</span>[31m<span class="odd">\\u202e</span>b'
@@ -267,7 +267,7 @@ def test_what_is_shown(make_campaign):
     assert campaign.labels() == {item.id: "green"}
 
 
-def test_a_browser_without_a_name_is_asked_for_one(batch):
+def test_a_browser_without_a_name_gets_the_form_for_it(batch):
     (visitor,) = visitors(batch, None)
     page = visitor.get()
     assert "Who labels?" in page.text
@@ -278,7 +278,7 @@ def test_a_browser_without_a_name_is_asked_for_one(batch):
     page = visitor.post("/name", {"name": " Zoë; 山 "})
     assert "Annotator Zoë; 山" in page.text
     visitor.label(page, 0)
-    assert words(batch) == [("Zoë; 山", "label", "red")]
+    assert responses_of(batch) == [("Zoë; 山", "label", "red")]
     page = visitor.get("/name")
     assert page.forms[0].fields == {"name": "Zoë; 山"}
     assert "Annotator bob" in visitor.post("/name", {"name": "bob"}).text
@@ -296,7 +296,7 @@ def test_a_reload_and_a_new_server_keep_the_place(batch):
     assert "Item 2 of 4" in again.get().text
 
 
-def test_the_end_of_the_batch_says_what_to_type(batch):
+def test_the_end_of_the_batch_shows_the_next_command(batch):
     (visitor,) = visitors(batch, "ann")
     for _ in range(4):
         visitor.label(visitor.get(), 0)
@@ -304,7 +304,7 @@ def test_the_end_of_the_batch_says_what_to_type(batch):
     assert "No item of this batch waits for you" in page.text
     assert f"starlearn teach {batch.folder}" in page.text
     assert "Item 4 of 4" in visitor.send(page.form("undo")).text
-    assert words(batch)[-1] == ("ann", "undo", None)
+    assert responses_of(batch)[-1] == ("ann", "undo", None)
 
 
 def test_choices_that_need_more_than_a_key(make_campaign):
@@ -319,10 +319,10 @@ def test_choices_that_need_more_than_a_key(make_campaign):
     form = visitor.get().form("label")
     for bad in ("12", "-1", "x", "", "1.5", "²"):
         visitor.send(form, 400, choice=bad)
-    assert len(words(campaign)) == 1
+    assert len(responses_of(campaign)) == 1
 
 
-def test_trap_numbers_as_choices_keep_their_own_keys(batch, monkeypatch):
+def test_numbers_as_choices_keep_their_own_keys(batch, monkeypatch):
     campaign = batch
     monkeypatch.setattr(Campaign, "choices", property(lambda self: ["1", "0", "s"]))
     (visitor,) = visitors(campaign, "ann")
@@ -341,26 +341,26 @@ def test_label_web_needs_its_libraries(batch, monkeypatch):
     monkeypatch.setattr(serving, "find_spec", lambda name: None if name == "uvicorn" else name)
     with pytest.raises(MissingDependencyError, match=r"uvicorn.*pip install 'starlearn\[web\]'"):
         serving.serve(batch, "ann")
-    told = refused("label", batch.folder, "--web", "--no-browser", code=1)
-    assert "pip install 'starlearn[web]'" in told
+    output = refused("label", batch.folder, "--web", "--no-browser", code=1)
+    assert "pip install 'starlearn[web]'" in output
 
 
 def test_label_web_at_the_wrong_time_or_with_wrong_options(make_campaign):
     campaign = make_campaign()
     assert "no batch" in refused("label", campaign.folder, "--web", "--no-browser")
     campaign.query(2)
-    assert "go with --web" in refused("label", campaign.folder, "--port", 8765)
-    assert "go with --web" in refused("label", campaign.folder, "--no-browser")
+    assert "need --web" in refused("label", campaign.folder, "--port", 8765)
+    assert "need --web" in refused("label", campaign.folder, "--no-browser")
     assert "65535" in refused("label", campaign.folder, "--web", "--port", 65536)
     assert "printable" in refused("label", campaign.folder, "--web", "-a", " ", "--no-browser")
 
 
 @pytest.mark.allow_hosts(["127.0.0.1"])
-def test_a_port_in_use_is_said(batch):
+def test_a_port_in_use_is_reported(batch):
     with serving.listening(0) as taken:
         port = taken.getsockname()[1]
-        told = refused("label", batch.folder, "--web", "--no-browser", "--port", port)
-        assert f"Port {port} of 127.0.0.1 is in use" in told
+        output = refused("label", batch.folder, "--web", "--no-browser", "--port", port)
+        assert f"Port {port} of 127.0.0.1 is in use" in output
         assert taken.getsockname()[0] == "127.0.0.1"  # nobody else on the network reaches it
     with (
         serving.listening(port),

@@ -134,7 +134,7 @@ def test_with_more_items(folder, title, name, changes):
 # The rules of the page
 
 
-def test_every_command_stands_in_a_section_that_is_typed():
+def test_every_command_is_in_a_section_that_is_typed():
     titles = FIRST + BROWSER + OWN
     typed_ones = [c.line for title in titles for c in commands_of(section(PAGE, title))]
     assert typed_ones == [c.line for c in commands_of(PAGE)]
@@ -143,7 +143,7 @@ def test_every_command_stands_in_a_section_that_is_typed():
     assert PAGE.count("\n$ ") == len(typed_ones)
 
 
-def test_blocks_are_read_as_the_page_says():
+def test_blocks_are_read_as_the_page_describes():
     page = (
         "```python\n# a.py\nprint(1)\n```\n```python\nprint(2)\n```\n"
         "```console\n$ one \\\n    two\nshown\n\n$ three\n```\n"
@@ -152,7 +152,7 @@ def test_blocks_are_read_as_the_page_says():
     assert commands_of(page) == [Command("one     two", ["shown", ""]), Command("three")]
 
 
-def test_outputs_are_compared_as_the_page_says(tmp_path):
+def test_outputs_are_compared_as_the_page_describes(tmp_path):
     assert matches(["a ... c"], "a b\nb c\n")
     assert matches([], "\n")
     assert not matches(["a"], "a\nb\n")

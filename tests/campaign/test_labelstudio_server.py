@@ -42,7 +42,7 @@ def ann(url):
 
 @pytest.fixture(scope="module")
 def bob(url, ann):
-    with joined(url, BOB, ann.said("GET", "/api/invite")["invite_url"]) as person:
+    with joined(url, BOB, ann.request("GET", "/api/invite")["invite_url"]) as person:
         yield person
 
 
@@ -55,7 +55,7 @@ def _environment(monkeypatch):
 def tasks_of(person, campaign):
     """Return the tasks of a campaign's project as the server keeps them."""
     params = {"project": link_of(campaign).project, "fields": "all", "page_size": 1000}
-    return person.said("GET", "/api/tasks/", params=params)["tasks"]
+    return person.request("GET", "/api/tasks/", params=params)["tasks"]
 
 
 def counts(done):
@@ -79,19 +79,21 @@ def test_two_users_annotate_change_and_skip(make_campaign, url, ann, bob, quick,
     bob.annotate(first["id"], "blue")
     gone = bob.annotate(second["id"], "green", ground_truth=True)
     bob.annotate(third["id"], None)
-    bob.said("POST", f"/api/tasks/{fourth['id']}/drafts", json={**of("red"), "lead_time": 1})
+    bob.request("POST", f"/api/tasks/{fourth['id']}/drafts", json={**of("red"), "lead_time": 1})
     done = pull(campaign)
     assert counts(done) == (3, 1, 0, 0)
     assert done.notes == []
-    said = {item.id: item for item in campaign.batch()}
-    assert said[batch[0].id].answers == {ADMIN: "red", BOB: "blue"}
-    assert said[batch[1].id].answers == {BOB: "green"}
-    assert said[batch[2].id].said == {BOB: "skip"}
-    assert said[batch[3].id].said == {}
+    items = {item.id: item for item in campaign.batch()}
+    assert items[batch[0].id].answers == {ADMIN: "red", BOB: "blue"}
+    assert items[batch[1].id].answers == {BOB: "green"}
+    assert items[batch[2].id].responses == {BOB: "skip"}
+    assert items[batch[3].id].responses == {}
 
-    ann.said("PATCH", f"/api/annotations/{note['id']}/", json=of("green"))
-    ann.said("DELETE", f"/api/annotations/{gone['id']}/")
-    ann.said("PATCH", f"/api/tasks/{fourth['id']}/", json={"data": {**fourth["data"], "text": "x"}})
+    ann.request("PATCH", f"/api/annotations/{note['id']}/", json=of("green"))
+    ann.request("DELETE", f"/api/annotations/{gone['id']}/")
+    ann.request(
+        "PATCH", f"/api/tasks/{fourth['id']}/", json={"data": {**fourth["data"], "text": "x"}}
+    )
     ann.annotate(fourth["id"], "red")
     done = pull(campaign)
     assert counts(done) == (2, 0, 2, 0)
@@ -108,12 +110,14 @@ def test_two_users_annotate_change_and_skip(make_campaign, url, ann, bob, quick,
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", ADMIN_KEY)
 
     params = {"exportType": "JSON", "download_all_tasks": "true"}
-    exported = ann.said("GET", f"/api/projects/{link_of(campaign).project}/export", params=params)
+    exported = ann.request(
+        "GET", f"/api/projects/{link_of(campaign).project}/export", params=params
+    )
     (quick / "export.json").write_text(json.dumps(exported))
     assert counts(import_labels(campaign, quick / "export.json")) == (0, 0, 4, 0)
 
     campaign.add_choice("black & 'white' <grey>")
-    ann.said("DELETE", f"/api/tasks/{fifth['id']}/")
+    ann.request("DELETE", f"/api/tasks/{fifth['id']}/")
     assert (push(campaign).n_new, push(campaign).n_same) == (1, 1)
     (again,) = (task for task in tasks_of(ann, campaign) if task["data"]["id"] == batch[4].id)
     ann.annotate(again["id"], "black & 'white' <grey>")
@@ -129,18 +133,18 @@ def test_refusals_of_a_real_server(make_campaign, url, monkeypatch):
         push(campaign, url)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", ADMIN_KEY)
     for command in (push, pull):
-        with pytest.raises(InputError, match=r"does not find .* 98765.*--project NUMBER"):
+        with pytest.raises(InputError, match=r"cannot find .* 98765.*--project NUMBER"):
             command(campaign, url, project=98765)
     with pytest.raises(ServerError, match="cannot be reached"):
         push(campaign, "http://127.0.0.1:9")
-    with pytest.raises(InputError, match="does not find the list of projects"):
+    with pytest.raises(InputError, match="cannot find the list of projects"):
         push(campaign, f"{url}/a/path/that/is/not/there")
     assert link_of(campaign) is None
 
 
 def test_a_project_of_several_pages_and_choices_of_every_kind(make_campaign, url, ann, monkeypatch):
     # The tiny tokenizer knows none of these words, and could not tell some of them apart.
-    monkeypatch.setattr(learner_settings, "require_told_apart", lambda *_: None)
+    monkeypatch.setattr(learner_settings, "require_distinct_choices", lambda *_: None)
     random = Acquisition(n_passes=2, strategy="random")
     choices = ["$50", 'a "b" & <c>', "two\nlines", " é 漢字 😀", "007"]
     task = ChoiceTask("{text}", choices=choices)
@@ -177,15 +181,15 @@ def test_the_files_for_a_server_that_cannot_be_reached(make_campaign, ann, quick
     export_batch(campaign, quick / "tasks.json")
     config = (quick / "tasks.xml").read_text()
     assert config == interface(["text"], campaign.choices)
-    made = ann.said("POST", "/api/projects/", json={"title": "by hand", "label_config": config})
+    made = ann.request("POST", "/api/projects/", json={"title": "by hand", "label_config": config})
     with (quick / "tasks.json").open("rb") as file:
-        ann.said("POST", f"/api/projects/{made['id']}/import", files={"file": file})
+        ann.request("POST", f"/api/projects/{made['id']}/import", files={"file": file})
     params = {"project": made["id"], "fields": "all"}
-    for task in ann.said("GET", "/api/tasks/", params=params)["tasks"]:
+    for task in ann.request("GET", "/api/tasks/", params=params)["tasks"]:
         assert len(task["predictions"]) == 1
         ann.annotate(task["id"], "blue")
     params = {"exportType": "JSON", "download_all_tasks": "true"}
-    exported = ann.said("GET", f"/api/projects/{made['id']}/export", params=params)
+    exported = ann.request("GET", f"/api/projects/{made['id']}/export", params=params)
     (quick / "export.json").write_text(json.dumps(exported))
     assert counts(import_labels(campaign, quick / "export.json")) == (4, 0, 0, 0)
     assert list(campaign.labels().values()) == ["blue"] * 4

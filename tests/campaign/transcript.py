@@ -91,11 +91,11 @@ def run(command: Command, folder: Path) -> str:
         result = CliRunner().invoke(app, shlex.split(os.path.expandvars(call)), input=typed)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        printed, told, code = result.stdout, result.stderr, result.exit_code
+        printed, output, code = result.stdout, result.stderr, result.exit_code
     else:
         finished = _shell(command.line, folder)
-        printed, told, code = finished.stdout, finished.stderr, finished.returncode
-    lines = [line + "\n" for line in told.splitlines() if not BAR.search(line)]
+        printed, output, code = finished.stdout, finished.stderr, finished.returncode
+    lines = [line + "\n" for line in output.splitlines() if not BAR.search(line)]
     printed = (printed + "".join(lines)).replace(str(folder), HOME)
     printed = printed.removeprefix("\ufeff")  # a byte-order mark, which no terminal shows
     return printed + (f"[exit code {code}]\n" if code else "")
@@ -108,15 +108,15 @@ def run_in_browser(command: Command, folder: Path, chromium: Any) -> str:
     call = [sys.executable, "-c", "from starlearn.cli.app import app; app()"]
     typed = shlex.split(command.line.removeprefix("starlearn "))
     pages: dict[str, Any] = {}
-    told = ""
+    output = ""
     with subprocess.Popen([*call, *typed], cwd=folder, stdout=subprocess.PIPE, text=True) as served:
         try:
             assert served.stdout is not None
-            while "Ctrl-C" not in told:
+            while "Ctrl-C" not in output:
                 line = served.stdout.readline()
-                assert line, told
-                told += line
-            address = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", told)
+                assert line, output
+                output += line
+            address = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", output)
             assert address
             for who, what, heard in (DONE.findall(line)[0] for line in done_in(command)):
                 if who not in pages:
@@ -130,15 +130,15 @@ def run_in_browser(command: Command, folder: Path, chromium: Any) -> str:
                         pages[who].keyboard.press(key.replace("Ctrl", "Control"))
                     else:
                         pages[who].keyboard.type(text)
-                expect(pages[who].locator("#tell")).to_contain_text(heard)
+                expect(pages[who].locator("#status")).to_contain_text(heard)
             served.send_signal(signal.SIGINT)
-            told += served.communicate(timeout=120)[0]
+            output += served.communicate(timeout=120)[0]
         finally:
             served.kill()
             for page in pages.values():
                 page.context.close()
     assert served.returncode == 0
-    return told.replace(str(folder), HOME)
+    return output.replace(str(folder), HOME)
 
 
 def done_in(command: Command) -> list[str]:

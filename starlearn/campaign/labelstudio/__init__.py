@@ -1,1 +1,1 @@
-"""Exchange with Label Studio: a batch out as tasks, annotations back as words, or both by file."""
+"""Exchange with Label Studio: export of tasks and import of annotations, by server or by file."""

@@ -1,4 +1,4 @@
-"""One Label Studio server, asked through its own client: answers are checked, errors are ours."""
+"""A Label Studio server, called through its own client, with checked data and our errors."""
 
 import os
 import re
@@ -13,8 +13,8 @@ from starlearn.campaign.labelstudio.payload import (
     PROJECTS,
     TASKS,
     USERS,
+    LabelStudioTask,
     Project,
-    Task,
     checked,
 )
 from starlearn.errors import InputError, MissingDependencyError, ServerError, StarlearnError
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 KEY = "LABEL_STUDIO_API_KEY"
-"""The environment variable with the key; it is read from nowhere else and written nowhere."""
+"""Environment variable with the key. The key comes from nowhere else and is never written."""
 SECRET = re.compile(r"\b(Token|Bearer) \S+")
-"""What is derived from a key, too, stands so in a request."""
+"""A key, or a token derived from it, as it appears in a request."""
 SECONDS = 60.0
-"""Without an answer for so long, a request is given up."""
+"""Timeout of a request."""
 PAGE = 100
-"""Tasks asked for at a time."""
-MOST_PAGES = 10_000
+"""Number of tasks per page."""
+MAX_PAGES = 10_000
 ONCE: Any = {"max_retries": 0}
-"""A request that may have been carried out is not repeated by the client: the next push looks."""
+"""The client must not repeat a request that may have been executed; the next push checks."""
 
 T = TypeVar("T")
-P = TypeVar("P", Project, Task)
+P = TypeVar("P", Project, LabelStudioTask)
 
 
 def key_from_environment() -> str:
-    """Return the key; InputError where there is none, and never with what it is."""
+    """Return the key; InputError, which never holds the key, where it cannot be used."""
     key = os.environ.get(KEY, "").strip()
     if not key:
         raise InputError(
@@ -48,17 +48,17 @@ def key_from_environment() -> str:
             f"there, and type: export {KEY}=..."
         )
     if not key.isascii() or not key.isprintable():
-        raise InputError(f"{KEY} holds characters that no key has. Copy the key anew.")
+        raise InputError(f"{KEY} holds characters that a key cannot have. Copy the key again.")
     return key
 
 
 def checked_url(url: str) -> str:
-    """Return the address of a server without a slash at its end.
+    """Return the address of a server without a final slash.
 
     Raises
     ------
     InputError
-        When it is no address of a web server, or carries a password.
+        When it is not the address of a web server, or holds a password.
     """
     try:
         parts = urlsplit(url.strip())
@@ -69,51 +69,51 @@ def checked_url(url: str) -> str:
         usable, secret = False, False
     if not usable or parts.query or parts.fragment or not url.isprintable():
         raise InputError(
-            "--url must be the address of a Label Studio, such as http://127.0.0.1:8080."
+            "--url must be the address of a Label Studio server, such as http://127.0.0.1:8080."
         )
     if secret:
-        raise InputError(f"--url must hold no user or password: the key comes from {KEY}.")
+        raise InputError(f"--url must not hold a user or password: the key comes from {KEY}.")
     return url.strip().rstrip("/")
 
 
-class Server:
+class LabelStudioServer:
     """A Label Studio server.
 
     Parameters
     ----------
     url : str
-        As :func:`checked_url` gives it.
+        From :func:`checked_url`.
     key : str
     transport : httpx.BaseTransport, optional
-        Carries requests; a test puts its own here.
+        For tests.
     """
 
     def __init__(self, url: str, key: str, transport: "httpx.BaseTransport | None" = None) -> None:
         self.url, self._key = url, key
         try:
-            with warnings.catch_warnings():  # it is written for an older pydantic, and warns
+            with warnings.catch_warnings():  # it warns about newer versions of pydantic
                 warnings.simplefilter("ignore")
                 import httpx
                 from label_studio_sdk import LabelStudio
         except ImportError as error:
             raise MissingDependencyError(
-                "Label Studio is asked through its client, which is not installed. Type: pip "
-                "install 'starlearn[labelstudio]'; without it: starlearn export FOLDER tasks.json."
+                "The client of Label Studio is not installed. Type: pip install "
+                "'starlearn[labelstudio]'; without it: starlearn export FOLDER tasks.json."
             ) from error
-        from starlearn.campaign.labelstudio.transport import Guarded, plain_transport
+        from starlearn.campaign.labelstudio.transport import LimitedTransport, plain_transport
 
         self._http = httpx.Client(
-            transport=Guarded(transport or plain_transport(url), url),
+            transport=LimitedTransport(transport or plain_transport(url), url),
             timeout=SECONDS,
-            follow_redirects=False,  # the key goes to the address that was typed
+            follow_redirects=False,  # the key must go only to the given address
         )
         try:
-            with self._telling("the key"):
-                # With a slash, so that an address with a path keeps it.
+            with self._errors_about("the key"):
+                # The final slash keeps the path of the address.
                 self._client = LabelStudio(
                     base_url=f"{url}/", api_key=key, timeout=SECONDS, httpx_client=self._http
                 )
-        except StarlearnError:  # such as a key that has ended
+        except StarlearnError:  # such as an expired key
             self.close()
             raise
 
@@ -131,27 +131,27 @@ class Server:
 
     def project(self, number: int) -> Project:
         """Return a project."""
-        with self._telling(f"project {number}"):
+        with self._errors_about(f"project {number}"):
             found = self._client.projects.get(number, request_options=ONCE)
-            return self._taken(PROJECT, found)
+            return self._validated(PROJECT, found)
 
     def project_of(self, campaign: str) -> Project | None:
-        """Return the project that was made for a campaign; the oldest, None where there is none."""
+        """Return the oldest project that was made for a campaign, or None."""
 
-        def ask(page: int) -> Any:
+        def request_page(page: int) -> Any:
             return self._client.projects.list(
                 page=page, page_size=PAGE, ordering="id", request_options=ONCE
             )
 
-        with self._telling("the list of projects"):
-            for project in self._paged(ask, PROJECTS):
+        with self._errors_about("the list of projects"):
+            for project in self._paged(request_page, PROJECTS):
                 if campaign in (project.description or ""):
                     return project
         return None
 
     def make_project(self, title: str, campaign: str, config: str, per_item: int) -> Project:
         """Make a project for a campaign."""
-        with self._telling("a new project"):
+        with self._errors_about("a new project"):
             made = self._client.projects.create(
                 title=title[:50],
                 description=f"Made by starlearn for the campaign {campaign}.",
@@ -159,11 +159,11 @@ class Server:
                 maximum_annotations=per_item,
                 request_options=ONCE,
             )
-            return self._taken(PROJECT, made)
+            return self._validated(PROJECT, made)
 
     def set_interface(self, number: int, config: str) -> None:
-        """Give a project another labelling interface."""
-        with self._telling(f"the labelling interface of project {number}"):
+        """Change the labelling interface of a project."""
+        with self._errors_about(f"the labelling interface of project {number}"):
             self._client.projects.update(number, label_config=config, request_options=ONCE)
 
     # Tasks and users
@@ -171,48 +171,50 @@ class Server:
     def add_tasks(self, number: int, tasks: Sequence[dict[str, Any]]) -> None:
         """Send tasks to a project."""
         request: Any = list(tasks)
-        with self._telling(f"new tasks for project {number}"):
+        with self._errors_about(f"new tasks for project {number}"):
             self._client.projects.import_tasks(number, request=request, request_options=ONCE)
 
-    def tasks(self, number: int, *, annotations: bool) -> list[Task]:
-        """Return all tasks of a project, page by page, with or without annotations."""
-        how: dict[str, Any] = {"fields": "all"}
+    def tasks(self, number: int, *, annotations: bool) -> list[LabelStudioTask]:
+        """Return all tasks of a project, with or without annotations."""
+        options: dict[str, Any] = {"fields": "all"}
         if not annotations:
-            how = {"fields": "task_only", "include": "id,data"}
+            options = {"fields": "task_only", "include": "id,data"}
 
-        def ask(page: int) -> Any:
+        def request_page(page: int) -> Any:
             return self._client.tasks.list(
                 project=number,
                 page=page,
                 page_size=PAGE,
-                resolve_uri=False,  # a text is no address to be signed
+                resolve_uri=False,  # texts must not be read as addresses
                 request_options=ONCE,
-                **how,
+                **options,
             )
 
-        with self._telling(f"the tasks of project {number}"):
-            return list(self._paged(ask, TASKS))
+        with self._errors_about(f"the tasks of project {number}"):
+            return list(self._paged(request_page, TASKS))
 
     def names(self) -> dict[int, str]:
-        """Return the email or name of each user by number; empty where the key may not see them."""
+        """Return the email or name of each user by number; empty where the key cannot read them."""
         try:
-            with self._telling("the list of users"):
-                users = self._taken(USERS, self._client.users.list(request_options=ONCE))
-        except _RefusedError:
+            with self._errors_about("the list of users"):
+                users = self._validated(USERS, self._client.users.list(request_options=ONCE))
+        except _ForbiddenError:
             return {}
         return {user.id: user.email or user.username or f"user-{user.id}" for user in users}
 
-    def _paged(self, ask: Callable[[int], Any], kind: "TypeAdapter[list[P]]") -> Iterator[P]:
-        """Yield what stands on all pages, whatever the server takes for the size of a page."""
+    def _paged(
+        self, request_page: Callable[[int], Any], kind: "TypeAdapter[list[P]]"
+    ) -> Iterator[P]:
+        """Yield the parts of all pages, whatever page size the server uses."""
         seen: set[int] = set()
-        for page in range(1, MOST_PAGES):
+        for page in range(1, MAX_PAGES):
             try:
-                pager = ask(page)
+                pager = request_page(page)
             except Exception as error:
                 if page > 1 and getattr(error, "status_code", None) == 404:
-                    return  # behind the last page
+                    return  # after the last page
                 raise
-            fresh = [part for part in self._taken(kind, pager.items) if part.id not in seen]
+            fresh = [part for part in self._validated(kind, pager.items) if part.id not in seen]
             yield from fresh
             seen.update(part.id for part in fresh)
             total = getattr(pager.response, "total", getattr(pager.response, "count", None))
@@ -221,18 +223,18 @@ class Server:
 
     # Errors
 
-    def _taken(self, kind: "TypeAdapter[T]", value: Any) -> T:
+    def _validated(self, kind: "TypeAdapter[T]", value: Any) -> T:
         try:
             return checked(kind, value)
         except InputError as error:
             raise ServerError(
-                f"{self.url} answers what cannot be used ({error}). Is it a Label Studio of "
-                "version 1.20 or newer? Nothing was changed here."
+                f"{self.url} returned data that cannot be used ({error}). Is it Label Studio "
+                "1.20 or newer? Nothing was changed here."
             ) from error
 
     @contextmanager
-    def _telling(self, what: str) -> Iterator[None]:
-        """Turn errors of the client into ours; what the client warns of is not for users."""
+    def _errors_about(self, what: str) -> Iterator[None]:
+        """Raise our errors in place of those of the client, and hide its warnings."""
         import httpx
         from label_studio_sdk.core.api_error import ApiError
 
@@ -246,8 +248,8 @@ class Server:
             raise self._refused(what, error.status_code or 0, error.headers, error.body) from None
         except httpx.TimeoutException:
             raise ServerError(
-                f"{self.url} did not answer within {SECONDS:.0f} s when asked for {what}. Type the "
-                "command again: what has arrived is not sent twice."
+                f"{self.url} did not answer within {SECONDS:.0f} s to a request about {what}. Run "
+                "the command again: tasks that have arrived are not sent twice."
             ) from None
         except httpx.HTTPError as error:
             raise ServerError(
@@ -256,55 +258,54 @@ class Server:
             ) from None
         except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
             raise ServerError(
-                f"{self.url} answers what its own client cannot read, when asked for {what} "
+                f"{self.url} returned data about {what} that its own client cannot read "
                 f"({type(error).__name__}: {self._safe(str(error))}). Nothing was changed here."
             ) from None
 
     def _refused(self, what: str, status: int, headers: Any, body: Any) -> StarlearnError:
-        said = self._safe(_spoken(body))
+        reason = self._safe(_error_text(body))
         if status == 401:
             return InputError(
-                f"{self.url} does not accept the key in {KEY} (401: {said}). Copy it anew from "
+                f"{self.url} does not accept the key in {KEY} (401: {reason}). Copy it again from "
                 f"Account & Settings > Access Token, and type: export {KEY}=..."
             )
         if status == 403:
-            return _RefusedError(
-                f"{self.url}: the user of this key may not see or change {what} (403: {said}). Ask "
-                "for the rights, or take the key of somebody who has them."
+            return _ForbiddenError(
+                f"{self.url}: the user of this key has no permission for {what} (403: {reason}). "
+                "Ask for it, or use the key of another user."
             )
         if status == 404:
             return InputError(
-                f"{self.url} does not find {what}, or not for the user of this key (404: {said}). "
-                "Say which project: --project NUMBER; or make one: starlearn push FOLDER --new."
+                f"{self.url} cannot find {what}, or hides it from this user (404: {reason}). "
+                "Name the project: --project NUMBER; or make one: starlearn push FOLDER --new."
             )
         if 300 <= status < 400:
             target = self._safe(str((headers or {}).get("location", "another address")))
             return InputError(
-                f"{self.url} sends on to {target}. Give --url as it is there, so that the key goes "
-                "where you say."
+                f"{self.url} redirects to {target}. Use that address as --url if you trust it "
+                "with the key."
             )
         if status < 300:
             return ServerError(
-                f"{self.url} does not answer as a Label Studio does, when asked for {what} "
-                f"({said}). Check --url."
+                f"{self.url} does not answer like Label Studio to a request about {what} "
+                f"({reason}). Check --url."
             )
         return ServerError(
-            f"{self.url} refused {what} ({status}: {said}). Nothing was lost here; look at the "
-            "server's log, and type the command again."
+            f"{self.url} refused {what} ({status}: {reason}). Nothing was lost here. Check the "
+            "server's log, and run the command again."
         )
 
     def _safe(self, text: str) -> str:
-        """Cut a text of the server short, and never with the key in it."""
+        """Return a text of the server, shortened and without the key."""
         return " ".join(SECRET.sub(r"\1 ***", text.replace(self._key, "***")).split())[:300]
 
 
-class _RefusedError(InputError):
-    """A user without the right to something."""
+class _ForbiddenError(InputError):
+    """A request that the user has no permission for."""
 
 
-def _spoken(body: Any) -> str:
+def _error_text(body: Any) -> str:
     if not isinstance(body, dict):
         return str(body)
-    said = [str(body.get("detail") or "")]
-    wrong = body.get("validation_errors")
-    return ": ".join(filter(None, [*said, str(wrong) if wrong else ""])) or str(body)
+    parts = [body.get("detail"), body.get("validation_errors")]
+    return ": ".join(str(part) for part in parts if part) or str(body)

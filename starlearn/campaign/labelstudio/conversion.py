@@ -1,4 +1,4 @@
-"""Items to tasks of Label Studio and its annotations to words: the same for a server and a file."""
+"""Conversion of items to tasks of Label Studio, and of its annotations to responses."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,65 +12,64 @@ from starlearn.campaign.importing import (
     CAMPAIGN,
     ID,
     LABEL,
-    Imported,
-    Intake,
+    ImportedResponse,
+    ImportResult,
+    LabelImport,
     Row,
-    Word,
     column_of,
 )
 from starlearn.campaign.labelstudio.interface import CONTROL, keys_of
-from starlearn.campaign.labelstudio.payload import Annotation, Task, User
+from starlearn.campaign.labelstudio.payload import Annotation, LabelStudioTask, User
 from starlearn.errors import InputError, listed
 
 UUID = "labelstudio"
-"""The uuid of a word begins so; then project, annotation, when it was made and when changed."""
+"""Prefix of a response's uuid, before project, annotation, creation time and change time."""
 
-
-NOBODY = "label-studio"
-"""The annotator, where an account was deleted and what it said was kept."""
+UNKNOWN_USER = "label-studio"
+"""The annotator of an annotation whose account was deleted."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model answers for an item, to be shown to annotators before they answer."""
+    """A model's answer to an item, shown to annotators before they answer."""
 
     answer: str
     version: str
-    """Which model."""
+    """Name of the model."""
     probability: float | None = None
-    """Of the answer, where it was computed."""
+    """Probability of the answer, if it was computed."""
 
 
-def open_batch(campaign: Campaign, round_id: int | None = None) -> tuple[int, list[BatchItem]]:
-    """Return a round and those of its items that still wait for a word.
+def items_to_send(campaign: Campaign, round_id: int | None = None) -> tuple[int, list[BatchItem]]:
+    """Return a round and those of its items that still need responses.
 
     Raises
     ------
     InputError
-        When there is no batch, or nothing of it is open.
+        When there is no batch, or all its items have enough responses.
     """
     last = rounds.current(campaign.store)
     number = round_id if round_id is not None else last.id if last else 0
     batch = campaign.batch(number)
     if not batch:
         raise InputError(
-            f"Round {number} has no batch. Ask for one first: starlearn query "
+            f"Round {number} has no batch. Query one first: starlearn query "
             f"{campaign.folder} -n 50."
         )
     needed = campaign.options["per_item"]
-    waiting = [item for item in batch if len(item.said) < needed]
+    waiting = [item for item in batch if len(item.responses) < needed]
     if not waiting:
         raise InputError(
-            f"All {len(batch)} items of round {number} have had their say. Type: "
+            f"All {len(batch)} items of round {number} have enough responses. Type: "
             f"{campaign.status().next}"
         )
     return number, waiting
 
 
 def stored_predictions(campaign: Campaign, round_id: int) -> dict[str, Prediction]:
-    """Return the answers that the model gave when it scored a round's pool, by item.
+    """Return the model's answers from the scoring of a round's pool, by item.
 
-    They cost nothing, and say no probability. Empty where a round was drawn without scores.
+    They cost nothing and have no probability. Empty where no scores were kept.
     """
     scores = campaign.scores(round_id)
     if scores is None:
@@ -82,7 +81,7 @@ def stored_predictions(campaign: Campaign, round_id: int) -> dict[str, Predictio
 
 
 def computed_predictions(campaign: Campaign, items: Sequence[BatchItem]) -> dict[str, Prediction]:
-    """Let the newest adapter answer items now; of a choice, with its probability.
+    """Return the newest adapter's answers to items; for choices, with probabilities.
 
     Raises
     ------
@@ -92,28 +91,28 @@ def computed_predictions(campaign: Campaign, items: Sequence[BatchItem]) -> dict
     newest = campaign.published()
     if newest is None:
         raise InputError(
-            "No adapter is trained yet, so no prediction can be computed. The base model's answers "
-            "from when it chose are there: --predictions stored."
+            "No adapter is trained yet, so no prediction can be computed. Use the base model's "
+            "answers from the query: --predictions stored."
         )
     learner = campaign.learner()
     fields = [item.fields for item in items]
     if campaign.choices is None:
-        answers, sure = learner.predict(fields).tolist(), [None] * len(items)
+        answers, chances = learner.predict(fields).tolist(), [None] * len(items)
     else:
         found = learner.predict_proba(fields)
         answers = learner.classes_[found.argmax(axis=1)].tolist()
-        sure = found.max(axis=1).tolist()
+        chances = found.max(axis=1).tolist()
     version = _version(newest.id)
     return {
         item.id: Prediction(answer, version, probability)
-        for item, answer, probability in zip(items, answers, sure, strict=True)
+        for item, answer, probability in zip(items, answers, chances, strict=True)
     }
 
 
 def task_of(
     campaign: Campaign, round_id: int, item: BatchItem, prediction: Prediction | None = None
 ) -> dict[str, Any]:
-    """Return an item as a task: id, fields, why it was chosen, and the model's answer."""
+    """Return an item as a task: id, fields, the reason for its choice, the model's answer."""
     keys = keys_of(item.fields)
     data: dict[str, Any] = {keys[name]: text for name, text in item.fields.items()}
     data |= {"id": item.id, "campaign": campaign.id, "round": round_id, "place": item.place}
@@ -137,100 +136,103 @@ def task_of(
     return task
 
 
-def take_in(
+def import_annotations(
     campaign: Campaign,
-    tasks: Sequence[Task],
+    tasks: Sequence[LabelStudioTask],
     where: str,
     remedy: str,
     names: Mapping[int, str] | None = None,
     relabel: Mapping[str, str] | None = None,
-) -> Imported:
-    """Store what annotations say, all of it or nothing; a second time changes nothing.
+) -> ImportResult:
+    """Store annotations: all of them, or none; a second import changes nothing.
 
-    Each state of an annotation is one word of its annotator, in the order of their changes; a
-    task that was skipped is a skip. Drafts and predictions say nothing, and whether an annotation
-    is marked as ground truth makes no difference.
+    Each state of an annotation is one response of its annotator, in the order of the changes. A
+    task that was skipped is a skip. Drafts, predictions and the mark for ground truth are ignored.
 
     Parameters
     ----------
     campaign : Campaign
-    tasks : sequence of Task
+    tasks : sequence of LabelStudioTask
     where, remedy : str
-        Where they come from and what to do about what cannot be used, for errors.
+        The source of the tasks, and the remedy for annotations that cannot be used, for errors.
     names : mapping, optional
-        Names of annotators by the number of the user.
+        Names of annotators by the numbers of users.
     relabel : mapping, optional
-        Spellings in annotations and the choices that they mean.
+        Choices by their spellings in annotations.
 
     Raises
     ------
     InputError
-        Naming task and annotation of what cannot be used, or that nothing is of this campaign.
+        Naming the annotations that cannot be used, or when no task is of this campaign.
     """
-    intake = Intake(campaign, NOBODY, relabel)
-    ours = [task for task in tasks if _is_ours(task, intake)]
+    importer = LabelImport(campaign, UNKNOWN_USER, relabel)
+    ours = [task for task in tasks if _is_ours(task, importer)]
     if tasks and not ours:
         raise InputError(
-            f"{where}: none of its {len(tasks)} tasks is of the campaign in {campaign.folder}. "
-            "Check the project, or the file; nothing was imported."
+            f"{where}: none of its {len(tasks)} tasks belongs to the campaign in "
+            f"{campaign.folder}. Check the project or the file. Nothing was imported."
         )
-    said = [(n.updated_at, n.id, task, n) for task in ours for n in task.annotations or ()]
-    for _, number, task, note in sorted(said, key=lambda found: found[:2]):
+    notes = [(n.updated_at, n.id, task, n) for task in ours for n in task.annotations or ()]
+    for _, number, task, note in sorted(notes, key=lambda found: found[:2]):
         place = f"task {task.id}, annotation {number}"
         try:
-            row = _row(task, note, intake, names or {})
+            row = _row(task, note, importer, names or {})
         except InputError as error:
-            intake.complaints.append(f"{place}: {error}")
+            importer.errors.append(f"{place}: {error}")
             continue
         kind = "skip" if note.was_cancelled else "label"
         ms = None if note.lead_time is None else round(1000 * note.lead_time)
-        intake.read(place, row, Word(kind, uuid_of(task, note), ms))
-    if intake.complaints:
+        importer.add_row(place, row, ImportedResponse(kind, uuid_of(task, note), ms))
+    if importer.errors:
         raise InputError(
-            f"{where}: {len(intake.complaints)} annotations cannot be imported: "
-            f"{listed(intake.complaints)}. Nothing was imported. {remedy}"
+            f"{where}: {len(importer.errors)} annotations cannot be imported: "
+            f"{listed(importer.errors)}. Nothing was imported. {remedy}"
         )
-    done = intake.stored()
+    done = importer.store()
     if len(ours) < len(tasks):
-        done.notes.append(f"{len(tasks) - len(ours)} tasks are not of this campaign: passed over.")
+        done.notes.append(
+            f"{len(tasks) - len(ours)} tasks are not of this campaign and were ignored."
+        )
     return done
 
 
-def uuid_of(task: Task, note: Annotation) -> str:
-    """Name one state of an annotation, the same from a server and from its export."""
+def uuid_of(task: LabelStudioTask, note: Annotation) -> str:
+    """Return the uuid of one state of an annotation, equal for a server and its export."""
     return f"{origin_of(task, note)}|{note.updated_at.isoformat()}"
 
 
-def origin_of(task: Task, note: Annotation) -> str:
-    """Name an annotation, whatever became of it."""
+def origin_of(task: LabelStudioTask, note: Annotation) -> str:
+    """Return the part of the uuid that all states of an annotation share."""
     return f"{UUID}|{task.project}|{note.id}|{note.created_at.isoformat()}"
 
 
-def _is_ours(task: Task, intake: Intake) -> bool:
+def _is_ours(task: LabelStudioTask, importer: LabelImport) -> bool:
     owner = task.data.get(CAMPAIGN)
-    if owner is None:  # a table of ours that somebody brought to Label Studio by hand
+    if owner is None:  # a CSV export that was uploaded to Label Studio by hand
         key = task.data.get(ID)
-        return isinstance(key, str) and key in intake.items
-    return bool(owner == intake.campaign.id)
+        return isinstance(key, str) and key in importer.items
+    return bool(owner == importer.campaign.id)
 
 
-def _row(task: Task, note: Annotation, intake: Intake, names: Mapping[int, str]) -> Row:
+def _row(
+    task: LabelStudioTask, note: Annotation, importer: LabelImport, names: Mapping[int, str]
+) -> Row:
     key, owner = task.data.get(ID), task.data.get(CAMPAIGN)
     if not isinstance(key, str):
-        raise InputError(f"its id is {type(key).__name__}, not the text that was sent")
+        raise InputError(f"its id is {type(key).__name__}, not text")
     row: Row = {ID: key, CAMPAIGN: owner, LABEL: None, ANNOTATOR: _name(note.completed_by, names)}
-    item = intake.items.get(key)
+    item = importer.items.get(key)
     for name, place in keys_of(item.fields if item else ()).items():
         if place in task.data:
             value = task.data[place]
             row[column_of(name)] = value if isinstance(value, str) else json.dumps(value)
     if not note.was_cancelled:
-        row[LABEL] = _answer(note, closed=intake.choices is not None)
+        row[LABEL] = _answer(note, closed=importer.choices is not None)
     return row
 
 
 def _answer(note: Annotation, closed: bool) -> str | None:
-    """Return what an annotation answers; None where its control was left empty."""
+    """Return the answer of an annotation; None where its control is empty."""
     kind = "choices" if closed else "textarea"
     answers: list[str] = []
     for result in note.result or ():
@@ -238,7 +240,7 @@ def _answer(note: Annotation, closed: bool) -> str | None:
             given = (result.value.choices if closed else result.value.text) or []
             answers += [given] if isinstance(given, str) else given
     if len(answers) > 1:
-        raise InputError(f"it holds {len(answers)} answers, and an item takes one")
+        raise InputError(f"it holds {len(answers)} answers, but an item takes one")
     return answers[0] if answers else None
 
 

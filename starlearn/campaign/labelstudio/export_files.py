@@ -1,65 +1,60 @@
-"""Exchange with a Label Studio that cannot be reached: tasks to a file, an export of it back."""
+"""Exchange with Label Studio by files: tasks out, and its JSON export back."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from starlearn.campaign.campaign import Campaign
-from starlearn.campaign.importing import Imported
+from starlearn.campaign.importing import ImportResult
 from starlearn.campaign.labelstudio.conversion import (
-    open_batch,
+    import_annotations,
+    items_to_send,
     stored_predictions,
-    take_in,
     task_of,
 )
 from starlearn.campaign.labelstudio.interface import interface
-from starlearn.campaign.labelstudio.payload import TASKS, Task, checked, parsed
+from starlearn.campaign.labelstudio.payload import TASKS, LabelStudioTask, checked, parsed
 from starlearn.errors import InputError
 from starlearn.storage.files import write_file
 
 LARGEST = 256 * 1024**2
-"""Bytes of an export that are read; a larger project is exported in parts."""
-
-
-def interface_file(path: Path) -> Path:
-    """Return where the labelling interface lies, beside a file of tasks."""
-    return path.with_suffix(".xml")
+"""Largest export in bytes; a larger project must be exported in parts."""
 
 
 def export_tasks(campaign: Campaign, path: Path, round_id: int | None = None) -> int:
-    """Write the items that wait for a word as tasks, and the labelling interface beside them.
+    """Write the items that need responses as tasks, and the labelling interface as .xml.
 
     Returns
     -------
     int
-        Tasks written.
+        Number of tasks.
     """
-    number, items = open_batch(campaign, round_id)
+    number, items = items_to_send(campaign, round_id)
     predictions = stored_predictions(campaign, number)
     tasks = [task_of(campaign, number, item, predictions.get(item.id)) for item in items]
     config = interface(items[0].fields, campaign.choices)
     write_file(path, json.dumps(tasks, ensure_ascii=False, indent=1).encode())
-    write_file(interface_file(path), config.encode())
+    write_file(path.with_suffix(".xml"), config.encode())
     return len(tasks)
 
 
 def import_export(
     campaign: Campaign, path: Path, relabel: Mapping[str, str] | None = None
-) -> Imported:
-    """Store what a JSON export of Label Studio says, all of it or nothing.
+) -> ImportResult:
+    """Store the annotations of a JSON export of Label Studio: all of them, or none.
 
-    An export names users by number alone: user 3 is stored as annotator ``user-3``.
+    An export names users by number only: user 3 becomes the annotator ``user-3``.
 
     Raises
     ------
     InputError
-        When it is no export, or naming the annotations that cannot be used.
+        When the file is not an export, or annotations in it cannot be used.
     """
-    remedy = "Correct them in Label Studio and export again, or say what they mean: --relabel."
-    return take_in(campaign, read_export(path), str(path), remedy, relabel=relabel)
+    remedy = "Correct them in Label Studio and export again, or map their spellings: --relabel."
+    return import_annotations(campaign, read_export(path), str(path), remedy, relabel=relabel)
 
 
-def read_export(path: Path) -> list[Task]:
+def read_export(path: Path) -> list[LabelStudioTask]:
     """Read a JSON export of bounded size and depth."""
     try:
         size = path.stat().st_size
@@ -68,12 +63,13 @@ def read_export(path: Path) -> list[Task]:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
     if size > LARGEST:
         raise InputError(
-            f"{path} has {size:,} bytes; {LARGEST:,} is most. Export the project in parts."
+            f"{path} has {size:,} bytes, but at most {LARGEST:,} are read. Export the project "
+            "in parts."
         )
     try:
         return checked(TASKS, parsed(raw.removeprefix(b"\xef\xbb\xbf")))
     except ValueError as error:
         raise InputError(
-            f"{path} is not what Label Studio exports as JSON ({error!s:.300}). Choose the "
-            "format JSON, not JSON-MIN or CSV. Nothing was imported."
+            f"{path} is not a JSON export of Label Studio ({error!s:.300}). Choose the format "
+            "JSON, not JSON-MIN or CSV. Nothing was imported."
         ) from error

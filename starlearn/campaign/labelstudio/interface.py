@@ -1,4 +1,4 @@
-"""The labelling interface of a project: the item's fields as text, the choices or a text field."""
+"""The labelling interface of a project as XML: the item's fields, and choices or a text field."""
 
 import re
 from collections.abc import Iterable
@@ -10,13 +10,13 @@ from starlearn.errors import InputError, listed
 CONTROL = "label"
 """The name of the control that holds the answer."""
 OWN_KEYS = ("id", "campaign", "round", "place", "score", "why", CONTROL)
-"""What a task says beside the item's fields; and a name that no field's text may have."""
+"""Keys of a task's data that an item's field must not use."""
 
 PLAIN_KEY = re.compile(r"(?!field_\d+\Z)[A-Za-z_][A-Za-z0-9_]*")
 VARIABLE = re.compile(r"\$[\w\[\].{}]")
-"""What Label Studio takes for a reference to the task's data, in the text of a choice too."""
+"""Text that Label Studio reads as a reference to the task's data, also within a choice."""
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-EMPTY_ENOUGH = "<View></View>"
+EMPTY = "<View></View>"
 
 
 def keys_of(names: Iterable[str]) -> dict[str, str]:
@@ -42,12 +42,12 @@ def interface(names: Iterable[str], choices: list[str] | None) -> str:
     names : iterable of str
         Fields of an item.
     choices : list of str or None
-        The answers there are; None for answers in free form.
+        None for free-form answers.
 
     Raises
     ------
     InputError
-        When a choice holds a character that XML has no way to write.
+        When a choice holds a character that XML cannot hold.
     """
     keys = keys_of(names)
     view = ElementTree.Element("View")
@@ -67,13 +67,12 @@ def interface(names: Iterable[str], choices: list[str] | None) -> str:
 
 
 def extended(config: str, names: Iterable[str], choices: list[str] | None) -> str | None:
-    """Return an interface with what it lacks for a campaign; None when it lacks nothing.
+    """Return an interface with the choices that it lacks; None when it lacks nothing.
 
     Raises
     ------
     InputError
-        When it has no control of the right kind and name, which cannot be added to what
-        somebody designed.
+        When it has no control of the right kind and name.
     """
     view = _parsed(config)
     if not len(view):
@@ -83,8 +82,8 @@ def extended(config: str, names: Iterable[str], choices: list[str] | None) -> st
     if control is None:
         raise InputError(
             f'The labelling interface of the project has no <{tag} name="{CONTROL}">, so answers '
-            "would not be found again. Add one in Settings > Labeling Interface, or let one be "
-            "made: push with --new."
+            "could not be read back. Add one in Settings > Labeling Interface, or make a new "
+            "project: push with --new."
         )
     there = {found.get("alias") or found.get("value") for found in control.iter("Choice")}
     lacking = [choice for choice in choices or [] if choice not in there]
@@ -98,12 +97,12 @@ def _add(control: ElementTree.Element, choices: list[str]) -> None:
     wrong = [repr(choice) for choice in choices if NOT_XML.search(choice)]
     if wrong:
         raise InputError(
-            f"These choices hold control characters, for which Label Studio's interface has no "
-            f"spelling: {listed(wrong)}. Label them in the terminal: starlearn label FOLDER."
+            f"These choices hold control characters, which Label Studio's interface cannot "
+            f"hold: {listed(wrong)}. Label them in the terminal: starlearn label FOLDER."
         )
     for choice in choices:
         shown = {}
-        if VARIABLE.search(choice):  # shown as it is, and stored as it is
+        if VARIABLE.search(choice):  # shown and stored unchanged
             shown = {"alias": choice, "html": escape(choice)}
         ElementTree.SubElement(control, "Choice", {"value": choice, **shown})
 
@@ -111,12 +110,12 @@ def _add(control: ElementTree.Element, choices: list[str]) -> None:
 def _parsed(config: str) -> ElementTree.Element:
     if "<!DOCTYPE" in config or "<!ENTITY" in config:
         raise InputError(
-            "The labelling interface of the project declares entities; it was not read."
+            "The labelling interface of the project declares XML entities, which are not read."
         )
     try:
-        return ElementTree.fromstring(config or EMPTY_ENOUGH)  # noqa: S314 - without entities
+        return ElementTree.fromstring(config or EMPTY)  # noqa: S314 - without entities
     except ElementTree.ParseError as error:
         raise InputError(
-            f"The labelling interface of the project is not XML ({error}). Mend it in Settings > "
+            f"The labelling interface of the project is not XML ({error}). Fix it in Settings > "
             "Labeling Interface."
         ) from error

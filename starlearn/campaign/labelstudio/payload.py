@@ -1,4 +1,4 @@
-"""What Label Studio sends, taken apart strictly: kinds, lengths and depth have limits."""
+"""Data from Label Studio, validated with limits on types, lengths and depth."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -8,11 +8,11 @@ from pydantic_core import from_json
 from starlearn.campaign.responses import LONGEST_ANSWER
 from starlearn.errors import InputError
 
-MOST_TASKS = 1_000_000
-MOST_ANNOTATIONS = 1000
-"""Of one task."""
-MOST_RESULTS = 10_000
-"""Of one annotation."""
+MAX_TASKS = 1_000_000
+MAX_ANNOTATIONS = 1000
+"""Largest number of annotations per task."""
+MAX_RESULTS = 10_000
+"""Largest number of results per annotation."""
 LONGEST_NAME = 1000
 
 Number = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
@@ -23,16 +23,16 @@ T = TypeVar("T")
 
 
 class Part(BaseModel):
-    """A part of an answer; what is not asked for is passed over."""
+    """Base class of the data; unknown fields are ignored."""
 
-    # from_attributes: the client makes objects of its own of what the server says.
+    # from_attributes: the client returns objects of its own classes.
     model_config = ConfigDict(
         extra="ignore", frozen=True, from_attributes=True, allow_inf_nan=False
     )
 
 
 class User(Part):
-    """Somebody who annotates."""
+    """A user of Label Studio."""
 
     id: Number
     email: Name | None = None
@@ -40,14 +40,14 @@ class User(Part):
 
 
 class Value(Part):
-    """What a control of the labelling interface holds."""
+    """Value of a control of the labelling interface."""
 
     choices: Annotated[list[Text], Field(max_length=1000)] | None = None
     text: Annotated[list[Text], Field(max_length=1000)] | Text | None = None
 
 
 class Result(Part):
-    """One control's part of an annotation."""
+    """Result of one control within an annotation."""
 
     from_name: Name | None = None
     type: Name | None = None
@@ -55,7 +55,7 @@ class Result(Part):
 
 
 class Annotation(Part):
-    """What one user said about one task."""
+    """Annotation of one task by one user."""
 
     id: Number
     created_at: AwareDatetime
@@ -63,17 +63,17 @@ class Annotation(Part):
     completed_by: Number | User | None = None
     was_cancelled: Flag | None = None
     lead_time: Annotated[float, Field(ge=0, le=1e9)] | None = None
-    """Seconds."""
-    result: Annotated[list[Result], Field(max_length=MOST_RESULTS)] | None = None
+    """Time in seconds."""
+    result: Annotated[list[Result], Field(max_length=MAX_RESULTS)] | None = None
 
 
-class Task(Part):
-    """One item as Label Studio keeps it, with all that was said about it."""
+class LabelStudioTask(Part):
+    """One item in Label Studio, with its annotations."""
 
     id: Number
     project: Number | None = None
     data: Annotated[dict[Name, Any], Field(max_length=10_000)]
-    annotations: Annotated[list[Annotation], Field(max_length=MOST_ANNOTATIONS)] | None = None
+    annotations: Annotated[list[Annotation], Field(max_length=MAX_ANNOTATIONS)] | None = None
 
 
 class Project(Part):
@@ -84,30 +84,32 @@ class Project(Part):
     label_config: Text | None = None
 
 
-TASKS: TypeAdapter[list[Task]] = TypeAdapter(Annotated[list[Task], Field(max_length=MOST_TASKS)])
+TASKS: TypeAdapter[list[LabelStudioTask]] = TypeAdapter(
+    Annotated[list[LabelStudioTask], Field(max_length=MAX_TASKS)]
+)
 USERS: TypeAdapter[list[User]] = TypeAdapter(list[User])
 PROJECT: TypeAdapter[Project] = TypeAdapter(Project)
 PROJECTS: TypeAdapter[list[Project]] = TypeAdapter(list[Project])
 
 
 def parsed(raw: bytes) -> Any:
-    """Parse JSON of bounded depth without NaN; ValueError says at which line it is not."""
+    """Parse JSON of bounded depth without NaN; ValueError names the line of an error."""
     return from_json(raw, allow_inf_nan=False)
 
 
 def checked(kind: TypeAdapter[T], value: Any) -> T:
-    """Return a value as the kind it must be.
+    """Return a value validated as this type.
 
     Raises
     ------
     InputError
-        Naming the first places that are wrong, never what stands there.
+        Naming the first wrong fields, without their values.
     """
     try:
         return kind.validate_python(value)
     except ValidationError as error:
         wrong = [
-            f"{'.'.join(map(str, found['loc'])) or 'the whole'}: {found['msg']}"
+            f"{'.'.join(map(str, found['loc'])) or 'the top level'}: {found['msg']}"
             for found in error.errors(include_url=False, include_context=False, include_input=False)
         ]
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""

@@ -1,4 +1,4 @@
-"""Push a batch to a Label Studio server and pull what was said: both may be done again."""
+"""Push of a batch to a Label Studio server, and pull of its annotations; both can be repeated."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,58 +8,62 @@ from typing import TYPE_CHECKING, Any
 
 from starlearn.campaign import events
 from starlearn.campaign.campaign import BatchItem, Campaign
-from starlearn.campaign.importing import Imported
-from starlearn.campaign.labelstudio.client import Server, checked_url, key_from_environment
+from starlearn.campaign.importing import ImportResult
+from starlearn.campaign.labelstudio.client import (
+    LabelStudioServer,
+    checked_url,
+    key_from_environment,
+)
 from starlearn.campaign.labelstudio.conversion import (
     UUID,
     Prediction,
     computed_predictions,
-    open_batch,
+    import_annotations,
+    items_to_send,
     origin_of,
     stored_predictions,
-    take_in,
     task_of,
 )
 from starlearn.campaign.labelstudio.interface import extended, interface
-from starlearn.campaign.labelstudio.payload import Project, Task
+from starlearn.campaign.labelstudio.payload import LabelStudioTask, Project
 from starlearn.errors import InputError, ServerError, StarlearnError
 
 if TYPE_CHECKING:
     import httpx
 
 META = "labelstudio"
-"""Where the store keeps the address and the project; never the key."""
+"""Setting of the label store with address and project. The key is never stored."""
 PIECE_TASKS, PIECE_BYTES = 100, 8 * 1024**2
-"""Tasks and bytes that are sent at a time."""
+"""Largest number of tasks and of bytes per request."""
 PREDICTIONS = ("stored", "computed", "none")
 
 
 @dataclass(frozen=True)
-class Link:
-    """Where a campaign's tasks are."""
+class ProjectLink:
+    """Server and project of a campaign's tasks."""
 
     url: str
     project: int
 
 
 @dataclass(frozen=True)
-class Pushed:
-    """What a push did."""
+class PushResult:
+    """Counts of one push."""
 
-    link: Link
+    link: ProjectLink
     round: int
     n_new: int
-    """Tasks sent now."""
+    """Tasks that were sent."""
     n_same: int
-    """Tasks that were there already."""
+    """Tasks that were in the project before."""
     n_predictions: int
-    """Tasks, of those sent now, that bring an answer of the model."""
+    """Sent tasks with an answer of the model."""
 
 
-def link_of(campaign: Campaign) -> Link | None:
-    """Return where a campaign was pushed to last; None before the first push."""
+def link_of(campaign: Campaign) -> ProjectLink | None:
+    """Return server and project of the last push; None before the first push."""
     known = campaign.meta.get(META)
-    return None if known is None else Link(**json.loads(known))
+    return None if known is None else ProjectLink(**json.loads(known))
 
 
 def push(
@@ -71,43 +75,43 @@ def push(
     predictions: str = "stored",
     round_id: int | None = None,
     transport: "httpx.BaseTransport | None" = None,
-) -> Pushed:
-    """Send the items that wait for a word to Label Studio, those that are there already excepted.
+) -> PushResult:
+    """Send the items that need responses to Label Studio, except those that are there.
 
     Parameters
     ----------
     campaign : Campaign
     url : str, optional
-        Of the server; by default that of the last push.
+        Address of the server; by default that of the last push.
     project : int, optional
-        An existing project. By default that of the last push, or one that is made; of one that was
-        made and whose number was lost on the way, the number is found again.
+        An existing project. By default that of the last push, else the project that was made for
+        this campaign, else a new one.
     new : bool
-        Make a project, whatever there is.
+        Make a new project.
     predictions : {"stored", "computed", "none"}
-        What the model answered when it chose the batch, what the newest adapter answers now, or
-        nothing, so that no annotator is led by a model.
+        Show the model's answers from the query, those of the newest adapter, or none, so that no
+        annotator is influenced by a model.
     round_id : int, optional
-        By default the newest round.
+        By default, the newest round.
     transport : httpx.BaseTransport, optional
         For tests.
 
     Raises
     ------
     InputError
-        When nothing waits for a word, key or address are wrong, or the project does not fit.
+        When no item needs responses, key or address are wrong, or the project does not fit.
     ServerError
-        When the server is down or refuses; what has arrived is found by the next push.
+        When the server is down or refuses. The next push sends only what is missing.
     """
     if new and project is not None:
-        raise InputError("Give the number of a project, or ask for a new one; not both.")
+        raise InputError("Use either the number of a project or a new project, not both.")
     with campaign.holding("push"):
-        number, items = open_batch(campaign, round_id)
+        number, items = items_to_send(campaign, round_id)
         known = _predictions(campaign, number, items, predictions)
         config = interface(items[0].fields, campaign.choices)
         with _server(campaign, url, transport) as server:
             found = _project(campaign, server, project, new, config)
-            link = Link(server.url, found.id)
+            link = ProjectLink(server.url, found.id)
             _remember(campaign, link)
             _fit(campaign, server, found, items)
             there = _ids(campaign, server.tasks(found.id, annotations=False))
@@ -115,7 +119,7 @@ def push(
             tasks = [task_of(campaign, number, item, known.get(item.id)) for item in sent]
             _send(campaign, server, found.id, tasks)
     n_predictions = sum("predictions" in task for task in tasks)
-    return Pushed(link, number, len(sent), len(items) - len(sent), n_predictions)
+    return PushResult(link, number, len(sent), len(items) - len(sent), n_predictions)
 
 
 def pull(
@@ -125,71 +129,71 @@ def pull(
     project: int | None = None,
     relabel: Mapping[str, str] | None = None,
     transport: "httpx.BaseTransport | None" = None,
-) -> Imported:
-    """Store what annotators said in Label Studio, all of it or nothing; each word once.
+) -> ImportResult:
+    """Store the annotations of a Label Studio project: all of them, or none; each once.
 
     Parameters
     ----------
     campaign : Campaign
     url, project : optional
-        By default those of the last push.
+        By default, those of the last push.
     relabel : mapping, optional
-        Spellings in annotations and the choices that they mean.
+        Choices by their spellings in annotations.
     transport : httpx.BaseTransport, optional
         For tests.
 
     Raises
     ------
     InputError
-        When it is not known where to look, or an annotation cannot be used.
+        When server or project are unknown, or an annotation cannot be used.
     ServerError
-        When the server is down, refuses, or answers what cannot be used.
+        When the server is down, refuses, or returns data that cannot be used.
     """
     number = project or _known_project(campaign, url)
     with _server(campaign, url, transport) as server:
         tasks = server.tasks(number, annotations=True)
         names = server.names()
     where = f"Project {number} of {server.url}"
-    remedy = "Correct them in Label Studio, or say what they mean with --relabel, and pull again."
-    done = take_in(campaign, tasks, where, remedy, names, relabel)
+    remedy = "Correct them in Label Studio, or map their spellings with --relabel, and pull again."
+    done = import_annotations(campaign, tasks, where, remedy, names, relabel)
     gone = _gone(campaign, number, tasks)
     if gone:
         done.notes.append(
-            f"{gone} annotations that were pulled earlier are no longer in Label Studio; what they "
-            "said is kept."
+            f"{gone} annotations that were pulled earlier are no longer in Label Studio. Their "
+            "responses are kept."
         )
     if not names:
-        done.notes.append("The key may not see the names of users: they are called user-NUMBER.")
-    if link_of(campaign) != Link(server.url, number):
+        done.notes.append("The key cannot read the names of users: they are called user-NUMBER.")
+    if link_of(campaign) != ProjectLink(server.url, number):
         with campaign.holding("pull"):
-            _remember(campaign, Link(server.url, number))
+            _remember(campaign, ProjectLink(server.url, number))
     return done
 
 
 def _server(
     campaign: Campaign, url: str | None, transport: "httpx.BaseTransport | None"
-) -> AbstractContextManager[Server]:
+) -> AbstractContextManager[LabelStudioServer]:
     known = link_of(campaign)
     if url is None and known is None:
         raise InputError(
-            "It is not known where Label Studio is. Say it once: --url http://127.0.0.1:8080"
+            "The address of Label Studio is unknown. Give it once: --url http://127.0.0.1:8080"
         )
     address = checked_url(url) if url is not None else known.url if known else ""
-    return Server(address, key_from_environment(), transport)
+    return LabelStudioServer(address, key_from_environment(), transport)
 
 
 def _known_project(campaign: Campaign, url: str | None) -> int:
     known = link_of(campaign)
     if known is None or (url is not None and checked_url(url) != known.url):
         raise InputError(
-            "It is not known which project to pull from. Say it: --url ADDRESS --project NUMBER; "
+            "The project to pull from is unknown. Give it: --url ADDRESS --project NUMBER; "
             f"or push a batch first: starlearn push {campaign.folder} --url ADDRESS"
         )
     return known.project
 
 
 def _project(
-    campaign: Campaign, server: Server, project: int | None, new: bool, config: str
+    campaign: Campaign, server: LabelStudioServer, project: int | None, new: bool, config: str
 ) -> Project:
     known = link_of(campaign)
     if project is None and not new:
@@ -204,13 +208,15 @@ def _project(
     return server.make_project(title, campaign.id, config, campaign.options["per_item"])
 
 
-def _remember(campaign: Campaign, link: Link) -> None:
+def _remember(campaign: Campaign, link: ProjectLink) -> None:
     with campaign.store.transaction():
         campaign.store.set_meta(**{META: json.dumps(asdict(link))})
 
 
-def _fit(campaign: Campaign, server: Server, found: Project, items: Sequence[BatchItem]) -> None:
-    """Add to a project's interface what it lacks, such as a choice that was added since."""
+def _fit(
+    campaign: Campaign, server: LabelStudioServer, found: Project, items: Sequence[BatchItem]
+) -> None:
+    """Add missing choices to a project's interface."""
     better = extended(found.label_config or "", items[0].fields, campaign.choices)
     if better is not None:
         server.set_interface(found.id, better)
@@ -226,7 +232,7 @@ def _predictions(
     return stored_predictions(campaign, round_id) if which == "stored" else {}
 
 
-def _ids(campaign: Campaign, tasks: Sequence[Task]) -> set[Any]:
+def _ids(campaign: Campaign, tasks: Sequence[LabelStudioTask]) -> set[Any]:
     return {
         key
         for task in tasks
@@ -234,8 +240,10 @@ def _ids(campaign: Campaign, tasks: Sequence[Task]) -> set[Any]:
     }
 
 
-def _send(campaign: Campaign, server: Server, project: int, tasks: list[dict[str, Any]]) -> None:
-    """Send tasks piece by piece, and look whether all of them have arrived."""
+def _send(
+    campaign: Campaign, server: LabelStudioServer, project: int, tasks: list[dict[str, Any]]
+) -> None:
+    """Send tasks in pieces, and check that all of them have arrived."""
     confirmed = 0
     try:
         for piece in _pieces(tasks):
@@ -243,8 +251,8 @@ def _send(campaign: Campaign, server: Server, project: int, tasks: list[dict[str
             confirmed += len(piece)
     except StarlearnError as error:
         raise type(error)(
-            f"{error} {confirmed} of {len(tasks)} tasks are known to be in project {project}; the "
-            "next push sends only what is missing."
+            f"{error} At least {confirmed} of {len(tasks)} tasks are in project {project}. The next push "
+            "sends only what is missing."
         ) from error
     if not tasks:
         return
@@ -252,8 +260,8 @@ def _send(campaign: Campaign, server: Server, project: int, tasks: list[dict[str
     missing = [task for task in tasks if task["data"]["id"] not in there]
     if missing:
         raise ServerError(
-            f"{server.url} took {len(tasks)} tasks, and {len(missing)} of them are not in project "
-            f"{project} yet. Look there in a while; the next push sends only what is missing."
+            f"{server.url} accepted {len(tasks)} tasks, but {len(missing)} of them are not in "
+            f"project {project} yet. Check again later. The next push sends only what is missing."
         )
 
 
@@ -271,9 +279,9 @@ def _pieces(tasks: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield piece
 
 
-def _gone(campaign: Campaign, project: int, tasks: Sequence[Task]) -> int:
-    """Count standing words of a project whose annotation is no longer there."""
+def _gone(campaign: Campaign, project: int, tasks: Sequence[LabelStudioTask]) -> int:
+    """Count current responses from a project whose annotations were deleted there."""
     there = {origin_of(task, note) for task in tasks for note in task.annotations or ()}
-    words = events.standing(events.events(campaign.store))
-    ours = [word.uuid for word in words if word.uuid.startswith(f"{UUID}|{project}|")]
+    responses = events.current_responses(events.events(campaign.store))
+    ours = [event.uuid for event in responses if event.uuid.startswith(f"{UUID}|{project}|")]
     return sum(uuid.rpartition("|")[0] not in there for uuid in ours)

@@ -1,1 +1,1 @@
-"""The report of a campaign: one HTML file that needs no network, and the figures in it."""
+"""The report of a campaign: one HTML file with figures, which needs no network."""

@@ -1,4 +1,4 @@
-"""From a campaign to a page: what it says, gathered by section, and the HTML that says it."""
+"""The report's page: its contents by section, and the HTML made from them."""
 
 import base64
 import json
@@ -13,33 +13,38 @@ from starlearn.campaign import events, rounds
 from starlearn.campaign.campaign import BatchItem, Campaign
 from starlearn.campaign.events import Event
 from starlearn.campaign.report import figures
-from starlearn.campaign.report.people import Prices, Spent, agreements, spent
-from starlearn.campaign.report.reliability import N_BINS, expected_calibration_error
-from starlearn.campaign.report.trials import Trial, answered, before_teaching, free_form_task
+from starlearn.campaign.report.annotators import LabelCost, Prices, agreements, cost_until
+from starlearn.campaign.report.evaluations import (
+    Evaluation,
+    answers_to,
+    before_teaching,
+    free_form_task,
+)
 from starlearn.campaign.rounds import Round
 from starlearn.console import TOKEN, plain
+from starlearn.evaluate.statistics import N_BINS, calibration_error, reliability, spearman
 from starlearn.version import versions
 
 LONGEST_TEXT = 240
-MOST_ROWS = 200
-"""Rows of a batch that are shown."""
+MAX_ROWS = 200
+"""Number of rows of a batch that are shown."""
 
 Section = dict[str, Any]
 Batches = Sequence[tuple[Round, list[BatchItem]]]
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a report is given besides the campaign."""
+class ReportOptions:
+    """Prices and evaluations to show in a report."""
 
     prices: Prices = field(default_factory=Prices)
     test_name: str | None = None
     """Name of the test file."""
-    tested: list[Trial] = field(default_factory=list)
+    tested: list[Evaluation] = field(default_factory=list)
 
 
-def render(campaign: Campaign, told: Told) -> str:
-    """Return the page; every text that comes from outside is escaped."""
+def render(campaign: Campaign, options: ReportOptions) -> str:
+    """Return the page as HTML; every text of the user is escaped."""
     from jinja2 import Environment, StrictUndefined
 
     folder = files("starlearn.campaign.report")
@@ -51,17 +56,17 @@ def render(campaign: Campaign, told: Told) -> str:
     template = environment.from_string(folder.joinpath("page.html").read_text(encoding="utf-8"))
     page = template.render(
         style=style,
-        # Only this style applies, whatever a text may hold that slipped through.
+        # The policy allows this style only, even if a text of the user were not escaped.
         style_hash=base64.b64encode(sha256(style.encode()).digest()).decode(),
-        **contents(campaign, told),
+        **contents(campaign, options),
     )
     return TOKEN.sub("hf_***", page)
 
 
-def contents(campaign: Campaign, told: Told) -> Section:
-    """Gather what the page says, section by section."""
+def contents(campaign: Campaign, options: ReportOptions) -> Section:
+    """Return the contents of the page's sections."""
     log = events.events(campaign.store)
-    words = events.standing(log)
+    responses = events.current_responses(log)
     before = before_teaching(campaign)
     labels = campaign.labels()
     batches = [
@@ -74,53 +79,53 @@ def contents(campaign: Campaign, told: Told) -> Section:
         "status": campaign.status(),
         "task": campaign.task,
         "free_form": free_form_task(campaign) is not None,
-        "prices": told.prices,
-        **_curve(log, told, before),
-        **_rounds(campaign, log, told.prices),
+        "prices": options.prices,
+        **_curve(log, options, before),
+        **_rounds(campaign, log, options.prices),
         **_classes(campaign, batches, labels),
         "batches": [_batch(campaign, *batch, labels) for batch in batches],
-        **_people(campaign, words),
+        **_annotators(campaign, responses),
         "settings": settings_of(campaign),
         "versions": versions(),
     }
 
 
-def _curve(log: Sequence[Event], told: Told, before: Sequence[Trial]) -> Section:
-    costs: dict[int, Spent] = {
-        trial.model.taught: spent(log, trial.model.taught, told.prices)
-        for trial in [*told.tested, *before]
+def _curve(log: Sequence[Event], options: ReportOptions, before: Sequence[Evaluation]) -> Section:
+    costs: dict[int, LabelCost] = {
+        one.model.last_event: cost_until(log, one.model.last_event, options.prices)
+        for one in [*options.tested, *before]
     }
     money = {until: cost.money for until, cost in costs.items() if cost.money is not None}
     return {
-        "test_name": told.test_name,
-        "tested": [_trial(trial, costs) for trial in told.tested],
-        "before": [_trial(trial, costs) for trial in before],
-        "curve": figures.learning_curve(told.tested, before),
-        "curve_by_cost": figures.learning_curve(told.tested, before, money) if money else None,
-        "reliability": figures.reliability_diagram(told.tested, before),
+        "test_name": options.test_name,
+        "tested": [_evaluation(one, costs) for one in options.tested],
+        "before": [_evaluation(one, costs) for one in before],
+        "curve": figures.learning_curve(options.tested, before),
+        "curve_by_cost": figures.learning_curve(options.tested, before, money) if money else None,
+        "reliability": figures.reliability_diagram(options.tested, before),
         "n_bins": N_BINS,
     }
 
 
-def _trial(trial: Trial, costs: Mapping[int, Spent]) -> Section:
-    low, high = trial.interval
+def _evaluation(one: Evaluation, costs: Mapping[int, LabelCost]) -> Section:
+    low, high = one.interval
     return {
-        "round": trial.round,
-        "model": "base model" if trial.model.round is None else f"round {trial.model.round}",
-        "n_labels": trial.model.n_labels,
-        "n": len(trial.correct),
-        "accuracy": trial.accuracy,
+        "round": one.round,
+        "model": "base model" if one.model.round is None else f"round {one.model.round}",
+        "n_labels": one.model.n_labels,
+        "n": len(one.correct),
+        "accuracy": one.accuracy,
         "low": low,
         "high": high,
-        "confidence": float(trial.confidence.mean()),
-        "ece": expected_calibration_error(trial.correct, trial.confidence),
-        "spent": costs[trial.model.taught],
+        "confidence": float(one.confidence.mean()),
+        "ece": calibration_error(reliability(one.confidence, one.correct)),
+        "cost": costs[one.model.last_event],
     }
 
 
 def _rounds(campaign: Campaign, log: Sequence[Event], prices: Prices) -> Section:
     records = campaign.history()
-    # Read later, so that a round that another process begins meanwhile is in it.
+    # Read after the history, so that it has every round of the history.
     found = {each.id: each for each in rounds.rounds(campaign.store)}
     history = []
     for record in records:
@@ -142,21 +147,17 @@ def _rounds(campaign: Campaign, log: Sequence[Event], prices: Prices) -> Section
     return {
         "history": history,
         "n_first": int(campaign.meta.get("n_first", 0)),
-        "spent": spent(log, last, prices),
+        "cost": cost_until(log, last, prices),
         "uncertainty": figures.uncertainty(campaign),
     }
 
 
 def _correlation(scores: Any) -> float | None:
-    """Return Spearman's correlation of score and length of the answer; None where it has none."""
-    from scipy.stats import spearmanr
-
+    """Return Spearman's correlation of score and length of the answer; None where undefined."""
     if scores is None or not {"mixed", "n_tokens"} <= set(scores.column_names):
         return None
     values, lengths = scores["mixed"].to_numpy(), scores["n_tokens"].to_numpy()
-    if len(values) < 3 or values.min() == values.max() or lengths.min() == lengths.max():
-        return None
-    return float(spearmanr(values, lengths).statistic)
+    return spearman(values, lengths) if len(values) >= 3 else None
 
 
 def _classes(campaign: Campaign, batches: Batches, labels: Mapping[str, str]) -> Section:
@@ -181,7 +182,7 @@ def _classes(campaign: Campaign, batches: Batches, labels: Mapping[str, str]) ->
 def _batch(
     campaign: Campaign, found: Round, items: Sequence[BatchItem], labels: Mapping[str, str]
 ) -> Section:
-    table = answered(campaign, found, {item.id for item in items})
+    table = answers_to(campaign, found, {item.id for item in items})
     answers = {}
     if table is not None:
         answers = dict(zip(table["id"].to_pylist(), table["answer"].to_pylist(), strict=True))
@@ -192,28 +193,28 @@ def _batch(
             "model": answers.get(item.id),
             "label": labels.get(item.id),
             "answers": item.answers,
-            "said": {who: kind for who, kind in item.said.items() if kind != "label"},
+            "other": {who: kind for who, kind in item.responses.items() if kind != "label"},
             "score": item.score,
             "reason": item.reason,
         }
-        for item in items[:MOST_ROWS]
+        for item in items[:MAX_ROWS]
     ]
     return {"round": found.id, "state": found.state, "rows": rows, "n": len(items)}
 
 
-def _people(campaign: Campaign, words: Sequence[Event]) -> Section:
+def _annotators(campaign: Campaign, responses: Sequence[Event]) -> Section:
     task = free_form_task(campaign)
     contents = rounds.contents(campaign.store)
-    passed = [event for event in words if event.kind in ("skip", "flag")]
+    skipped = [event for event in responses if event.kind in ("skip", "flag")]
     parse = str if task is None else task.parse
     return {
-        "agreements": agreements(words, parse),
-        "passed": [(event, text_of(json.loads(contents[event.item]))) for event in passed],
+        "agreements": agreements(responses, parse),
+        "skipped": [(event, text_of(json.loads(contents[event.item]))) for event in skipped],
     }
 
 
 def settings_of(campaign: Campaign) -> dict[str, str]:
-    """Return every setting by its name, a part's as in ``training learning_rate``."""
+    """Return all settings by name, those of a part as in ``training learning_rate``."""
     meta = campaign.meta
     found: dict[str, str] = {}
     for name, value in json.loads(meta["learner"]).items():
@@ -229,26 +230,26 @@ def settings_of(campaign: Campaign) -> dict[str, str]:
 
 
 def text_of(fields: Mapping[str, str]) -> str:
-    """Join the fields of an item in one text."""
+    """Return the fields of an item as one text."""
     if len(fields) == 1:
         return next(iter(fields.values()))
     return " | ".join(f"{name}: {text}" for name, text in fields.items())
 
 
-def short(value: Any, most: int = LONGEST_TEXT) -> str:
-    """Return a value on one line, cut, with control characters spelled out."""
+def short(value: Any, length: int = LONGEST_TEXT) -> str:
+    """Return a value on one line, shortened, with control characters spelled out."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = " ".join(text[: 4 * most].split())
-    return plain(text if len(text) <= most else text[: most - 1] + "…")
+    text = " ".join(text[: 4 * length].split())
+    return plain(text if len(text) <= length else text[: length - 1] + "…")
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number for a cell; empty where there is none."""
+    """Return a number as text; empty for None."""
     return "" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
 
 
 def duration(seconds: float | None) -> str:
-    """Return seconds as people say them; empty where they are not known."""
+    """Return a duration as text; empty for None."""
     if seconds is None:
         return ""
     if seconds < 120:

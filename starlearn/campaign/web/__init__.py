@@ -1,1 +1,1 @@
-"""The page for annotators: the batch of a campaign in the browser, for several people at once."""
+"""The web page on which several annotators label the batch of a campaign."""

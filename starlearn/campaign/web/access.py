@@ -1,4 +1,4 @@
-"""Who may come in: a token, the page's own host and origin; and what browsers must refuse."""
+"""Access to the page: a token, checks of host and origin, and security headers."""
 
 import secrets
 from collections.abc import Callable
@@ -15,119 +15,119 @@ HEADERS = {
     ),
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
-    # With no-referrer, browsers hide the origin of the page's own forms: Origin would be null.
+    # With no-referrer, browsers would send "Origin: null" with the page's own forms.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # So that the back button shows what is, not what was.
+    # The back button must show the current state, not an old page.
     "Cache-Control": "no-store",
 }
 
 HOSTS = ["127.0.0.1", "localhost"]
-"""What the Host header may name, whatever the port: through a tunnel it is another one. A page
-elsewhere whose name was bound to this address sends its own name."""
+"""Allowed hosts of the Host header, at any port, because a tunnel changes the port. A foreign page
+whose domain was rebound to this address sends its own host and is refused."""
 
 Refusal = Callable[[Request, str], Response]
 
 
-class Door:
+class AccessTokens:
     """The secrets of one server.
 
     Parameters
     ----------
     port : int
-        Part of the cookie's name: browsers send cookies to every port of a host.
+        Part of the cookie's name, because browsers send a cookie to every port of a host.
     """
 
     def __init__(self, port: int) -> None:
         self.cookie = f"starlearn-{port}"
         self.token = secrets.token_urlsafe(32)
-        """In the address that is printed."""
-        self._ticket: str | None = None
+        """The token in the printed address."""
+        self._single_use: str | None = None
 
-    def ticket(self) -> str:
-        """Return a token that opens once: command lines, also a browser's, are seen by others."""
-        self._ticket = secrets.token_urlsafe(32)
-        return self._ticket
+    def new_single_use(self) -> str:
+        """Return a token that works once, for a command line, which other users can see."""
+        self._single_use = secrets.token_urlsafe(32)
+        return self._single_use
 
-    def opens(self, given: str) -> bool:
-        """Tell whether this is the token, or the ticket for the first time."""
-        if self._ticket is not None and _same(given, self._ticket):
-            self._ticket = None
+    def accepts(self, given: str) -> bool:
+        """Whether this is the token, or the single-use token at its first use."""
+        if self._single_use is not None and _equal(given, self._single_use):
+            self._single_use = None
             return True
-        return _same(given, self.token)
+        return _equal(given, self.token)
 
-    def admits(self, request: Request) -> bool:
-        """Tell whether a browser has been let in before."""
-        return _same(request.cookies.get(self.cookie, ""), self.token)
+    def has_cookie(self, request: Request) -> bool:
+        """Whether the browser has the cookie with the token."""
+        return _equal(request.cookies.get(self.cookie, ""), self.token)
 
 
-class Guard:
-    """Lets nobody in but who has the token, and no word in but from the page itself.
+class AccessMiddleware:
+    """Middleware that requires the token, and forms from the page itself.
 
     Parameters
     ----------
     app : ASGI application
-    door : Door
+    tokens : AccessTokens
     refuse : callable
-        Makes the answer of a request and a reason.
+        Makes the response to a refused request from the request and a reason.
     """
 
-    def __init__(self, app: ASGIApp, door: Door, refuse: Refusal) -> None:
-        self.app, self.door, self.refuse = app, door, refuse
+    def __init__(self, app: ASGIApp, tokens: AccessTokens, refuse: Refusal) -> None:
+        self.app, self.tokens, self.refuse = app, tokens, refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or pass on."""
+        """Respond to a request, or pass it on."""
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served")
-        answer = self._answer(Request(scope))
-        await (self.app if answer is None else answer)(scope, receive, send)
+        response = self._response(Request(scope))
+        await (self.app if response is None else response)(scope, receive, send)
 
-    def _answer(self, request: Request) -> Response | None:
+    def _response(self, request: Request) -> Response | None:
         given = request.query_params.get("token")
-        if request.method == "GET" and given is not None and self.door.opens(given):
-            # Another address at once, so that the token stays in none that people copy or see.
+        if request.method == "GET" and given is not None and self.tokens.accepts(given):
+            # Redirect at once, so that the token is not in an address that people copy or see.
             response = RedirectResponse("/", status_code=303)
             response.set_cookie(
-                self.door.cookie, self.door.token, httponly=True, samesite="strict", path="/"
+                self.tokens.cookie, self.tokens.token, httponly=True, samesite="strict", path="/"
             )
             return response
-        # Not request.url: some versions of Starlette build it from the Host that a client names.
+        # Not request.url: some versions of Starlette build it from the client's Host header.
         if request.scope["path"].startswith("/static/"):
             return None
-        if not self.door.admits(request):
+        if not self.tokens.has_cookie(request):
             return self.refuse(
                 request,
-                "Open the address that starlearn printed in the terminal, with its token: it is "
-                "another one each time. If you have just done so, go on.",
+                "Open the address with its token that starlearn printed in the terminal. The "
+                "token is new each time. If you have just opened it, press Continue.",
             )
-        if request.method not in ("GET", "HEAD") and not _from_the_page(request):
+        if request.method not in ("GET", "HEAD") and not _is_same_origin(request):
             return self.refuse(request, "This was sent from another page. Nothing was saved.")
         return None
 
 
-class SafeHeaders:
-    """Adds to every answer what keeps browsers from running, framing or keeping anything."""
+class SecurityHeaders:
+    """Middleware that adds `HEADERS` to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, and add headers to the answer."""
+        """Pass a request on, and add headers to its response."""
 
-        async def send_safely(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        await self.app(scope, receive, send_safely)
+        await self.app(scope, receive, send_with_headers)
 
 
-def _same(given: str, secret: str) -> bool:
+def _equal(given: str, secret: str) -> bool:
     return secrets.compare_digest(given.encode(errors="replace"), secret.encode())
 
 
-def _from_the_page(request: Request) -> bool:
-    """Tell whether a form was sent by a page of this very server; all browsers send Origin."""
+def _is_same_origin(request: Request) -> bool:
+    """Whether a page of this server has sent the form; all browsers send Origin with forms."""
     host = request.headers["host"]
     return request.headers.get("origin") in (f"http://{host}", f"https://{host}")

@@ -1,4 +1,4 @@
-"""The pages as HTML: templates that escape everything, and text made safe to look at."""
+"""HTML pages from templates, which escape all text and show control characters."""
 
 import unicodedata
 from itertools import groupby
@@ -8,22 +8,22 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from starlearn.campaign.annotation import by_key, shortcuts
+from starlearn.campaign.annotation import has_single_keys, shortcuts
 from starlearn.campaign.events import Event
-from starlearn.campaign.web.service import View
+from starlearn.campaign.web.service import AnnotatorView
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
 
 LEGIBLE = set("\n\t\u200c\u200d")
-"""Control and format characters that are no danger on a page: line breaks, tabs, and the joiners
-without which Persian, many Indic scripts and emoji cannot be read."""
+"""Harmless control and format characters: line breaks, tabs, and the joiners that Persian, many
+Indic scripts and emoji need."""
 
-VERBS = {"label": "saved", "skip": "skipped", "flag": "flagged"}
+PAST_TENSE = {"label": "saved", "skip": "skipped", "flag": "flagged"}
 
 
 def shown(text: str) -> Markup:
-    r"""Escape text, and spell out the control and bidirectional characters in it.
+    r"""Return escaped text in which control and bidirectional characters are spelled out.
 
     Examples
     --------
@@ -41,29 +41,29 @@ def shown(text: str) -> Markup:
 
 
 def breakable(text: str) -> Markup:
-    """Return a name as `shown`, that may be broken behind its underscores."""
+    """Return a name as `shown` that can break after its underscores."""
     return shown(text).replace("_", Markup("_<wbr>"))
 
 
-def word(event: Event) -> str:
-    """Return what an annotator said, in a few words."""
-    said = event.answer if event.answer is not None else event.kind
-    return said if len(said) <= 60 else f"{said[:59]}…"
+def summary(event: Event) -> str:
+    """Return an annotator's response in at most 60 characters."""
+    text = event.answer if event.answer is not None else event.kind
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
-def heard(view: View) -> str:
-    """Say what became of the newest thing that the annotator did."""
+def feedback(view: AnnotatorView) -> str:
+    """Return the message about the annotator's newest response or undo."""
     if view.undone is not None:
-        return f"Taken back: {word(view.undone)}"
-    if view.heard is None or view.heard.kind == "undo":
+        return f"Undone: {summary(view.undone)}"
+    if view.newest is None or view.newest.kind == "undo":
         return ""
-    if view.heard.kind == "label":
-        return f"Saved: {word(view.heard)}"
-    return f"Saved: {VERBS[view.heard.kind]}"
+    if view.newest.kind == "label":
+        return f"Saved: {summary(view.newest)}"
+    return f"Saved: {PAST_TENSE[view.newest.kind]}"
 
 
 class Pages:
-    """The templates, ready to be filled."""
+    """The pages' templates."""
 
     def __init__(self) -> None:
         self._environment = Environment(
@@ -73,10 +73,10 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters.update(shown=shown, breakable=breakable, word=word)
+        self._environment.filters.update(shown=shown, breakable=breakable, summary=summary)
 
-    def item(self, view: View) -> str:
-        """Return the page of an annotator: an item with its answers, or what to do without one."""
+    def item(self, view: AnnotatorView) -> str:
+        """Return the page with an item and its choices, or the page without an item."""
         choices = view.choices or []
         typed = shortcuts(choices)
         return self._filled(
@@ -84,39 +84,39 @@ class Pages:
             view=view,
             status=view.status,
             item=view.item,
-            heard=heard(view),
-            # The place of a choice counts, not its text: forms change some characters.
+            feedback=feedback(view),
+            # A form sends the index of a choice, because forms change some characters of its text.
             choices=list(enumerate(typed.items())),
-            by_key=by_key(view.choices),
-            keys={key for key in typed if by_key(view.choices)},
+            single_keys=has_single_keys(view.choices),
+            keys={key for key in typed if has_single_keys(view.choices)},
             draft=_draft(view),
         )
 
     def name(self, suggested: str, known: list[str], problem: str = "") -> str:
-        """Return the page on which a browser chooses its annotator's name."""
+        """Return the page with the form for the annotator's name."""
         return self._filled("name.html", suggested=suggested, known=known, problem=problem)
 
-    def refused(self, reason: str, form: dict[str, str], said: str | None, again: bool) -> str:
-        """Return the page that says why something was not stored, and shows what was typed.
+    def refused(self, reason: str, form: dict[str, str], sent: str | None, retry: bool) -> str:
+        """Return the page with the reason why a response was not stored, and the response.
 
         Parameters
         ----------
         reason : str
         form : dict of str
-            What was sent, to be sent again.
-        said : str or None
+            The form's fields, to be sent again.
+        sent : str or None
             The answer or note in it.
-        again : bool
-            Whether sending it again may help.
+        retry : bool
+            Whether sending it again can succeed.
         """
-        return self._filled("refused.html", reason=reason, form=form, said=said, again=again)
+        return self._filled("refused.html", reason=reason, form=form, sent=sent, retry=retry)
 
     def _filled(self, name: str, **values: Any) -> str:
         return self._environment.get_template(name).render(values)
 
 
-def _draft(view: View) -> str:
-    """Return a free-form answer that was just taken back from the item, to be mended."""
+def _draft(view: AnnotatorView) -> str:
+    """Return the free-form answer to the item that was just undone, for editing."""
     undone = view.undone
     if view.choices is not None or view.item is None or undone is None:
         return ""

@@ -1,4 +1,4 @@
-"""The campaign behind the page: one request at a time, each word once, to each an item."""
+"""The annotation service: shows items to several annotators and stores their responses."""
 
 import hashlib
 import json
@@ -7,50 +7,50 @@ from collections import Counter
 from dataclasses import dataclass
 
 from starlearn.campaign import events
-from starlearn.campaign.annotation import Said, last_of, last_word, open_batch, store
-from starlearn.campaign.campaign import BatchItem, Campaign, waiting_for
+from starlearn.campaign.annotation import Action, last_response, open_batch, store_action
+from starlearn.campaign.campaign import BatchItem, Campaign, items_waiting
 from starlearn.campaign.events import Event
 from starlearn.campaign.responses import checked_name
 from starlearn.campaign.status import Status
 from starlearn.errors import InputError
 
 COMMAND = "label --web"
-"""What others read about who holds the campaign, for as long as a word is being written."""
+"""The command that the lock file names while a response is written."""
 
 WAIT = 0.5
-"""Seconds to wait for another process; the words of other annotators wait behind this one."""
+"""Seconds to wait for another process, during which other annotators wait too."""
 
 
 class OutOfDateError(InputError):
-    """A word about something that has changed since the page was shown; nothing was stored."""
+    """A response to something that changed after the page was shown; nothing was stored."""
 
 
 @dataclass(frozen=True)
-class View:
-    """What one annotator sees."""
+class AnnotatorView:
+    """The data of one annotator's page."""
 
     annotator: str
     status: Status
     choices: list[str] | None
     item: BatchItem | None
-    """None when none of the batch waits for this annotator, or there is no batch."""
+    """None when no item of the batch waits for this annotator."""
     seen: int
-    """How often this annotator has said or taken back something about the item."""
-    mine: int
-    """Items of the batch on which this annotator had their say."""
+    """Number of this annotator's events about the item when the page was made."""
+    n_done: int
+    """Items of the batch with a response of this annotator."""
     last: Event | None
-    """Their last word that counts: the one that undo takes back."""
-    heard: Event | None
-    """The newest thing that they did: a word, or an undo."""
+    """Their last response that counts, which undo would undo."""
+    newest: Event | None
+    """Their newest event of any kind, if it is about the batch."""
     undone: Event | None
-    """What it took back, when it was an undo."""
+    """The response that the newest event undid, if it is an undo."""
 
 
-class Desk:
-    """Serves one campaign to several annotators; every method may be called from any thread.
+class AnnotationService:
+    """Serves one campaign to several annotators; its methods are thread-safe.
 
-    The campaign's lock is taken for each word alone, so that a query or a training in another
-    terminal finds the campaign free between two words, and the page tells who holds it meanwhile.
+    The campaign's lock is taken for each response alone. A query or training in another terminal
+    can run between two responses, and the page shows which process holds the lock.
 
     Parameters
     ----------
@@ -59,143 +59,148 @@ class Desk:
 
     def __init__(self, campaign: Campaign) -> None:
         self.campaign = campaign
-        self.saved = 0
-        self._turn = threading.Lock()
-        self._looking: dict[str, str] = {}
-        """The item before each annotator. Only a hint: others are given another one first."""
+        self.n_saved = 0
+        # Lock order: this mutex of the threads first, then the campaign's lock.
+        self._mutex = threading.Lock()
+        self._shown: dict[str, str] = {}
+        """Item on each annotator's page. Others get it only when no other item is left."""
 
     def names(self) -> list[str]:
-        """Return the annotators who have spoken in this campaign."""
-        with self._turn:
+        """Return the annotators who have responded in this campaign."""
+        with self._mutex:
             return sorted(self.campaign.status().annotators)
 
-    def view(self, annotator: str, wanted: str | None = None) -> View:
+    def view(self, annotator: str, wanted: str | None = None) -> AnnotatorView:
         """Return what an annotator sees now.
 
         Parameters
         ----------
         annotator : str
         wanted : str, optional
-            An item of the batch to show, whoever has spoken about it.
+            An item of the batch to show, with or without responses.
         """
         name = checked_name(annotator)
-        with self._turn:
-            # In this order: a word that comes between the two makes the page out of date, and it
-            # is refused. The other way round, the page would hide that word and replace it.
+        with self._mutex:
+            # The log is read before the batch. A response that arrives in between makes the page
+            # out of date, so its form is refused. In the other order the page would not show that
+            # response, and its form would replace it.
             log, batch = events.events(self.campaign.store), open_batch(self.campaign)
             item = next((item for item in batch if item.id == wanted), None)
             item = item or self._next(name, batch)
             if item is not None:
-                self._looking[name] = item.id
+                self._shown[name] = item.id
             mine = [event for event in log if event.annotator == name]
-            heard = mine[-1] if mine and mine[-1].item in {i.id for i in batch} else None
-            return View(
+            newest = mine[-1] if mine and mine[-1].item in {i.id for i in batch} else None
+            return AnnotatorView(
                 annotator=name,
                 status=self.campaign.status(),
                 choices=self.campaign.choices,
                 item=item,
                 seen=sum(item is not None and event.item == item.id for event in mine),
-                mine=sum(name in item.said for item in batch),
-                last=last_of(log, batch, name),
-                heard=heard,
-                undone=log[heard.undoes - 1] if heard and heard.undoes else None,
+                n_done=sum(name in item.responses for item in batch),
+                last=last_response(log, batch, name),
+                newest=newest,
+                undone=log[newest.undoes - 1] if newest and newest.undoes else None,
             )
 
-    def say(self, annotator: str, item: str, said: Said, seen: int, ms: int | None = None) -> None:
-        """Store a word; the same word of the same page is stored once, however often it is sent.
+    def record(
+        self, annotator: str, item: str, action: Action, seen: int, ms: int | None = None
+    ) -> None:
+        """Store a response; the same response from the same page is stored once.
 
         Parameters
         ----------
         annotator, item : str
-        said : Said
+        action : Action
             A label, a skip or a flag.
         seen : int
-            `View.seen` of the page on which it was said.
+            `AnnotatorView.seen` of the page.
         ms : int, optional
-            Milliseconds that the annotator took.
+            Time that the annotator took, in milliseconds.
 
         Raises
         ------
         OutOfDateError
-            When the batch has ended, or this annotator said something else about the item since.
+            When the batch has ended, or this annotator has another response to the item.
         InputError
             When the answer cannot be used.
         CampaignLockedError, StorageError
-            When it could not be stored; sending it again later is safe.
+            When it could not be stored. Sending it again later is safe.
         """
         name = checked_name(annotator)
         uuid = self._uuid(name, item, seen)
-        with self._turn:
-            if self._said_before(uuid, said):
+        with self._mutex:
+            if self._is_stored(uuid, action):
                 return
             with self.campaign.holding(COMMAND, WAIT):
                 self._require_current(name, item, seen)
-                store(self.campaign, item, said, name, ms=ms, uuid=uuid)
-            self.saved += 1
-            self._looking.pop(name, None)
+                store_action(self.campaign, item, action, name, ms=ms, uuid=uuid)
+            self.n_saved += 1
+            self._shown.pop(name, None)
 
-    def undo(self, annotator: str, word: int) -> str:
-        """Take back the annotator's last word, when it is the one that they saw; return its item.
+    def undo(self, annotator: str, response: int) -> str:
+        """Undo the annotator's last response if it is the one on their page; return its item.
 
         Parameters
         ----------
         annotator : str
-        word : int
-            `seq` of the word.
+        response : int
+            `seq` of the response.
 
         Raises
         ------
         OutOfDateError
-            When it is no longer their last word, or its round has ended.
+            When it is no longer their last response, or its round has ended.
         CampaignLockedError, StorageError
         """
         name = checked_name(annotator)
-        uuid = self._uuid(name, "undo", word)
-        with self._turn:
-            before = events.known(self.campaign.store, uuid)
-            if before is not None:
-                return before.item
+        uuid = self._uuid(name, "undo", response)
+        with self._mutex:
+            stored = events.event_with_uuid(self.campaign.store, uuid)
+            if stored is not None:
+                return stored.item
             with self.campaign.holding(COMMAND, WAIT):
-                last = last_word(self.campaign, name)
-                if last is None or last.seq != word:
+                log = events.events(self.campaign.store)
+                last = last_response(log, open_batch(self.campaign), name)
+                if last is None or last.seq != response:
                     raise OutOfDateError(
-                        "This is no longer your last word, or its round has ended. Nothing was "
-                        "taken back."
+                        "This is no longer your last response, or its round has ended. Nothing was "
+                        "undone."
                     )
                 self.campaign.undo(name, uuid=uuid)
             return last.item
 
     def _next(self, name: str, batch: list[BatchItem]) -> BatchItem | None:
-        """Choose the item to show: what is before the annotator, else what nobody looks at."""
+        """Return the item on the annotator's page, else one that no other annotator sees."""
         needed = self.campaign.options["per_item"]
-        waiting = waiting_for(name, batch, needed)
-        others = Counter(item for who, item in self._looking.items() if who != name)
-        same = [item for item in waiting if item.id == self._looking.get(name)]
-        free = [item for item in waiting if len(item.said) + others[item.id] < needed]
+        waiting = items_waiting(name, batch, needed)
+        others = Counter(item for who, item in self._shown.items() if who != name)
+        same = [item for item in waiting if item.id == self._shown.get(name)]
+        free = [item for item in waiting if len(item.responses) + others[item.id] < needed]
         return next(iter([*same, *free, *waiting]), None)
 
-    def _uuid(self, *what: object) -> str:
-        """Return the same uuid for the same thing, from whichever page it is sent."""
-        text = json.dumps([self.campaign.id, *what])
+    def _uuid(self, *parts: object) -> str:
+        """Return a uuid that is equal for equal parts, so that a repeated form is recognised."""
+        text = json.dumps([self.campaign.id, *parts])
         return f"web-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
-    def _said_before(self, uuid: str, said: Said) -> bool:
-        known = events.known(self.campaign.store, uuid)
-        if known is None:
+    def _is_stored(self, uuid: str, action: Action) -> bool:
+        stored = events.event_with_uuid(self.campaign.store, uuid)
+        if stored is None:
             return False
-        text = known.answer if known.kind == "label" else known.note
-        if (known.kind, text) != (said.kind, said.text):
+        text = stored.answer if stored.kind == "label" else stored.note
+        if (stored.kind, text) != (action.kind, action.text):
             raise OutOfDateError(
-                f"You have already said {known.answer or known.kind!r} about this item, and that "
-                "is saved. This was not saved. To change your answer, take the first back (undo)."
+                f"Your response {stored.answer or stored.kind!r} to this item is already saved. "
+                "This was not saved. To change your answer, undo the first response."
             )
         return True
 
     def _require_current(self, name: str, item: str, seen: int) -> None:
-        if item not in {asked.id for asked in open_batch(self.campaign)}:
+        if item not in {issued.id for issued in open_batch(self.campaign)}:
             raise OutOfDateError(
-                "The batch that this item was in has ended: its labels were trained on, or "
-                "another batch was issued. This was not saved."
+                "The batch of this item has ended: its labels were trained on, or another batch "
+                "was issued. This was not saved."
             )
         mine = [
             event
@@ -204,6 +209,6 @@ class Desk:
         ]
         if len(mine) != seen:
             raise OutOfDateError(
-                "You have said something about this item since this page was shown, in another "
-                "window or in a terminal. This was not saved."
+                "You have responded to this item after this page was shown, in another window or "
+                "in a terminal. This was not saved."
             )

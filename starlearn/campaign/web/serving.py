@@ -1,4 +1,4 @@
-"""The page served from this machine to this machine: a port, an address with a token, Ctrl-C."""
+"""The server of the page: it listens on this machine only and runs until Ctrl-C."""
 
 import errno
 import os
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 ADDRESS = "127.0.0.1"
 NEEDED = ("starlette", "uvicorn", "python_multipart")
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
-PATIENCE = 5
-"""Seconds that a word which is being written has at the end."""
+SHUTDOWN_SECONDS = 5
+"""Time to finish a response that is being written at the end."""
 
 
 def serve(campaign: Campaign, annotator: str, *, port: int = 0, browser: bool = True) -> int:
-    """Let annotators label in the browser until Ctrl-C, and return how many words were saved.
+    """Serve the page until Ctrl-C, and return the number of saved responses.
 
     Parameters
     ----------
     campaign : Campaign
     annotator : str
-        The name that browsers are offered.
+        The initial name in the form for the annotator's name.
     port : int
-        0 for a free one.
+        0 chooses a free port.
     browser : bool
-        Open the page.
+        Whether to open the page.
 
     Raises
     ------
@@ -48,31 +48,31 @@ def serve(campaign: Campaign, annotator: str, *, port: int = 0, browser: bool = 
     CampaignLockedError
         When another process trains or queries.
     MissingDependencyError
-        When starlearn was installed without its extra `web`.
+        When the extra `web` is not installed.
     """
     _require_libraries()
-    from starlearn.campaign.web.access import Door
+    from starlearn.campaign.web.access import AccessTokens
     from starlearn.campaign.web.routes import make_app
-    from starlearn.campaign.web.service import Desk
+    from starlearn.campaign.web.service import AnnotationService
 
     name = checked_name(annotator)
     require_batch(campaign)
     with listening(port) as listener:
         port = listener.getsockname()[1]
-        door, desk = Door(port), Desk(campaign)
-        server = make_server(make_app(desk, door, name))
-        tell = make_console().print
-        tell(f"Label in the browser: {_address(port, door.token)}")
-        tell("Several annotators may open it, each with a name of their own. Ctrl-C ends it.")
+        tokens, service = AccessTokens(port), AnnotationService(campaign)
+        server = make_server(make_app(service, tokens, name))
+        show = make_console().print
+        show(f"Label in the browser: {_address(port, tokens.token)}")
+        show("Several annotators can open it, each with their own name. Ctrl-C ends it.")
         if browser:
-            _open(_address(port, door.ticket()))
+            _open(_address(port, tokens.new_single_use()))
         with suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
-        return desk.saved
+        return service.n_saved
 
 
 def make_server(app: "Starlette") -> "uvicorn.Server":
-    """Make the server of an application; its `run` takes the sockets to listen at."""
+    """Make the server of an application; its `run` takes the sockets."""
     import uvicorn
 
     config = uvicorn.Config(
@@ -83,19 +83,19 @@ def make_server(app: "Starlette") -> "uvicorn.Server":
         ws="none",
         proxy_headers=False,
         server_header=False,
-        timeout_graceful_shutdown=PATIENCE,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     return uvicorn.Server(config)
 
 
 @contextmanager
 def listening(port: int) -> Iterator[socket.socket]:
-    """Take a port of this machine, seen from this machine alone.
+    """Listen at a port that only this machine can reach.
 
     Raises
     ------
     InputError
-        When the port is taken or not for everyone.
+        When the port is in use or needs privileges.
     """
     with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -105,8 +105,8 @@ def listening(port: int) -> Iterator[socket.socket]:
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
             raise InputError(
-                f"Port {port} of {ADDRESS} {'is in use' if taken else 'cannot be had'} "
-                f"({error.strerror}). Leave --port out for a free one, or give another."
+                f"Port {port} of {ADDRESS} {'is in use' if taken else 'cannot be used'} "
+                f"({error.strerror}). Use another --port, or leave it out for a free one."
             ) from error
         yield listener
 
@@ -117,7 +117,7 @@ def _address(port: int, token: str) -> str:
 
 def _open(address: str) -> None:
     if sys.platform == "linux" and not any(map(os.environ.get, DISPLAYS)):
-        return  # what is left is a browser in the terminal, which would take Ctrl-C from us
+        return  # a browser in the terminal would catch Ctrl-C
     threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 

@@ -1,17 +1,17 @@
-// Keys, the filter of long lists, and words sent without leaving the page, so that nothing typed is
-// ever lost. All of it is a convenience: the page's forms work without it.
+// Keys, a filter for long lists of choices, and forms that are sent without leaving the page, so
+// that nothing typed is lost. The page's forms also work without this script.
 "use strict";
 
 const page = () => document.getElementById("page");
-const tell = (text) => { document.getElementById("tell").textContent = text; };
-const alarm = (text) => { document.getElementById("alarm").textContent = text; };
+const announce = (text) => { document.getElementById("status").textContent = text; };
+const showError = (text) => { document.getElementById("error").textContent = text; };
 const filter = () => document.getElementById("filter");
 const options = () => [...document.querySelectorAll(".choices.many button")];
 
 let busy = false;
 let shownAt = performance.now();
 
-// A word is on its way
+// Sending a response
 
 async function send(form, button) {
   if (busy) return; // a second click, or a key that was pressed too early
@@ -22,8 +22,8 @@ async function send(form, button) {
     const body = new URLSearchParams(new FormData(form, button));
     show(await read(await fetch(form.action, { method: "POST", body })));
   } catch (error) {
-    alarm("The server does not answer. What you said is not saved, and still here: " +
-      "start it again in the terminal, or try once more.");
+    showError("The server does not answer. Your response is not saved, but it is still on this page. " +
+      "Start the server again in the terminal, or try again.");
   } finally {
     busy = false;
     page().removeAttribute("aria-busy");
@@ -40,16 +40,16 @@ function show({ status, url, found }) {
   const usable = found.getElementById("page");
   if (!usable || (status >= 400 && status !== 409)) {
     // The item and what was typed stay where they are, to be sent again.
-    alarm(problem ? problem.textContent : `The server failed (${status}). This was not saved.`);
+    showError(problem ? problem.textContent : `The server failed (${status}). This was not saved.`);
     return;
   }
-  alarm("");
+  showError("");
   page().replaceWith(document.adoptNode(usable));
   document.title = found.title;
   if (status < 400) history.replaceState(null, "", url);
   begin();
-  const news = problem ? [problem] : page().querySelectorAll("[data-heard], .place, h1");
-  tell([...news].map((part) => part.textContent).join(". "));
+  const messages = problem ? [problem] : page().querySelectorAll("[data-feedback], .place, h1");
+  announce([...messages].map((part) => part.textContent).join(". "));
 }
 
 document.addEventListener("submit", (event) => {
@@ -57,10 +57,10 @@ document.addEventListener("submit", (event) => {
   send(event.target, event.submitter);
 });
 
-// A page that the browser kept may show an item that was answered since.
+// A page from the browser's cache may show an item that was answered since.
 window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
-// A page begins
+// Start of a page
 
 function begin() {
   shownAt = performance.now();
@@ -70,7 +70,7 @@ function begin() {
     document.getElementById("choices").setAttribute("role", "listbox");
     for (const option of options()) {
       option.setAttribute("role", "option");
-      option.tabIndex = -1; // the arrows reach them
+      option.tabIndex = -1; // reached by the arrow keys
     }
     filter().addEventListener("input", () => narrow());
     narrow();
@@ -83,11 +83,11 @@ function begin() {
 // Long lists of choices
 
 // "card ar" finds card_arrival.
-const words = (text) => text.toLowerCase().replace(/[\s_-]+/g, " ").trim();
+const normalized = (text) => text.toLowerCase().replace(/[\s_-]+/g, " ").trim();
 
 function rank(option, wanted) {
-  const typed = words(option.dataset.typed);
-  const text = words(option.value.slice(option.value.indexOf(":") + 1));
+  const typed = normalized(option.dataset.typed);
+  const text = normalized(option.value.slice(option.value.indexOf(":") + 1));
   if (text === wanted) return 0;
   if (typed === wanted) return 1;
   if (text.startsWith(wanted)) return 2;
@@ -98,14 +98,14 @@ function rank(option, wanted) {
 }
 
 function narrow() {
-  const wanted = words(filter().value);
+  const wanted = normalized(filter().value);
   const ranked = options().map((option) => ({ option, rank: rank(option, wanted) }));
   for (const { option, rank: found } of ranked) option.hidden = found === null;
   const left = ranked.filter((one) => one.rank !== null);
   const best = left.reduce((a, b) => (a && a.rank <= b.rank ? a : b), null);
   select(wanted && best ? best.option : null);
   document.querySelector(".filter output").textContent =
-    left.length ? (wanted ? `${left.length} of ${ranked.length}` : "") : "No choice has this in it.";
+    left.length ? (wanted ? `${left.length} of ${ranked.length}` : "") : "No choice contains this.";
 }
 
 function select(option) {

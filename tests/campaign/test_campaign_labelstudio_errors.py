@@ -43,7 +43,7 @@ def test_a_push_that_failed_half_way_is_completed_by_the_next(campaign, fake, mo
         return None
 
     fake.instead = second_fails
-    with pytest.raises(ServerError, match=r"502.*2 of 4 tasks are known to be in project 1"):
+    with pytest.raises(ServerError, match=r"502.*At least 2 of 4 tasks are in project 1"):
         push(campaign, URL)
     assert len(sent) == 2  # not repeated on its own: the first may have arrived
     done = push(campaign)
@@ -64,7 +64,7 @@ def test_tasks_that_arrived_although_the_answer_was_lost_are_not_sent_twice(camp
     assert push(campaign).n_same == len(fake.tasks) == 4
 
 
-def test_tasks_that_a_server_took_and_does_not_show_are_told(campaign, fake):
+def test_accepted_tasks_that_are_not_listed_are_reported(campaign, fake):
     def swallows(request):
         taken = request.url.path.endswith("/import")
         return httpx.Response(201, json={"import": 5}) if taken else None
@@ -91,16 +91,16 @@ def fails(kind):
         (fails(httpx.ConnectError), ServerError, r"cannot be reached.*curl http://labels.example/"),
         (fails(httpx.ConnectTimeout), ServerError, "did not answer within 60 s"),
         (answers(401, json={"detail": "Invalid token."}), InputError, "not accept the key.*export"),
-        (answers(403, json={"detail": "No."}), InputError, "may not see or change .*403: No"),
-        (answers(404, json={"detail": "None."}), InputError, "does not find .*--project NUMBER"),
-        (answers(301, headers={"location": "https://x"}), InputError, "sends on to https://x"),
+        (answers(403, json={"detail": "No."}), InputError, "has no permission for .*403: No"),
+        (answers(404, json={"detail": "None."}), InputError, "cannot find .*--project NUMBER"),
+        (answers(301, headers={"location": "https://x"}), InputError, "redirects to https://x"),
         (answers(500, text="oops"), ServerError, "refused .*500: oops"),
-        (answers(200, text="<html>"), ServerError, "does not answer as a Label Studio does"),
+        (answers(200, text="<html>"), ServerError, "does not answer like Label Studio"),
         (answers(200, json=[]), ServerError, "cannot"),
-        (answers(200, content=b"x", headers={"content-encoding": "br"}), ServerError, "encodes"),
+        (answers(200, content=b"x", headers={"content-encoding": "br"}), ServerError, "compressed"),
     ],
 )
-def test_every_refusal_says_what_to_type_and_changes_nothing(pushed, fake, instead, error, says):
+def test_every_refusal_names_the_remedy_and_changes_nothing(pushed, fake, instead, error, says):
     campaign, tasks = pushed
     fake.annotate(tasks[0], "red")
     fake.instead = instead
@@ -152,7 +152,7 @@ def test_the_payload_of_the_next_test_is_read_without_its_hostile_part(campaign,
 
 @pytest.mark.parametrize("part", HOSTILE_PARTS)
 @pytest.mark.parametrize("way", ["server", "file"])
-def test_fault_75_hostile_payloads_of_label_studio_are_refused(campaign, fake, quick, way, part):
+def test_hostile_payloads_of_label_studio_are_refused(campaign, fake, quick, way, part):
     hostile = HOSTILE_PARTS[part]
     inside = (hostile, NOTE % "") if part.startswith("data: ") else ("", NOTE % hostile)
     task = TASK % (campaign.id, *inside)
@@ -160,18 +160,18 @@ def test_fault_75_hostile_payloads_of_label_studio_are_refused(campaign, fake, q
         push(campaign, URL)
         page = f'{{"total": 1, "tasks": [{task}]}}'.encode()
         fake.instead = lambda r: answers(200, content=page)(r) if "tasks" in r.url.path else None
-        with pytest.raises(ServerError, match=f"{URL} answers"):
+        with pytest.raises(ServerError, match=f"{URL} returned"):
             pull(campaign)
     else:
         file = quick / "export.json"
         file.write_text(f"[{task}]")
-        with pytest.raises(InputError, match="is not what Label Studio exports") as caught:
+        with pytest.raises(InputError, match="is not a JSON export of Label Studio") as caught:
             import_labels(campaign, file)
         assert len(str(caught.value)) < 1000
     assert events.events(campaign.store) == []
 
 
-def test_fault_75_answers_of_any_size_are_cut_off(pushed, fake, monkeypatch):
+def test_answers_of_any_size_are_cut_off(pushed, fake, monkeypatch):
     campaign, _ = pushed
     monkeypatch.setattr(transport, "LARGEST", 10_000)
     given = []
@@ -199,7 +199,7 @@ def test_fault_75_answers_of_any_size_are_cut_off(pushed, fake, monkeypatch):
         ("http://", "--url must be the address"),
         ("http://x:99999", "--url must be the address"),
         ("http://x/?token=1", "--url must be the address"),
-        ("http://ann:secret@labels.example", "must hold no user or password"),
+        ("http://ann:secret@labels.example", "must not hold a user or password"),
     ],
 )
 def test_addresses_that_cannot_be_used(campaign, fake, url, says):
@@ -209,10 +209,10 @@ def test_addresses_that_cannot_be_used(campaign, fake, url, says):
     assert fake.requests == []
 
 
-def test_what_is_not_known_is_asked_for(campaign, fake, monkeypatch):
+def test_unknown_server_and_project_are_required(campaign, fake, monkeypatch):
     with pytest.raises(InputError, match="not both"):
         push(campaign, URL, project=1, new=True)
-    for command, says in ((push, "where Label Studio is"), (pull, "which project to pull from")):
+    for command, says in ((push, "address of Label Studio"), (pull, "project to pull from")):
         with pytest.raises(InputError, match=says):
             command(campaign)
     for key in ("", "two\nlines", "é"):
@@ -228,18 +228,18 @@ def test_without_the_client_the_error_names_the_extra(campaign, fake, monkeypatc
         push(campaign, URL)
 
 
-def test_fault_73_the_key_is_neither_printed_nor_kept(campaign, fake, quick):
+def test_the_key_is_neither_printed_nor_kept(campaign, fake, quick):
     def echo(request):
-        said = {"detail": f"no {request.headers['authorization']}, nor Bearer abc.def"}
-        return httpx.Response(500, json=said)
+        body = {"detail": f"no {request.headers['authorization']}, nor Bearer abc.def"}
+        return httpx.Response(500, json=body)
 
     folder = str(campaign.folder)
-    run = CliRunner().invoke(app.app, ["push", folder, "--url", URL])
+    run = CliRunner().invoke(app, ["push", folder, "--url", URL])
     assert run.exit_code == 0, run.output
     assert f"4 tasks sent: {URL}/projects/1" in run.output
     fake.instead = echo
     for command in ("push", "pull"):
-        run = CliRunner().invoke(app.app, [command, folder])
+        run = CliRunner().invoke(app, [command, folder])
         assert run.exit_code == 6
         assert "no Token *** nor Bearer ***" in run.output
         assert KEY not in run.output
@@ -249,6 +249,6 @@ def test_fault_73_the_key_is_neither_printed_nor_kept(campaign, fake, quick):
 
 
 def test_the_client_and_its_limits(fake):
-    with client.Server(URL, KEY) as asked:
+    with client.LabelStudioServer(URL, KEY) as asked:
         assert asked._client._client_wrapper.get_timeout() == client.SECONDS
         assert asked.names() == {1: "ann@example.org", 2: "bob@example.org"}

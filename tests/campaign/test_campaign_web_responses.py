@@ -9,14 +9,14 @@ import pytest
 from campaign_cases import COLOURS, POOL, answer_for, make_learner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from page_cases import FREE, HOSTILE, visitors, words
+from page_cases import FREE, HOSTILE, responses_of, visitors
 from test_campaign_commands import HOLD
 
 from starlearn.campaign import events
-from starlearn.campaign.annotation import Said
+from starlearn.campaign.annotation import Action
 from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.web import serving
-from starlearn.campaign.web.service import Desk, OutOfDateError
+from starlearn.campaign.web.service import AnnotationService, OutOfDateError
 from starlearn.errors import CampaignLockedError
 from starlearn.storage.lock import Lock
 
@@ -44,7 +44,7 @@ def test_label_skip_and_flag_with_a_note(batch):
     assert "Saved: skipped" in visitor.send(visitor.get().form("skip")).text
     assert "Saved: flagged" in visitor.send(visitor.get().form("flag"), note=" odd\r\none ").text
     visitor.send(visitor.get().form("flag"), note="")
-    assert words(batch) == [
+    assert responses_of(batch) == [
         ("ann", "label", "blue"),
         ("ann", "skip", None),
         ("ann", "flag", "odd\none"),
@@ -54,16 +54,16 @@ def test_label_skip_and_flag_with_a_note(batch):
     assert batch.status().state == "labelled"
 
 
-def test_fault_15_a_page_that_is_sent_twice_is_one_word(batch):
+def test_a_page_that_is_sent_twice_is_one_response(batch):
     (visitor,) = visitors(batch, "ann")
     first = visitor.get()
     assert "Item 2 of 4" in visitor.label(first, 0).text
     assert "Item 2 of 4" in visitor.label(first, 0).text  # a double click, a reload, back and again
-    assert words(batch) == [("ann", "label", "red")]
+    assert responses_of(batch) == [("ann", "label", "red")]
     page = visitor.label(first, 1, code=409)
-    assert "already said 'red'" in page.text
+    assert "'red' to this item is already saved" in page.text
     assert page.text.count("green") == 1  # what was chosen now is shown back
-    assert words(batch) == [("ann", "label", "red")]
+    assert responses_of(batch) == [("ann", "label", "red")]
     # Also after it was taken back: only a new page makes a new word.
     shown_again = visitor.send(visitor.get().form("undo"))
     visitor.label(first, 0)
@@ -72,49 +72,49 @@ def test_fault_15_a_page_that_is_sent_twice_is_one_word(batch):
     assert list(batch.labels().values()) == ["green"]
 
 
-def test_fault_15_undo_that_is_sent_twice_takes_back_one_word(batch):
+def test_undo_that_is_sent_twice_undoes_one_response(batch):
     (visitor,) = visitors(batch, "ann")
     for _ in range(3):
         page = visitor.label(visitor.get(), 0)
     undo = page.form("undo")
     assert "Item 3 of 4" in visitor.send(undo).text
     assert "Item 3 of 4" in visitor.send(undo).text
-    assert [kind for _, kind, _ in words(batch)] == ["label", "label", "label", "undo"]
+    assert [kind for _, kind, _ in responses_of(batch)] == ["label", "label", "label", "undo"]
     page = visitor.label(visitor.get(), 1)
-    old = {**page.form("undo").fields, "word": "1"}  # a page from before the last word
-    assert "no longer your last word" in visitor.post("/undo", old).text
+    old = {**page.form("undo").fields, "response": "1"}  # a page from before the last word
+    assert "no longer your last response" in visitor.post("/undo", old).text
     assert visitor.answer.status_code == 409
     assert batch.status().done == 3
 
 
-def test_a_word_in_another_window_or_terminal_is_not_replaced_unseen(batch):
+def test_a_response_in_another_window_or_terminal_is_not_replaced_unseen(batch):
     (visitor,) = visitors(batch, "ann")
     page = visitor.get()
     batch.label(batch.batch()[0], "green", "ann")
-    assert "since this page was shown" in visitor.label(page, 0, code=409).text
-    assert words(batch) == [("ann", "label", "green")]
+    assert "after this page was shown" in visitor.label(page, 0, code=409).text
+    assert responses_of(batch) == [("ann", "label", "green")]
     item = batch.batch()[0].id
     page = visitor.get(f"/?item={item}")
-    assert "Your answer so far: green" in page.text
+    assert "Your current answer: green" in page.text
     visitor.label(page, 0)
     assert batch.labels() == {item: "red"}
 
 
-def test_a_word_that_comes_while_the_page_is_made_is_not_replaced_unseen(batch, monkeypatch):
+def test_a_response_during_the_making_of_a_page_is_not_replaced_unseen(batch, monkeypatch):
     (visitor,) = visitors(batch, "ann")
     made = Campaign.batch
 
     def made_and_then(self):
         found = made(self)
-        if not words(self):
+        if not responses_of(self):
             self.label(found[0], "green", "ann")  # in a terminal
         return found
 
     monkeypatch.setattr(Campaign, "batch", made_and_then)
     page = visitor.get()
-    assert "Your answer so far" not in page.text
-    assert "since this page was shown" in visitor.label(page, 0, code=409).text
-    assert words(batch) == [("ann", "label", "green")]
+    assert "Your current answer" not in page.text
+    assert "after this page was shown" in visitor.label(page, 0, code=409).text
+    assert responses_of(batch) == [("ann", "label", "green")]
 
 
 def test_an_answer_for_a_batch_that_has_ended_is_shown_back(free):
@@ -123,26 +123,26 @@ def test_an_answer_for_a_batch_that_has_ended_is_shown_back(free):
     old = visitor.get()
     free.teach()
     page = visitor.send(old.form("label"), 409, answer=" a long\nanswer ")
-    assert "The batch that this item was in has ended" in page.text
+    assert "The batch of this item has ended" in page.text
     assert "a long\nanswer " in page.text
-    assert "no longer your last word" in visitor.send(old.form("undo"), 409).text
+    assert "no longer your last response" in visitor.send(old.form("undo"), 409).text
     assert "There is no batch to label now" in visitor.get().text
     before = free.batch()
     new = {item.id for item in free.query(1)}
     gone = next(item.id for item in before[1:] if item.id not in new)
     assert "has ended" in visitor.send(old.form("label"), 409, item=gone, answer="x").text
     assert "has ended" in visitor.send(old.form("flag"), 409, item=gone, note="why").text
-    assert words(free) == [("ann", "label", "the first")]
+    assert responses_of(free) == [("ann", "label", "the first")]
     assert not visitor.get().element(action="/undo")  # nothing of the earlier round
 
 
-def test_a_retry_after_the_round_ended_is_told_that_it_was_saved(batch):
+def test_a_retry_after_the_round_ended_succeeds(batch):
     (visitor,) = visitors(batch, "ann")
     page = visitor.get()
     visitor.label(page, 0)
     batch.teach()
     visitor.label(page, 0)  # the browser never saw the first answer
-    assert words(batch) == [("ann", "label", "red")]
+    assert responses_of(batch) == [("ann", "label", "red")]
 
 
 ACTIONS = st.tuples(
@@ -153,22 +153,20 @@ ACTIONS = st.tuples(
 
 
 @pytest.fixture(scope="module")
-def shared_desk(tiny_model, tmp_path_factory):
+def shared_service(tiny_model, tmp_path_factory):
     """One campaign for all examples: each has an annotator of its own."""
     folder = tmp_path_factory.mktemp("shared") / "campaign"
     with Campaign.create(folder, POOL, make_learner(tiny_model), per_item=10**6) as campaign:
         campaign.query(2)
-        yield Desk(campaign), itertools.count()
+        yield AnnotationService(campaign), itertools.count()
 
 
 @settings(max_examples=40, deadline=None)
 @given(actions=st.lists(ACTIONS, max_size=14))
-def test_fault_15_whatever_is_sent_again_the_store_says_what_the_annotator_saw(
-    shared_desk, actions
-):
-    desk, numbers = shared_desk
-    name, items = f"ann{next(numbers)}", [item.id for item in desk.campaign.batch()]
-    pages, sent = [desk.view(name, items[0])], {}
+def test_with_repeated_forms_the_store_holds_what_the_annotator_saw(shared_service, actions):
+    service, numbers = shared_service
+    name, items = f"ann{next(numbers)}", [item.id for item in service.campaign.batch()]
+    pages, sent = [service.view(name, items[0])], {}
     history, undone = [], {}  # what a careful annotator would write down
 
     def count(item):
@@ -178,39 +176,42 @@ def test_fault_15_whatever_is_sent_again_the_store_says_what_the_annotator_saw(
         answer, page = COLOURS[choice], pages[which % len(pages)]
         standing = [n for n, what in enumerate(history) if what[1] and n not in undone.values()]
         if action == "look":
-            pages.append(desk.view(name, items[choice]))
+            pages.append(service.view(name, items[choice]))
         elif action == "terminal":
-            desk.campaign.label(items[choice], answer, name)
+            service.campaign.label(items[choice], answer, name)
             history.append((items[choice], answer))
         elif action == "send":
-            key, told = (page.item.id, page.seen), (page.item.id, Said("label", answer), page.seen)
+            key = (page.item.id, page.seen)
+            form = (page.item.id, Action("label", answer), page.seen)
             if sent.get(key, answer) != answer or (key not in sent and count(key[0]) != key[1]):
                 with pytest.raises(OutOfDateError):
-                    desk.say(name, *told)
+                    service.record(name, *form)
                 continue
-            desk.say(name, *told)
+            service.record(name, *form)
             if key not in sent:
                 history.append((key[0], answer))
             sent[key] = answer
         elif page.last is not None:
             seq = page.last.seq
-            place = [e.seq for e in mine_of(desk, name)].index(seq)
+            place = [e.seq for e in mine_of(service, name)].index(seq)
             if seq in undone:
-                desk.undo(name, seq)
+                service.undo(name, seq)
             elif standing and standing[-1] == place:
-                assert desk.undo(name, seq) == history[place][0]
+                assert service.undo(name, seq) == history[place][0]
                 history.append((history[place][0], None))
                 undone[seq] = place
             else:
                 with pytest.raises(OutOfDateError):
-                    desk.undo(name, seq)
-    assert [(e.item, e.answer) for e in mine_of(desk, name)] == history
+                    service.undo(name, seq)
+    assert [(e.item, e.answer) for e in mine_of(service, name)] == history
     left = [what for n, what in enumerate(history) if what[1] and n not in undone.values()]
-    assert {i.id: i.answers[name] for i in desk.campaign.batch() if name in i.answers} == dict(left)
+    assert {i.id: i.answers[name] for i in service.campaign.batch() if name in i.answers} == dict(
+        left
+    )
 
 
-def mine_of(desk, name):
-    return [e for e in events.events(desk.campaign.store) if e.annotator == name]
+def mine_of(service, name):
+    return [e for e in events.events(service.campaign.store) if e.annotator == name]
 
 
 @pytest.mark.parametrize(
@@ -227,9 +228,9 @@ def mine_of(desk, name):
 )
 def test_forms_that_no_page_has_store_nothing(batch, values):
     (visitor,) = visitors(batch, "ann")
-    visitor.post("/word", {**visitor.get().form("label").fields, "choice": "0:red", **values})
+    visitor.post("/respond", {**visitor.get().form("label").fields, "choice": "0:red", **values})
     assert visitor.answer.status_code in (400, 409)
-    assert words(batch) == []
+    assert responses_of(batch) == []
 
 
 def test_free_answers_that_cannot_be_stored(free):
@@ -240,9 +241,9 @@ def test_free_answers_that_cannot_be_stored(free):
     assert "1,000,001 characters" in page.text
     assert "é" * 1_000_001 in page.text
     visitor.send(form, 400, answer="x" * (17 * 2**20))
-    assert words(free) == []
+    assert responses_of(free) == []
     visitor.send(form, answer="é" * 1_000_000)
-    assert len(words(free)[0][2]) == 1_000_000
+    assert len(responses_of(free)[0][2]) == 1_000_000
 
 
 # Several annotators
@@ -256,8 +257,8 @@ def test_two_annotators_get_two_items_and_each_their_own_undo(batch):
     assert "Item 2 of 4" in bob.get().text  # a reload keeps it
     bob.label(second, 1)
     assert "Item 4 of 4" in ann.label(first, 0).text
-    assert "Taken back: red" in ann.send(ann.get().form("undo")).text
-    assert words(batch) == [
+    assert "Undone: red" in ann.send(ann.get().form("undo")).text
+    assert responses_of(batch) == [
         ("bob", "label", "green"),
         ("ann", "label", "red"),
         ("ann", "undo", None),
@@ -282,28 +283,28 @@ def test_items_that_need_two_annotators_are_shown_to_both(make_campaign):
     assert "1 of 2 done, 1 by you" in bob.get().text
 
 
-def test_a_form_is_stored_under_the_name_that_stood_on_its_page(batch):
+def test_a_form_is_stored_under_the_name_on_its_page(batch):
     (visitor,) = visitors(batch, "ann")
     page = visitor.get()
     visitor.post("/name", {"name": "bob"})  # in another window of the same browser
     visitor.label(page, 0)
-    assert words(batch) == [("ann", "label", "red")]
+    assert responses_of(batch) == [("ann", "label", "red")]
 
 
 def test_many_annotators_in_threads_lose_and_double_nothing(make_campaign):
     campaign = make_campaign(per_item=4)
     campaign.query(8)
-    desk = Desk(campaign)
+    service = AnnotationService(campaign)
     problems = []
 
-    def at_once(*told):
+    def at_once(*output):
         """Say the same in two threads, as a double click does."""
         start = threading.Barrier(2)
 
         def one():
             start.wait()
             try:
-                desk.say(*told)
+                service.record(*output)
             except BaseException as error:
                 problems.append(error)
                 raise
@@ -317,11 +318,11 @@ def test_many_annotators_in_threads_lose_and_double_nothing(make_campaign):
     def label_everything(name):
         undone = False
         try:
-            while (view := desk.view(name)).item is not None:
-                said = Said("label", answer_for(view.item.fields))
-                at_once(name, view.item.id, said, view.seen)
-                if view.mine == 3 and not undone:
-                    desk.undo(name, desk.view(name).last.seq)
+            while (view := service.view(name)).item is not None:
+                action = Action("label", answer_for(view.item.fields))
+                at_once(name, view.item.id, action, view.seen)
+                if view.n_done == 3 and not undone:
+                    service.undo(name, service.view(name).last.seq)
                     undone = True
         except BaseException as error:
             problems.append(error)
@@ -334,9 +335,9 @@ def test_many_annotators_in_threads_lose_and_double_nothing(make_campaign):
         thread.join()
     assert not problems
     assert campaign.status().done == 8
-    kinds = [kind for _, kind, _ in words(campaign)]
+    kinds = [kind for _, kind, _ in responses_of(campaign)]
     assert (kinds.count("label"), kinds.count("undo")) == (36, 4)
-    assert desk.saved == 36
+    assert service.n_saved == 36
     assert campaign.labels() == {item.id: answer_for(item.fields) for item in campaign.batch()}
 
 
@@ -349,7 +350,7 @@ def full(campaign):
     campaign.store.execute(f"PRAGMA max_page_count = {pages}")
 
 
-def test_fault_07_a_full_disk_keeps_the_answer_on_the_page(free):
+def test_a_full_disk_keeps_the_answer_on_the_page(free):
     (visitor,) = visitors(free, "ann")
     form = visitor.get().form("label")
     text = f"\n{HOSTILE}\n\n" + "long " * 5000
@@ -357,17 +358,17 @@ def test_fault_07_a_full_disk_keeps_the_answer_on_the_page(free):
     page = visitor.send(form, 503, answer=text)
     assert "The disk is full" in page.text
     assert "Free at least 10 MB" in page.text
-    assert words(free) == []
+    assert responses_of(free) == []
     kept = page.forms[0]
     assert kept.fields["answer"] == text
     assert "Your answer" in visitor.get().text  # what can be read is shown
     free.store.execute("PRAGMA max_page_count = 1000000")
     for _ in range(2):
         visitor.send(kept)
-    assert words(free) == [("ann", "label", text)]
+    assert responses_of(free) == [("ann", "label", text)]
 
 
-def test_fault_11_a_training_elsewhere_is_named_and_the_answer_kept(batch):
+def test_a_training_elsewhere_is_named_and_the_answer_kept(batch):
     (visitor,) = visitors(batch, "ann")
     page = visitor.get()
     other = subprocess.Popen(
@@ -378,27 +379,27 @@ def test_fault_11_a_training_elsewhere_is_named_and_the_answer_kept(batch):
     )
     try:
         assert other.stdout.readline() == "held\n"
-        told = visitor.label(page, 0, code=503)
-        assert f"held by pid {other.pid}" in told.text
-        assert "(teach)" in told.text
+        output = visitor.label(page, 0, code=503)
+        assert f"held by pid {other.pid}" in output.text
+        assert "(teach)" in output.text
         assert "In use by pid" in visitor.get().text
         with pytest.raises(CampaignLockedError):
             serving.serve(batch, "ann")
     finally:
         other.communicate("\n")
-    assert words(batch) == []
-    page = visitor.send(told.forms[0])
-    assert words(batch) == [("ann", "label", "red")]
-    with Lock(batch.place.lock).held("query"):  # as another process does
-        told = visitor.send(page.form("undo"), 503)
-        assert "(query)" in told.text
+    assert responses_of(batch) == []
+    page = visitor.send(output.forms[0])
+    assert responses_of(batch) == [("ann", "label", "red")]
+    with Lock(batch.paths.lock).held("query"):  # as another process does
+        output = visitor.send(page.form("undo"), 503)
+        assert "(query)" in output.text
     assert batch.labels() != {}
-    visitor.send(told.forms[0])
+    visitor.send(output.forms[0])
     assert batch.labels() == {}
     assert "In use by pid" not in visitor.get().text
 
 
-def test_who_writes_a_word_is_told_to_others(batch, monkeypatch):
+def test_a_process_that_writes_a_response_is_named_to_others(batch, monkeypatch):
     seen = []
     write = batch.store.transaction
 
@@ -414,7 +415,7 @@ def test_who_writes_a_word_is_told_to_others(batch, monkeypatch):
     assert batch.status().holder is None  # between two words, teach may begin
 
 
-def test_fault_09_a_failed_disk_is_told_on_every_page(batch):
+def test_a_failed_disk_is_reported_on_every_page(batch):
     (visitor,) = visitors(batch, "ann")
     page = visitor.get()
     batch.store._broken = "The disk failed."

@@ -1,4 +1,4 @@
-"""A model's answers to items whose labels are known: which are right, and how sure it was."""
+"""Evaluations of a campaign's models: their answers to items whose labels are known."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,37 +15,37 @@ from starlearn.campaign.rounds import Round
 from starlearn.tasks import GenerationTask
 
 NEEDED = {"id", "answer", "confidence"}
-"""Columns of a round's scores that tell how its model answered."""
+"""Columns of a round's scores that hold the model's answers."""
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model of a campaign: that of a published round, or the base model."""
+class CampaignModel:
+    """The model of a published round, or the base model."""
 
     round: int | None
     """None for the base model."""
     n_labels: int
-    """Labels it learnt from, first labels too."""
-    taught: int
-    """The newest event it could learn from; 0 for the base model."""
+    """Number of labels that it was trained on, including the first labels."""
+    last_event: int
+    """The newest event before its training; 0 for the base model."""
 
 
 @dataclass(frozen=True)
-class Trial:
-    """The answers of one model to N items, of which none was taught to it."""
+class Evaluation:
+    """Answers of one model to N items that it was not trained on."""
 
-    model: Model
+    model: CampaignModel
     round: int | None
-    """The round that asked for the items; None for a test file."""
+    """The round whose batch the items are; None for a test file."""
     correct: NDArray[np.bool_]
     """Whether each answer is the label, [N]."""
     confidence: NDArray[np.float64]
-    """The probability that the model gave its answer, [N]; of a free-form answer, the geometric
-    mean over its tokens."""
+    """The model's probability of each answer, [N]; for a free-form answer, the geometric mean of
+    its tokens' probabilities."""
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers."""
+        """The share of correct answers."""
         return float(self.correct.mean())
 
     @property
@@ -56,52 +56,51 @@ class Trial:
         return float(low), float(high)
 
 
-def models(campaign: Campaign) -> list[Model]:
-    """Return the base model, where nothing was taught before, and that of each published round."""
+def models(campaign: Campaign) -> list[CampaignModel]:
+    """Return the models of all published rounds, after the base model if round 0 is untrained."""
     published = [found for found in rounds.rounds(campaign.store) if found.state == "published"]
-    taught = [_model(campaign, found) for found in published]
-    begins_trained = bool(taught) and taught[0].round == 0
-    return taught if begins_trained else [Model(None, 0, 0), *taught]
+    trained = [_model(campaign, found) for found in published]
+    begins_trained = bool(trained) and trained[0].round == 0
+    return trained if begins_trained else [CampaignModel(None, 0, 0), *trained]
 
 
-def before_teaching(campaign: Campaign) -> list[Trial]:
-    """Return how the model of each round answered its batch, before anyone had labelled it.
+def before_teaching(campaign: Campaign) -> list[Evaluation]:
+    """Return each model's answers to the batch that it chose, before anyone labelled the batch.
 
-    Both were kept when the batch was chosen: this computes nothing. Rounds whose scores were not
-    kept (random draws, screening, sub-pools) are left out, and so are items whose label had been
-    known earlier and was taken back.
+    The answers were kept by the query, so nothing is computed. Rounds without kept scores (random
+    choice, screening, sub-pools) are left out, and so are items that had a label earlier.
 
     Notes
     -----
-    Test, then train: "prequential" evaluation (Dawid 1984, doi:10.2307/2981683). The batch is
-    chosen because the model is unsure of it, so its accuracy there is below that on the pool.
+    Test, then train: "prequential" evaluation (Dawid 1984, doi:10.2307/2981683). A batch is chosen
+    because the model is unsure of it, so its accuracy there is below that on the pool.
     """
     labels = campaign.labels()
     log = events.events(campaign.store)
     task = free_form_task(campaign)
     published = [found for found in rounds.rounds(campaign.store) if found.state == "published"]
     by_adapter = {found.manifest: found for found in published}
-    trials = []
+    evaluations = []
     for found in rounds.rounds(campaign.store):
         known = {event.item for event in log if event.kind == "label" and event.seq <= found.seen}
         batch = {i.item for i in rounds.batch_of(campaign.store, found.id)} & set(labels)
-        table = answered(campaign, found, batch - known)
+        table = answers_to(campaign, found, batch - known)
         if table is None or table.num_rows == 0:
             continue
         chosen_by = by_adapter.get(found.params.get("adapter"))
         known_labels = [labels[item] for item in table["id"].to_pylist()]
-        trials.append(
-            Trial(
-                Model(None, 0, 0) if chosen_by is None else _model(campaign, chosen_by),
+        evaluations.append(
+            Evaluation(
+                CampaignModel(None, 0, 0) if chosen_by is None else _model(campaign, chosen_by),
                 found.id,
-                right(task, table["answer"].to_pylist(), known_labels),
+                correct_answers(task, table["answer"].to_pylist(), known_labels),
                 table["confidence"].to_numpy(),
             )
         )
-    return trials
+    return evaluations
 
 
-def answered(campaign: Campaign, found: Round, items: set[str]) -> pa.Table | None:
+def answers_to(campaign: Campaign, found: Round, items: set[str]) -> pa.Table | None:
     """Return the rows of a round's scores with these items; None where they were not kept."""
     table = campaign.scores(found.id)
     if table is None or not set(table.column_names) >= NEEDED:
@@ -115,17 +114,17 @@ def free_form_task(campaign: Campaign) -> GenerationTask | None:
     return GenerationTask(**settings) if settings.pop("class") == "GenerationTask" else None
 
 
-def right(
+def correct_answers(
     task: GenerationTask | None, answers: Sequence[str], labels: Sequence[str]
 ) -> NDArray[np.bool_]:
-    """Say which answers are the label; in free form, which end in the label's final answer."""
+    """Return whether each answer is the label, [N]; in free form, whether final answers agree."""
     if task is not None:
         return np.array(task.correct(answers, labels), dtype=bool)
     return np.array([a == b for a, b in zip(answers, labels, strict=True)], dtype=bool)
 
 
-def _model(campaign: Campaign, found: Round) -> Model:
+def _model(campaign: Campaign, found: Round) -> CampaignModel:
     n_labels = int(found.record.get("n_labels", 0))
-    # What round 0 was trained on is counted in its record; later rounds count the campaign's own.
+    # The record of round 0 counts the first labels; later records count only the campaign's own.
     first = int(campaign.meta.get("n_first", 0)) if found.id else 0
-    return Model(found.id, n_labels + first, found.taught or 0)
+    return CampaignModel(found.id, n_labels + first, found.taught or 0)
