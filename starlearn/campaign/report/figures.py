@@ -117,14 +117,16 @@ def class_mix(
     figure = new_figure()
     figure.set_size_inches(9.6, 4.2)
     axes = figure.subplots(1, 2, sharey=True)
+    handles: dict[str, Any] = {}
     for ax, display in zip(axes, (given, answered), strict=True):
-        # Both panels have the same colours, so one legend is enough.
-        legend = display is answered or not answered.shares
         if display.shares:
-            display.plot(ax, names, legend=legend)
+            display.plot(ax, names, legend=False)
+            handles |= {bars.get_label(): bars for bars in display.bars_}
         else:
             ax.text(0.5, 0.5, "none yet", ha="center", transform=ax.transAxes)
             ax.set_title(display.title)
+    # Both panels have the same colours, so they share a legend.
+    figure.legend(handles.values(), handles, loc="outside right center", fontsize="small")
     return as_image(figure)
 
 
