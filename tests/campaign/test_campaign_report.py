@@ -1,4 +1,4 @@
-"""The report of a campaign: what its figures mean, what its page says, and what it never does."""
+"""The report of a campaign: its figures, the text of its page, and its safety."""
 
 import base64
 import json
