@@ -117,7 +117,7 @@ def class_mix(
     figure = new_figure()
     figure.set_size_inches(9.6, 4.2)
     axes = figure.subplots(1, 2, sharey=True)
-    handles: dict[str, Any] = {}
+    handles: dict[Any, Any] = {}
     for ax, display in zip(axes, (given, answered), strict=True):
         if display.shares:
             display.plot(ax, names, legend=False)
