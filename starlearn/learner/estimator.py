@@ -190,8 +190,7 @@ class STARLearner(
     ) -> tuple[Any, ...]:
         """Choose the items to label.
 
-        Before the first fit items are ranked by the base model's uncertainty, if the task names its
-        answers.
+        Before the first fit items are ranked by the base model's uncertainty.
 
         Parameters
         ----------
@@ -199,11 +198,9 @@ class STARLearner(
         n_instances : int
             n, from 1 to m.
         return_metrics : bool
-            Also return the values that the chosen items were ranked by. By default these are ranks
-            from 0 to 1.
+            Also return the values that the chosen items were ranked by.
         budget : Budget, optional
-            What labels may cost. Items that cost more than the rest of the budget are skipped, and
-            the batch may have fewer than n items.
+            Limit on the cost of the labels; the batch may have fewer than n items.
         engine : None, "ray", RayEngine or "accelerate", default=None
             Processes that score: this one, the workers of a Ray cluster, or all processes of this
             program (`accelerate launch`). The result is the same.
@@ -211,8 +208,7 @@ class STARLearner(
         Returns
         -------
         indices : ndarray of shape (n,)
-            Positions in the pool, most uncertain first. With ``Acquisition(diversity=...)`` in the
-            order in which they were chosen.
+            Positions in the pool, best first.
         batch : n items in a container of the pool's kind
         metrics : ndarray of shape (n,)
             Only with `return_metrics`; NaN for a random draw.

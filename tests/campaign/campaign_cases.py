@@ -37,7 +37,7 @@ def make_learner(model: str, **changes: Any) -> Any:
 
 
 def answer_for(fields: dict[str, str]) -> str:
-    """Give the answer of an annotator who knows."""
+    """Return the correct answer."""
     return COLOURS[sum(map(ord, fields["text"])) % 3]
 
 
@@ -49,7 +49,7 @@ def label_all(campaign: Any, annotator: str = "ann") -> None:
 
 @contextmanager
 def quick_folder() -> Iterator[Path]:
-    """Give a folder in memory where there is one: a sync costs nothing there."""
+    """Make a temporary folder, in memory if possible, where a sync costs nothing."""
     parent = Path("/dev/shm")  # noqa: S108 - a new folder with a name of its own
     usable = parent.is_dir() and os.access(parent, os.W_OK)
     folder = Path(tempfile.mkdtemp(prefix="starlearn-test-", dir=parent if usable else None))

@@ -24,7 +24,7 @@ ARGUMENTS = [
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """Give a headless browser."""
+    """Start a headless browser."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     found = next(filter(None, map(shutil.which, CHROMIUMS)), None)
     if found is None:
@@ -43,7 +43,7 @@ def quick() -> Iterator[Path]:
 
 @pytest.fixture
 def make_campaign(tiny_model: str, quick: Path) -> Iterator[Callable[..., Any]]:
-    """Give a factory of campaigns on the tiny model; keywords change learner or campaign."""
+    """Return a factory of campaigns on the tiny model; keywords change learner or campaign."""
     from starlearn.campaign.campaign import Campaign
 
     made = []
@@ -62,7 +62,7 @@ def make_campaign(tiny_model: str, quick: Path) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Give a Label Studio in memory, on which every request of this process arrives."""
+    """Return a Label Studio in memory, which receives every request of this process."""
     pytest.importorskip("label_studio_sdk", reason="the client of Label Studio is not installed")
     from fake_labelstudio import KEY, FakeLabelStudio
 

@@ -1,4 +1,4 @@
-"""A warm process that forks one child a step, and kills it after so many seconds if asked to.
+"""A warm process that forks one child per step, and can kill it after some seconds.
 
 A step costs milliseconds, because torch and the model's libraries are loaded once, before the
 fork. Commands come as JSON lines on standard input, answers go as JSON lines to standard output.

@@ -97,7 +97,7 @@ def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
 
 @contextmanager
 def admin(url: str) -> Iterator[Person]:
-    """Give the one whose account came with the server, with a key that never ends."""
+    """Return the administrator, whose key never expires."""
     headers = {"Authorization": f"Token {ADMIN_KEY}"}
     with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as http:
         yield Person(ADMIN, ADMIN_KEY, http)

@@ -57,7 +57,7 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         self.text += data
         if self._area is not None:
-            # A browser drops the line break behind the tag.
+            # A browser drops the line break after the tag.
             self.forms[-1].fields[self._area] += data.removeprefix("\n")
 
     def form(self, kind: str) -> Form:
@@ -68,7 +68,7 @@ class Page(HTMLParser):
         raise AssertionError(f"no form for {kind}: {self.text}")
 
     def element(self, **wanted: str) -> bool:
-        """Tell whether there is a tag with these attributes."""
+        """Whether there is a tag with these attributes."""
         return any(wanted.items() <= attributes.items() for _, attributes in self.tags)
 
 
@@ -104,7 +104,7 @@ class Visitor:
 
 
 def visitors(campaign: Any, *names: str | None) -> list[Visitor]:
-    """Give one browser to each annotator, at one service."""
+    """Return one browser per annotator, connected to one service."""
     tokens = AccessTokens(8765)
     app = make_app(AnnotationService(campaign), tokens, "me")
     return [Visitor(app, tokens, name) for name in names]

@@ -1,8 +1,8 @@
-"""A disk in memory that forgets what was not synced, fails when told to, and remembers every step.
+"""A disk in memory that forgets unsynced writes, fails on demand, and records every operation.
 
 SQLite runs on it through apsw's VFS. Each file has what is durable, and the writes since its last
 sync. Names behave as on a POSIX file system under SQLite's own unix VFS: a new journal's name
-becomes durable with its first sync, and a removal becomes durable when SQLite asks for it
+becomes durable with its first sync, and a removal becomes durable when SQLite syncs it
 (synchronous=EXTRA does) or may be undone by a power cut.
 """
 
@@ -59,7 +59,7 @@ class Snapshot:
     operation: str
 
     def images(self, rng: Random, draws: int) -> Iterator[dict[str, bytes]]:
-        """Give what a power cut may leave: nothing unsynced, everything, and random parts."""
+        """Return what a power cut may leave: no unsynced writes, all of them, and random parts."""
         for keep in (lambda: False, lambda: True, *[lambda: rng.random() < 0.5] * draws):
             yield self._image(keep, rng)
 
@@ -114,7 +114,7 @@ class Disk(apsw.VFS):
         if error is not None:
             raise error
 
-    # What SQLite asks of a VFS
+    # The interface of a VFS
 
     def xFullPathname(self, name: str) -> str:  # noqa: N802 - SQLite's names
         return name
@@ -206,7 +206,7 @@ class DiskFile:
         return 4096
 
     def xDeviceCharacteristics(self) -> int:  # noqa: N802
-        # What SQLite's unix VFS says of a real disk: writing a range leaves its neighbours alone.
+        # As in SQLite's unix VFS: writing a range does not change its neighbours.
         return apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
 
     def xClose(self) -> None:  # noqa: N802

@@ -75,7 +75,7 @@ class Served:
         return page
 
     def complain(self, text):
-        # What the server refused on purpose is told in the page.
+        # The page shows what the server refused on purpose.
         if "Failed to load resource" not in text:
             self.errors.append(text)
 
@@ -86,7 +86,7 @@ class Served:
 
 @pytest.fixture
 def served(make_campaign, chromium):
-    """Give a factory of running pages; a batch is issued."""
+    """Return a factory of running pages with an issued batch."""
     with_batch = []
 
     def factory(pool=POOL, n=4, **changes):
@@ -106,10 +106,10 @@ def item(page, place):
     expect(page.locator(".place")).to_contain_text(f"Item {place} of")
 
 
-def press(page, key, heard):
-    """Press a key, and wait until the page says what became of it."""
+def press(page, key, feedback):
+    """Press a key, and wait for the feedback of the page."""
     page.keyboard.press(key)
-    expect(page.locator("#status")).to_contain_text(heard)
+    expect(page.locator("#status")).to_contain_text(feedback)
 
 
 def test_label_by_key_undo_and_reload(served):
@@ -193,7 +193,7 @@ def test_hostile_text_does_nothing_in_a_browser(served):
     page.keyboard.type(HOSTILE)
     press(page, "Enter", "Saved: flagged")
     page.goto(f"{at.origin}/?item={at.campaign.batch()[0].id}")
-    expect(page.locator(".standing")).to_contain_text(HOSTILE)
+    expect(page.locator(".current")).to_contain_text(HOSTILE)
     assert page.locator("img, main script").count() == 0
     assert [(kind, what) for _, kind, what in responses_of(at.campaign)] == [
         ("label", HOSTILE),
@@ -228,7 +228,7 @@ def test_many_choices_are_found_by_typing_arrows_and_numbers(served):
     expect(page.locator("#filter")).to_be_focused()
     page.keyboard.type("12")
     press(page, "Enter", "Saved: blue d")
-    page.keyboard.type("d b")  # beginnings of words come before parts of them
+    page.keyboard.type("d b")  # prefixes of a name rank before other parts
     page.keyboard.press("Control+a")
     page.keyboard.type("zzz")
     expect(page.locator(".filter output")).to_have_text("No choice contains this.")
@@ -346,7 +346,7 @@ def test_a_batch_that_ended_meanwhile_shows_the_answer_back(served):
     page.keyboard.press("Control+Enter")
     expect(page.locator(".problem")).to_contain_text("has ended")
     expect(page.locator("#typed")).to_have_value("much work")
-    page.click("text=Go on")
+    page.click("text=Continue")
     expect(page.locator("h1")).to_have_text("There is no batch to label now.")
 
 

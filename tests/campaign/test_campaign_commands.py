@@ -332,7 +332,7 @@ def test_a_campaign_in_use_is_exit_code_3(folder):
     command = [sys.executable, "-c", HOLD, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
-        assert call("label", folder, keys="1\n").stdout == ""  # told before any item is shown
+        assert call("label", folder, keys="1\n").stdout == ""  # refused before any item is shown
         output = refused("label", folder, code=3, keys="1\n")
         assert f"held by pid {other.pid}" in output
         assert "(teach)" in output
@@ -440,7 +440,7 @@ def test_no_token_is_printed_or_kept(folder, monkeypatch):
 
 def test_a_signal_handler_is_put_back():
     before = signal.getsignal(signal.SIGTERM)
-    with console.told_plainly(str):
+    with console.exit_on_error(str):
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 

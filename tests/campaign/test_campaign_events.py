@@ -1,4 +1,4 @@
-"""What annotators said: kept, stored once though sent twice, taken back, resolved."""
+"""Events: stored once even if sent twice, undone, and resolved to labels."""
 
 import math
 
@@ -90,7 +90,7 @@ def test_skip_flag_and_undo(campaign):
     assert campaign.labels() == {}
     campaign.label(first, "blue")
     campaign.flag(first)
-    assert campaign.labels() == {}  # a doubt is no label
+    assert campaign.labels() == {}  # a flag is not a label
     campaign.undo()
     assert campaign.labels() == {first.id: "blue"}
 

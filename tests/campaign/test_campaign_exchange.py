@@ -342,7 +342,7 @@ def test_a_file_that_is_imported_again_undoes_no_correction(campaign, file):
     assert (done.n_new, done.n_same) == (0, 3)
     assert "2 rows repeat a label that their annotator has changed since" in done.notes[0]
     assert campaign.labels()[first.id] == "blue"
-    assert import_labels(campaign, file, "bob").n_new == 3  # another annotator's own words
+    assert import_labels(campaign, file, "bob").n_new == 3  # labels of another annotator
 
 
 def test_an_undone_label_can_be_imported_again(campaign, file):

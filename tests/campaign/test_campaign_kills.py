@@ -24,7 +24,7 @@ NORMAL = {"create": 10, "query": 25, "label": 35, "import_file": 20, "teach": 20
 
 
 class Server:
-    """The warm process, asked to run one step at a time."""
+    """The warm process, which runs one step at a time."""
 
     def __init__(self, model: str) -> None:
         self.process = subprocess.Popen(

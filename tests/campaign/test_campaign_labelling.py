@@ -1,4 +1,4 @@
-"""Labelling in the terminal: what keys mean, what is shown, and that each word is saved."""
+"""Labelling in the terminal: keys, output, and that each response is saved."""
 
 import os
 import pty
@@ -131,7 +131,7 @@ def test_label_skip_flag_and_undo(make_campaign):
     campaign = make_campaign()
     batch = campaign.query(4)
     output = label(campaign, "1\ns\nf odd one\nu\nu\n3\ng\nx\n2\nq\n")
-    # The undone items came back, the last first; then the one behind it.
+    # The undone items came back, the last first; then the next one.
     assert responses_of(campaign) == [
         ("label", "red"),
         ("skip", None),
@@ -266,7 +266,7 @@ class Terminal:
         self.shown = ""
 
     def until(self, text, times=1):
-        """Read until a text stands there so many times."""
+        """Read until a text was shown this many times."""
         deadline = time.monotonic() + 120
         while self.shown.count(text) < times:
             assert time.monotonic() < deadline, self.shown

@@ -1,4 +1,4 @@
-"""Label Studio through its own client: batches out, words of several annotators back, each once."""
+"""Label Studio through its own client: batches out, annotations back, each stored once."""
 
 import pytest
 from campaign_cases import COLOURS
@@ -27,7 +27,7 @@ def campaign(make_campaign):
 
 @pytest.fixture
 def pushed(campaign, fake):
-    """Give a campaign whose batch of four is in Label Studio, and the numbers of its tasks."""
+    """Return a campaign whose batch of four is in Label Studio, and the numbers of its tasks."""
     push(campaign, URL)
     return campaign, list(fake.tasks)
 
@@ -96,7 +96,7 @@ def test_annotations_become_responses_once(pushed, fake):
     before = responses_of(campaign)
     assert counts(pull(campaign)) == (0, 0, 3)
     assert responses_of(campaign) == before
-    assert push(campaign).n_new == 0  # what is done is neither there twice nor asked again
+    assert push(campaign).n_new == 0  # nothing is sent twice
 
 
 def test_responses_of_a_deleted_account_have_their_own_name(pushed, fake):
@@ -115,7 +115,7 @@ def test_a_change_is_a_newer_response_and_a_later_local_one_counts(pushed, fake)
         fake.update(note, answer)
         assert counts(pull(campaign)) == (1, 0, 0)
         assert of(campaign, fake, tasks[0]).answers == {"ann@example.org": answer}
-    fake.update(note, "red")  # said once more
+    fake.update(note, "red")  # annotated again
     assert counts(pull(campaign)) == (1, 0, 0)
     campaign.label(of(campaign, fake, tasks[0]), "green", "ann@example.org")
     pull(campaign)
@@ -213,7 +213,7 @@ def test_tasks_of_others_are_passed_over(pushed, fake, make_campaign):
 
 @pytest.mark.parametrize(("count", "most"), [(99, 100), (100, 100), (101, 100), (250, 30)])
 def test_projects_of_any_number_of_pages(make_campaign, fake, count, most):
-    fake.largest_page = most  # whatever size is asked for
+    fake.largest_page = most  # the server ignores the requested page size
     random = Acquisition(n_passes=2, strategy="random")
     campaign = make_campaign(pool=[f"the sky is {i}" for i in range(count)], acquisition=random)
     campaign.query(count)

@@ -117,7 +117,7 @@ def test_only_items_that_need_responses_are_exported(campaign, quick):
 
 
 def test_a_table_of_ours_that_was_brought_there_by_hand(campaign, quick):
-    """Label Studio imports CSV, too; then only the id says whose task it is."""
+    """Label Studio imports CSV too; only the id then identifies the campaign."""
     tasks = [{"data": {"id": item.id, **item.fields}} for item in campaign.batch()]
     content = [*exported(tasks, ["red"] * 3), {"id": 9, "data": {"id": "of somebody else"}}]
     (quick / "export.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())

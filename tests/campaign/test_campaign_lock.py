@@ -1,4 +1,4 @@
-"""One process writes, the others are told which one; the lock dies with its holder."""
+"""The lock: one process writes, errors name it, and the lock dies with its holder."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def test_the_error_names_the_process_that_holds_the_lock(path, other):
 def test_the_lock_of_a_killed_process_is_free(path, other):
     other.send_signal(signal.SIGKILL)
     other.wait()
-    assert json.loads(path.read_text())["pid"] == other.pid  # what it left behind
+    assert json.loads(path.read_text())["pid"] == other.pid  # what it left
     assert holder(path) is None
     with Lock(path).held("label", wait=0):
         assert holder(path).command == "label"

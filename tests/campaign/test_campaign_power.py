@@ -2,7 +2,7 @@
 
 The code under test is the store itself, with the statements and settings that it always uses. It
 normally runs on the standard library's sqlite3; here its connection is apsw's (which brings an
-SQLite of its own), because only apsw lets a test stand in for the disk. What a power cut leaves is
+SQLite of its own), because only apsw lets a test replace the disk. What a power cut leaves is
 then written to real files and opened as a user would, by the standard library's sqlite3.
 """
 
@@ -88,7 +88,7 @@ def cut_everywhere(disk, draws):
 
 def count(found, answers, acknowledged):
     if acknowledged == 0:
-        return  # making the store had not come to its end: nobody was told anything
+        return  # the store was not complete, so nothing was acknowledged
     if answers is None:
         found["unreadable"] += 1
         return
@@ -132,14 +132,14 @@ def test_many_more_power_cuts():
     ids=["off", "normal", "full"],
 )
 def test_controls_that_do_lose(changes, request):
-    """The simulation can tell: with less than EXTRA, acknowledged labels are lost."""
+    """Check the simulation itself: with less than EXTRA, acknowledged labels are lost."""
     found = run_with(request.node.callspec.id, draws=1, **changes)
     print(dict(found))
     assert found["lost"] + found["unreadable"] > 0
 
 
 def count_operations(name):
-    """Count what the store asks of the disk from the first label on."""
+    """Count the disk operations of the store from the first label on."""
     disk, store = new_store(name)
     store.build()
     fill(store, 5)

@@ -82,7 +82,7 @@ def fail_at(monkeypatch, name, position, code, counted):
     ],
 )
 def test_errors_of_the_disk_at_every_call(monkeypatch, name, code, says):
-    """Whatever call fails, nothing is visible, nothing is left behind, and the error is ours."""
+    """If any call fails, nothing is visible, nothing is left, and the error is ours."""
     failures, position = 0, 0
     while True:
         with quick_folder() as folder, monkeypatch.context() as patch:
@@ -434,7 +434,7 @@ def test_folders_that_others_may_change(make_campaign, quick):
     campaign.teach()
     for path in campaign.folder.rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path
-    os.chmod(campaign.folder, 0o777)  # noqa: S103 - the fault
+    os.chmod(campaign.folder, 0o777)  # noqa: S103 - the problem to find
     with pytest.warns(UserWarning, match="Other users can change"):
         Campaign.open(quick / "campaign").close()
     assert [f.level for f in campaign.doctor()] == ["warning"]

@@ -1,4 +1,4 @@
-"""The report of a campaign: what its figures mean, what its page says, and what it never does."""
+"""The report of a campaign: its figures, the text of its page, and its safety."""
 
 import base64
 import json
@@ -6,15 +6,12 @@ import re
 import subprocess
 import sys
 import warnings
-from collections import Counter
 from hashlib import sha256
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from campaign_cases import COLOURS, POOL, answer_for, label_all, make_learner, quick_folder
-from hypothesis import given
-from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from test_campaign_commands import HOLD, done, refused
 

@@ -260,7 +260,7 @@ def test_a_copy_of_another_campaign_is_not_restored(make_campaign, quick):
             for backup in (quick / "a" / "backups").iterdir():
                 backup.unlink()
     shutil.rmtree(quick / "a" / "adapters")
-    assert restore(quick / "a", quick / "second.db")  # nothing is left that says otherwise
+    assert restore(quick / "a", quick / "second.db")  # no intact file names another campaign
 
 
 # Rows 17 to 19: versions, journals

@@ -1,4 +1,4 @@
-"""The page for annotators: who gets in, what is shown, and that each word is stored just once."""
+"""The web page: access, and what it shows."""
 
 import re
 import threading

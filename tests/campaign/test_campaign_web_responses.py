@@ -1,4 +1,4 @@
-"""What is said on the page: stored once, by whoever is meant, or told why not and kept."""
+"""Responses on the web page: stored once, for the right annotator, or refused with a reason."""
 
 import itertools
 import subprocess
@@ -35,7 +35,7 @@ def free(make_campaign):
     return campaign
 
 
-# Each word once
+# Each response once
 
 
 def test_label_skip_and_flag_with_a_note(batch):
@@ -64,7 +64,7 @@ def test_a_page_that_is_sent_twice_is_one_response(batch):
     assert "'red' to this item is already saved" in page.text
     assert page.text.count("green") == 1  # what was chosen now is shown back
     assert responses_of(batch) == [("ann", "label", "red")]
-    # Also after it was taken back: only a new page makes a new word.
+    # Also after an undo: only a new page makes a new response.
     shown_again = visitor.send(visitor.get().form("undo"))
     visitor.label(first, 0)
     assert batch.labels() == {}
@@ -81,7 +81,7 @@ def test_undo_that_is_sent_twice_undoes_one_response(batch):
     assert "Item 3 of 4" in visitor.send(undo).text
     assert [kind for _, kind, _ in responses_of(batch)] == ["label", "label", "label", "undo"]
     page = visitor.label(visitor.get(), 1)
-    old = {**page.form("undo").fields, "response": "1"}  # a page from before the last word
+    old = {**page.form("undo").fields, "response": "1"}  # a page from before the last response
     assert "no longer your last response" in visitor.post("/undo", old).text
     assert visitor.answer.status_code == 409
     assert batch.status().done == 3
@@ -264,7 +264,7 @@ def test_two_annotators_get_two_items_and_each_their_own_undo(batch):
         ("ann", "undo", None),
     ]
     assert batch.status().annotators == {"bob": 1}
-    # The last item is given to whoever asks, though the other looks at it.
+    # The last item is shown to both.
     for place in range(2):
         bob.label(bob.get(), place)
     assert ann.get().form("label").fields["item"] == bob.get().form("label").fields["item"]
@@ -412,7 +412,7 @@ def test_a_process_that_writes_a_response_is_named_to_others(batch, monkeypatch)
     visitor.label(visitor.get(), 0)
     visitor.send(visitor.get().form("undo"))
     assert [holder.endswith("(label --web)") for holder in seen] == [True, True]
-    assert batch.status().holder is None  # between two words, teach may begin
+    assert batch.status().holder is None  # between two responses, teach can begin
 
 
 def test_a_failed_disk_is_reported_on_every_page(batch):

@@ -56,7 +56,7 @@ def load_dataset(name, *_, split):
 
 @pytest.fixture
 def folder(quick, monkeypatch):
-    """Give the folder in which commands are typed, with the files that the page tells to write."""
+    """Return the folder in which commands run, with the files of the page."""
     home = quick.resolve() / "ann"
     (home / ".hub").mkdir(parents=True)
     (home / ".hub" / "datasets.py").write_text(HUB.replace("SHARED", str(SHARED)))

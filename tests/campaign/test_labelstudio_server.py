@@ -143,7 +143,7 @@ def test_refusals_of_a_real_server(make_campaign, url, monkeypatch):
 
 
 def test_a_project_of_several_pages_and_choices_of_every_kind(make_campaign, url, ann, monkeypatch):
-    # The tiny tokenizer knows none of these words, and could not tell some of them apart.
+    # The tiny tokenizer knows none of these words, and gives some of them the same tokens.
     monkeypatch.setattr(learner_settings, "require_distinct_choices", lambda *_: None)
     random = Acquisition(n_passes=2, strategy="random")
     choices = ["$50", 'a "b" & <c>', "two\nlines", " é 漢字 😀", "007"]

@@ -2,11 +2,11 @@
 
 The rules are those that the page itself states. A block ``python`` or ``toml`` whose first line is
 a comment with a file's name is that file. In a block ``console`` a line that begins with ``$`` is a
-command, and what follows is its output: ``...`` stands for any text, the folder in which commands
-are typed is called HOME, progress bars are left out, and an exit code that is not 0 stands in
-brackets behind the output. While a page is served, a line that begins with ``>`` says who does
-what in the browser: texts in quotation marks are typed, names of keys are pressed, and behind
-``->`` stands what the page then says.
+command, and what follows is its output: ``...`` matches any text, the folder in which commands
+are typed is called HOME, progress bars are left out, and an exit code other than 0 follows the
+output in brackets. While a page is served, a line that begins with ``>`` describes steps in the
+browser: texts in quotation marks are typed, names of keys are pressed, and ``->`` precedes the text
+that the page then shows.
 """
 
 import os
@@ -29,7 +29,7 @@ DONE = re.compile(r"> (\w+): (.*) -> (.*)")
 KEY = re.compile(r'"([^"]*)"|(\S+)')
 NAMED = re.compile(r"# (\w+\.(?:py|toml))\n")
 SHIMS = {
-    # Only these scripts see what stands in for the hub; starlearn itself has the real library.
+    # Only these scripts see the replacement of the hub; starlearn itself has the real library.
     "python": 'PYTHONPATH="$PWD/.hub:$PYTHONPATH" exec "{python}" "$@"',
     "starlearn": 'exec "{python}" -c "from starlearn.cli.app import app; app()" "$@"',
 }
@@ -51,7 +51,7 @@ def section(page: str, title: str) -> str:
 
 
 def files_of(text: str) -> dict[str, str]:
-    """Return the files that a part of a page tells to write, by name."""
+    """Return the files that a part of a page shows, by name."""
     named = {}
     for kind, body in BLOCK.findall(text):
         found = NAMED.match(body)
@@ -102,7 +102,7 @@ def run(command: Command, folder: Path) -> str:
 
 
 def run_in_browser(command: Command, folder: Path, chromium: Any) -> str:
-    """Run a command that serves a page, do there what the transcript says, and end it by Ctrl-C."""
+    """Run a command that serves a page, do the steps of the transcript, and end it by Ctrl-C."""
     from playwright.sync_api import expect
 
     call = [sys.executable, "-c", "from starlearn.cli.app import app; app()"]
@@ -118,7 +118,7 @@ def run_in_browser(command: Command, folder: Path, chromium: Any) -> str:
                 output += line
             address = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", output)
             assert address
-            for who, what, heard in (DONE.findall(line)[0] for line in done_in(command)):
+            for who, what, feedback in (DONE.findall(line)[0] for line in done_in(command)):
                 if who not in pages:
                     pages[who] = chromium.new_context().new_page()
                     pages[who].goto(address[0])
@@ -130,7 +130,7 @@ def run_in_browser(command: Command, folder: Path, chromium: Any) -> str:
                         pages[who].keyboard.press(key.replace("Ctrl", "Control"))
                     else:
                         pages[who].keyboard.type(text)
-                expect(pages[who].locator("#status")).to_contain_text(heard)
+                expect(pages[who].locator("#status")).to_contain_text(feedback)
             served.send_signal(signal.SIGINT)
             output += served.communicate(timeout=120)[0]
         finally:
@@ -147,7 +147,7 @@ def done_in(command: Command) -> list[str]:
 
 
 def matches(shown: list[str], printed: str) -> bool:
-    """Tell whether an output is the one that is shown, where ``...`` stands for any text."""
+    """Whether an output matches the one that is shown, where ``...`` matches any text."""
     wanted = "\n".join(line.rstrip() for line in shown).strip("\n")
     got = "\n".join(line.rstrip() for line in printed.splitlines()).strip("\n")
     pattern = ".*?".join(re.escape(part) for part in wanted.split("..."))

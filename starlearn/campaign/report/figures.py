@@ -12,7 +12,6 @@ import numpy as np
 from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.report.evaluations import Evaluation
 from starlearn.campaign.report.uncertainty import UncertaintyByRound
-from starlearn.console import plain
 from starlearn.errors import InputError
 from starlearn.evaluate.displays import (
     LearningCurves,
@@ -83,8 +82,7 @@ def reliability_diagram(tested: Sequence[Evaluation], before: Sequence[Evaluatio
     for name, group in groups.items():
         confidence = np.concatenate([one.confidence for one in group])
         correct = np.concatenate([one.correct for one in group])
-        found = reliability(confidence, correct)
-        bins[name] = {column: np.asarray(values) for column, values in found.items()}
+        bins[name] = reliability(confidence, correct)
     figure = new_figure()
     figure.set_size_inches(5.4, 4.8)
     ReliabilityDiagram(bins).plot(figure.add_subplot())
@@ -106,29 +104,31 @@ def class_mix(
     labels: Mapping[int, Sequence[str]], predicted: Mapping[int, Sequence[str]]
 ) -> str | None:
     """Draw the labels of each batch next to the model's answers to its pool; None without both."""
-    panels = {
-        title: MixByRound.from_counts(
-            {number: Counter(map(plain, given)) for number, given in by_round.items()}, title
+    given, answered = (
+        MixByRound.from_counts(
+            {number: Counter(map(plain, some)) for number, some in by_round.items()}, title
         )
         for title, by_round in (
             ("labels of the batch", labels),
             ("the model's answers to the pool", predicted),
         )
-    }
-    names = sorted(most_frequent(list(panels.values())))
+    )
+    names = most_frequent([given, answered])
     if not names:
         return None
     figure = new_figure()
     figure.set_size_inches(9.6, 4.2)
     axes = figure.subplots(1, 2, sharey=True)
-    for number, (ax, (title, display)) in enumerate(zip(axes, panels.items(), strict=True)):
+    handles: dict[Any, Any] = {}
+    for ax, display in zip(axes, (given, answered), strict=True):
         if display.shares:
-            # Both panels have the same colours, so one legend is enough.
-            answers = panels["the model's answers to the pool"]
-            display.plot(ax, names, legend=number == 1 or not answers.shares)
+            display.plot(ax, names, legend=False)
+            handles |= {bars.get_label(): bars for bars in display.bars_}
         else:
             ax.text(0.5, 0.5, "none yet", ha="center", transform=ax.transAxes)
-            ax.set_title(title)
+            ax.set_title(display.title)
+    # Both panels have the same colours, so they share a legend.
+    figure.legend(handles.values(), handles, loc="outside right center", fontsize="small")
     return as_image(figure)
 
 
