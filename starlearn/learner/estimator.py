@@ -161,7 +161,7 @@ class STARLearner(
         bootstrap : bool
             Train on a sample of the labelled set, drawn with replacement.
         only_new : bool
-            Train on these items alone. They join the labelled set all the same.
+            Train on these items alone; they join the labelled set all the same.
         """
         parts = inputs.checked_parts(self)
         items, fields, labels = inputs.checked_labels(X, y, parts.task)
@@ -412,7 +412,7 @@ class STARLearner(
     ) -> Self:
         """Read a saved learner; `model` is where the base model is now, if it moved.
 
-        For errors see :func:`starlearn.export.saving.load`.
+        Errors: :func:`starlearn.export.saving.load`.
         """
         saved = saving.load(folder)
         if unknown := sorted(set(saved.parameters) - set(cls._get_param_names())):
@@ -553,8 +553,6 @@ class STARLearner(
     def _n_features_out(self) -> int:
         """D, the number of outputs that get_feature_names_out counts."""
         return session_of(self).width
-
-    # Steps of several methods
 
     def _begin(self) -> None:
         tracking.end_report(self)

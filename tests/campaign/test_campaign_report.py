@@ -23,7 +23,6 @@ from starlearn.campaign.report.held_out import on_test_set, read_test_file
 from starlearn.campaign.report.page import ReportOptions, render
 from starlearn.campaign.report.uncertainty import UncertaintyByRound
 from starlearn.errors import InputError, TrainingDivergedError
-from starlearn.evaluate.displays import MixByRound
 from starlearn.learner.estimator import STARLearner
 from starlearn.settings import Acquisition
 from starlearn.tasks import ChoiceTask, GenerationTask
@@ -315,22 +314,6 @@ def test_displays_draw_into_the_given_axes_and_without_pyplot(taught, monkeypatc
     assert (len(pool), len(batch)) == (len(POOL) - 4, 4)
     assert batch.mean() > pool.mean(), "the batch is what the model is unsure of"
     render(taught, ReportOptions())
-
-
-@given(
-    st.dictionaries(
-        st.integers(1, 9), st.lists(st.sampled_from("abcdefghijklmno"), max_size=30), max_size=4
-    )
-)
-def test_shares_of_the_classes_sum_to_1(answers):
-    counts = {number: Counter(labels) for number, labels in answers.items()}
-    display = MixByRound.from_counts(counts).plot()
-    kept = {number: count for number, count in counts.items() if count}
-    assert display.rounds == list(kept)
-    if kept:
-        heights = [[bar.get_height() for bar in bars] for bars in display.bars_]
-        assert len(heights) == min(len(display.shares), 10)
-        np.testing.assert_allclose(np.sum(heights, axis=0), 1)
 
 
 # The page

@@ -12,6 +12,7 @@ import numpy as np
 from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.report.evaluations import Evaluation
 from starlearn.campaign.report.uncertainty import UncertaintyByRound
+from starlearn.console import plain
 from starlearn.errors import InputError
 from starlearn.evaluate.displays import (
     LearningCurves,
