@@ -251,8 +251,8 @@ def _send(
             confirmed += len(piece)
     except StarlearnError as error:
         raise type(error)(
-            f"{error} At least {confirmed} of {len(tasks)} tasks are in project {project}. The next "
-            "push sends only what is missing."
+            f"{error} At least {confirmed} of {len(tasks)} tasks are in project {project}. The "
+            "next push sends only what is missing."
         ) from error
     if not tasks:
         return
