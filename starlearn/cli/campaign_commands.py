@@ -153,8 +153,7 @@ def init(
         }
         merged = {**given, **_without_none(options)}
         merged["task"] = {**given.get("task", {}), **_without_none(task)}
-        new = new_campaign(merged)
-        with Campaign.create(folder, new.pool, new.learner, **new.options) as campaign:
+        with Campaign.create(folder, **new_campaign(merged)) as campaign:
             status = campaign.status()
             show(f"New campaign in {folder}: {status.n_items} items in the pool.")
             if status.n_duplicates:
