@@ -102,23 +102,10 @@ def sweep(
 ) -> EntropyStats:
     """Call the looks on all row blocks and vocabulary tiles, and return the statistics.
 
-    Parameters
-    ----------
-    head : Head
-        Checked input, ``hidden`` [K, N, D].
-    max_workspace_mb : float
-        Upper bound on memory in MB of 10^6 bytes, without inputs, outputs and six numbers per row.
-    first_look, second_look
-        Functions of a tile of ``alpha * hidden @ weight.T``. The second is called only for K > 1,
-        after the first has seen all tiles of the block. If tiles are kept, both get the same one.
-    alpha : float
-    target : Tensor [K, N], optional
-        Logits of the targets in bits, if the first look does not pick them.
-
-    Returns
-    -------
-    EntropyStats
-        With the axis of passes.
+    A look is a function of a tile of ``alpha * hidden @ weight.T``. The second is called only for
+    K > 1, after the first has seen all tiles of the block. If tiles are kept, both get the same
+    one. ``target`` [K, N] holds the targets' logits in bits, if the first look does not pick them.
+    The workspace is counted without inputs, outputs and six numbers per row.
     """
     passes, rows, _, _ = head.sizes
     exact = product_dtype(head)

@@ -15,17 +15,7 @@ LOADED = ("_base", "_shared_bases")
 
 
 class Base:
-    """A base model and its stored scores.
-
-    Parameters
-    ----------
-    source, quantization, verbose
-        As in :class:`starlearn.model.backbone.Backbone`.
-    cache_dir : path or None
-        As in :class:`starlearn.query.score_store.ScoreStore`.
-    backbone : Backbone, optional
-        The base model, if it is loaded already.
-    """
+    """A base model, loaded already or from its source, and its stored scores."""
 
     def __init__(
         self,
@@ -108,13 +98,7 @@ def base_of(learner: Any) -> Base:
 
 
 def share_bases(learners: Sequence[Any]) -> None:
-    """Make learners of the same base model use one copy of it in memory.
-
-    Parameters
-    ----------
-    learners : sequence of STARLearner
-        Learners of other models or quantisations keep their own.
-    """
+    """Make learners of the same base model and quantisation use one copy of it in memory."""
     if not learners:
         return
     shared = shared_bases(learners[0])

@@ -68,13 +68,7 @@ def note_query(learner: Any, parts: Parts, t: int, found: dict[str, Any]) -> Non
 
 
 def record_figures(learner: Any, parts: Parts, figures: dict[str, float]) -> None:
-    """Add the user's own figures to the last round's record, and report them.
-
-    Raises
-    ------
-    InputError
-        When a figure is not a finite number, or has a name that the record itself uses.
-    """
+    """Add the user's own figures to the last round's record, and report them."""
     last = learner.rounds_[-1]
     for name, value in figures.items():
         try:

@@ -44,17 +44,10 @@ class MonteCarlo:
 
 
 class MaskedA(nn.Module):
-    """Replacement of A in which each pass has one mask m for all tokens and items.
+    """Replacement of A [r, D] in which each pass has one mask m for all tokens and items, [K, D].
 
     Masking A instead of the input gives the same product, (x * m) A^T = x (A * m)^T, and touches
     r * D numbers instead of B * T * D. See `starlearn_kernels.lora_product`.
-
-    Parameters
-    ----------
-    linear : nn.Linear
-        A, weight of shape (r, D).
-    masks : Tensor of shape (K, D)
-    passes : MonteCarlo
     """
 
     def __init__(self, linear: nn.Linear, masks: Tensor, passes: MonteCarlo) -> None:
@@ -69,16 +62,7 @@ class MaskedA(nn.Module):
         return self.linear.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply K stacked passes, each by its own A.
-
-        Parameters
-        ----------
-        x : Tensor of shape (K * B, T, D)
-
-        Returns
-        -------
-        Tensor of shape (K * B, T, r)
-        """
+        """Multiply K stacked passes, each by its own A: [K * B, T, D] to [K * B, T, r]."""
         if not self.passes.active:
             return self.linear(x)
         masks: Tensor = self.masks  # type: ignore[assignment]  # [K, D]
@@ -163,30 +147,11 @@ def mc_dropout(
 ) -> Iterator[MonteCarlo]:
     """Switch on the adapter's dropout, and nothing else, for K stacked passes.
 
-    Parameters
-    ----------
-    model : peft.PeftModel
-    n_passes : int
-        K.
-    seed : int
-        Decides the masks, together with the module's place in the model.
-    mask_mode : {"shared", "token"}
-        "shared": one mask per pass and module for all tokens and all items. The K passes are then
-        K networks drawn once (variational dropout, Gal and Ghahramani 2016), and the same K score
-        every item. "token": one mask per token, as in training. Both come from a counter, so the
-        result depends on neither the batch size nor the order.
-    answer_only : bool
-        Whether dropout acts at the answer's positions only; the prompt then runs once for all
-        passes.
-
-    Yields
-    ------
-    MonteCarlo
-
-    Raises
-    ------
-    InputError
-        When the adapter has no dropout, so that all passes would be the same.
+    With `mask_mode` "shared" there is one mask per pass and module for all tokens and all items.
+    The K passes are then K networks drawn once (variational dropout, Gal and Ghahramani 2016), and
+    the same K score every item. With "token" there is one mask per token, as in training. Both are
+    drawn from a counter by the seed and the module's place in the model, so that the result depends
+    on neither the batch size nor the order.
     """
     adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
     passes = MonteCarlo(n_passes, answer_only=answer_only, per_token=mask_mode == "token")

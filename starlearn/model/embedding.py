@@ -12,19 +12,7 @@ from starlearn.model.forward import Sequences, Workload, row_hidden
 
 @torch.no_grad()
 def prompt_embeddings(work: Workload, prompts: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """Return the mean of each prompt's last hidden states.
-
-    Parameters
-    ----------
-    work : Workload
-        One pass, without dropout.
-    prompts : sequence of token sequences, length m
-
-    Returns
-    -------
-    ndarray of shape (m, D)
-        Mean over a prompt's tokens of the hidden states after the final norm.
-    """
+    """Return the mean over each prompt's tokens of the states after the final norm, [m, D]."""
     device = work.head.device
     found: dict[int, NDArray[np.float64]] = {}
 

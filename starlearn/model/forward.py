@@ -41,10 +41,7 @@ class Workload:
 
     @property
     def split(self) -> bool:
-        """Whether the prompt runs once and only the answer runs in K copies.
-
-        Both parts are then padded separately.
-        """
+        """Whether the prompt runs once and only the answer in K copies, both padded separately."""
         return self.dropout is not None and self.dropout.answer_only
 
     @property
@@ -94,18 +91,8 @@ class Sequences:
 def row_hidden(model: Any, batch: Sequences, dropout: MonteCarlo | None = None) -> Tensor:
     """Run one pass, or the K passes of `dropout`, and return the hidden states of some rows.
 
-    Parameters
-    ----------
-    model : PeftModel or PreTrainedModel, in evaluation mode
-    batch : Sequences
-        B items.
-    dropout : MonteCarlo, optional
-        From :func:`starlearn.model.dropout.mc_dropout`.
-
-    Returns
-    -------
-    Tensor of shape (K, B * R, D)
-        Hidden states after the final norm. Logits of all positions are never computed.
+    The states [K, B * R, D] are those after the final norm. Logits of all positions are never
+    computed.
     """
     n_items = len(batch.input_ids)
     split = dropout is not None and dropout.answer_only

@@ -113,11 +113,6 @@ def head_of(model: Any) -> Head:
 
     The configuration gives the head's formula, which is compared with the model's own logits of a
     few random rows. If they differ, the model's own code is used, and a warning is logged.
-
-    Raises
-    ------
-    InputError
-        When the model has no output head.
     """
     inner = causal_model(model)
     layer = inner.get_output_embeddings()

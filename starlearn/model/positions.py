@@ -17,14 +17,10 @@ ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 @torch.no_grad()
 def goes_by_positions(model: Any) -> bool:
-    """Return whether the model uses position ids and mask alone, not the place in the row.
+    """Return whether a model uses position ids and mask alone, not the place in the row.
 
     Trees of choices and prompts that run once need this. Models with ALiBi (BLOOM, MPT, some
     Falcon) count places in the row, and would silently give other numbers.
-
-    Parameters
-    ----------
-    model : PeftModel or PreTrainedModel, in evaluation mode, without Monte-Carlo passes
     """
     trunk, inner = trunk_of(model), causal_model(model)
     if "position_ids" not in inspect.signature(trunk.forward).parameters:

@@ -209,10 +209,7 @@ class QueryPlan:
         )
 
     def _keys(self, seed: int) -> NDArray[np.uint64]:
-        """Return a pseudo-random number per row, [m], from the seed and the text of the item.
-
-        Rows with the same text have the same number.
-        """
+        """Return a number per row from seed and text, [m]; equal texts have equal numbers."""
         m = len(self.rows)
         keys = column(m, np.uint64)
         for start in range(0, m, self.acquisition.chunk_size):
@@ -283,24 +280,10 @@ def score_pool(
     n_passes: int,
     places: NDArray[np.intp],
 ) -> None:
-    """Fill in scores, chunk by chunk; the scorer's store keeps finished chunks.
+    """Fill in the scores at some places, chunk by chunk; the scorer's store keeps finished chunks.
 
-    Parameters
-    ----------
-    plan : QueryPlan
-    positions : ndarray of shape (m,)
-        Rows of the pool that `scores` is about.
-    scores : ScoreTable
-        Filled in.
-    n_passes : int
-        K.
-    places : ndarray of shape (c,)
-        Places in `scores` to fill in.
-
-    Raises
-    ------
-    OutOfMemoryError
-        When one item alone does not fit into memory.
+    `positions` [m] are the rows of the pool that `scores` is about, `places` [c] those of `scores`
+    to fill in.
     """
     size = plan.acquisition.chunk_size
     kept = _checked_prompts(plan, positions[places], n_passes)

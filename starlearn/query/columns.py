@@ -12,17 +12,7 @@ that a pool of any length takes the same memory. The files are removed with the 
 
 
 def column(length: int, dtype: Any = np.float64) -> NDArray[Any]:
-    """Return a column of zeros.
-
-    Parameters
-    ----------
-    length : int
-        m.
-
-    Returns
-    -------
-    ndarray of shape (m,)
-    """
+    """Return a column of zeros."""
     if length <= IN_MEMORY:
         return np.zeros(length, dtype=dtype)
     with TemporaryFile(prefix="starlearn-") as file:

@@ -81,13 +81,7 @@ def _apart(character: str) -> str:
 
 
 def text_digest(*texts: str) -> bytes:
-    """Return 128 bits that are equal for texts whose normalised forms are equal.
-
-    Parameters
-    ----------
-    *texts : str
-        An item's text, or its fields one by one in a fixed order.
-    """
+    """Return 128 bits that are equal for texts, or fields in order, with equal normalised forms."""
     digest = blake2b(digest_size=16)
     for text in map(normalised_text, texts):
         # Lone surrogates, which some JSON readers produce, have no UTF-8 form.
@@ -107,38 +101,12 @@ def split_duplicates(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Split a ranking into distinct items and near-duplicates of better or labelled ones.
 
-    Parameters
-    ----------
-    order : sequence of int, length r
-        Different positions, best first.
-    digests : sequence of length m
-        Of each item, by :func:`text_digest`.
-    embeddings : array-like of shape (m, D), optional
-        Base hidden states; needs `threshold`.
-    threshold : float, optional
-        Above 0, up to 1. An item is a near-duplicate if its cosine similarity to a better distinct
-        item is at least this (less 1e-9, for rounding). An embedding of zeros has no duplicate.
-    labelled : collection of digests
-        Of the labelled items.
-    labelled_embeddings : array-like of shape (a, D), optional
-        Of the labelled items; needs `embeddings`.
+    An item is a near-duplicate if it has the digest of such an item, or if the cosine similarity of
+    their base hidden states is at least the threshold (less 1e-9, for rounding). Embeddings are
+    [m, D], those of the labelled items [a, D]. An embedding of zeros has no duplicate.
 
-    Returns
-    -------
-    distinct, repeated : ndarray
-        Positions, best first; r in total.
-
-    Raises
-    ------
-    InputError
-        When the threshold or a shape cannot be used, or a position comes twice.
-    NotFiniteError
-        When an embedding is NaN or infinite.
-
-    Notes
-    -----
-    Memory: r x D numbers of distinct and a x D of labelled items in double precision, and 256 x
-    (r + a) cosines at a time. Time: r x (r + a) products of D numbers.
+    Memory for r positions: r x D numbers of distinct and a x D of labelled items in double
+    precision, and 256 x (r + a) cosines at a time. Time: r x (r + a) products of D numbers.
     """
     order = np.asarray(order, dtype=np.intp)
     if len(np.unique(order)) != len(order):

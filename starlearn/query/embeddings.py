@@ -9,28 +9,7 @@ from starlearn.errors import InputError, NotFiniteError, listed
 
 
 def checked_embeddings(embeddings: Any, n_items: int, name: str = "embeddings") -> NDArray[Any]:
-    """Return embeddings as an array of numbers, one row per item.
-
-    Parameters
-    ----------
-    embeddings : array-like of shape (c, D)
-    n_items : int
-        c, the expected number of rows.
-    name : str
-        Name in an error message.
-
-    Returns
-    -------
-    ndarray of shape (c, D)
-        Of a floating type; not copied if it is one already.
-
-    Raises
-    ------
-    InputError
-        When the shape is different.
-    NotFiniteError
-        When a value is NaN or infinite.
-    """
+    """Return embeddings as finite floats, [n_items, D]; floats are not copied."""
     points = np.asarray(embeddings)
     if not np.issubdtype(points.dtype, np.floating):
         points = points.astype(np.float64)

@@ -47,20 +47,8 @@ class Estimate:
 
 
 def estimate(plan: QueryPlan, n: int) -> Estimate:
-    """Score a sample and estimate the time and memory of the whole query.
+    """Score a sample and estimate the time and memory of a whole query that chooses n items.
 
-    Parameters
-    ----------
-    plan : QueryPlan
-    n : int
-        Items that the query will choose. The number of screened items depends on it.
-
-    Returns
-    -------
-    Estimate
-
-    Notes
-    -----
     Stored base scores take no time. Other stored scores are not considered, so that the rest of an
     interrupted query takes less. Hidden states for diverse batches are not counted. On a GPU the
     first, longest batch may be larger than a sample of a short pool.

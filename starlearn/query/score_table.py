@@ -115,20 +115,11 @@ class Uncertainty:
 def choice_scores(
     log_probabilities: NDArray[np.float64], answers: NDArray[np.int64] | None = None
 ) -> NDArray[np.float64]:
-    """Return scores from distributions over choices.
+    """Return scores from the log-probabilities of choices, [K, m, C] to [m, 4].
 
-    Parameters
-    ----------
-    log_probabilities : ndarray of shape (K, m, C)
-    answers : ndarray of shape (m,), optional
-        Index of the choice that is the answer of each item. By default the likeliest one, by the
-        mean over passes.
-
-    Returns
-    -------
-    ndarray of shape (m, 4)
-        Mean over passes of the entropy in nats, mean over passes of minus the log-probability of
-        the answer, mutual information between answer and pass (0 for one pass), and the answer.
+    They are the mean over passes of the entropy in nats, the mean over passes of minus the
+    log-probability of the answer, the mutual information between answer and pass (0 for one pass),
+    and the index of the answer. By default that is the likeliest choice, by the mean over passes.
     """
     n_passes, n_items, _ = log_probabilities.shape
     probabilities = np.exp(log_probabilities)
@@ -159,22 +150,8 @@ def combine(
 ) -> Uncertainty:
     """Return the uncertainty of each item: reduced to one number, normalised and mixed.
 
-    Parameters
-    ----------
-    scores : ScoreTable
-        Of m items.
-    positions : sequence of int, length m
-        Row numbers for error messages.
-    acquisition : Acquisition
-    weight : float
-        lambda(t), the weight of the base model.
-    trained : bool
-        False before the first training: only the base model's uncertainty is known then.
-
-    Raises
-    ------
-    NotFiniteError
-        When a score is NaN or infinite.
+    `positions` are row numbers for error messages, and `weight` is lambda(t), that of the base
+    model. Before the first training only the base model's uncertainty is known.
     """
     measure, reduce = acquisition.measure, acquisition.reduce
     # The base model has no dropout, and so no mutual information: its entropy is used instead.

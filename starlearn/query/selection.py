@@ -10,14 +10,10 @@ from starlearn.errors import InputError
 
 
 def item_keys(prompts: Sequence[Sequence[int]], seed: int) -> NDArray[np.uint64]:
-    """Return a pseudo-random number per item, from its prompt and the seed.
+    """Return a pseudo-random number per item, [m], from its prompt and the seed.
 
     It decides ties and random draws. The same items are chosen whatever the order of the pool, and
     whatever else is in it.
-
-    Returns
-    -------
-    ndarray of shape (m,)
     """
     salt = seed.to_bytes(8, "big", signed=True)
     digests = (
@@ -32,13 +28,8 @@ def top_n(
 ) -> NDArray[np.intp]:
     """Return the positions of the n largest scores, largest first; ties by key.
 
-    Parameters
-    ----------
-    scores : ndarray of shape (m,)
-        NaN counts as smallest. Scores are equal if they agree after rounding to 9 decimals: the
-        last bits of a matrix product depend on the batch shape.
-    n_instances : int
-    keys : ndarray of shape (m,)
+    NaN counts as smallest. Scores are equal if they agree after rounding to 9 decimals: the last
+    bits of a matrix product depend on the batch shape.
     """
     return _ranking(scores, keys)[:n_instances]
 
@@ -64,16 +55,6 @@ class RunningTop:
 
     The result is that of ``top_n`` for the whole pool, whatever the pieces and their order.
 
-    Parameters
-    ----------
-    n_instances : int
-        n, at least 1.
-
-    Attributes
-    ----------
-    positions, scores, keys : ndarray of shape (min(n, items so far),)
-        Of the best so far, best first.
-
     Examples
     --------
     >>> top = RunningTop(2)
@@ -96,14 +77,7 @@ class RunningTop:
         keys: NDArray[np.uint64],
         positions: NDArray[np.intp],
     ) -> None:
-        """Add a piece of p items.
-
-        Parameters
-        ----------
-        scores, keys : ndarray of shape (p,)
-        positions : ndarray of shape (p,)
-            Positions in the whole pool.
-        """
+        """Add a piece of p items with these positions in the whole pool."""
         if not len(scores) == len(keys) == len(positions):
             raise InputError(
                 f"A piece has {len(scores)} scores, {len(keys)} keys and {len(positions)} "

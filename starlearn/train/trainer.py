@@ -65,30 +65,10 @@ def train_adapter(
 ) -> tuple[Adapter, TrainingRecord]:
     """Train an adapter and leave it active on the backbone.
 
-    Parameters
-    ----------
-    examples : sequence of Example, length N
-    seed : int
-        Decides the initial A, the order of the examples and the dropout.
-    start : Adapter or None
-        Continue from these weights; None starts fresh.
-    callbacks : sequence
-        Functions that receive the number of finished steps, and transformers.TrainerCallbacks.
+    The seed decides the initial A, the order of the examples and the dropout. `start` are weights
+    to continue from. When the loss or a weight becomes NaN or infinite, the backbone has no adapter
+    afterwards, and earlier adapters do not change.
 
-    Raises
-    ------
-    ModelMismatchError
-        When `start` was trained on another base model.
-    TrainingDivergedError
-        When the loss or a weight becomes NaN or infinite. The backbone then has no adapter;
-        earlier adapters do not change.
-    OutOfMemoryError
-        When not even one item at a time fits.
-    WorkerError
-        When another process of the program fails.
-
-    Notes
-    -----
     `accelerate launch` can start a program as P processes. Each of them then computes its part of
     every batch, and gradients are summed once per step. The examples of a step, their order and the
     loss are those of one process. Without dropout the adapter is also the same, up to rounding.
