@@ -30,9 +30,8 @@ from starlearn.model.four_bits import quantized_share
 from starlearn.model.head import Head, head_of
 from starlearn.model.identity import fetch_weights, model_fingerprint
 from starlearn.model.memory import CPU_GENERATED, CPU_TOKENS, GPU_TOKENS, TokenBudget
-from starlearn.model.positions import goes_by_positions, refuse_recurrent
 from starlearn.model.processes import take_own_gpu
-from starlearn.model.structure import attention_window
+from starlearn.model.structure import attention_window, goes_by_positions, refuse_recurrent
 from starlearn.progress import is_main
 from starlearn.version import __version__
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import torch
 from peft.tuners.lora import LoraLayer
 from starlearn_kernels.masks import feature_mask, lora_product, token_mask
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ class TokenMasks(nn.Module):
     does not depend on the batch.
     """
 
-    def __init__(self, draw: Callable[[Tensor, Tensor, torch.dtype], Tensor], passes: MonteCarlo):
+    def __init__(self, draw: Callable[..., Tensor], passes: MonteCarlo) -> None:
         super().__init__()
         self.draw = draw
         self.passes = passes
@@ -89,39 +89,8 @@ class TokenMasks(nn.Module):
         keys, positions = self.passes.item_keys, self.passes.positions
         if keys is None or positions is None:
             raise ValueError("masks per token need item_keys and positions before the model runs")
-        return x * self.draw(keys, positions, x.dtype).reshape(x.shape)
-
-
-@dataclass(frozen=True)
-class MaskDraw:
-    """Random masks of one module: weight A [r, D], its number in the model, p, K, seed."""
-
-    weight: Tensor
-    layer: int
-    p: float
-    n_passes: int
-    seed: int
-
-    def shared(self) -> Tensor:
-        """Return masks of shape (K, D)."""
-        return feature_mask(dtype=self.weight.dtype, **self._arguments())
-
-    def by_token(self, item_keys: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return masks of shape (K, B, T, D)."""
-        return token_mask(
-            item_keys=item_keys, positions=positions, dtype=dtype, **self._arguments()
-        )
-
-    def _arguments(self) -> dict[str, Any]:
-        return {
-            "seed": self.seed,
-            "n_passes": self.n_passes,
-            "layer": self.layer,
-            "module": 0,
-            "n_features": self.weight.shape[1],
-            "p": self.p,
-            "device": self.weight.device,
-        }
+        masks = self.draw(item_keys=keys, positions=positions, dtype=x.dtype)  # [K, B, T, D]
+        return x * masks.reshape(x.shape)
 
 
 @contextmanager
@@ -167,13 +136,23 @@ def mc_dropout(
                 dropout = layer.lora_dropout[name]
                 if not isinstance(dropout, nn.Dropout):  # peft puts Identity where p is 0
                     continue
-                draw = MaskDraw(layer.lora_A[name].weight, index, dropout.p, n_passes, seed)
-                if not passes.per_token:
-                    replace(layer.lora_dropout, name, nn.Identity())
-                    masked = MaskedA(layer.lora_A[name], draw.shared(), passes)
-                    replace(layer.lora_A, name, masked)
+                linear = layer.lora_A[name]
+                of_module: dict[str, Any] = {
+                    "seed": seed,
+                    "n_passes": n_passes,
+                    "layer": index,
+                    "module": 0,
+                    "n_features": linear.weight.shape[1],
+                    "p": dropout.p,
+                    "device": linear.weight.device,
+                }
+                if passes.per_token:
+                    masked = TokenMasks(partial(token_mask, **of_module), passes)
+                    replace(layer.lora_dropout, name, masked)
                 else:
-                    replace(layer.lora_dropout, name, TokenMasks(draw.by_token, passes))
+                    masks = feature_mask(dtype=linear.weight.dtype, **of_module)  # [K, D]
+                    replace(layer.lora_dropout, name, nn.Identity())
+                    replace(layer.lora_A, name, MaskedA(linear, masks, passes))
                 passes.n_modules += 1
         if not passes.n_modules:
             raise InputError(

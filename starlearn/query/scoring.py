@@ -15,8 +15,7 @@ from starlearn.model.adapter import Adapter, activate, base_only, detach
 from starlearn.model.backbone import Backbone
 from starlearn.model.choices import ChoiceTree, choice_distribution
 from starlearn.model.dropout import MonteCarlo, evaluation_mode, mc_dropout
-from starlearn.model.embedding import prompt_embeddings
-from starlearn.model.forward import Workload
+from starlearn.model.forward import Workload, prompt_embeddings
 from starlearn.model.free_form import answer_scores
 from starlearn.model.generation import generate_answers
 from starlearn.model.memory import renumbered
