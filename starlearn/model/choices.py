@@ -228,11 +228,5 @@ def _plan(
             yield np.flatnonzero(long), chain, slice(row, row + 1)
 
 
-def mean_log_probability(log_probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the logarithm of the mean over passes, [K, m, C] to [m, C]."""
-    n_passes = log_probabilities.shape[0]
-    return np.asarray(logsumexp(log_probabilities, axis=0) - np.log(n_passes))
-
-
 def _tensor(values: NDArray[np.generic], device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values)).to(device)

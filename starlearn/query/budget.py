@@ -157,9 +157,7 @@ def within_budget(
     would buy many cheap ones. For rounding the rest may be exceeded by 1e-9 of itself.
     """
     order = np.asarray(order, dtype=np.intp)
-    prices = checked_costs(costs)[order]
-    if not remaining >= 0:
-        raise InputError(f"What remains must be a number from 0 up, got {remaining!r}.")
+    prices = costs[order]
     limit = remaining * (1 + SLACK)
     # The cheapest from each place on: where that is too expensive, nothing more fits.
     cheapest = np.minimum.accumulate(prices[::-1])[::-1]

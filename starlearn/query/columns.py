@@ -28,13 +28,8 @@ def counted(length: int) -> NDArray[np.intp]:
     return numbers
 
 
-def empty_like(values: NDArray[Any]) -> NDArray[Any]:
-    """Return a column of zeros of the same length and type."""
-    return column(len(values), values.dtype)
-
-
 def copy_of(values: NDArray[Any]) -> NDArray[Any]:
     """Return a copy of a column."""
-    copied = empty_like(values)
+    copied = column(len(values), values.dtype)
     copied[:] = values
     return copied

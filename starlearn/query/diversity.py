@@ -9,7 +9,6 @@ from sklearn.cluster import kmeans_plusplus
 
 from starlearn.data.containers import as_count
 from starlearn.errors import InputError, NotFiniteError, listed
-from starlearn.query.embeddings import checked_embeddings
 from starlearn.query.selection import top_n
 
 
@@ -125,3 +124,22 @@ def _checked(
             "each for every candidate."
         )
     return checked_embeddings(embeddings, len(scores)), as_count(n, "n", len(scores))
+
+
+def checked_embeddings(embeddings: Any, n_items: int, name: str = "embeddings") -> NDArray[Any]:
+    """Return embeddings as finite floats, [n_items, D]; floats are not copied."""
+    points = np.asarray(embeddings)
+    if not np.issubdtype(points.dtype, np.floating):
+        points = points.astype(np.float64)
+    if points.ndim != 2 or len(points) != n_items or points.shape[1] == 0:
+        raise InputError(
+            f"{name} must have the shape ({n_items}, D), one row per item; got {points.shape}."
+        )
+    wrong = np.flatnonzero(~np.isfinite(points).all(axis=1))
+    if wrong.size:
+        raise NotFiniteError(
+            f"{name} are NaN or infinite for {len(wrong)} of {n_items} items: "
+            f"{listed([f'row {row}' for row in wrong])}. The model's numbers overflow, or its "
+            "weights are broken; nothing was chosen."
+        )
+    return points

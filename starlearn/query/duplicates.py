@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import normalize
 
-from starlearn.errors import InputError
-from starlearn.query.embeddings import checked_embeddings
+from starlearn.query.diversity import checked_embeddings
 
 SENTENCE_MARKS = ".,;:?。、؟،؛।॥"  # the full-width ones are these after NFKC
 QUOTES = ("\u2018\u2019\u201a\u201b", "\u201c\u201d\u201e\u201f\u00ab\u00bb")
@@ -39,14 +38,6 @@ def normalised_text(text: str) -> str:
     Marks that may carry meaning remain: "-5" is not "5", "50 %" not "50", "5!" not "5", and "[0,
     1)" not "0, 1". A duplicate that is missed is labelled twice. Two questions taken for one would
     lose a question, so these steps are cautious.
-
-    Parameters
-    ----------
-    text : str
-
-    Returns
-    -------
-    str
 
     Examples
     --------
@@ -109,8 +100,6 @@ def split_duplicates(
     precision, and 256 x (r + a) cosines at a time. Time: r x (r + a) products of D numbers.
     """
     order = np.asarray(order, dtype=np.intp)
-    if len(np.unique(order)) != len(order):
-        raise InputError("The ranking holds a position twice. Give each position once.")
     near = _NearDuplicates(len(order), len(digests), embeddings, threshold, labelled_embeddings)
     seen = set(labelled)
     distinct: list[int] = []
@@ -134,12 +123,6 @@ class _NearDuplicates:
     def __init__(
         self, n: int, n_items: int, embeddings: Any, threshold: float | None, labelled: Any
     ) -> None:
-        if (embeddings is None) != (threshold is None):
-            raise InputError("Near-duplicates by cosine need both `embeddings` and `threshold`.")
-        if labelled is not None and embeddings is None:
-            raise InputError("`labelled_embeddings` need `embeddings` to be compared with.")
-        if threshold is not None and not 0 < threshold <= 1:
-            raise InputError(f"`threshold` must be above 0 and at most 1, got {threshold!r}.")
         self.level = 0.0 if threshold is None else threshold - 1e-9
         self.embeddings: NDArray[Any] | None = None
         self.labelled: Unit = None
@@ -151,11 +134,6 @@ class _NearDuplicates:
         self.distinct = np.empty((n, self.embeddings.shape[1]))
         if labelled is not None and len(labelled):
             labelled = checked_embeddings(labelled, len(labelled), "labelled_embeddings")
-            if labelled.shape[1] != self.embeddings.shape[1]:
-                raise InputError(
-                    f"`labelled_embeddings` are {labelled.shape[1]} wide, `embeddings` "
-                    f"{self.embeddings.shape[1]}. Take both from the same model."
-                )
             self.labelled = normalize(labelled.astype(np.float64))
 
     def walk(self, order: NDArray[np.intp]) -> Iterator[tuple[int, Unit, bool]]:

@@ -98,13 +98,9 @@ def _seconds(plan: QueryPlan, prompts: list[list[int]], n_passes: int) -> tuple[
     with scorer.ready(), ItemBar("estimate", len(prompts), plan.verbose) as bar:
         began = time.perf_counter()
         scorer.score(prompts, n_passes, bar, plan.seed)
-        _wait()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         return time.perf_counter() - began, bar.seconds.get("base model", 0.0)
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def _peak_mb() -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from starlearn.query.columns import copy_of, empty_like
+from starlearn.query.columns import column, copy_of
 
 Values = NDArray[np.float64]
 Transform = Callable[[Values], Values]
@@ -86,7 +86,7 @@ def mixed(base: Values | None, full: Values, base_weight: float, how: str) -> Va
     one scale first (the published code scales one of them). `base` may be None where its weight
     lambda(t) is 0.
     """
-    scale_full, result = scale_of(full, how), empty_like(full)
+    scale_full, result = scale_of(full, how), column(len(full))
     for part in pieces(len(full)):
         result[part] = (1 - base_weight) * scale_full(full[part])
     if base is not None and base_weight > 0:

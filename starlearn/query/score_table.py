@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import entr
+from scipy.special import entr, logsumexp
 
 from starlearn.errors import NotFiniteError, listed
-from starlearn.model.choices import mean_log_probability
 from starlearn.model.free_form import mean_over_passes
 from starlearn.query.columns import column
 from starlearn.query.mixing import mixed, per_answer, pieces
@@ -82,10 +81,6 @@ class ScoreTable:
         found |= {name: np.asarray(values[places]) for name, values in self.columns().items()}
         return ScoreTable(**found, answers=answers)
 
-    def reduced(self, values: Column, reduce: str) -> Column:
-        """Return one number per item from sums over tokens; see `mixing.per_answer`."""
-        return per_answer(values, self.n_tokens, reduce)
-
 
 @dataclass(frozen=True)
 class Uncertainty:
@@ -124,7 +119,7 @@ def choice_scores(
     n_passes, n_items, _ = log_probabilities.shape
     probabilities = np.exp(log_probabilities)
     entropies = entr(probabilities).sum(axis=-1)  # [K, m]
-    log_mean = mean_log_probability(log_probabilities)  # [m, C]
+    log_mean = logsumexp(log_probabilities, axis=0) - np.log(n_passes)  # [m, C]
     if answers is None:
         answers = log_mean.argmax(axis=-1)
     # The mean divergence from the mean distribution. The difference of two entropies equals it,
@@ -154,13 +149,13 @@ def combine(
     model. Before the first training only the base model's uncertainty is known.
     """
     measure, reduce = acquisition.measure, acquisition.reduce
+    n_tokens = scores.n_tokens
     # The base model has no dropout, and so no mutual information: its entropy is used instead.
     raw = scores.base_log if measure == "predictive_entropy" else scores.base_entropy
-    base = None if raw is None else scores.reduced(raw, reduce)
+    base = None if raw is None else per_answer(raw, n_tokens, reduce)
+    full = base
     if trained or base is None:
-        full = scores.reduced(getattr(scores, MEASURES[measure]), reduce)
-    else:
-        full = base
+        full = per_answer(getattr(scores, MEASURES[measure]), n_tokens, reduce)
     for part in pieces(len(full)):
         total = full[part] if base is None else base[part] + full[part]
         wrong = np.flatnonzero(~np.isfinite(total))
@@ -172,16 +167,16 @@ def combine(
                 "weights are broken; nothing was chosen. Try another quantization, or another copy "
                 "of the model."
             )
-    confidence = scores.reduced(scores.log, "mean")
+    confidence = per_answer(scores.log, n_tokens, "mean")
     for part in pieces(len(confidence)):
         confidence[part] = np.exp(-confidence[part])
     return Uncertainty(
         base=base,
         full=full,
         mixed=mixed(base, full, weight if trained else 1.0, acquisition.normalise),
-        entropy=scores.reduced(scores.entropy, reduce),
-        mutual_information=scores.reduced(scores.information, reduce),
-        n_tokens=scores.n_tokens,
+        entropy=per_answer(scores.entropy, n_tokens, reduce),
+        mutual_information=per_answer(scores.information, n_tokens, reduce),
+        n_tokens=n_tokens,
         confidence=confidence,
         answers=scores.answers,
     )

@@ -6,8 +6,6 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from starlearn.errors import InputError
-
 
 def item_keys(prompts: Sequence[Sequence[int]], seed: int) -> NDArray[np.uint64]:
     """Return a pseudo-random number per item, [m], from its prompt and the seed.
@@ -44,12 +42,6 @@ def _ranking(
     return np.lexsort((keys, rounded) if positions is None else (positions, keys, rounded))
 
 
-def _positive(count: int, name: str) -> int:
-    if count < 1:
-        raise InputError(f"{name} must be at least 1, got {count}.")
-    return count
-
-
 class RunningTop:
     """The n largest scores of a pool that is added in pieces, in memory for n and one piece.
 
@@ -66,7 +58,7 @@ class RunningTop:
     """
 
     def __init__(self, n_instances: int) -> None:
-        self.n_instances = _positive(n_instances, "n_instances")
+        self.n_instances = n_instances
         self.positions: NDArray[np.intp] = np.empty(0, dtype=np.intp)
         self.scores: NDArray[np.float64] = np.empty(0)
         self.keys: NDArray[np.uint64] = np.empty(0, dtype=np.uint64)
@@ -78,20 +70,11 @@ class RunningTop:
         positions: NDArray[np.intp],
     ) -> None:
         """Add a piece of p items with these positions in the whole pool."""
-        if not len(scores) == len(keys) == len(positions):
-            raise InputError(
-                f"A piece has {len(scores)} scores, {len(keys)} keys and {len(positions)} "
-                "positions. Give one of each for every item."
-            )
-        all_scores = np.concatenate([self.scores, scores])
-        all_keys = np.concatenate([self.keys, np.asarray(keys, dtype=np.uint64)])
-        all_positions = np.concatenate([self.positions, np.asarray(positions, dtype=np.intp)])
-        best = _ranking(all_scores, all_keys, all_positions)[: self.n_instances]
-        self.scores, self.keys, self.positions = (
-            all_scores[best],
-            all_keys[best],
-            all_positions[best],
-        )
+        scores = np.concatenate([self.scores, scores])
+        keys = np.concatenate([self.keys, keys])
+        positions = np.concatenate([self.positions, positions])
+        best = _ranking(scores, keys, positions)[: self.n_instances]
+        self.scores, self.keys, self.positions = scores[best], keys[best], positions[best]
 
     def result(self) -> NDArray[np.intp]:
         """Return the positions of the n largest scores so far, largest first; ties by key."""
