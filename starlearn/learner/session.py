@@ -35,31 +35,20 @@ Prompts = list[list[int]]
 class Session:
     """A base model, its stored scores, and the settings and state of one learner.
 
-    Parameters
-    ----------
-    backbone : Backbone
-        Its tokenizer is loaded at once, its weights when they are first needed.
-    store : ScoreStore
-    parts : Parts
-        The learner's settings.
-    adapter : Adapter or None
-        None before the first training.
-    known_classes : ndarray of shape (C,) or None
-        Labels in the order of the columns; None while they are unknown, and for free-form answers.
-    round : int
-        t, the number of trainings less one; 0 also before the first.
-    seed_for : callable
-        Returns the seed for a purpose in a round: ``seed_for("masks", t)``.
-    verbose : int
+    The tokenizer is loaded at once, the weights of the base model when they are first needed.
     """
 
     backbone: Backbone
     store: ScoreStore
     parts: Parts
     adapter: Adapter | None
+    """None before the first training."""
     known_classes: NDArray[Any] | None
+    """Labels in the order of the columns, [C]; None while unknown, and for free-form answers."""
     round: int
+    """t, the number of trainings less one; 0 also before the first."""
     seed_for: Callable[[str, int], int]
+    """Returns the seed for a purpose in a round: ``seed_for("masks", t)``."""
     verbose: int
 
     @property

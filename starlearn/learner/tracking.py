@@ -110,9 +110,7 @@ def _settings(learner: Any, parts: Parts) -> dict[str, Any]:
     for name in DEFAULTS:
         if name != "task":
             part = getattr(parts, name).get_params(deep=False)
-            found |= {f"{name}/{key}": _plain(value) for key, value in part.items()}
+            for key, value in part.items():
+                is_plain = isinstance(value, str | int | float | bool)
+                found[f"{name}/{key}"] = value if is_plain else str(value)
     return found
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool) else str(value)

@@ -153,9 +153,10 @@ def combine(
     # The base model has no dropout, and so no mutual information: its entropy is used instead.
     raw = scores.base_log if measure == "predictive_entropy" else scores.base_entropy
     base = None if raw is None else per_answer(raw, n_tokens, reduce)
-    full = base
     if trained or base is None:
         full = per_answer(getattr(scores, MEASURES[measure]), n_tokens, reduce)
+    else:
+        full = base
     for part in pieces(len(full)):
         total = full[part] if base is None else base[part] + full[part]
         wrong = np.flatnonzero(~np.isfinite(total))
