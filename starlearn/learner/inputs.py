@@ -83,7 +83,7 @@ def check_passes(parts: Parts, n_passes: Any, expression: str) -> None:
 
 
 def checked_items(X: Any, task: Task, name: str = "X") -> list[Fields]:
-    """Return at least one unlabelled item as the fields of their prompts."""
+    """Return unlabelled items, at least one, as the fields of their prompts."""
     items = as_items(X, name)
     if not items:
         raise InputError(f"{name} is empty: give at least one item.")
@@ -91,7 +91,7 @@ def checked_items(X: Any, task: Task, name: str = "X") -> list[Fields]:
 
 
 def checked_pool(X: Any, task: Task, name: str) -> tuple[Rows, Sequence[Fields] | FilledPool]:
-    """Return a pool of at least one row and the fields of their prompts.
+    """Return the rows of a pool, at least one, and the fields of their prompts.
 
     Rows on disk are read, and their fields filled, only when they are used.
     """

@@ -22,8 +22,6 @@ class MonteCarlo:
     answer_only: bool = False
     """Whether dropout acts only on the prompt's last token and on the answer; the rest of the
     prompt then runs once for all passes."""
-    per_token: bool = False
-    """Whether each token has its own masks."""
     active: bool = True
     """False while the shared part of the prompt runs, without dropout and without copies."""
     item_keys: Tensor | None = None
@@ -123,7 +121,7 @@ def mc_dropout(
     on neither the batch size nor the order.
     """
     adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    passes = MonteCarlo(n_passes, answer_only=answer_only, per_token=mask_mode == "token")
+    passes = MonteCarlo(n_passes, answer_only=answer_only)
     undo: list[tuple[nn.ModuleDict, str, nn.Module]] = []
 
     def replace(modules: nn.ModuleDict, name: str, module: nn.Module) -> None:
@@ -146,7 +144,7 @@ def mc_dropout(
                     "p": dropout.p,
                     "device": linear.weight.device,
                 }
-                if passes.per_token:
+                if mask_mode == "token":
                     masked = TokenMasks(partial(token_mask, **of_module), passes)
                     replace(layer.lora_dropout, name, masked)
                 else:

@@ -86,7 +86,10 @@ OUT_OF_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "[CU
 
 
 def _fits(compute: Callable[[Batch], Any], batch: Batch) -> bool:
-    """Compute a batch and return whether memory was enough; this frees the tensors of the error."""
+    """Compute a batch and return whether memory was enough.
+
+    Returning frees the error's frames, and with them the tensors that they hold.
+    """
     try:
         compute(batch)
     except (RuntimeError, MemoryError) as error:
