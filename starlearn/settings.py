@@ -48,19 +48,7 @@ NAMES_ELSEWHERE = {
 
 
 def check_names(kind: type, names: Collection[str]) -> None:
-    """Check that a class has parameters of these names.
-
-    Parameters
-    ----------
-    kind : type
-        A subclass of BaseEstimator.
-    names : collection of str
-
-    Raises
-    ------
-    InputError
-        Naming the parameter that is meant, where that can be guessed.
-    """
+    """Check that a class has parameters of these names; if not, suggest the one that is meant."""
     known = kind._get_param_names()  # type: ignore[attr-defined]
     for name in names:
         if name in known:
@@ -91,13 +79,7 @@ class Settings(BaseEstimator):
         return self
 
     def check(self) -> None:
-        """Check every parameter.
-
-        Raises
-        ------
-        InputError
-            Naming the parameter, what is allowed and what came.
-        """
+        """Check every parameter; raise InputError with its name, what is allowed and what came."""
         try:
             self._validate_params()
         except InvalidParameterError as error:
@@ -417,7 +399,7 @@ class Training(Settings):
 
 
 class _Published(Mapping[str, Settings]):
-    """Settings of STAR as published, made again for each use: settings can be changed in place."""
+    """Settings of STAR as published, created at each use, because they can be changed in place."""
 
     _made: ClassVar[dict[str, Callable[[], Settings]]] = {
         "adapter": lambda: LoRA(r=64, alpha=16, dropout=0.1),

@@ -15,13 +15,7 @@ Fields = dict[str, str]
 
 
 def template_fields(template: str) -> list[str]:
-    """Return the names of the fields of a prompt template, in order of first appearance.
-
-    Raises
-    ------
-    InputError
-        When the braces do not match, or a field is more than a plain name.
-    """
+    """Return the names of the fields of a prompt template, in order of first appearance."""
     try:
         parsed = list(Formatter().parse(template))
     except ValueError as error:
@@ -59,13 +53,7 @@ class Task(Settings):
     }
 
     def check(self) -> None:
-        """Check every parameter and the template.
-
-        Raises
-        ------
-        InputError
-            Naming the parameter, what is allowed and what came.
-        """
+        """Check every parameter and the template."""
         super().check()
         if self.system is not None and not (self.chat and self.system.strip()):
             raise InputError(

@@ -16,7 +16,7 @@ from starlearn.model.backbone import Backbone
 from starlearn.model.choices import build_tree, choice_distribution
 from starlearn.model.generation import generate_answers
 from starlearn.model.head import LinearHead, OwnHead, head_of
-from starlearn.model.positions import goes_by_positions
+from starlearn.model.structure import goes_by_positions
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import ChoiceTask
 

@@ -90,8 +90,6 @@ def test_a_cost_that_is_no_price_names_its_row(bad: object) -> None:
         Budget(9, cost="price").costs(items)
     with pytest.raises(InputError, match=message):
         Budget(9, cost=lambda item: item["price"]).costs(items)
-    with pytest.raises(InputError, match=message):
-        within_budget([0], [1, bad, 2], 9)  # type: ignore[arg-type]
     if not isinstance(bad, str):  # a text is the name of a field
         with pytest.raises(InputError, match="cost must be a number above 0"):
             Budget(9, cost=bad)  # type: ignore[arg-type]
@@ -111,9 +109,3 @@ def test_items_without_the_field_are_named() -> None:
 def test_a_budget_that_makes_no_sense(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=r"budget|spent"):
         Budget(**{"total": 9, **wrong})
-
-
-@pytest.mark.parametrize("remaining", [-0.1, np.nan])
-def test_less_than_nothing_cannot_remain(remaining: float) -> None:
-    with pytest.raises(InputError, match="remains"):
-        within_budget([0], np.ones(1), remaining)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from starlearn.errors import InputError, NotFiniteError
+from starlearn.errors import NotFiniteError
 from starlearn.query.duplicates import normalised_text, split_duplicates, text_digest
 
 SAME = [
@@ -186,18 +186,6 @@ def test_a_ranking_longer_than_a_block_is_split_to_its_end() -> None:
 
 def test_what_cannot_be_used_is_said() -> None:
     digests, points = [b"a", b"b"], np.eye(2)
-    with pytest.raises(InputError, match="twice"):
-        split_duplicates([1, 1], digests)
-    with pytest.raises(InputError, match="both"):
-        split_duplicates([0, 1], digests, embeddings=points)
-    with pytest.raises(InputError, match="need `embeddings`"):
-        split_duplicates([0, 1], digests, labelled_embeddings=points)
-    with pytest.raises(InputError, match="`threshold` must be above 0"):
-        split_duplicates([0, 1], digests, embeddings=points, threshold=1.5)
-    with pytest.raises(InputError, match="`labelled_embeddings` are 3 wide"):
-        split_duplicates(
-            [0, 1], digests, embeddings=points, threshold=0.9, labelled_embeddings=np.eye(3)
-        )
     with pytest.raises(NotFiniteError, match=r"labelled_embeddings .* row 0"):
         split_duplicates(
             [0, 1],

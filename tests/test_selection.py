@@ -132,13 +132,6 @@ def test_scores_within_rounding_are_equal() -> None:
     assert top_n(np.array([500 + 1e-8, 500, 1]), 2, keys).tolist() == [0, 1]
 
 
-def test_pieces_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(InputError, match="at least 1, got 0"):
-        RunningTop(0)
-    with pytest.raises(InputError, match="2 scores, 1 keys and 2 positions"):
-        RunningTop(1).add(np.zeros(2), np.zeros(1, dtype=np.uint64), np.arange(2))
-
-
 @pytest.mark.parametrize(
     ("schedule", "weights"),
     [

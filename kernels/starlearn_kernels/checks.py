@@ -85,22 +85,7 @@ def check_head(
     scale: object,
     softcap: object,
 ) -> Head:
-    """Check the arguments of `linear_entropy` and return them with one shape.
-
-    Parameters
-    ----------
-    hidden : Tensor [N, D] or [K, N, D]
-    weight : Tensor [V, D]
-    bias : Tensor [V] or None
-    target : Tensor [N] or None
-    scale : float
-    softcap : float or None
-
-    Returns
-    -------
-    Head
-        With ``hidden`` as [K, N, D], K = 1 for two-dimensional input.
-    """
+    """Check the arguments of `linear_entropy`, and return them with ``hidden`` as [K, N, D]."""
     hidden = check_tensor("hidden", hidden, "[N, D] or [K, N, D]", (2, 3))
     weight = check_tensor("weight", weight, "[V, D]", (2,))
     _check_float("hidden", hidden)

@@ -102,27 +102,25 @@ def sweep(
 ) -> EntropyStats:
     """Call the looks on all row blocks and vocabulary tiles, and return the statistics.
 
-    Parameters
-    ----------
-    head : Head
-        Checked input, ``hidden`` [K, N, D].
-    max_workspace_mb : float
-        Upper bound on memory in MB of 10^6 bytes, without inputs, outputs and six numbers per row.
-    first_look, second_look
-        Functions of a tile of ``alpha * hidden @ weight.T``. The second is called only for K > 1,
-        after the first has seen all tiles of the block. If tiles are kept, both get the same one.
-    alpha : float
-    target : Tensor [K, N], optional
-        Logits of the targets in bits, if the first look does not pick them.
-
-    Returns
-    -------
-    EntropyStats
-        With the axis of passes.
+    A look is a function of a tile of ``alpha * hidden @ weight.T``. The second is called only for
+    K > 1, after the first has seen all tiles of the block. If tiles are kept, both get the same
+    one. ``target`` [K, N] holds the targets' logits in bits, if the first look does not pick them.
+    The workspace is counted without inputs, outputs and six numbers per row.
     """
-    passes, rows, _, _ = head.sizes
-    exact = product_dtype(head)
-    plan = plan_for(head, exact, max_workspace_mb)
+    passes, rows, width, vocabulary = head.sizes
+    # The result of a product is float32. On a CPU the product of two bfloat16 matrices is bfloat16,
+    # an error of 2.6e-2 nats, so its inputs are upcast.
+    same = head.hidden.dtype == head.weight.dtype
+    exact = head.weight.dtype if same and head.hidden.is_cuda else torch.float32
+    plan = plan_torch(
+        head.hidden.device.type,
+        passes,
+        width,
+        vocabulary,
+        itemsize=exact.itemsize,
+        copy_weight=head.weight.dtype != exact,
+        max_workspace_mb=max_workspace_mb,
+    )
     work = allocate(head, plan, exact)
     blocks = -(-rows // plan.tokens)
     run = _start(head, plan, blocks)
@@ -146,16 +144,6 @@ def sweep(
                     x = product(head, work, weight, tile, alpha)
                     look(head, work, run, block, tile, x)
     return _collect(head, plan, run, target)
-
-
-def product_dtype(head: Head) -> torch.dtype:
-    """Return the dtype of the product's inputs; its result is float32.
-
-    On a CPU the product of two bfloat16 matrices is bfloat16, an error of 2.6e-2 nats, so the
-    inputs are upcast.
-    """
-    same = head.hidden.dtype == head.weight.dtype
-    return head.weight.dtype if same and head.hidden.is_cuda else torch.float32
 
 
 def tiles(plan: TorchPlan) -> Iterator[Tile]:
@@ -184,20 +172,6 @@ def allocate(head: Head, plan: TorchPlan, exact: torch.dtype) -> Workspace:
         spare=pair[1],
         kept=room(plan.n_tiles, tile) if plan.keep else None,
         onednn=plan.onednn,
-    )
-
-
-def plan_for(head: Head, exact: torch.dtype, max_workspace_mb: float) -> TorchPlan:
-    """Return block sizes for a head that fit the workspace."""
-    passes, _, width, vocabulary = head.sizes
-    return plan_torch(
-        head.hidden.device.type,
-        passes,
-        width,
-        vocabulary,
-        itemsize=exact.itemsize,
-        copy_weight=head.weight.dtype != exact,
-        max_workspace_mb=max_workspace_mb,
     )
 
 
@@ -291,8 +265,7 @@ def _first_look(
     top, mass, slope = run.top[block], run.mass[block], run.slope[block]  # [R]
 
     tile_top, tile_second = _two_largest(x)  # [R]
-    if head.target is not None:
-        _pick_target(head, work, run.target[block], block, tile, x)
+    _pick_target(head, work, run.target[block], block, tile, x)
 
     new_top = torch.maximum(top, tile_top)
     second = torch.maximum(run.second[block], tile_second)

@@ -96,15 +96,7 @@ def interpreted() -> bool:
 
 
 def fused(head: Head, max_workspace_mb: float) -> EntropyStats:
-    """Return statistics by a matrix product whose tiles never leave the chip.
-
-    Parameters
-    ----------
-    head : Head
-        Checked input, ``hidden`` [K, N, D].
-    max_workspace_mb : float
-        In MB of 10^6 bytes.
-    """
+    """Return statistics by a matrix product whose tiles never leave the chip."""
     _require(head)
     passes, rows, width, vocabulary = head.sizes
     hopper = _is_hopper(head.hidden.device)
@@ -302,15 +294,7 @@ def _target_bits(head: Head, max_workspace_mb: float) -> Tensor | None:
 
 
 def cached(head: Head, max_workspace_mb: float) -> EntropyStats:
-    """Return statistics from tiles of the vendor's product, which one kernel reads in cache.
-
-    Parameters
-    ----------
-    head : Head
-        Checked input, ``hidden`` [K, N, D].
-    max_workspace_mb : float
-        In MB of 10^6 bytes.
-    """
+    """Return statistics from tiles of the vendor's product, which one kernel reads in cache."""
     _require(head)
     target = _target_bits(head, max_workspace_mb)
     return sweep(head, max_workspace_mb, _cached_first, _cached_second, alpha=1.0, target=target)

@@ -160,16 +160,8 @@ Counter = tuple[Tensor | int, Tensor | int, Tensor | int, Tensor | int]
 def philox(counter: Counter, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return four words of 32 bits by Philox-4x32-10 from four counter words and a key.
 
-    Parameters
-    ----------
-    counter : four int or int64 Tensor
-        Words in 0 .. 2^32 - 1 that broadcast together; at least one is a tensor.
-    key : two int
-
-    Returns
-    -------
-    four Tensor
-        int64, of the broadcast shape, with values in 0 .. 2^32 - 1.
+    Words are in 0 .. 2^32 - 1. Those of the counter broadcast together, and at least one is a
+    tensor; those that are returned are int64 tensors of the broadcast shape.
     """
     device = next(word.device for word in counter if isinstance(word, Tensor))
     words = [torch.as_tensor(word, dtype=torch.int64, device=device) for word in counter]

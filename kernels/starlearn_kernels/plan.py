@@ -67,22 +67,8 @@ def plan_torch(
 ) -> TorchPlan:
     """Choose the largest blocks, up to the usual ones, that fit the workspace.
 
-    Parameters
-    ----------
-    device_type : str
-    passes, width, vocabulary : int
-        K, D and V.
-    itemsize : int
-        Bytes of a number in the product's inputs.
-    copy_weight : bool
-        Whether the weight has another dtype than the product's inputs.
-    max_workspace_mb : float
-        In MB of 10^6 bytes.
-
-    Raises
-    ------
-    ValueError
-        When even the smallest blocks do not fit; the message names the least workspace.
+    ``itemsize`` is the bytes of a number in the product's inputs, and ``copy_weight`` whether the
+    weight has another dtype than these.
     """
     sizes = SIZES.get(device_type, OTHER)
     full = -(-vocabulary // ALIGN) * ALIGN

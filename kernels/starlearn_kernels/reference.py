@@ -19,18 +19,7 @@ def head_logits(head: Head) -> Tensor:
 
 
 def reference(head: Head) -> EntropyStats:
-    """Return the statistics of a head by definition.
-
-    Parameters
-    ----------
-    head : Head
-        Checked input, ``hidden`` [K, N, D].
-
-    Returns
-    -------
-    EntropyStats
-        Computed in float64 and rounded to float32 at the end.
-    """
+    """Return the statistics of a head by definition, in float64, rounded to float32 at the end."""
     return stats_of_logits(head_logits(head), head.target)
 
 

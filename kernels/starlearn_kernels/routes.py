@@ -117,16 +117,8 @@ def choose_route(
 ) -> Choice:
     """Choose the route that was fastest at the nearest measured shape.
 
-    Parameters
-    ----------
-    device : torch.device
-        Only its kind counts. A kind without a row takes route "torch".
-    dtype : torch.dtype
-        Of the weight.
-    passes, width, vocabulary : int
-        K, D and V.
-    hidden_dtype : torch.dtype, optional
-        Of the hidden states, if it is not that of the weight.
+    Of the device only its kind counts. ``dtype`` is that of the weight, and ``hidden_dtype`` that
+    of the hidden states if it is another one.
     """
     rows = [row for row in read_table() if row.device == device.type]
     if not rows:

@@ -1,8 +1,8 @@
 """Base models in memory, shared by a learner and its clones."""
 
 import json
-import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from threading import RLock
 from typing import Any
 from weakref import WeakSet
@@ -14,40 +14,17 @@ LOADED = ("_base", "_shared_bases")
 """Attributes of a learner that hold the base model. They stay when a call fails."""
 
 
+Key = tuple[str | None, str, Any]
+"""Model, quantisation and cache_dir of a learner."""
+
+
+@dataclass(eq=False)
 class Base:
-    """A base model and its stored scores.
+    """A base model and its stored scores."""
 
-    Parameters
-    ----------
-    source, quantization, verbose
-        As in :class:`starlearn.model.backbone.Backbone`.
-    cache_dir : path or None
-        As in :class:`starlearn.query.score_store.ScoreStore`.
-    backbone : Backbone, optional
-        The base model, if it is loaded already.
-    """
-
-    def __init__(
-        self,
-        source: str | os.PathLike[str] | None,
-        quantization: Any,
-        cache_dir: str | os.PathLike[str] | None,
-        verbose: int = True,
-        backbone: Backbone | None = None,
-    ) -> None:
-        self.backbone = backbone or Backbone(source, quantization, verbose)
-        self.store = ScoreStore(cache_dir)
-        self.model = _model_name(source, quantization)
-        self.cache_dir = cache_dir
-
-    def serves(
-        self,
-        source: str | os.PathLike[str] | None,
-        quantization: Any,
-        cache_dir: str | os.PathLike[str] | None,
-    ) -> bool:
-        """Whether this is the base of a learner with these parameters."""
-        return self.model == _model_name(source, quantization) and self.cache_dir == cache_dir
+    key: Key
+    backbone: Backbone
+    store: ScoreStore
 
 
 class SharedBases:
@@ -65,22 +42,18 @@ class SharedBases:
     def __reduce__(self) -> Any:
         return SharedBases, ()  # a pickle holds no base model
 
-    def get(
-        self,
-        source: str | os.PathLike[str] | None,
-        quantization: Any,
-        cache_dir: str | os.PathLike[str] | None,
-        *,
-        verbose: int,
-    ) -> Base:
-        """Return the base for these parameters; a new one uses a model in memory, if it can."""
+    def get(self, learner: Any) -> Base:
+        """Return a learner's base; a new one uses a model in memory, if it can."""
         with self._lock:
+            key = _key_of(learner)
             for base in self._bases:
-                if base.serves(source, quantization, cache_dir):
+                if base.key == key:
                     self._latest = base
                     return base
-            backbone = self._backbone(_model_name(source, quantization))
-            self._latest = Base(source, quantization, cache_dir, verbose, backbone)
+            backbone = self._backbone(key)
+            if backbone is None:
+                backbone = Backbone(learner.model, learner.quantization, learner.verbose)
+            self._latest = Base(key, backbone, ScoreStore(learner.cache_dir))
             self._bases.add(self._latest)
             return self._latest
 
@@ -88,33 +61,27 @@ class SharedBases:
         """Add the base of another learner, or return the equal one that is here already."""
         with self._lock:
             for known in self._bases:
-                if known is base or (known.model, known.cache_dir) == (base.model, base.cache_dir):
+                if known.key == base.key:
                     return known
-            base.backbone = self._backbone(base.model) or base.backbone
+            base.backbone = self._backbone(base.key) or base.backbone
             self._bases.add(base)
             return base
 
-    def _backbone(self, model: tuple[str | None, str]) -> Backbone | None:
-        return next((known.backbone for known in self._bases if known.model == model), None)
+    def _backbone(self, key: Key) -> Backbone | None:
+        """Return the backbone of the same model and quantisation, if it is in memory."""
+        return next((known.backbone for known in self._bases if known.key[:2] == key[:2]), None)
 
 
 def base_of(learner: Any) -> Base:
     """Return a learner's base model, found or made on first use; loads no weights."""
-    wanted = (learner.model, learner.quantization, learner.cache_dir)
     base: Base | None = getattr(learner, "_base", None)
-    if base is None or not base.serves(*wanted):
-        base = learner._base = shared_bases(learner).get(*wanted, verbose=learner.verbose)
+    if base is None or base.key != _key_of(learner):
+        base = learner._base = shared_bases(learner).get(learner)
     return base
 
 
 def share_bases(learners: Sequence[Any]) -> None:
-    """Make learners of the same base model use one copy of it in memory.
-
-    Parameters
-    ----------
-    learners : sequence of STARLearner
-        Learners of other models or quantisations keep their own.
-    """
+    """Make learners of the same base model and quantisation use one copy of it in memory."""
     if not learners:
         return
     shared = shared_bases(learners[0])
@@ -133,7 +100,7 @@ def shared_bases(learner: Any) -> SharedBases:
     return shared
 
 
-def _model_name(source: Any, quantization: Any) -> tuple[str | None, str]:
+def _key_of(learner: Any) -> Key:
     # As text: two BitsAndBytesConfigs are equal in Python, whatever they hold.
-    form = json.dumps(quantization_to_json(quantization), default=str, sort_keys=True)
-    return None if source is None else str(source), form
+    form = json.dumps(quantization_to_json(learner.quantization), default=str, sort_keys=True)
+    return None if learner.model is None else str(learner.model), form, learner.cache_dir

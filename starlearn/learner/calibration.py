@@ -17,20 +17,9 @@ Probabilities = NDArray[np.float64]
 
 
 def tempered(probabilities: Probabilities, temperature: float) -> Probabilities:
-    """Return probabilities at another temperature: p^(1/T), normalised.
+    """Return probabilities [m, C] at temperature T: p^(1/T), normalised.
 
-    Parameters
-    ----------
-    probabilities : ndarray of shape (m, C)
-    temperature : float
-        T. Above 1 the model is less certain, below 1 more. The likeliest choice stays the same.
-
-    Returns
-    -------
-    ndarray of shape (m, C)
-
-    Notes
-    -----
+    Above 1 the model is less certain, below 1 more. The likeliest choice stays the same.
     Guo et al. 2017 (arXiv 1706.04599), section 4.2: softmax(z / T), with z known up to a constant.
 
     Examples
@@ -46,19 +35,10 @@ def tempered(probabilities: Probabilities, temperature: float) -> Probabilities:
 
 
 def best_temperature(probabilities: Probabilities, columns: NDArray[np.intp]) -> float:
-    """Return the temperature that maximises the likelihood of the right choices.
+    """Return the temperature from 0.05 to 20 that maximises the likelihood of the right choices.
 
-    Parameters
-    ----------
-    probabilities : ndarray of shape (N, C)
-        Of items that the model was not trained on.
-    columns : ndarray of shape (N,)
-        Index of the right choice of each.
-
-    Returns
-    -------
-    float
-        From 0.05 to 20.
+    `probabilities` [N, C] are of items that the model was not trained on, and `columns` [N] the
+    index of the right choice of each.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
@@ -80,18 +60,6 @@ def folds(
     """Yield the indices to train on and to predict, once per split.
 
     Items with the same text are never in both.
-
-    Parameters
-    ----------
-    items : sequence of N mappings
-        The fields of each prompt.
-    n_splits : int
-    seed : int
-
-    Raises
-    ------
-    InputError
-        When `n_splits` is not a whole number from 2 to the number of distinct items.
     """
     from sklearn.model_selection import KFold
     from sklearn.utils.validation import check_scalar

@@ -505,9 +505,8 @@ class STARLearner(
         labels = [*self.y_training, *y] if known else y
         items = [*known, *as_items(X)]
         labels = as_labels(labels, len(items))
-        inputs.check_labels(
-            labels, task
-        )  # the task's choices may have changed since the last round
+        # The task's choices may have changed since the last round.
+        inputs.check_labels(labels, task)
         self._remember(items, labels)
         return fields
 

@@ -36,13 +36,7 @@ def has_choices(learner: Any) -> bool:
 
 
 def checked_parts(learner: Any) -> Parts:
-    """Return the learner's settings with defaults filled in.
-
-    Raises
-    ------
-    InputError
-        Naming the parameter, what is allowed and the value.
-    """
+    """Return the learner's settings, checked, with defaults filled in."""
     check_quantization(learner.quantization)
     try:
         validate_parameter_constraints(
@@ -76,17 +70,7 @@ def checked_parts(learner: Any) -> Parts:
 def check_passes(parts: Parts, n_passes: Any, expression: str) -> None:
     """Check that K is a whole number of at least 1, and 1 where the adapter has no dropout.
 
-    Parameters
-    ----------
-    parts : Parts
-    n_passes : int
-        K.
-    expression : str
-        The user's code, for the error, with {} in place of the number.
-
-    Raises
-    ------
-    InputError
+    `expression` is the user's code, for the error, with {} in place of the number.
     """
     expression = expression.format(n_passes)
     if isinstance(n_passes, bool) or not isinstance(n_passes, Integral) or int(n_passes) < 1:
@@ -99,13 +83,7 @@ def check_passes(parts: Parts, n_passes: Any, expression: str) -> None:
 
 
 def checked_items(X: Any, task: Task, name: str = "X") -> list[Fields]:
-    """Return unlabelled items as the fields of their prompts.
-
-    Raises
-    ------
-    InputError
-        Naming the rows that cannot be used, or when there is no row.
-    """
+    """Return unlabelled items, at least one, as the fields of their prompts."""
     items = as_items(X, name)
     if not items:
         raise InputError(f"{name} is empty: give at least one item.")
@@ -113,14 +91,9 @@ def checked_items(X: Any, task: Task, name: str = "X") -> list[Fields]:
 
 
 def checked_pool(X: Any, task: Task, name: str) -> tuple[Rows, Sequence[Fields] | FilledPool]:
-    """Return a pool of m rows and the fields of their prompts.
+    """Return the rows of a pool, at least one, and the fields of their prompts.
 
     Rows on disk are read, and their fields filled, only when they are used.
-
-    Raises
-    ------
-    InputError
-        Naming the rows that cannot be used, or when there is no row.
     """
     rows = as_rows(X, name)
     if not len(rows):
@@ -129,13 +102,7 @@ def checked_pool(X: Any, task: Task, name: str) -> tuple[Rows, Sequence[Fields] 
 
 
 def checked_labels(X: Any, y: Any, task: Task) -> tuple[list[Item], list[Fields], NDArray[Any]]:
-    """Return labelled items, the fields of their prompts, and N labels that the task allows.
-
-    Raises
-    ------
-    InputError
-        Naming the rows whose item or label cannot be used, or when lengths differ.
-    """
+    """Return labelled items, the fields of their prompts, and N labels that the task allows."""
     items = as_items(X)
     labels = as_labels(y, len(items))
     fields = checked_items(items, task)
@@ -144,13 +111,7 @@ def checked_labels(X: Any, y: Any, task: Task) -> tuple[list[Item], list[Fields]
 
 
 def check_labels(labels: NDArray[Any], task: Task) -> None:
-    """Check that the task allows all of the labels.
-
-    Raises
-    ------
-    InputError
-        Naming the rows whose label cannot be used.
-    """
+    """Check that the task allows all of the labels."""
     if isinstance(task, GenerationTask):
         if not all(isinstance(label, str) for label in labels):
             raise InputError(
@@ -176,12 +137,7 @@ def check_labels(labels: NDArray[Any], task: Task) -> None:
 
 
 def check_label_type(labels: NDArray[Any], classes: NDArray[Any]) -> None:
-    """Check that labels to score against are of the type of the classes; else none is equal.
-
-    Raises
-    ------
-    InputError
-    """
+    """Check that labels to score against are of the type of the classes; else none is equal."""
     if not isinstance(labels[0], type(classes[0])):
         raise InputError(
             f"The learner's classes are {type(classes[0]).__name__}, the labels to score against "

@@ -9,11 +9,7 @@ from typing import Any
 def unchanged_on_error(thing: Any, kept: Iterable[str] = ()) -> Iterator[None]:
     """Undo what a call has set when it fails, so that the same call can be made again.
 
-    Parameters
-    ----------
-    thing : object
-    kept : iterable of str
-        Attributes that stay as the call left them, because they cost much and decide nothing.
+    Attributes in `kept` stay as the call left them, because they cost much and decide nothing.
     """
     before = dict(vars(thing))
     try:

@@ -35,31 +35,20 @@ Prompts = list[list[int]]
 class Session:
     """A base model, its stored scores, and the settings and state of one learner.
 
-    Parameters
-    ----------
-    backbone : Backbone
-        Its tokenizer is loaded at once, its weights when they are first needed.
-    store : ScoreStore
-    parts : Parts
-        The learner's settings.
-    adapter : Adapter or None
-        None before the first training.
-    known_classes : ndarray of shape (C,) or None
-        Labels in the order of the columns; None while they are unknown, and for free-form answers.
-    round : int
-        t, the number of trainings less one; 0 also before the first.
-    seed_for : callable
-        Returns the seed for a purpose in a round: ``seed_for("masks", t)``.
-    verbose : int
+    The tokenizer is loaded at once, the weights of the base model when they are first needed.
     """
 
     backbone: Backbone
     store: ScoreStore
     parts: Parts
     adapter: Adapter | None
+    """None before the first training."""
     known_classes: NDArray[Any] | None
+    """Labels in the order of the columns, [C]; None while unknown, and for free-form answers."""
     round: int
+    """t, the number of trainings less one; 0 also before the first."""
     seed_for: Callable[[str, int], int]
+    """Returns the seed for a purpose in a round: ``seed_for("masks", t)``."""
     verbose: int
 
     @property
@@ -69,13 +58,7 @@ class Session:
 
     @property
     def classes(self) -> NDArray[Any]:
-        """Labels in the order of the columns, [C].
-
-        Raises
-        ------
-        NotFittedError
-            When they are not known yet.
-        """
+        """Labels in the order of the columns, [C]; NotFittedError when they are not known yet."""
         if self.known_classes is None:
             raise NotFittedError(
                 "The choices are not known yet: call fit first, or name them: "
@@ -90,18 +73,7 @@ class Session:
         return None if isinstance(self.parts.task, GenerationTask) else self.choice_tree()
 
     def choice_tree(self, classes: Sequence[Any] | None = None) -> ChoiceTree:
-        """Return the choices' tokens as a tree.
-
-        Parameters
-        ----------
-        classes : sequence of length C, optional
-            By default those of the learner.
-
-        Raises
-        ------
-        InputError
-            When two choices have the same tokens.
-        """
+        """Return the tokens of some classes, by default the learner's, as a tree."""
         texts = [str(label) for label in (self.classes if classes is None else classes)]
         tokens = encode_answers(self.backbone.tokenizer, self.parts.task, texts)
         first: dict[tuple[int, ...], str] = {}
@@ -216,7 +188,7 @@ class Session:
         labels: NDArray[Any],
         splits: Iterable[tuple[NDArray[np.intp], NDArray[np.intp]]],
     ) -> NDArray[np.float64]:
-        """Return the probability of each choice for N labelled items, shape (N, C).
+        """Return the probability of each choice for N labelled items, [N, C].
 
         The probabilities of each split are from an adapter trained on the other items.
         """
@@ -250,18 +222,10 @@ class Session:
         labelled: Sequence[Fields] = (),
         workers: Workers | None = None,
     ) -> QueryPlan:
-        """Return the plan that scores a pool of m rows in the current round.
+        """Return the plan that scores a pool of m rows, from `checked_pool`, in the current round.
 
-        Parameters
-        ----------
-        rows, fields
-            From :func:`starlearn.learner.inputs.checked_pool`.
-        uses_scores : bool
-            False for random draws and hidden states, which need no choices.
-        labelled : sequence of dict
-            Fields of the labelled items.
-        workers : Workers, optional
-            Processes that score in place of this one.
+        Random draws and hidden states use no scores and need no choices. `labelled` are the fields
+        of the labelled items.
         """
         tree = self.tree() if uses_scores else None
         trained = self.adapter is not None
@@ -295,17 +259,7 @@ class Session:
 
 
 def session_of(learner: Any) -> Session:
-    """Return the session of a learner, with its parameters checked.
-
-    Parameters
-    ----------
-    learner : STARLearner
-
-    Raises
-    ------
-    InputError
-        When a parameter cannot be used, or the base model is not found.
-    """
+    """Return the session of a learner, with its parameters checked."""
     parts = checked_parts(learner)
     base = base_of(learner)
     known = getattr(learner, "classes_", None)

@@ -68,13 +68,7 @@ def note_query(learner: Any, parts: Parts, t: int, found: dict[str, Any]) -> Non
 
 
 def record_figures(learner: Any, parts: Parts, figures: dict[str, float]) -> None:
-    """Add the user's own figures to the last round's record, and report them.
-
-    Raises
-    ------
-    InputError
-        When a figure is not a finite number, or has a name that the record itself uses.
-    """
+    """Add the user's own figures to the last round's record, and report them."""
     last = learner.rounds_[-1]
     for name, value in figures.items():
         try:
@@ -116,9 +110,7 @@ def _settings(learner: Any, parts: Parts) -> dict[str, Any]:
     for name in DEFAULTS:
         if name != "task":
             part = getattr(parts, name).get_params(deep=False)
-            found |= {f"{name}/{key}": _plain(value) for key, value in part.items()}
+            for key, value in part.items():
+                is_plain = isinstance(value, str | int | float | bool)
+                found[f"{name}/{key}"] = value if is_plain else str(value)
     return found
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool) else str(value)

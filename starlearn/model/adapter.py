@@ -74,10 +74,7 @@ class Adapter:
 def attach_fresh(backbone: Backbone, lora: LoRA, seed: int) -> Any:
     """Attach a new adapter to the base model, with random A, zero B and nothing else trainable.
 
-    Returns
-    -------
-    peft.PeftModel
-        Also stored as ``backbone.peft_model``. An earlier adapter is detached first.
+    Set and return ``backbone.peft_model``. An earlier adapter is detached first.
     """
     detach(backbone)
     try:
@@ -136,13 +133,7 @@ def detach(backbone: Backbone) -> None:
 
 
 def activate(backbone: Backbone, adapter: Adapter) -> Any:
-    """Load this adapter's weights into the model, unless they are loaded already.
-
-    Raises
-    ------
-    ModelMismatchError
-        When the adapter was trained on another base model.
-    """
+    """Load this adapter's weights into the model, unless they are loaded already."""
     check_base(backbone, adapter)
     if backbone.active is not adapter:
         attach_fresh(backbone, adapter.settings(), seed=0)
@@ -172,13 +163,7 @@ def base_only(backbone: Backbone) -> Iterator[Any]:
 
 
 def adapter_state(model: Any) -> dict[str, torch.Tensor]:
-    """Return a copy of the adapter's weights on the CPU.
-
-    Raises
-    ------
-    TrainingDivergedError
-        When a weight is NaN or infinite.
-    """
+    """Return a copy of the adapter's weights on the CPU; they must be finite."""
     state = {
         name: tensor.detach().to("cpu", copy=True).contiguous()
         for name, tensor in _weights(model).items()
@@ -224,12 +209,9 @@ def load_state(model: Any, state: dict[str, torch.Tensor]) -> None:
 def write_adapter(
     folder: Path, adapter: Adapter, base: str | None, revision: str | None = None
 ) -> None:
-    """Save an adapter in peft's format, which ``PeftModel.from_pretrained`` opens.
+    """Save an adapter in the format of ``PeftModel.from_pretrained``.
 
-    Parameters
-    ----------
-    base, revision : str or None
-        Base model for peft: a folder, or a hub id and a commit.
+    `base` is the base model for peft: a folder, or a hub id with a commit in `revision`.
     """
     save_file(adapter.state, folder / WEIGHTS)
     config = lora_config(adapter.settings())
@@ -240,16 +222,7 @@ def write_adapter(
 
 
 def read_adapter(folder: Path, lora: LoRA, base: str) -> Adapter:
-    """Read an adapter that `write_adapter` saved.
-
-    Whether it fits the base model is checked in `activate`.
-
-    Raises
-    ------
-    UntrustedFileError
-        When weights are missing, of another rank, NaN or infinite, or when peft's configuration
-        differs from `lora`.
-    """
+    """Read and check an adapter that `write_adapter` saved; `activate` checks the base model."""
     try:
         adapter = Adapter.of(lora, base, load_file(folder / WEIGHTS))
         saved = LoraConfig.from_pretrained(folder)

@@ -30,9 +30,8 @@ from starlearn.model.four_bits import quantized_share
 from starlearn.model.head import Head, head_of
 from starlearn.model.identity import fetch_weights, model_fingerprint
 from starlearn.model.memory import CPU_GENERATED, CPU_TOKENS, GPU_TOKENS, TokenBudget
-from starlearn.model.positions import goes_by_positions, refuse_recurrent
 from starlearn.model.processes import take_own_gpu
-from starlearn.model.structure import attention_window
+from starlearn.model.structure import attention_window, goes_by_positions, refuse_recurrent
 from starlearn.progress import is_main
 from starlearn.version import __version__
 
@@ -46,23 +45,9 @@ COMPUTES = ("torch", "transformers", "peft", "bitsandbytes")
 class Backbone:
     """A base model that is loaded on first use and shared by all its adapters.
 
-    Parameters
-    ----------
-    source : str, path or None
-        Folder or hub id; None is the embedded model.
-    quantization : {"nf4", "fp4", "none"} or BitsAndBytesConfig
-        4-bit formats use double quantisation. The output head and the embeddings are not
-        quantised.
-    verbose : bool
-        Whether to show a bar while weights are loaded.
-
-    Raises
-    ------
-    InputError
-        When the folder does not exist, is not a model or has no weights, when the hub id is not
-        available, or when the model has recurrent layers.
-    UntrustedFileError
-        When the weights are in a format that can run code, or the model needs its own code.
+    `source` is a folder, a hub id, or None for the embedded model. 4-bit formats use double
+    quantisation; the output head and the embeddings are not quantised. Files that could run code
+    are refused with UntrustedFileError.
     """
 
     def __init__(
@@ -93,13 +78,7 @@ class Backbone:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the model for this thread, because it carries one adapter at a time.
-
-        Raises
-        ------
-        InputError
-            When this thread holds the model already, that is, from a callback.
-        """
+        """Hold the model for this thread, because it carries one adapter at a time."""
         thread = threading.get_ident()
         # Checked before the lock is taken: the thread would wait for itself forever.
         if self._owner == thread:
@@ -357,16 +336,7 @@ def _check_folder(folder: Path) -> None:
 def full_precision(backbone: Backbone, dtype: str) -> Any:
     """Load the base model again, on the CPU, without quantisation.
 
-    Parameters
-    ----------
-    backbone : Backbone
-    dtype : str
-        Name of a dtype, or "auto" for the dtype in which the model is stored.
-
-    Raises
-    ------
-    InputError
-        When the model's weights are stored quantised.
+    `dtype` is the name of a dtype, or "auto" for the dtype in which the model is stored.
     """
     if getattr(backbone.config, "quantization_config", None) is not None:
         raise InputError(

@@ -51,19 +51,10 @@ class ChoiceTree:
 
 
 def build_tree(choices: Sequence[Sequence[int]], eos_id: int) -> ChoiceTree:
-    """Arrange the token sequences of the choices in a tree.
+    """Arrange the tokens of the C choices in a tree.
 
-    Parameters
-    ----------
-    choices : sequence of token sequences, length C
-    eos_id : int
-        Appended to every choice when one choice is a prefix of another, because the
-        probability of "1" must not contain that of "14".
-
-    Raises
-    ------
-    InputError
-        When two choices have the same tokens.
+    `eos_id` is appended to every choice when one choice is a prefix of another, because the
+    probability of "1" must not contain that of "14".
     """
     sequences = [tuple(ids) for ids in choices]
     for index, ids in enumerate(sequences):
@@ -157,16 +148,9 @@ def tree_input(
 
 
 def path_scores(hidden: Tensor, head: Head, tree: ChoiceTree) -> NDArray[np.float64]:
-    """Return the log-probability of each choice, up to a constant per item.
+    """Return the log-probability of each choice [K, B, C], up to a constant per item.
 
-    Parameters
-    ----------
-    hidden : Tensor of shape (K, B * (1 + J), D)
-        Hidden states at the root and the nodes, item by item.
-
-    Returns
-    -------
-    ndarray of shape (K, B, C)
+    `hidden` [K, B * (1 + J), D] are the states at the root and the nodes, item by item.
     """
     n_passes, _, width = hidden.shape
     n_nodes = 1 + len(tree.tokens)
@@ -195,20 +179,9 @@ def choice_distribution(
     prompts: Sequence[Sequence[int]],
     keys: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Return the log-probability of every choice for every item in each of the K passes.
+    """Return the log-probability of every choice for every item in each of the K passes, [K, m, C].
 
-    Parameters
-    ----------
-    work : Workload
-    tree : ChoiceTree
-        The C choices.
-    prompts : sequence of token sequences, length m
-    keys : ndarray of shape (m,)
-        Number of each item, from which masks per token are drawn.
-
-    Returns
-    -------
-    ndarray of shape (K, m, C)
+    `keys` [m] is the number of each item, from which masks per token are drawn.
     """
     head, device = work.head, work.head.device
     scores = np.zeros((work.n_passes, len(prompts), len(tree.paths)))
@@ -253,12 +226,6 @@ def _plan(
     if long.any():
         for row, chain in enumerate(chains(tree)):
             yield np.flatnonzero(long), chain, slice(row, row + 1)
-
-
-def mean_log_probability(log_probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the logarithm of the mean over passes, [K, m, C] to [m, C]."""
-    n_passes = log_probabilities.shape[0]
-    return np.asarray(logsumexp(log_probabilities, axis=0) - np.log(n_passes))
 
 
 def _tensor(values: NDArray[np.generic], device: torch.device) -> Tensor:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import torch
 from peft.tuners.lora import LoraLayer
 from starlearn_kernels.masks import feature_mask, lora_product, token_mask
 from torch import Tensor, nn
@@ -22,8 +22,6 @@ class MonteCarlo:
     answer_only: bool = False
     """Whether dropout acts only on the prompt's last token and on the answer; the rest of the
     prompt then runs once for all passes."""
-    per_token: bool = False
-    """Whether each token has its own masks."""
     active: bool = True
     """False while the shared part of the prompt runs, without dropout and without copies."""
     item_keys: Tensor | None = None
@@ -44,17 +42,10 @@ class MonteCarlo:
 
 
 class MaskedA(nn.Module):
-    """Replacement of A in which each pass has one mask m for all tokens and items.
+    """Replacement of A [r, D] in which each pass has one mask m for all tokens and items, [K, D].
 
     Masking A instead of the input gives the same product, (x * m) A^T = x (A * m)^T, and touches
     r * D numbers instead of B * T * D. See `starlearn_kernels.lora_product`.
-
-    Parameters
-    ----------
-    linear : nn.Linear
-        A, weight of shape (r, D).
-    masks : Tensor of shape (K, D)
-    passes : MonteCarlo
     """
 
     def __init__(self, linear: nn.Linear, masks: Tensor, passes: MonteCarlo) -> None:
@@ -69,16 +60,7 @@ class MaskedA(nn.Module):
         return self.linear.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply K stacked passes, each by its own A.
-
-        Parameters
-        ----------
-        x : Tensor of shape (K * B, T, D)
-
-        Returns
-        -------
-        Tensor of shape (K * B, T, r)
-        """
+        """Multiply K stacked passes, each by its own A: [K * B, T, D] to [K * B, T, r]."""
         if not self.passes.active:
             return self.linear(x)
         masks: Tensor = self.masks  # type: ignore[assignment]  # [K, D]
@@ -93,7 +75,7 @@ class TokenMasks(nn.Module):
     does not depend on the batch.
     """
 
-    def __init__(self, draw: Callable[[Tensor, Tensor, torch.dtype], Tensor], passes: MonteCarlo):
+    def __init__(self, draw: Callable[..., Tensor], passes: MonteCarlo) -> None:
         super().__init__()
         self.draw = draw
         self.passes = passes
@@ -105,39 +87,8 @@ class TokenMasks(nn.Module):
         keys, positions = self.passes.item_keys, self.passes.positions
         if keys is None or positions is None:
             raise ValueError("masks per token need item_keys and positions before the model runs")
-        return x * self.draw(keys, positions, x.dtype).reshape(x.shape)
-
-
-@dataclass(frozen=True)
-class MaskDraw:
-    """Random masks of one module: weight A [r, D], its number in the model, p, K, seed."""
-
-    weight: Tensor
-    layer: int
-    p: float
-    n_passes: int
-    seed: int
-
-    def shared(self) -> Tensor:
-        """Return masks of shape (K, D)."""
-        return feature_mask(dtype=self.weight.dtype, **self._arguments())
-
-    def by_token(self, item_keys: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return masks of shape (K, B, T, D)."""
-        return token_mask(
-            item_keys=item_keys, positions=positions, dtype=dtype, **self._arguments()
-        )
-
-    def _arguments(self) -> dict[str, Any]:
-        return {
-            "seed": self.seed,
-            "n_passes": self.n_passes,
-            "layer": self.layer,
-            "module": 0,
-            "n_features": self.weight.shape[1],
-            "p": self.p,
-            "device": self.weight.device,
-        }
+        masks = self.draw(item_keys=keys, positions=positions, dtype=x.dtype)  # [K, B, T, D]
+        return x * masks.reshape(x.shape)
 
 
 @contextmanager
@@ -163,33 +114,14 @@ def mc_dropout(
 ) -> Iterator[MonteCarlo]:
     """Switch on the adapter's dropout, and nothing else, for K stacked passes.
 
-    Parameters
-    ----------
-    model : peft.PeftModel
-    n_passes : int
-        K.
-    seed : int
-        Decides the masks, together with the module's place in the model.
-    mask_mode : {"shared", "token"}
-        "shared": one mask per pass and module for all tokens and all items. The K passes are then
-        K networks drawn once (variational dropout, Gal and Ghahramani 2016), and the same K score
-        every item. "token": one mask per token, as in training. Both come from a counter, so the
-        result depends on neither the batch size nor the order.
-    answer_only : bool
-        Whether dropout acts at the answer's positions only; the prompt then runs once for all
-        passes.
-
-    Yields
-    ------
-    MonteCarlo
-
-    Raises
-    ------
-    InputError
-        When the adapter has no dropout, so that all passes would be the same.
+    With `mask_mode` "shared" there is one mask per pass and module for all tokens and all items.
+    The K passes are then K networks drawn once (variational dropout, Gal and Ghahramani 2016), and
+    the same K score every item. With "token" there is one mask per token, as in training. Both are
+    drawn from a counter by the seed and the module's place in the model, so that the result depends
+    on neither the batch size nor the order.
     """
     adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    passes = MonteCarlo(n_passes, answer_only=answer_only, per_token=mask_mode == "token")
+    passes = MonteCarlo(n_passes, answer_only=answer_only)
     undo: list[tuple[nn.ModuleDict, str, nn.Module]] = []
 
     def replace(modules: nn.ModuleDict, name: str, module: nn.Module) -> None:
@@ -202,13 +134,23 @@ def mc_dropout(
                 dropout = layer.lora_dropout[name]
                 if not isinstance(dropout, nn.Dropout):  # peft puts Identity where p is 0
                     continue
-                draw = MaskDraw(layer.lora_A[name].weight, index, dropout.p, n_passes, seed)
-                if not passes.per_token:
-                    replace(layer.lora_dropout, name, nn.Identity())
-                    masked = MaskedA(layer.lora_A[name], draw.shared(), passes)
-                    replace(layer.lora_A, name, masked)
+                linear = layer.lora_A[name]
+                of_module: dict[str, Any] = {
+                    "seed": seed,
+                    "n_passes": n_passes,
+                    "layer": index,
+                    "module": 0,
+                    "n_features": linear.weight.shape[1],
+                    "p": dropout.p,
+                    "device": linear.weight.device,
+                }
+                if mask_mode == "token":
+                    masked = TokenMasks(partial(token_mask, **of_module), passes)
+                    replace(layer.lora_dropout, name, masked)
                 else:
-                    replace(layer.lora_dropout, name, TokenMasks(draw.by_token, passes))
+                    masks = feature_mask(dtype=linear.weight.dtype, **of_module)  # [K, D]
+                    replace(layer.lora_dropout, name, nn.Identity())
+                    replace(layer.lora_A, name, MaskedA(linear, masks, passes))
                 passes.n_modules += 1
         if not passes.n_modules:
             raise InputError(

@@ -1,10 +1,12 @@
-"""Forward passes: sequences through the model in K passes, and hidden states at chosen rows."""
+"""Forward passes: hidden states at chosen rows in K passes, and their means over prompts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -13,7 +15,7 @@ from starlearn.data.tokens import Batch
 from starlearn.model.dropout import MonteCarlo
 from starlearn.model.head import Head
 from starlearn.model.memory import TokenBudget
-from starlearn.model.structure import LEAST_ROWS, causal_model, trunk_of
+from starlearn.model.structure import LEAST_ROWS, additive_mask, trunk_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Workload:
     dropout: MonteCarlo | None = None
     """K passes with dropout; None for one pass without."""
     by_positions: bool = True
-    """Whether trees of choices can be scored in one row; see `positions.goes_by_positions`."""
+    """Whether trees of choices can be scored in one row; see `structure.goes_by_positions`."""
     progress: Callable[[int, int], object] = lambda items, tokens: None
     """Function that receives the number of finished items and of their padded tokens."""
 
@@ -41,10 +43,7 @@ class Workload:
 
     @property
     def split(self) -> bool:
-        """Whether the prompt runs once and only the answer runs in K copies.
-
-        Both parts are then padded separately.
-        """
+        """Whether the prompt runs once and only the answer in K copies, both padded separately."""
         return self.dropout is not None and self.dropout.answer_only
 
     @property
@@ -94,18 +93,8 @@ class Sequences:
 def row_hidden(model: Any, batch: Sequences, dropout: MonteCarlo | None = None) -> Tensor:
     """Run one pass, or the K passes of `dropout`, and return the hidden states of some rows.
 
-    Parameters
-    ----------
-    model : PeftModel or PreTrainedModel, in evaluation mode
-    batch : Sequences
-        B items.
-    dropout : MonteCarlo, optional
-        From :func:`starlearn.model.dropout.mc_dropout`.
-
-    Returns
-    -------
-    Tensor of shape (K, B * R, D)
-        Hidden states after the final norm. Logits of all positions are never computed.
+    The states [K, B * R, D] are those after the final norm. Logits of all positions are never
+    computed.
     """
     n_items = len(batch.input_ids)
     split = dropout is not None and dropout.answer_only
@@ -126,7 +115,7 @@ def _whole(model: Any, batch: Sequences, dropout: MonteCarlo | None) -> Tensor:
     n_passes = 1 if dropout is None else dropout.n_passes
     n_items, length = batch.input_ids.shape
     positions = batch.position_ids
-    mask = None if batch.attention is None else _additive(model, batch.attention)
+    mask = None if batch.attention is None else additive_mask(model, batch.attention)
     if dropout is not None:
         dropout.item_keys = batch.keys
         plain = torch.arange(length, device=batch.input_ids.device).expand(n_items, -1)
@@ -179,7 +168,7 @@ def _after_prompt(model: Any, batch: Sequences, dropout: MonteCarlo) -> Tensor:
     cache.layers = [_PromptLayer(layer, n_passes) for layer in cache.layers]
     states = trunk_of(model)(
         input_ids=ids.repeat(n_passes, 1),
-        attention_mask=_additive(model, sees).repeat(n_passes, 1, 1, 1),
+        attention_mask=additive_mask(model, sees).repeat(n_passes, 1, 1, 1),
         position_ids=positions.repeat(n_passes, 1),
         past_key_values=cache,
         use_cache=True,
@@ -208,8 +197,25 @@ class _PromptLayer(DynamicLayer):
         )
 
 
-def _additive(model: Any, sees: Tensor) -> Tensor:
-    """Turn a mask [B, T, T] into one that is added to attention scores, [B, 1, T, T]."""
-    dtype = causal_model(model).dtype
-    mask = torch.zeros(sees.shape, dtype=dtype, device=sees.device)
-    return mask.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
+@torch.no_grad()
+def prompt_embeddings(work: Workload, prompts: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    """Return the mean over each prompt's tokens of the states after the final norm, [m, D]."""
+    device = work.head.device
+    found: dict[int, NDArray[np.float64]] = {}
+
+    def compute(batch: Batch) -> None:
+        chosen = [prompts[i] for i in batch.indices]
+        ids = np.full((len(chosen), batch.length), work.pad_id, dtype=np.int64)
+        for row, prompt in enumerate(chosen):
+            ids[row, : len(prompt)] = prompt
+        rows = np.tile(np.arange(batch.length), (len(chosen), 1))
+        tensors = [torch.from_numpy(array).to(device) for array in (ids, rows, batch.indices)]
+        sequences = Sequences(tensors[0], tensors[1], tensors[2], batch.length)
+        states = row_hidden(work.model, sequences)[0].double()  # [B * T, D]
+        states = states.unflatten(0, (len(chosen), batch.length)).cpu()  # [B, T, D]
+        for index, prompt, state in zip(batch.indices.tolist(), chosen, states, strict=True):
+            found[index] = state[: len(prompt)].mean(0).numpy()
+        work.progress(len(chosen), len(chosen) * batch.length)
+
+    work.run(np.array([len(prompt) for prompt in prompts], dtype=np.intp), compute)
+    return np.stack([found[i] for i in range(len(prompts))])

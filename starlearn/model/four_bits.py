@@ -36,15 +36,8 @@ def quantized_share(model: Any) -> float:
 
 
 def tried_in_four_bits() -> str | None:
-    """Test quantisation, product and gradient of a random matrix in NF4 on this machine.
+    """Test a random matrix in NF4 on this machine; return the first failure, or None.
 
-    Returns
-    -------
-    str or None
-        None when they work, else the first failure.
-
-    Notes
-    -----
     The gradient is computed after a product in evaluation mode, as in training after scoring. In
     this order some CPUs have returned a wrong gradient without an error.
     """

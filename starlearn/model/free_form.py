@@ -19,21 +19,11 @@ def answer_scores(
     answers: Sequence[Sequence[int]],
     keys: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Score the given answers, teacher-forced, in the workload's K passes.
+    """Score given answers of at least one token, teacher-forced, in the workload's K passes.
 
-    Parameters
-    ----------
-    work : Workload
-    prompts, answers : sequences of token sequences, length m
-        Every answer has at least one token.
-    keys : ndarray of shape (m,)
-        A number for each item; masks per token are drawn from it.
-
-    Returns
-    -------
-    ndarray of shape (m, 3)
-        Sums over the tokens of an answer, in nats: mean over passes of the entropy, mean over
-        passes of minus the log-probability, and mutual information between token and pass.
+    The scores [m, 3] are sums over the tokens of an answer, in nats: mean over passes of the
+    entropy, mean over passes of minus the log-probability, and mutual information between token
+    and pass. Masks per token are drawn from `keys`, one number per item.
     """
     scores = np.full((len(prompts), 3), np.nan)
     head, device = work.head, work.head.device
@@ -68,14 +58,9 @@ def answer_input(
     keys: NDArray[np.int64],
     device: torch.device,
 ) -> tuple[Sequences, Tensor]:
-    """Return prompts and answers in rows of T tokens.
+    """Return prompts and answers in rows of T tokens, and the answer tokens as targets [B, R].
 
-    Returns
-    -------
-    sequences : Sequences
-        R rows per item, R the longest padded answer; shorter ones repeat their last position.
-    targets : Tensor of shape (B, R)
-        The answer tokens; -1 after the end of a shorter answer.
+    R is the longest padded answer. A shorter one repeats its last position, with target -1.
     """
     longest = batch.parts[-1] if len(batch.parts) > 1 else max(map(len, answers))
     ids = np.full((len(prompts), batch.length), pad_id, dtype=np.int64)

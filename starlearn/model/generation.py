@@ -30,20 +30,8 @@ def generate_answers(
 ) -> list[list[int]]:
     """Generate an answer per prompt, greedily and without dropout.
 
-    Parameters
-    ----------
-    work : Workload
-        Its dropout is not used.
-    prompts : sequence of token sequences, length m
-    max_new_tokens : int
-    eos_id : int
-    context : int
-        Longest sequence that the model supports, padding included.
-
-    Returns
-    -------
-    list of list of int, length m
-        Tokens of each answer; the last one is the end of sequence if the model generated it.
+    The last token of an answer is the end of sequence if the model generated it. `context` is the
+    longest sequence that the model supports, padding included.
     """
     answers: list[list[int]] = [[] for _ in prompts]
     widths = padded_lengths([len(prompt) for prompt in prompts], GRAINS)

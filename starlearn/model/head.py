@@ -1,8 +1,6 @@
 """Output heads: weights for the entropy kernel where possible, else the model's own code."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -93,9 +91,13 @@ class OwnHead:
     def all_logits(self, hidden: Tensor) -> Tensor:
         """Return the logits [N, V] of rows [N, D], as the model computes them."""
         rows = _enough_rows(hidden).to(self.model.dtype)
-        with _fixed_trunk(self.model, rows[None]):
-            ids = torch.zeros((1, len(rows)), dtype=torch.long, device=rows.device)
+        ids = torch.zeros((1, len(rows)), dtype=torch.long, device=rows.device)
+        trunk, name = trunk_of(self.model), self.model.base_model_prefix
+        setattr(self.model, name, _FixedTrunk(rows[None]))
+        try:
             return self.model(input_ids=ids, use_cache=False).logits[0, : len(hidden)]  # [N, V]
+        finally:
+            setattr(self.model, name, trunk)
 
     def logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Return the logits of a few tokens; see `Head`."""
@@ -113,11 +115,6 @@ def head_of(model: Any) -> Head:
 
     The configuration gives the head's formula, which is compared with the model's own logits of a
     few random rows. If they differ, the model's own code is used, and a warning is logged.
-
-    Raises
-    ------
-    InputError
-        When the model has no output head.
     """
     inner = causal_model(model)
     layer = inner.get_output_embeddings()
@@ -179,7 +176,7 @@ def _enough_rows(hidden: Tensor) -> Tensor:
 
 
 class _FixedTrunk(nn.Module):
-    """Replacement of a trunk that returns given hidden states."""
+    """Replacement of a trunk that returns given hidden states [B, T, D]."""
 
     def __init__(self, states: Tensor) -> None:
         super().__init__()
@@ -205,14 +202,3 @@ class _TrunkOutput:
 
     def __getattr__(self, name: str) -> None:
         return None
-
-
-@contextmanager
-def _fixed_trunk(inner: Any, states: Tensor) -> Iterator[None]:
-    """Make a model compute its logits from hidden states [B, T, D] instead of tokens."""
-    trunk, name = trunk_of(inner), inner.base_model_prefix
-    setattr(inner, name, _FixedTrunk(states))
-    try:
-        yield
-    finally:
-        setattr(inner, name, trunk)

@@ -26,14 +26,7 @@ a model was downloaded decides whether they are there."""
 
 
 def model_fingerprint(folder: Path, quantization: object) -> str:
-    """Return the SHA-256 of a model folder's weights, configuration, tokenizer and quantisation.
-
-    Parameters
-    ----------
-    folder : Path
-    quantization : str or dict
-        From :func:`starlearn.model.backbone.quantization_to_json`.
-    """
+    """Return the SHA-256 of a model folder's weights, configuration, tokenizer and quantisation."""
     digest = hashlib.sha256(json.dumps(quantization, default=str).encode())
     names = {*IDENTITY, *_weight_files(folder)}
     if (folder / "tokenizer.json").is_file():
@@ -63,11 +56,7 @@ def _weight_files(folder: Path) -> set[str]:
 def fetch_weights(source: str, revision: str | None) -> None:
     """Download all weights of a hub id without reading them.
 
-    Raises
-    ------
-    InputError
-        When the weights are not available. A fingerprint without them would be that of another
-        model.
+    A fingerprint without them would be that of another model, so they must be available.
     """
     found, wanted = None, {"revision": revision or "main"}
     optional = {**wanted, "_raise_exceptions_for_missing_entries": False}

@@ -26,13 +26,6 @@ Other values were not measured. With this one a query of Llama-3.2-1B's shape ta
 class TokenBudget:
     """Number of padded tokens that one forward pass may hold, lowered after memory ran out.
 
-    Parameters
-    ----------
-    tokens : int
-        The first guess.
-
-    Notes
-    -----
     Scores do not depend on how items are cut into batches (in float32; for bfloat16 see the
     performance notes). A smaller budget therefore changes the time only.
     """
@@ -50,23 +43,12 @@ class TokenBudget:
     ) -> None:
         """Compute all items, longest batch first, in batches that fit.
 
-        Parameters
-        ----------
-        lengths : array of int, shape (m,) or (m, parts)
-            Tokens of each item.
-        compute : callable
-            Function that computes one batch and stores its results. It may be called again for
-            the same items.
-        copies : int or tuple of int, shape (parts,)
-            Number of times that each part runs; each copy counts.
-        most : int, optional
-            Upper bound set by the user.
+        `lengths` are the tokens of each item [m], or of each of its parts [m, parts]. `compute`
+        stores the results of one batch, and may be called again for the same items. `copies` is the
+        number of times that each part runs. `most` is an upper bound set by the user.
 
-        Raises
-        ------
-        OutOfMemoryError
-            When a single item does not fit, even on a second try after all memory was released.
-            Its ``index`` is the item's position in `lengths`.
+        A single item that does not fit gets a second try after all memory was released. Then
+        OutOfMemoryError has its position in `lengths` as ``index``.
         """
         lengths = np.asarray(lengths, dtype=np.intp)
         waiting = deque(self._plan(lengths, copies, most))

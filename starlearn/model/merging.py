@@ -23,28 +23,8 @@ def merged_model(backbone: Backbone, adapter: Adapter, dtype: str, dequantize: b
     """Return the base model with W0 + (alpha / r) B A in place of each adapted W0.
 
     The base model is loaded again, on the CPU and not in 4 bits, because rounding the sum to 4 bits
-    would give another model.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    adapter : Adapter
-    dtype : {"auto", "float32", "bfloat16", "float16"}
-        Dtype of the weights; "auto" is that of the stored base model.
-    dequantize : bool
-        Whether W0 is the dequantised 4-bit weight instead of the original.
-
-    Returns
-    -------
-    transformers.PreTrainedModel
-
-    Raises
-    ------
-    InputError
-        When the base model is stored quantised, a sum is too large for the dtype, or
-        `dequantize=True` is used with 8-bit weights.
-    ModelMismatchError
-        When the adapter was trained on another base model.
+    would give another model. With `dequantize` W0 is the dequantised 4-bit weight instead of the
+    original. The dtype "auto" is that of the stored base model.
     """
     check_base(backbone, adapter)
     with isolated_generators(0):
@@ -103,10 +83,7 @@ def write_model(
 
 
 def write_tokenizer(backbone: Backbone, folder: Path) -> None:
-    """Copy the base model's tokenizer files.
-
-    `save_pretrained` would omit the sentencepiece file that other programs read.
-    """
+    """Copy the tokenizer's files, with the sentencepiece file that `save_pretrained` would omit."""
     for file in backbone.folder.iterdir():
         if file.name in TOKENIZER_FILES or file.suffix == ".model":
             (folder / file.name).write_bytes(file.read_bytes())

@@ -74,18 +74,7 @@ class SynchronizedBlock:
 
     Inside the block the processes may exchange numbers, each of them equally often. A process that
     fails takes part in the next exchange and reports its error there, so that the others fail too
-    instead of waiting forever.
-
-    Parameters
-    ----------
-    group : ProcessGroup
-
-    Raises
-    ------
-    WorkerError
-        In processes without an error of their own, when another process failed.
-    MemoryError
-        Instead, when the other process ran out of memory.
+    instead of waiting forever: with MemoryError if it ran out of memory, else with WorkerError.
     """
 
     def __init__(self, group: ProcessGroup) -> None:

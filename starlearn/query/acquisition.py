@@ -120,7 +120,7 @@ class QueryPlan:
         """Score all items, and keep the model's answers."""
         positions = counted(len(self.rows))
         scores = self._empty(len(positions), with_answers=True)
-        self._fill(positions, scores, self.acquisition.n_passes)
+        self._fill(positions, scores, self.acquisition.n_passes, positions)
         return self._combine(positions, scores)
 
     def ranked(self, n: int) -> RankedPool:
@@ -128,21 +128,17 @@ class QueryPlan:
         part = self.acquisition
         positions = self._positions(n)
         scores = self._empty(len(positions), with_answers=False)
-        everything = counted(len(positions))
-        screened = part.screen is not None and part.n_passes > 1 and self.trained
-        self._fill(positions, scores, 1 if screened else part.n_passes)
-        if not screened:
-            return RankedPool(
-                positions, scores.keys, self._warned(self._combine(positions, scores)), everything
-            )
-        # Without dropout there is no mutual information: the first ranking is by entropy.
-        first = self._combine(positions, scores, screening(part))
-        wanted = min(n * int(part.screen or 1), len(everything))
-        best = np.sort(best_places(first.mixed, scores.keys, everything, wanted))
-        self._fill(positions, scores, part.n_passes, only=best)
-        return RankedPool(
-            positions, scores.keys, self._warned(self._combine(positions, scores)), best
-        )
+        places = counted(len(positions))
+        if part.screen is not None and part.n_passes > 1 and self.trained:
+            self._fill(positions, scores, 1, places)
+            # Without dropout there is no mutual information: the first ranking is by entropy.
+            first = self._combine(positions, scores, screening(part))
+            wanted = min(n * int(part.screen), len(places))
+            places = np.sort(best_places(first.mixed, scores.keys, places, wanted))
+        self._fill(positions, scores, part.n_passes, places)
+        found = self._combine(positions, scores)
+        self._warn_of_rounding(found)
+        return RankedPool(positions, scores.keys, found, places)
 
     def chosen(
         self, ranked: RankedPool, n: int, budget: Budget | None
@@ -209,10 +205,7 @@ class QueryPlan:
         )
 
     def _keys(self, seed: int) -> NDArray[np.uint64]:
-        """Return a pseudo-random number per row, [m], from the seed and the text of the item.
-
-        Rows with the same text have the same number.
-        """
+        """Return a number per row from seed and text, [m]; equal texts have equal numbers."""
         m = len(self.rows)
         keys = column(m, np.uint64)
         for start in range(0, m, self.acquisition.chunk_size):
@@ -229,20 +222,20 @@ class QueryPlan:
         part = self.acquisition if acquisition is None else acquisition
         return combine(scores, positions, part, weight=self.weight, trained=self.trained)
 
-    def _warned(self, found: Uncertainty) -> Uncertainty:
-        """Return the uncertainty, with a warning where it is within rounding error."""
-        if self.acquisition.measure == "mutual_information" and self.trained:
-            top = largest(found.full)
-            if top < ROUNDING:
-                warnings.warn(
-                    "The dropout masks hardly change an answer: the largest mutual information of "
-                    f"{len(found.full)} items is {top:.1e} nats. That is within rounding error, so "
-                    "the ranking is effectively random. The adapter has hardly learned. Train it "
-                    "longer or with a higher learning rate, or set measure='entropy'.",
-                    UserWarning,
-                    stacklevel=4,
-                )
-        return found
+    def _warn_of_rounding(self, found: Uncertainty) -> None:
+        """Warn where mutual information is within rounding error."""
+        if self.acquisition.measure != "mutual_information" or not self.trained:
+            return
+        top = largest(found.full)
+        if top < ROUNDING:
+            warnings.warn(
+                "The dropout masks hardly change an answer: the largest mutual information of "
+                f"{len(found.full)} items is {top:.1e} nats. That is within rounding error, so "
+                "the ranking is effectively random. The adapter has hardly learned. Train it "
+                "longer or with a higher learning rate, or set measure='entropy'.",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _positions(self, n: int) -> NDArray[np.intp]:
         """Return the rows of the pool to score: all, or a sub-pool of at least n."""
@@ -257,9 +250,8 @@ class QueryPlan:
         positions: NDArray[np.intp],
         scores: ScoreTable,
         n_passes: int,
-        only: NDArray[np.intp] | None = None,
+        places: NDArray[np.intp],
     ) -> None:
-        places = counted(len(positions)) if only is None else only
         score = score_pool if self.workers is None else self.workers.score
         score(self, positions, scores, n_passes, places)
 
@@ -283,24 +275,10 @@ def score_pool(
     n_passes: int,
     places: NDArray[np.intp],
 ) -> None:
-    """Fill in scores, chunk by chunk; the scorer's store keeps finished chunks.
+    """Fill in the scores at some places, chunk by chunk; the scorer's store keeps finished chunks.
 
-    Parameters
-    ----------
-    plan : QueryPlan
-    positions : ndarray of shape (m,)
-        Rows of the pool that `scores` is about.
-    scores : ScoreTable
-        Filled in.
-    n_passes : int
-        K.
-    places : ndarray of shape (c,)
-        Places in `scores` to fill in.
-
-    Raises
-    ------
-    OutOfMemoryError
-        When one item alone does not fit into memory.
+    `positions` [m] are the rows of the pool that `scores` is about, `places` [c] those of `scores`
+    to fill in.
     """
     size = plan.acquisition.chunk_size
     kept = _checked_prompts(plan, positions[places], n_passes)

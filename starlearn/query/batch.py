@@ -46,20 +46,11 @@ class BatchSelection:
         places: NDArray[np.intp],
         n: int,
     ) -> NDArray[np.intp]:
-        """Choose n items, or fewer where the budget allows no more.
+        """Choose n items, or fewer where the budget allows no more; return places, best first.
 
-        Parameters
-        ----------
-        values, keys : ndarray of shape (m,)
-            Uncertainties, and numbers that decide between equal ones.
-        places : ndarray of shape (c,)
-            Places in them that a batch may be chosen from.
-        n : int
-
-        Returns
-        -------
-        ndarray of shape (at most n,)
-            Places, best first, or in the order in which a diverse batch was chosen.
+        `values` and `keys` [m] are the uncertainties, and numbers that decide between equal ones.
+        `places` [c] are those of them that a batch may be chosen from. A diverse batch is in the
+        order in which it was chosen.
         """
         if self.budget is not None:
             n = min(n, self.budget.most)
@@ -110,13 +101,9 @@ class BatchSelection:
     ) -> tuple[NDArray[np.intp], NDArray[np.intp], bool]:
         """Choose up to n distinct items from the c best.
 
-        Returns
-        -------
-        chosen, repeats : ndarray
-            Positions among the c: the batch, and the items that repeat others.
-        enough : bool
-            Whether more candidates would not change the batch. A diverse batch that the budget
-            ends had enough. A plain ranking may still have a cheaper item further down.
+        Return positions among the c, of the batch and of the items that repeat others, and whether
+        more candidates would not change the batch. A diverse batch that the budget ends had enough.
+        A plain ranking may still have a cheaper item further down.
         """
         fields = self.fields_at(best)
         uses_states = self._diverse or self.acquisition.cosine_threshold is not None

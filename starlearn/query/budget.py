@@ -127,23 +127,7 @@ class Budget:
 
 
 def budget_for(budget: Any, rows: Any) -> "Budget | None":
-    """Check a budget against a pool.
-
-    Parameters
-    ----------
-    budget : object
-    rows : sequence of m items, in memory or on disk
-
-    Returns
-    -------
-    Budget or None
-        The same, with the cost of the cheapest item.
-
-    Raises
-    ------
-    InputError
-        Unless it is None, or a Budget with a cost for every item of the pool.
-    """
+    """Check a budget against a pool, and return it with the cost of the pool's cheapest item."""
     if budget is None:
         return None
     if not isinstance(budget, Budget):
@@ -166,34 +150,14 @@ def within_budget(
     costs: NDArray[np.float64],
     remaining: float,
 ) -> NDArray[np.intp]:
-    """Return the items to buy, from the top of a ranking, within the budget.
+    """Return the items to buy, from the top of a ranking, within what remains of the budget.
 
     An item that costs more than the rest is skipped, and cheaper ones further down may still fit.
     That is greedy and not optimal: an expensive item at the top is bought even if the same money
-    would buy many cheap ones.
-
-    Parameters
-    ----------
-    order : sequence of int
-        Positions, best first.
-    costs : ndarray of shape (m,)
-    remaining : float
-        Rest of the budget, at least 0; exceeded by at most 1e-9 of itself, for rounding.
-
-    Returns
-    -------
-    ndarray of shape (at most m,)
-        Positions in the order of the ranking; empty when nothing fits.
-
-    Raises
-    ------
-    InputError
-        When a cost is not above 0, or `remaining` is negative or not a number.
+    would buy many cheap ones. For rounding the rest may be exceeded by 1e-9 of itself.
     """
     order = np.asarray(order, dtype=np.intp)
-    prices = checked_costs(costs)[order]
-    if not remaining >= 0:
-        raise InputError(f"What remains must be a number from 0 up, got {remaining!r}.")
+    prices = costs[order]
     limit = remaining * (1 + SLACK)
     # The cheapest from each place on: where that is too expensive, nothing more fits.
     cheapest = np.minimum.accumulate(prices[::-1])[::-1]

@@ -12,17 +12,7 @@ that a pool of any length takes the same memory. The files are removed with the 
 
 
 def column(length: int, dtype: Any = np.float64) -> NDArray[Any]:
-    """Return a column of zeros.
-
-    Parameters
-    ----------
-    length : int
-        m.
-
-    Returns
-    -------
-    ndarray of shape (m,)
-    """
+    """Return a column of zeros."""
     if length <= IN_MEMORY:
         return np.zeros(length, dtype=dtype)
     with TemporaryFile(prefix="starlearn-") as file:
@@ -38,13 +28,8 @@ def counted(length: int) -> NDArray[np.intp]:
     return numbers
 
 
-def empty_like(values: NDArray[Any]) -> NDArray[Any]:
-    """Return a column of zeros of the same length and type."""
-    return column(len(values), values.dtype)
-
-
 def copy_of(values: NDArray[Any]) -> NDArray[Any]:
     """Return a copy of a column."""
-    copied = empty_like(values)
+    copied = column(len(values), values.dtype)
     copied[:] = values
     return copied

@@ -9,29 +9,15 @@ from sklearn.cluster import kmeans_plusplus
 
 from starlearn.data.containers import as_count
 from starlearn.errors import InputError, NotFiniteError, listed
-from starlearn.query.embeddings import checked_embeddings
 from starlearn.query.selection import top_n
 
 
 def uncertainty_weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return weights of scores, from 0 (the least uncertain candidate) to 1 (the most).
+    """Return weights of scores [c], from 0 (the least uncertain candidate) to 1 (the most).
 
     w_i = (u_i - min u) / (max u - min u) over the candidates, rounded to 9 decimals; all 1 when
     the scores are equal. A shift or a change of unit then changes no batch. Ranks, z-scores and
     residuals have no natural zero, so they cannot weight a distance directly.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (c,)
-
-    Returns
-    -------
-    ndarray of shape (c,)
-
-    Raises
-    ------
-    NotFiniteError
-        When a score is NaN or infinite.
     """
     scores = np.asarray(scores, dtype=np.float64)
     wrong = np.flatnonzero(~np.isfinite(scores))
@@ -63,33 +49,11 @@ def kmeans_plus_plus(
     greedy variant). Items of weight 0 and copies of drawn items come last, by weight, ties by
     key.
 
-    Parameters
-    ----------
-    scores : ndarray of shape (c,)
-        Uncertainty of the candidates; weights are by :func:`uncertainty_weights`.
-    embeddings : array-like of shape (c, D)
-    n : int
-        From 1 to c.
-    rng : numpy.random.Generator
-        Draws one number.
-    keys : ndarray of shape (c,)
-        One number per item, as by :func:`starlearn.query.selection.item_keys`. The same items are
-        then drawn in any order of the candidates.
+    Scores and keys are [c], embeddings [c, D], n is from 1 to c. The batch holds positions among
+    the candidates, in the order they were drawn. By their keys, numbers as by
+    :func:`starlearn.query.selection.item_keys`, the same items are drawn in any order of the
+    candidates.
 
-    Returns
-    -------
-    ndarray of shape (n,)
-        Distinct positions among the candidates, in the order they were drawn.
-
-    Raises
-    ------
-    InputError
-        When n is not from 1 to c, or shapes do not fit.
-    NotFiniteError
-        When a score or an embedding is NaN or infinite.
-
-    Notes
-    -----
     Arthur and Vassilvitskii 2007, "k-means++: the advantages of careful seeding"; with the
     uncertainty as the weight of a point as in Zhdanov 2019 (arXiv 1901.05954). Time O(c D n log n),
     memory one copy of the embeddings in double precision and O(c log n).
@@ -126,34 +90,9 @@ def k_centre(
 
     The first item is the most uncertain one, every further one that with the largest w_i d_i,
     with d_i the Euclidean distance to the nearest item chosen before; ties by weight, then by
-    key. So a smaller n gives the beginning of the batch of a larger one.
+    key. So a smaller n gives the beginning of the batch of a larger one. Arguments are as for
+    :func:`kmeans_plus_plus`; nothing here is random.
 
-    Parameters
-    ----------
-    scores : ndarray of shape (c,)
-        Uncertainty of the candidates; weights are by :func:`uncertainty_weights`.
-    embeddings : array-like of shape (c, D)
-    n : int
-        From 1 to c.
-    rng : numpy.random.Generator
-        Not used: nothing here is random. It stands here so that both functions are called alike.
-    keys : ndarray of shape (c,)
-        As in :func:`kmeans_plus_plus`.
-
-    Returns
-    -------
-    ndarray of shape (n,)
-        Distinct positions among the candidates, best first.
-
-    Raises
-    ------
-    InputError
-        When n is not from 1 to c, or shapes do not fit.
-    NotFiniteError
-        When a score or an embedding is NaN or infinite.
-
-    Notes
-    -----
     The largest w_i d_i that is left is at most twice the smallest possible when all weights are
     equal (Gonzalez 1985), and at most min(3, 1 + a) times when they are not, a the ratio of the
     largest weight to the smallest (Dyer and Frieze 1985; it needs the heaviest item first). Sener
@@ -185,3 +124,22 @@ def _checked(
             "each for every candidate."
         )
     return checked_embeddings(embeddings, len(scores)), as_count(n, "n", len(scores))
+
+
+def checked_embeddings(embeddings: Any, n_items: int, name: str = "embeddings") -> NDArray[Any]:
+    """Return embeddings as finite floats, [n_items, D]; floats are not copied."""
+    points = np.asarray(embeddings)
+    if not np.issubdtype(points.dtype, np.floating):
+        points = points.astype(np.float64)
+    if points.ndim != 2 or len(points) != n_items or points.shape[1] == 0:
+        raise InputError(
+            f"{name} must have the shape ({n_items}, D), one row per item; got {points.shape}."
+        )
+    wrong = np.flatnonzero(~np.isfinite(points).all(axis=1))
+    if wrong.size:
+        raise NotFiniteError(
+            f"{name} are NaN or infinite for {len(wrong)} of {n_items} items: "
+            f"{listed([f'row {row}' for row in wrong])}. The model's numbers overflow, or its "
+            "weights are broken; nothing was chosen."
+        )
+    return points

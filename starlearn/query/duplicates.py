@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import normalize
 
-from starlearn.errors import InputError
-from starlearn.query.embeddings import checked_embeddings
+from starlearn.query.diversity import checked_embeddings
 
 SENTENCE_MARKS = ".,;:?。、؟،؛।॥"  # the full-width ones are these after NFKC
 QUOTES = ("\u2018\u2019\u201a\u201b", "\u201c\u201d\u201e\u201f\u00ab\u00bb")
@@ -39,14 +38,6 @@ def normalised_text(text: str) -> str:
     Marks that may carry meaning remain: "-5" is not "5", "50 %" not "50", "5!" not "5", and "[0,
     1)" not "0, 1". A duplicate that is missed is labelled twice. Two questions taken for one would
     lose a question, so these steps are cautious.
-
-    Parameters
-    ----------
-    text : str
-
-    Returns
-    -------
-    str
 
     Examples
     --------
@@ -81,13 +72,7 @@ def _apart(character: str) -> str:
 
 
 def text_digest(*texts: str) -> bytes:
-    """Return 128 bits that are equal for texts whose normalised forms are equal.
-
-    Parameters
-    ----------
-    *texts : str
-        An item's text, or its fields one by one in a fixed order.
-    """
+    """Return 128 bits that are equal for texts, or fields in order, with equal normalised forms."""
     digest = blake2b(digest_size=16)
     for text in map(normalised_text, texts):
         # Lone surrogates, which some JSON readers produce, have no UTF-8 form.
@@ -107,42 +92,14 @@ def split_duplicates(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Split a ranking into distinct items and near-duplicates of better or labelled ones.
 
-    Parameters
-    ----------
-    order : sequence of int, length r
-        Different positions, best first.
-    digests : sequence of length m
-        Of each item, by :func:`text_digest`.
-    embeddings : array-like of shape (m, D), optional
-        Base hidden states; needs `threshold`.
-    threshold : float, optional
-        Above 0, up to 1. An item is a near-duplicate if its cosine similarity to a better distinct
-        item is at least this (less 1e-9, for rounding). An embedding of zeros has no duplicate.
-    labelled : collection of digests
-        Of the labelled items.
-    labelled_embeddings : array-like of shape (a, D), optional
-        Of the labelled items; needs `embeddings`.
+    An item is a near-duplicate if it has the digest of such an item, or if the cosine similarity of
+    their base hidden states is at least the threshold (less 1e-9, for rounding). Embeddings are
+    [m, D], those of the labelled items [a, D]. An embedding of zeros has no duplicate.
 
-    Returns
-    -------
-    distinct, repeated : ndarray
-        Positions, best first; r in total.
-
-    Raises
-    ------
-    InputError
-        When the threshold or a shape cannot be used, or a position comes twice.
-    NotFiniteError
-        When an embedding is NaN or infinite.
-
-    Notes
-    -----
-    Memory: r x D numbers of distinct and a x D of labelled items in double precision, and 256 x
-    (r + a) cosines at a time. Time: r x (r + a) products of D numbers.
+    Memory for r positions: r x D numbers of distinct and a x D of labelled items in double
+    precision, and 256 x (r + a) cosines at a time. Time: r x (r + a) products of D numbers.
     """
     order = np.asarray(order, dtype=np.intp)
-    if len(np.unique(order)) != len(order):
-        raise InputError("The ranking holds a position twice. Give each position once.")
     near = _NearDuplicates(len(order), len(digests), embeddings, threshold, labelled_embeddings)
     seen = set(labelled)
     distinct: list[int] = []
@@ -166,12 +123,6 @@ class _NearDuplicates:
     def __init__(
         self, n: int, n_items: int, embeddings: Any, threshold: float | None, labelled: Any
     ) -> None:
-        if (embeddings is None) != (threshold is None):
-            raise InputError("Near-duplicates by cosine need both `embeddings` and `threshold`.")
-        if labelled is not None and embeddings is None:
-            raise InputError("`labelled_embeddings` need `embeddings` to be compared with.")
-        if threshold is not None and not 0 < threshold <= 1:
-            raise InputError(f"`threshold` must be above 0 and at most 1, got {threshold!r}.")
         self.level = 0.0 if threshold is None else threshold - 1e-9
         self.embeddings: NDArray[Any] | None = None
         self.labelled: Unit = None
@@ -183,11 +134,6 @@ class _NearDuplicates:
         self.distinct = np.empty((n, self.embeddings.shape[1]))
         if labelled is not None and len(labelled):
             labelled = checked_embeddings(labelled, len(labelled), "labelled_embeddings")
-            if labelled.shape[1] != self.embeddings.shape[1]:
-                raise InputError(
-                    f"`labelled_embeddings` are {labelled.shape[1]} wide, `embeddings` "
-                    f"{self.embeddings.shape[1]}. Take both from the same model."
-                )
             self.labelled = normalize(labelled.astype(np.float64))
 
     def walk(self, order: NDArray[np.intp]) -> Iterator[tuple[int, Unit, bool]]:

@@ -47,20 +47,8 @@ class Estimate:
 
 
 def estimate(plan: QueryPlan, n: int) -> Estimate:
-    """Score a sample and estimate the time and memory of the whole query.
+    """Score a sample and estimate the time and memory of a whole query that chooses n items.
 
-    Parameters
-    ----------
-    plan : QueryPlan
-    n : int
-        Items that the query will choose. The number of screened items depends on it.
-
-    Returns
-    -------
-    Estimate
-
-    Notes
-    -----
     Stored base scores take no time. Other stored scores are not considered, so that the rest of an
     interrupted query takes less. Hidden states for diverse batches are not counted. On a GPU the
     first, longest batch may be larger than a sample of a short pool.
@@ -110,13 +98,9 @@ def _seconds(plan: QueryPlan, prompts: list[list[int]], n_passes: int) -> tuple[
     with scorer.ready(), ItemBar("estimate", len(prompts), plan.verbose) as bar:
         began = time.perf_counter()
         scorer.score(prompts, n_passes, bar, plan.seed)
-        _wait()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         return time.perf_counter() - began, bar.seconds.get("base model", 0.0)
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def _peak_mb() -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from starlearn.query.columns import copy_of, empty_like
+from starlearn.query.columns import column, copy_of
 
 Values = NDArray[np.float64]
 Transform = Callable[[Values], Values]
@@ -31,23 +31,10 @@ def exact_sum(parts: Iterable[NDArray[np.floating[Any]]]) -> float:
 
 
 def per_answer(sums: Values, n_tokens: NDArray[np.int64], reduce: str) -> Values:
-    """Return one number per item from sums over answer tokens.
+    """Return one number per item from sums over its answer's tokens, both [m].
 
-    Parameters
-    ----------
-    sums : ndarray of shape (m,)
-    n_tokens : ndarray of shape (m,)
-        Scored tokens of each answer, at least 1.
-    reduce : {"mean", "sum", "residual"}
-        "residual" subtracts the prediction of a linear regression on the number of tokens.
-
-    Returns
-    -------
-    ndarray of shape (m,)
-
-    Notes
-    -----
-    The published code uses sums. Their rank correlation with the length of the answer is about 0.85
+    "residual" subtracts the prediction of a linear regression on the number of tokens. The
+    published code uses sums. Their rank correlation with the length of the answer is about 0.85
     on GSM8K, so they select long answers rather than uncertain ones.
     """
     m, result = len(sums), copy_of(sums)
@@ -66,19 +53,9 @@ def per_answer(sums: Values, n_tokens: NDArray[np.int64], reduce: str) -> Values
 
 
 def scale_of(values: Values, how: str) -> Transform:
-    """Return the function that maps uncertainties to a scale shared by base and full model.
+    """Return the function that maps the uncertainties of a pool to a scale shared by both models.
 
-    Parameters
-    ----------
-    values : ndarray of shape (m,)
-        All values of the pool.
-    how : {"rank", "zscore", "none"}
-        "rank" is the position within the pool from 0 to 1. Equal values get their mean position.
-
-    Returns
-    -------
-    callable
-        Maps values of the pool to the scale.
+    "rank" is the position within the pool from 0 to 1. Equal values get their mean position.
     """
     m = len(values)
     if how == "rank":
@@ -103,26 +80,13 @@ def scale_of(values: Values, how: str) -> Transform:
 
 
 def mixed(base: Values | None, full: Values, base_weight: float, how: str) -> Values:
-    """Return the dynamic uncertainty of each item.
+    """Return the dynamic uncertainty of each item, [m].
 
     u = lambda(t) u_b + (1 - lambda(t)) u_f, arXiv 2403.01165, equation 5. Both terms are brought to
-    one scale first (the published code scales one of them).
-
-    Parameters
-    ----------
-    base : ndarray of shape (m,) or None
-        None is possible where its weight is 0.
-    full : ndarray of shape (m,)
-    base_weight : float
-        lambda(t), from 0 to 1.
-    how : {"rank", "zscore", "none"}
-
-    Returns
-    -------
-    ndarray of shape (m,)
-        In a file where `full` is in a file.
+    one scale first (the published code scales one of them). `base` may be None where its weight
+    lambda(t) is 0.
     """
-    scale_full, result = scale_of(full, how), empty_like(full)
+    scale_full, result = scale_of(full, how), column(len(full))
     for part in pieces(len(full)):
         result[part] = (1 - base_weight) * scale_full(full[part])
     if base is not None and base_weight > 0:

@@ -34,17 +34,7 @@ VARIABLES = 500
 
 
 def row_keys(*columns: Sequence[Sequence[int]]) -> list[bytes]:
-    """Return keys that identify items by their tokens: prompts, or prompts and answers.
-
-    Parameters
-    ----------
-    *columns : sequences of m token sequences
-
-    Returns
-    -------
-    list of bytes, length m
-        16 bytes each.
-    """
+    """Return 16 bytes per item that identify its tokens: of prompts, or of prompts and answers."""
     return [
         blake2b(
             b"".join(
@@ -58,24 +48,11 @@ def row_keys(*columns: Sequence[Sequence[int]]) -> list[bytes]:
 
 
 class ScoreStore:
-    """Rows by space and key, in memory or in a file.
+    """Rows by space and key, in memory up to 256 MB, or in the file ``scores.sqlite`` of a folder.
 
     A space names everything that a row depends on except its item: model, quantisation, task,
     adapter, masks. A name that ends in ``*`` belongs to an adapter, and old ones are dropped.
 
-    Parameters
-    ----------
-    folder : path, optional
-        Folder of ``scores.sqlite``; created if it does not exist. Without it rows are kept in
-        memory, up to 256 MB.
-
-    Raises
-    ------
-    InputError
-        When the folder cannot be written.
-
-    Notes
-    -----
     Every row has a checksum, and a row that fails it is computed again. A file that SQLite reports
     as damaged is moved aside with a warning. All scores in it can be computed again.
     """
@@ -91,19 +68,9 @@ class ScoreStore:
         self._parents: list[sqlite3.Connection] = []
 
     def get(self, space: str, keys: Sequence[bytes], compute: Callable[[list[int]], Row]) -> Row:
-        """Return a row per key; missing rows are computed first, and stored.
+        """Return a row per key, [m, width]; missing rows are computed first, and stored.
 
-        Parameters
-        ----------
-        space : str
-        keys : sequence of bytes, length m
-        compute : callable
-            Takes positions in `keys`, each of a different key. Returns an array of shape (number
-            of positions, width).
-
-        Returns
-        -------
-        ndarray of shape (m, width)
+        `compute` takes positions in `keys`, each of a different key, and returns their rows.
         """
         self._own()
         found = self.known(space, keys)

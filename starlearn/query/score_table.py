@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import entr
+from scipy.special import entr, logsumexp
 
 from starlearn.errors import NotFiniteError, listed
-from starlearn.model.choices import mean_log_probability
 from starlearn.model.free_form import mean_over_passes
 from starlearn.query.columns import column
 from starlearn.query.mixing import mixed, per_answer, pieces
@@ -82,10 +81,6 @@ class ScoreTable:
         found |= {name: np.asarray(values[places]) for name, values in self.columns().items()}
         return ScoreTable(**found, answers=answers)
 
-    def reduced(self, values: Column, reduce: str) -> Column:
-        """Return one number per item from sums over tokens; see `mixing.per_answer`."""
-        return per_answer(values, self.n_tokens, reduce)
-
 
 @dataclass(frozen=True)
 class Uncertainty:
@@ -115,25 +110,16 @@ class Uncertainty:
 def choice_scores(
     log_probabilities: NDArray[np.float64], answers: NDArray[np.int64] | None = None
 ) -> NDArray[np.float64]:
-    """Return scores from distributions over choices.
+    """Return scores from the log-probabilities of choices, [K, m, C] to [m, 4].
 
-    Parameters
-    ----------
-    log_probabilities : ndarray of shape (K, m, C)
-    answers : ndarray of shape (m,), optional
-        Index of the choice that is the answer of each item. By default the likeliest one, by the
-        mean over passes.
-
-    Returns
-    -------
-    ndarray of shape (m, 4)
-        Mean over passes of the entropy in nats, mean over passes of minus the log-probability of
-        the answer, mutual information between answer and pass (0 for one pass), and the answer.
+    They are the mean over passes of the entropy in nats, the mean over passes of minus the
+    log-probability of the answer, the mutual information between answer and pass (0 for one pass),
+    and the index of the answer. By default that is the likeliest choice, by the mean over passes.
     """
     n_passes, n_items, _ = log_probabilities.shape
     probabilities = np.exp(log_probabilities)
     entropies = entr(probabilities).sum(axis=-1)  # [K, m]
-    log_mean = mean_log_probability(log_probabilities)  # [m, C]
+    log_mean = logsumexp(log_probabilities, axis=0) - np.log(n_passes)  # [m, C]
     if answers is None:
         answers = log_mean.argmax(axis=-1)
     # The mean divergence from the mean distribution. The difference of two entropies equals it,
@@ -159,29 +145,16 @@ def combine(
 ) -> Uncertainty:
     """Return the uncertainty of each item: reduced to one number, normalised and mixed.
 
-    Parameters
-    ----------
-    scores : ScoreTable
-        Of m items.
-    positions : sequence of int, length m
-        Row numbers for error messages.
-    acquisition : Acquisition
-    weight : float
-        lambda(t), the weight of the base model.
-    trained : bool
-        False before the first training: only the base model's uncertainty is known then.
-
-    Raises
-    ------
-    NotFiniteError
-        When a score is NaN or infinite.
+    `positions` are row numbers for error messages, and `weight` is lambda(t), that of the base
+    model. Before the first training only the base model's uncertainty is known.
     """
     measure, reduce = acquisition.measure, acquisition.reduce
+    n_tokens = scores.n_tokens
     # The base model has no dropout, and so no mutual information: its entropy is used instead.
     raw = scores.base_log if measure == "predictive_entropy" else scores.base_entropy
-    base = None if raw is None else scores.reduced(raw, reduce)
+    base = None if raw is None else per_answer(raw, n_tokens, reduce)
     if trained or base is None:
-        full = scores.reduced(getattr(scores, MEASURES[measure]), reduce)
+        full = per_answer(getattr(scores, MEASURES[measure]), n_tokens, reduce)
     else:
         full = base
     for part in pieces(len(full)):
@@ -195,16 +168,16 @@ def combine(
                 "weights are broken; nothing was chosen. Try another quantization, or another copy "
                 "of the model."
             )
-    confidence = scores.reduced(scores.log, "mean")
+    confidence = per_answer(scores.log, n_tokens, "mean")
     for part in pieces(len(confidence)):
         confidence[part] = np.exp(-confidence[part])
     return Uncertainty(
         base=base,
         full=full,
         mixed=mixed(base, full, weight if trained else 1.0, acquisition.normalise),
-        entropy=scores.reduced(scores.entropy, reduce),
-        mutual_information=scores.reduced(scores.information, reduce),
-        n_tokens=scores.n_tokens,
+        entropy=per_answer(scores.entropy, n_tokens, reduce),
+        mutual_information=per_answer(scores.information, n_tokens, reduce),
+        n_tokens=n_tokens,
         confidence=confidence,
         answers=scores.answers,
     )

@@ -15,8 +15,7 @@ from starlearn.model.adapter import Adapter, activate, base_only, detach
 from starlearn.model.backbone import Backbone
 from starlearn.model.choices import ChoiceTree, choice_distribution
 from starlearn.model.dropout import MonteCarlo, evaluation_mode, mc_dropout
-from starlearn.model.embedding import prompt_embeddings
-from starlearn.model.forward import Workload
+from starlearn.model.forward import Workload, prompt_embeddings
 from starlearn.model.free_form import answer_scores
 from starlearn.model.generation import generate_answers
 from starlearn.model.memory import renumbered
@@ -63,25 +62,11 @@ class Scorer:
                 yield
 
     def check(self, prompts: Tokens, rows: NDArray[np.intp], n_passes: int) -> None:
-        """Check that these settings can score the items; needs no weights.
+        """Check that these settings can score the items, by their row numbers; needs no weights.
 
         With dropout at the answer only, the answer's tokens attend to stored keys and values of the
         prompt. The attention mask is then the same in all layers, and so cannot apply the sliding
         window of some of them.
-
-        Parameters
-        ----------
-        prompts : sequence of token sequences, length c
-        rows : ndarray of shape (c,)
-            Row numbers for error messages.
-        n_passes : int
-            K.
-
-        Raises
-        ------
-        InputError
-            When dropout acts at the answer only, and prompt and answer may be longer than a sliding
-            window.
         """
         if self.adapter is None or n_passes == 1 or self.acquisition.mc_scope == "all":
             return
@@ -102,21 +87,9 @@ class Scorer:
             )
 
     def score(self, prompts: Tokens, n_passes: int, bar: ItemBar, tie_seed: int) -> ScoreTable:
-        """Score a chunk of a pool; call it inside `ready`.
+        """Score a chunk of a pool in K passes (without dropout if K is 1); call it inside `ready`.
 
-        Parameters
-        ----------
-        prompts : sequence of token sequences, length c
-        n_passes : int
-            K; 1 is one pass without dropout.
-        bar : ItemBar
-        tie_seed : int
-            Seed of the numbers that decide between equal scores.
-
-        Returns
-        -------
-        ScoreTable
-            Of c items.
+        `tie_seed` is the seed of the numbers that decide between equal scores.
         """
         if self.tree is not None:
             base, full, n_tokens, answers = self._choices(self.tree, prompts, n_passes, bar)
@@ -136,9 +109,9 @@ class Scorer:
     def probabilities(
         self, tree: ChoiceTree, prompts: Tokens, bar: ItemBar, n_passes: int = 1
     ) -> Rows:
-        """Return the probability of each of C choices, the mean over K passes, [c, C].
+        """Return the probability of each choice, the mean over K passes, [c, C]; inside `ready`.
 
-        A single pass is without dropout. Call it inside `ready`.
+        A single pass is without dropout.
         """
         with self._work("reading", bar, n_passes) as work:
             numbers = mask_keys(row_keys(prompts))

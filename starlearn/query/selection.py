@@ -6,18 +6,12 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from starlearn.errors import InputError
-
 
 def item_keys(prompts: Sequence[Sequence[int]], seed: int) -> NDArray[np.uint64]:
-    """Return a pseudo-random number per item, from its prompt and the seed.
+    """Return a pseudo-random number per item, [m], from its prompt and the seed.
 
     It decides ties and random draws. The same items are chosen whatever the order of the pool, and
     whatever else is in it.
-
-    Returns
-    -------
-    ndarray of shape (m,)
     """
     salt = seed.to_bytes(8, "big", signed=True)
     digests = (
@@ -32,13 +26,8 @@ def top_n(
 ) -> NDArray[np.intp]:
     """Return the positions of the n largest scores, largest first; ties by key.
 
-    Parameters
-    ----------
-    scores : ndarray of shape (m,)
-        NaN counts as smallest. Scores are equal if they agree after rounding to 9 decimals: the
-        last bits of a matrix product depend on the batch shape.
-    n_instances : int
-    keys : ndarray of shape (m,)
+    NaN counts as smallest. Scores are equal if they agree after rounding to 9 decimals: the last
+    bits of a matrix product depend on the batch shape.
     """
     return _ranking(scores, keys)[:n_instances]
 
@@ -53,26 +42,10 @@ def _ranking(
     return np.lexsort((keys, rounded) if positions is None else (positions, keys, rounded))
 
 
-def _positive(count: int, name: str) -> int:
-    if count < 1:
-        raise InputError(f"{name} must be at least 1, got {count}.")
-    return count
-
-
 class RunningTop:
     """The n largest scores of a pool that is added in pieces, in memory for n and one piece.
 
     The result is that of ``top_n`` for the whole pool, whatever the pieces and their order.
-
-    Parameters
-    ----------
-    n_instances : int
-        n, at least 1.
-
-    Attributes
-    ----------
-    positions, scores, keys : ndarray of shape (min(n, items so far),)
-        Of the best so far, best first.
 
     Examples
     --------
@@ -85,7 +58,7 @@ class RunningTop:
     """
 
     def __init__(self, n_instances: int) -> None:
-        self.n_instances = _positive(n_instances, "n_instances")
+        self.n_instances = n_instances
         self.positions: NDArray[np.intp] = np.empty(0, dtype=np.intp)
         self.scores: NDArray[np.float64] = np.empty(0)
         self.keys: NDArray[np.uint64] = np.empty(0, dtype=np.uint64)
@@ -96,28 +69,12 @@ class RunningTop:
         keys: NDArray[np.uint64],
         positions: NDArray[np.intp],
     ) -> None:
-        """Add a piece of p items.
-
-        Parameters
-        ----------
-        scores, keys : ndarray of shape (p,)
-        positions : ndarray of shape (p,)
-            Positions in the whole pool.
-        """
-        if not len(scores) == len(keys) == len(positions):
-            raise InputError(
-                f"A piece has {len(scores)} scores, {len(keys)} keys and {len(positions)} "
-                "positions. Give one of each for every item."
-            )
-        all_scores = np.concatenate([self.scores, scores])
-        all_keys = np.concatenate([self.keys, np.asarray(keys, dtype=np.uint64)])
-        all_positions = np.concatenate([self.positions, np.asarray(positions, dtype=np.intp)])
-        best = _ranking(all_scores, all_keys, all_positions)[: self.n_instances]
-        self.scores, self.keys, self.positions = (
-            all_scores[best],
-            all_keys[best],
-            all_positions[best],
-        )
+        """Add a piece of p items with these positions in the whole pool."""
+        scores = np.concatenate([self.scores, scores])
+        keys = np.concatenate([self.keys, keys])
+        positions = np.concatenate([self.positions, positions])
+        best = _ranking(scores, keys, positions)[: self.n_instances]
+        self.scores, self.keys, self.positions = scores[best], keys[best], positions[best]
 
     def result(self) -> NDArray[np.intp]:
         """Return the positions of the n largest scores so far, largest first; ties by key."""

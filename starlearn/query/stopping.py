@@ -270,7 +270,8 @@ def exhausted_pool(n_pool: Sequence[int], *, next_labels: int = 1) -> StopAdvice
     if not len(n_pool):
         return _too_early(rule, 0, 1, "rounds with the size of the pool")
     left = int(n_pool[-1])
-    reason = f"{_count(left, 'item')} left in the pool, the next batch needs {next_labels}"
+    items = "1 item" if left == 1 else f"{left} items"
+    reason = f"{items} left in the pool, the next batch needs {next_labels}"
     return StopAdvice(left < next_labels, reason, rule, float(left))
 
 
@@ -350,10 +351,6 @@ def _check(rule: str, **parameters: float) -> None:
 
 def _too_early(rule: str, n_seen: int, n_needed: int, what: str) -> StopAdvice:
     return StopAdvice(False, f"needs {n_needed} {what}, has {n_seen}", rule, float("nan"))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _last(number: int, noun: str) -> str:

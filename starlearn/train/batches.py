@@ -43,23 +43,10 @@ class Example:
 
 
 def layout(training: Training, n_processes: int) -> tuple[int, int]:
-    """Return how P processes compute the examples of one step.
+    """Return how many examples P processes compute at a time, and how many such batches per step.
 
     A step sees `batch_size * gradient_accumulation` examples, as in one process. No process
     computes more than `batch_size` of them at a time.
-
-    Parameters
-    ----------
-    training : Training
-    n_processes : int
-        P.
-
-    Returns
-    -------
-    at_once : int
-        Number of examples that all processes together compute at a time.
-    accumulation : int
-        Number of such batches per step.
     """
     effective = int(training.batch_size * training.gradient_accumulation)
     most = min(int(training.batch_size) * n_processes, effective)

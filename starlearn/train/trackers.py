@@ -14,18 +14,8 @@ class Trackers:
     """transformers' integrations of experiment trackers, which log once per round.
 
     Environment variables decide where they write: TENSORBOARD_LOGGING_DIR, WANDB_PROJECT,
-    WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_SPACE_ID.
-
-    Parameters
-    ----------
-    names : sequence of {"tensorboard", "wandb", "mlflow", "trackio"}
-    settings : mapping
-        Names and numbers that the trackers store with the run, without texts of the pool.
-
-    Raises
-    ------
-    MissingDependencyError
-        When a tracker's library is missing or switched off.
+    WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_SPACE_ID. `settings` are names and numbers that the
+    trackers store with the run, without texts of the pool.
     """
 
     def __init__(self, names: Sequence[str], settings: Mapping[str, Any]) -> None:
@@ -45,10 +35,7 @@ class Trackers:
             callback.on_train_begin(self._arguments, self._state(0), self._control, model=None)
 
     def log(self, t: int, metrics: Mapping[str, float]) -> None:
-        """Log the metrics of round t (0-based) with all trackers.
-
-        A tracker that fails here causes a warning and does not stop the training.
-        """
+        """Log the metrics of round t (0-based); a tracker that fails causes a warning only."""
         state = self._state(t)
         for callback in self._callbacks:
             try:

@@ -65,30 +65,10 @@ def train_adapter(
 ) -> tuple[Adapter, TrainingRecord]:
     """Train an adapter and leave it active on the backbone.
 
-    Parameters
-    ----------
-    examples : sequence of Example, length N
-    seed : int
-        Decides the initial A, the order of the examples and the dropout.
-    start : Adapter or None
-        Continue from these weights; None starts fresh.
-    callbacks : sequence
-        Functions that receive the number of finished steps, and transformers.TrainerCallbacks.
+    The seed decides the initial A, the order of the examples and the dropout. `start` are weights
+    to continue from. When the loss or a weight becomes NaN or infinite, the backbone has no adapter
+    afterwards, and earlier adapters do not change.
 
-    Raises
-    ------
-    ModelMismatchError
-        When `start` was trained on another base model.
-    TrainingDivergedError
-        When the loss or a weight becomes NaN or infinite. The backbone then has no adapter;
-        earlier adapters do not change.
-    OutOfMemoryError
-        When not even one item at a time fits.
-    WorkerError
-        When another process of the program fails.
-
-    Notes
-    -----
     `accelerate launch` can start a program as P processes. Each of them then computes its part of
     every batch, and gradients are summed once per step. The examples of a step, their order and the
     loss are those of one process. Without dropout the adapter is also the same, up to rounding.
@@ -105,8 +85,9 @@ def train_adapter(
     agree(group, backbone, lora, training, examples, seed, start)
     while True:
         try:
-            arguments = (backbone, lora, training, examples, seed, start, verbose, callbacks)
-            return _together(group, *arguments)
+            return _trained(
+                group, backbone, lora, training, examples, seed, start, verbose, callbacks
+            )
         except (RuntimeError, MemoryError) as error:
             if not ran_out(error):
                 raise
@@ -136,18 +117,8 @@ def with_smaller_batches(training: Training, largest: int) -> Training:
     return smaller
 
 
-def _together(
-    group: ProcessGroup, backbone: Backbone, *arguments: Any
-) -> tuple[Adapter, TrainingRecord]:
-    """Train the same adapter in all processes of the program, or fail in all of them."""
-    with SynchronizedBlock(group) as block, backbone.alone():
-        adapter, record = _trained(block, backbone, *arguments)
-    group.agree(lambda: [adapter.digest], "Use GPUs of one kind.")
-    return adapter, record
-
-
 def _trained(
-    block: SynchronizedBlock,
+    group: ProcessGroup,
     backbone: Backbone,
     lora: LoRA,
     training: Training,
@@ -157,40 +128,45 @@ def _trained(
     verbose: int,
     callbacks: Sequence[Any],
 ) -> tuple[Adapter, TrainingRecord]:
-    group = block.group
-    model = attach_fresh(backbone, lora, seed=derived_seed(seed, "adapter"))
-    try:
-        if start is not None:
-            load_state(model, start.state)
-        with (
-            tempfile.TemporaryDirectory(prefix="starlearn-") as scratch,
-            isolated_generators(derived_seed(seed, "training")),
-            tqdm(desc="training", unit="step", disable=not (verbose and group.main)) as bar,
-        ):
-            trainer = _AdapterTrainer(
-                training=training,
-                bar=bar,
-                block=block,
-                model=model,
-                args=_arguments(training, backbone, seed, scratch, group),
-                train_dataset=list(examples),
-                data_collator=Collator(backbone.pad_id, group),
-                callbacks=[*trainer_callbacks(callbacks), _Steps(callbacks if group.main else ())],
-            )
-            check_divisible(trainer, group)
-            trainer.remove_callback(PrinterCallback)  # the bar shows the progress
-            if verbose > 1 and group.main:
-                trainer.add_callback(_Lines(bar, trainer.losses))
-            model.train()
-            with _checkpointing(model, training.gradient_checkpointing):
-                trainer.train()
-        adapter = Adapter.of(lora, backbone.fingerprint, adapter_state(model))
-    except BaseException:
-        # On Ctrl-C too: a partly trained adapter must never answer.
-        detach(backbone)
-        raise
-    model.eval()
-    backbone.active = adapter
+    """Train the same adapter in all processes of the program, or fail in all of them."""
+    with SynchronizedBlock(group) as block, backbone.alone():
+        model = attach_fresh(backbone, lora, seed=derived_seed(seed, "adapter"))
+        try:
+            if start is not None:
+                load_state(model, start.state)
+            with (
+                tempfile.TemporaryDirectory(prefix="starlearn-") as scratch,
+                isolated_generators(derived_seed(seed, "training")),
+                tqdm(desc="training", unit="step", disable=not (verbose and group.main)) as bar,
+            ):
+                trainer = _AdapterTrainer(
+                    training=training,
+                    bar=bar,
+                    block=block,
+                    model=model,
+                    args=_arguments(training, backbone, seed, scratch, group),
+                    train_dataset=list(examples),
+                    data_collator=Collator(backbone.pad_id, group),
+                    callbacks=[
+                        *trainer_callbacks(callbacks),
+                        _Steps(callbacks if group.main else ()),
+                    ],
+                )
+                check_divisible(trainer, group)
+                trainer.remove_callback(PrinterCallback)  # the bar shows the progress
+                if verbose > 1 and group.main:
+                    trainer.add_callback(_Lines(bar, trainer.losses))
+                model.train()
+                with _checkpointing(model, training.gradient_checkpointing):
+                    trainer.train()
+            adapter = Adapter.of(lora, backbone.fingerprint, adapter_state(model))
+        except BaseException:
+            # On Ctrl-C too: a partly trained adapter must never answer.
+            detach(backbone)
+            raise
+        model.eval()
+        backbone.active = adapter
+    group.agree(lambda: [adapter.digest], "Use GPUs of one kind.")
     last = trainer.losses[-max(1, len(trainer.losses) // 10) :]
     return adapter, TrainingRecord(int(trainer.state.global_step), sum(last) / len(last))
 
