@@ -35,22 +35,11 @@ COLUMNS = (
 def choose(
     paths: CampaignPaths, learner: STARLearner, pool: pa.Table, found: Round, engine: Any = None
 ) -> list[Issued]:
-    """Choose the batch of a round among the m items of a pool.
+    """Choose the batch of a round among the m items of a pool, a table with columns id and content.
 
     The learner keeps finished chunks in the campaign folder: after an interruption they are read
     instead of computed. Content and seed break ties between equal scores, so that the same pool
     gives the same batch in any order.
-
-    Parameters
-    ----------
-    paths : CampaignPaths
-    learner : STARLearner
-    pool : pyarrow.Table
-        Columns id and content, m rows.
-    found : Round
-        A round in the state scoring.
-    engine : None, "ray" or RayEngine
-        Which processes score.
     """
     acquisition = learner.acquisition or Acquisition()
     items = fields_of(pool)

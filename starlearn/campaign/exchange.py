@@ -30,25 +30,12 @@ def export_batch(
     round_id: int | None = None,
     annotator: str | None = None,
 ) -> int:
-    """Write a batch with one row per item.
+    """Write a batch with one row per item, and return the number of rows.
 
-    The columns are id, the item's fields, label, annotator, why, campaign.
-
-    Parameters
-    ----------
-    campaign : Campaign
-    path : str or path
-        Ends in ``.csv`` or ``.jsonl``; an existing file is replaced. With ``.json``, the items
-        that still need responses are written as tasks for Label Studio.
-    round_id : int, optional
-        By default the newest round.
-    annotator : str, optional
-        Whose answers the label column holds; by default the resolved labels.
-
-    Returns
-    -------
-    int
-        Number of rows.
+    The columns are id, the item's fields, label, annotator, why, campaign. The label column holds
+    the resolved labels, or the answers of one annotator. `path` ends in ``.csv`` or ``.jsonl``, and
+    an existing file is replaced. With ``.json``, the items that still need responses are written as
+    tasks for Label Studio.
     """
     path = Path(path)
     if _kind(path) == ".json":
@@ -95,25 +82,13 @@ def import_labels(
 ) -> ImportResult:
     """Store the labels of a file, all of them or none; a second import changes nothing.
 
-    Parameters
-    ----------
-    campaign : Campaign
-    path : str or path
-        A ``.csv`` or ``.jsonl`` file with the columns id and label. Rows without a label are
-        left open. The column annotator names who gave the label. Other columns are optional.
-        Or a ``.json`` file that Label Studio has exported.
-    annotator : str
-        The annotator of rows that name none.
-    encoding : str
-        Encoding of the file. It is never guessed.
-    relabel : mapping, optional
-        Choices by their spellings in the file, such as ``{"Yes": "yes"}``.
+    The file is ``.csv`` or ``.jsonl`` with the columns id and label, or a ``.json`` file that Label
+    Studio has exported. Rows without a label are left open. The column annotator names who gave the
+    label; `annotator` is that of rows that name none. Other columns are optional. The encoding is
+    never guessed. `relabel` maps spellings in the file to choices, as in ``{"Yes": "yes"}``.
 
-    Raises
-    ------
-    InputError
-        Naming the lines with ids that were never issued, labels outside the choices, two labels
-        for one item, the text of another item, or rows of another campaign.
+    Raise InputError that names the lines with ids that were never issued, labels outside the
+    choices, two labels for one item, the text of another item, or rows of another campaign.
     """
     path = Path(path)
     if _kind(path) == ".json":

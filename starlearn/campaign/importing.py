@@ -57,22 +57,7 @@ def column_of(name: str) -> str:
 class LabelImport:
     """An import that collects rows and their errors, and stores only when there are no errors.
 
-    Parameters
-    ----------
-    campaign : Campaign
-    annotator : str
-        The annotator of rows that name none.
-    relabel : mapping, optional
-        Choices by their spellings in the rows.
-
-    Attributes
-    ----------
-    items : dict
-        All issued items by their ids.
-    errors : list of str
-        What is wrong, with the place of each row.
-    n_edited : int
-        Rows whose text differs from the issued text.
+    `annotator` is that of rows that name none; `relabel` maps spellings in the rows to choices.
     """
 
     def __init__(
@@ -107,15 +92,10 @@ class LabelImport:
             self._by_text.setdefault(_normalized(item.fields), item.id)
 
     def add_row(self, place: str, row: Row, response: ImportedResponse = PLAIN) -> None:
-        """Add one row; an error is collected, not raised.
+        """Add one row; an error is collected with its place ("line 3"), not raised.
 
-        Parameters
-        ----------
-        place : str
-            Where the row is, such as "line 3".
-        row : dict
-            Columns id and label, and optionally campaign, annotator and the item's fields.
-        response : ImportedResponse
+        The row has the columns id and label, and optionally campaign, annotator and the item's
+        fields.
         """
         try:
             self._add_row(place, row, response)

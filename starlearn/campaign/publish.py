@@ -41,27 +41,9 @@ def publish(
 
     The caller then records the name in the label store. Until then the folder is an orphan.
 
-    Parameters
-    ----------
-    paths : CampaignPaths
-    name : str
-        Name of a new folder among the adapters.
-    write : callable
-        Takes a folder that does not exist yet, and writes all files to it.
-    check : callable
-        Takes that folder, and raises when its files are not what was written.
-    facts : mapping
-        Entries of the manifest besides the checksums, such as the base model's fingerprint.
-
-    Returns
-    -------
-    str
-        SHA-256 of the manifest.
-
-    Raises
-    ------
-    StorageError
-        When the disk is full or fails. No new folder is then visible.
+    `write` takes a folder that does not exist yet and writes all files to it. `check` takes that
+    folder and raises when its files are not what was written. `facts` are entries of the manifest
+    besides the checksums. The result is the SHA-256 of the manifest.
     """
     target = paths.adapter(name)
     scratch = paths.adapters / f".{name}.new"
@@ -138,24 +120,8 @@ def load_published(
 ) -> "STARLearner":
     """Load the learner of a published adapter after all its files are verified.
 
-    Parameters
-    ----------
-    paths : CampaignPaths
-    name, seal : str
-        The adapter's name and the SHA-256 of its manifest, from the label store.
-    campaign : str
-        The campaign's id, which the manifest must name.
-    base : str or None
-        Fingerprint of the campaign's base model.
-    parameters : mapping
-        The arguments of the learner.
-
-    Raises
-    ------
-    UntrustedFileError
-        When a file was changed, or the adapter belongs to another campaign.
-    ModelMismatchError
-        When the base model is another one.
+    The label store has the adapter's name and the SHA-256 of its manifest (`seal`). The manifest
+    must name the campaign's id. `base` is the fingerprint of the campaign's base model.
     """
     from starlearn.campaign.learner_settings import require_base
     from starlearn.learner.estimator import STARLearner
@@ -178,17 +144,8 @@ def load_published(
 def verify(paths: CampaignPaths, name: str, seal: str | None = None) -> dict[str, Any]:
     """Return the manifest of an adapter whose files are exactly those that were published.
 
-    Parameters
-    ----------
-    paths : CampaignPaths
-    name : str
-    seal : str, optional
-        SHA-256 of the manifest, from the label store.
-
-    Raises
-    ------
-    UntrustedFileError
-        When a file is missing, changed, added, or leads out of the folder.
+    Raise UntrustedFileError when a file is missing, changed, added, or leads out of the folder, or
+    when the manifest's SHA-256 is not the `seal` of the label store.
     """
     folder = paths.adapter(name)
     if not folder.exists() and not folder.is_symlink():

@@ -21,13 +21,6 @@ def query(campaign: CampaignFolder, n_instances: int, strict: bool, engine: Any 
 
     Nothing happens while a batch of this size is open: it is the result. A finished batch without
     any label in the campaign leaves nothing to train on, so another batch can follow it.
-
-    Raises
-    ------
-    InputError
-        When a batch of another size is open, or a batch waits for its training.
-    MissingDependencyError
-        When the engine is not installed.
     """
     engine = engine_of(engine) if engine == "ray" else engine
     last = rounds.current(campaign.store)

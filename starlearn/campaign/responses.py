@@ -29,20 +29,9 @@ def choices_of(settings: str) -> list[str] | None:
 
 
 def checked_answer(answer: Any, choices: list[str] | None, folder: str | Path = "FOLDER") -> str:
-    """Return an answer as it is stored.
+    """Return an answer as it is stored; the error names the command that adds a choice.
 
-    Parameters
-    ----------
-    answer : str
-        One of the choices, apart from outer spaces. A free-form answer is stored unchanged.
-    choices : list of str or None
-    folder : path
-        The campaign folder, for the command in the error.
-
-    Raises
-    ------
-    InputError
-        When the answer is not text, is empty, or is not among the choices.
+    Outer spaces of a choice are dropped. A free-form answer is stored unchanged.
     """
     if not isinstance(answer, str):
         raise InputError(
@@ -81,12 +70,8 @@ def checked_name(annotator: Any) -> str:
 def resolved(responses: Iterable[Event], resolution: str) -> dict[str, str]:
     """Return one answer per labelled item, in the order of the latest answers.
 
-    Parameters
-    ----------
-    responses : iterable of Event
-        The current response of each annotator to each item, oldest first. Skips and flags hold
-        no answer.
-    resolution : {"majority", "latest", "unanimous"}
+    `responses` are the current response of each annotator to each item, oldest first. Skips and
+    flags hold no answer.
     """
     votes: dict[str, list[str]] = {}
     for event in responses:

@@ -16,28 +16,8 @@ from starlearn.storage.lock import Lock
 
 
 def restore(folder: str | os.PathLike[str], backup: str | os.PathLike[str] | None = None) -> Path:
-    """Replace the label store by a backup, by default the newest intact one.
+    """Replace the label store by a backup, by default the newest intact one; return that backup.
 
-    Parameters
-    ----------
-    folder : str or path
-        The campaign folder.
-    backup : str or path, optional
-
-    Returns
-    -------
-    Path
-        The backup that was used.
-
-    Raises
-    ------
-    InputError
-        When there is no backup, or the backup belongs to another campaign.
-    CampaignCorruptError
-        When no backup is intact.
-
-    Notes
-    -----
     Later backups are moved to the folder of the damaged files. Otherwise they would count as the
     newest copies of labels that are given after the restore.
     """

@@ -131,13 +131,7 @@ def batch_of(store: Store, round_id: int) -> list[Issued]:
 
 
 def contents(store: Store) -> dict[str, str]:
-    """Return the content of every issued item by its id, verified by its checksum.
-
-    Raises
-    ------
-    CampaignCorruptError
-        When an item was changed.
-    """
+    """Return the content of every issued item by its id, verified by its checksum."""
     found = {}
     for item, content, crc in store.execute("SELECT id, content, crc FROM item"):
         if checksum(item, content) != crc:

@@ -45,13 +45,7 @@ class NewCampaign:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read a TOML file. Relative paths in it are relative to its folder.
-
-    Raises
-    ------
-    InputError
-        When the file cannot be read, is not TOML, or holds an unknown or unusable setting.
-    """
+    """Read and check a TOML file. Relative paths in it are relative to its folder."""
     found = read_toml(path)
     checked_settings(CampaignSettings, found, str(path))
     if "pool" in found:
@@ -62,13 +56,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def new_campaign(values: Mapping[str, Any]) -> NewCampaign:
-    """Make the pool's path, the learner and the options from settings; loads no weights.
-
-    Raises
-    ------
-    InputError
-        Naming the setting that is missing, unknown or unusable.
-    """
+    """Make the pool's path, the learner and the options from settings; loads no weights."""
     settings = checked_settings(CampaignSettings, values, "The settings")
     if settings.pool is None:
         raise InputError("A pool is needed: --pool pool.jsonl (or .csv).")

@@ -25,12 +25,7 @@ MINIMUM_FREE = 10_000_000
 def teach(campaign: CampaignFolder) -> None:
     """Train the adapter of the current round on all labels, and publish it.
 
-    Raises
-    ------
-    InputError
-        When there is no batch, no label, or no response to the batch yet.
-    StorageError
-        When there is no room for three adapters. Checked before the training.
+    Before the training, the room for three adapters is checked.
     """
     # The order of the steps, each followed by its failpoint, makes a kill harmless at any of them:
     # backup, round marked as in training, adapter published, round recorded, journal exported.
@@ -80,13 +75,7 @@ def teach(campaign: CampaignFolder) -> None:
 
 
 def labelled(campaign: CampaignFolder) -> list[tuple[dict[str, str], str]]:
-    """Return the items and resolved labels of the whole campaign, in the order of labelling.
-
-    Raises
-    ------
-    InputError
-        When there is no label.
-    """
+    """Return the items and resolved labels of the whole campaign, in the order of labelling."""
     labels = campaign.labels()
     contents = rounds.contents(campaign.store)
     if not labels:

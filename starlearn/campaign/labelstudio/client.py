@@ -53,13 +53,7 @@ def key_from_environment() -> str:
 
 
 def checked_url(url: str) -> str:
-    """Return the address of a server without a final slash.
-
-    Raises
-    ------
-    InputError
-        When it is not the address of a web server, or holds a password.
-    """
+    """Return the address of a web server without a final slash; it must not hold a password."""
     try:
         parts = urlsplit(url.strip())
         usable = parts.scheme in ("http", "https") and bool(parts.hostname)
@@ -77,16 +71,7 @@ def checked_url(url: str) -> str:
 
 
 class LabelStudioServer:
-    """A Label Studio server.
-
-    Parameters
-    ----------
-    url : str
-        From :func:`checked_url`.
-    key : str
-    transport : httpx.BaseTransport, optional
-        For tests.
-    """
+    """A Label Studio server at an address from `checked_url`; tests give another transport."""
 
     def __init__(self, url: str, key: str, transport: "httpx.BaseTransport | None" = None) -> None:
         self.url, self._key = url, key

@@ -41,13 +41,7 @@ class Prediction:
 
 
 def items_to_send(campaign: Campaign, round_id: int | None = None) -> tuple[int, list[BatchItem]]:
-    """Return a round and those of its items that still need responses.
-
-    Raises
-    ------
-    InputError
-        When there is no batch, or all its items have enough responses.
-    """
+    """Return a round and those of its items that still need responses; InputError without any."""
     last = rounds.current(campaign.store)
     number = round_id if round_id is not None else last.id if last else 0
     batch = campaign.batch(number)
@@ -81,13 +75,7 @@ def stored_predictions(campaign: Campaign, round_id: int) -> dict[str, Predictio
 
 
 def computed_predictions(campaign: Campaign, items: Sequence[BatchItem]) -> dict[str, Prediction]:
-    """Return the newest adapter's answers to items; for choices, with probabilities.
-
-    Raises
-    ------
-    InputError
-        When no adapter is published yet.
-    """
+    """Return the newest adapter's answers to items; for choices, with probabilities."""
     newest = campaign.published()
     if newest is None:
         raise InputError(
@@ -149,21 +137,8 @@ def import_annotations(
     Each state of an annotation is one response of its annotator, in the order of the changes. A
     task that was skipped is a skip. Drafts, predictions and the mark for ground truth are ignored.
 
-    Parameters
-    ----------
-    campaign : Campaign
-    tasks : sequence of LabelStudioTask
-    where, remedy : str
-        The source of the tasks, and the remedy for annotations that cannot be used, for errors.
-    names : mapping, optional
-        Names of annotators by the numbers of users.
-    relabel : mapping, optional
-        Choices by their spellings in annotations.
-
-    Raises
-    ------
-    InputError
-        Naming the annotations that cannot be used, or when no task is of this campaign.
+    Errors name `where` the tasks come from, and the `remedy` for annotations that cannot be used.
+    `names` maps numbers of users to names of annotators, and `relabel` spellings to choices.
     """
     importer = LabelImport(campaign, UNKNOWN_USER, relabel)
     ours = [task for task in tasks if _is_ours(task, importer)]

@@ -24,10 +24,7 @@ LARGEST = 256 * 1024**2
 def export_tasks(campaign: Campaign, path: Path, round_id: int | None = None) -> int:
     """Write the items that need responses as tasks, and the labelling interface as .xml.
 
-    Returns
-    -------
-    int
-        Number of tasks.
+    Return the number of tasks.
     """
     number, items = items_to_send(campaign, round_id)
     predictions = stored_predictions(campaign, number)
@@ -44,11 +41,6 @@ def import_export(
     """Store the annotations of a JSON export of Label Studio: all of them, or none.
 
     An export names users by number only: user 3 becomes the annotator ``user-3``.
-
-    Raises
-    ------
-    InputError
-        When the file is not an export, or annotations in it cannot be used.
     """
     remedy = "Correct them in Label Studio and export again, or map their spellings: --relabel."
     return import_annotations(campaign, read_export(path), str(path), remedy, relabel=relabel)

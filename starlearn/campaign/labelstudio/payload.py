@@ -98,13 +98,7 @@ def parsed(raw: bytes) -> Any:
 
 
 def checked(kind: TypeAdapter[T], value: Any) -> T:
-    """Return a value validated as this type.
-
-    Raises
-    ------
-    InputError
-        Naming the first wrong fields, without their values.
-    """
+    """Return a value validated as this type; InputError names wrong fields without their values."""
     try:
         return kind.validate_python(value)
     except ValidationError as error:

@@ -78,30 +78,10 @@ def push(
 ) -> PushResult:
     """Send the items that need responses to Label Studio, except those that are there.
 
-    Parameters
-    ----------
-    campaign : Campaign
-    url : str, optional
-        Address of the server; by default that of the last push.
-    project : int, optional
-        An existing project. By default that of the last push, else the project that was made for
-        this campaign, else a new one.
-    new : bool
-        Make a new project.
-    predictions : {"stored", "computed", "none"}
-        Show the model's answers from the query, those of the newest adapter, or none, so that no
-        annotator is influenced by a model.
-    round_id : int, optional
-        By default, the newest round.
-    transport : httpx.BaseTransport, optional
-        For tests.
-
-    Raises
-    ------
-    InputError
-        When no item needs responses, key or address are wrong, or the project does not fit.
-    ServerError
-        When the server is down or refuses. The next push sends only what is missing.
+    Address and project default to those of the last push; without one, to the project that was made
+    for this campaign, or a new one. `predictions` shows annotators the model's answers from the
+    query ("stored"), those of the newest adapter ("computed"), or "none", so that no annotator is
+    influenced by a model. After a ServerError, the next push sends only what is missing.
     """
     if new and project is not None:
         raise InputError("Use either the number of a project or a new project, not both.")
@@ -132,22 +112,7 @@ def pull(
 ) -> ImportResult:
     """Store the annotations of a Label Studio project: all of them, or none; each once.
 
-    Parameters
-    ----------
-    campaign : Campaign
-    url, project : optional
-        By default, those of the last push.
-    relabel : mapping, optional
-        Choices by their spellings in annotations.
-    transport : httpx.BaseTransport, optional
-        For tests.
-
-    Raises
-    ------
-    InputError
-        When server or project are unknown, or an annotation cannot be used.
-    ServerError
-        When the server is down, refuses, or returns data that cannot be used.
+    Address and project default to those of the last push. `relabel` maps spellings to choices.
     """
     number = project or _known_project(campaign, url)
     with _server(campaign, url, transport) as server:

@@ -99,15 +99,8 @@ class Pages:
     def refused(self, reason: str, form: dict[str, str], sent: str | None, retry: bool) -> str:
         """Return the page with the reason why a response was not stored, and the response.
 
-        Parameters
-        ----------
-        reason : str
-        form : dict of str
-            The form's fields, to be sent again.
-        sent : str or None
-            The answer or note in it.
-        retry : bool
-            Whether sending it again can succeed.
+        The page has the form's fields, to be sent again if a `retry` can succeed, and the answer or
+        note in it (`sent`).
         """
         return self._filled("refused.html", reason=reason, form=form, sent=sent, retry=retry)
 
