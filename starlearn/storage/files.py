@@ -145,16 +145,12 @@ def require_regular(path: Path) -> None:
         )
 
 
-def file_system_of(path: Path, mounts: str | None = None) -> str:
-    """Return the type of the file system of a path, or "" where it is unknown.
-
-    `mounts` is the table of mounts, in the format of /proc/self/mountinfo.
-    """
-    if mounts is None:
-        try:
-            mounts = MOUNTS.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return ""
+def file_system_of(path: Path) -> str:
+    """Return the type of the file system of a path, or "" where it is unknown."""
+    try:
+        mounts = MOUNTS.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
     where = str(path.resolve())
     best, kind = "", ""
     for line in mounts.splitlines():

@@ -20,7 +20,6 @@ from starlearn.campaign.labelstudio.payload import (
 from starlearn.errors import InputError, MissingDependencyError, ServerError, StarlearnError
 
 if TYPE_CHECKING:
-    import httpx
     from pydantic import TypeAdapter
 
 KEY = "LABEL_STUDIO_API_KEY"
@@ -71,9 +70,9 @@ def checked_url(url: str) -> str:
 
 
 class LabelStudioServer:
-    """A Label Studio server at an address from `checked_url`; tests give another transport."""
+    """A Label Studio server at an address from `checked_url`."""
 
-    def __init__(self, url: str, key: str, transport: "httpx.BaseTransport | None" = None) -> None:
+    def __init__(self, url: str, key: str) -> None:
         self.url, self._key = url, key
         try:
             with warnings.catch_warnings():  # it warns about newer versions of pydantic
@@ -88,7 +87,7 @@ class LabelStudioServer:
         from starlearn.campaign.labelstudio.transport import LimitedTransport, plain_transport
 
         self._http = httpx.Client(
-            transport=LimitedTransport(transport or plain_transport(url), url),
+            transport=LimitedTransport(plain_transport(url), url),
             timeout=SECONDS,
             follow_redirects=False,  # the key must go only to the given address
         )
@@ -185,7 +184,7 @@ class LabelStudioServer:
                 users = self._validated(USERS, self._client.users.list(request_options=ONCE))
         except _ForbiddenError:
             return {}
-        return {user.id: user.email or user.username or f"user-{user.id}" for user in users}
+        return {user.id: user.name for user in users}
 
     def _paged(
         self, request_page: Callable[[int], Any], kind: "TypeAdapter[list[P]]"

@@ -12,7 +12,6 @@ from starlearn.campaign.importing import (
     CAMPAIGN,
     ID,
     LABEL,
-    ImportedResponse,
     ImportResult,
     LabelImport,
     Row,
@@ -157,7 +156,7 @@ def import_annotations(
             continue
         kind = "skip" if note.was_cancelled else "label"
         ms = None if note.lead_time is None else round(1000 * note.lead_time)
-        importer.add_row(place, row, ImportedResponse(kind, uuid_of(task, note), ms))
+        importer.add_row(place, row, kind, uuid_of(task, note), ms)
     if importer.errors:
         raise InputError(
             f"{where}: {len(importer.errors)} annotations cannot be imported: "
@@ -221,7 +220,7 @@ def _answer(note: Annotation, closed: bool) -> str | None:
 
 def _name(user: int | User | None, names: Mapping[int, str]) -> str | None:
     if isinstance(user, User):
-        return user.email or user.username or f"user-{user.id}"
+        return user.name
     return None if user is None else names.get(user, f"user-{user}")
 
 

@@ -38,6 +38,11 @@ class User(Part):
     email: Name | None = None
     username: Name | None = None
 
+    @property
+    def name(self) -> str:
+        """The email or name, or the number where the user has neither."""
+        return self.email or self.username or f"user-{self.id}"
+
 
 class Value(Part):
     """Value of a control of the labelling interface."""

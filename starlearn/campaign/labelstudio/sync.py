@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlearn.campaign import events
 from starlearn.campaign.campaign import BatchItem, Campaign
@@ -28,9 +27,6 @@ from starlearn.campaign.labelstudio.interface import extended, interface
 from starlearn.campaign.labelstudio.payload import LabelStudioTask, Project
 from starlearn.errors import InputError, ServerError, StarlearnError
 
-if TYPE_CHECKING:
-    import httpx
-
 META = "labelstudio"
 """Setting of the label store with address and project. The key is never stored."""
 PIECE_TASKS, PIECE_BYTES = 100, 8 * 1024**2
@@ -51,7 +47,6 @@ class PushResult:
     """Counts of one push."""
 
     link: ProjectLink
-    round: int
     n_new: int
     """Tasks that were sent."""
     n_same: int
@@ -74,7 +69,6 @@ def push(
     new: bool = False,
     predictions: str = "stored",
     round_id: int | None = None,
-    transport: "httpx.BaseTransport | None" = None,
 ) -> PushResult:
     """Send the items that need responses to Label Studio, except those that are there.
 
@@ -89,17 +83,19 @@ def push(
         number, items = items_to_send(campaign, round_id)
         known = _predictions(campaign, number, items, predictions)
         config = interface(items[0].fields, campaign.choices)
-        with _server(campaign, url, transport) as server:
+        with _server(campaign, url) as server:
             found = _project(campaign, server, project, new, config)
             link = ProjectLink(server.url, found.id)
             _remember(campaign, link)
-            _fit(campaign, server, found, items)
+            extension = extended(found.label_config or "", items[0].fields, campaign.choices)
+            if extension is not None:
+                server.set_interface(found.id, extension)
             there = _ids(campaign, server.tasks(found.id, annotations=False))
             sent = [item for item in items if item.id not in there]
             tasks = [task_of(campaign, number, item, known.get(item.id)) for item in sent]
             _send(campaign, server, found.id, tasks)
     n_predictions = sum("predictions" in task for task in tasks)
-    return PushResult(link, number, len(sent), len(items) - len(sent), n_predictions)
+    return PushResult(link, len(sent), len(items) - len(sent), n_predictions)
 
 
 def pull(
@@ -108,14 +104,13 @@ def pull(
     *,
     project: int | None = None,
     relabel: Mapping[str, str] | None = None,
-    transport: "httpx.BaseTransport | None" = None,
 ) -> ImportResult:
     """Store the annotations of a Label Studio project: all of them, or none; each once.
 
     Address and project default to those of the last push. `relabel` maps spellings to choices.
     """
     number = project or _known_project(campaign, url)
-    with _server(campaign, url, transport) as server:
+    with _server(campaign, url) as server:
         tasks = server.tasks(number, annotations=True)
         names = server.names()
     where = f"Project {number} of {server.url}"
@@ -135,16 +130,14 @@ def pull(
     return done
 
 
-def _server(
-    campaign: Campaign, url: str | None, transport: "httpx.BaseTransport | None"
-) -> AbstractContextManager[LabelStudioServer]:
+def _server(campaign: Campaign, url: str | None) -> LabelStudioServer:
     known = link_of(campaign)
     if url is None and known is None:
         raise InputError(
             "The address of Label Studio is unknown. Give it once: --url http://127.0.0.1:8080"
         )
     address = checked_url(url) if url is not None else known.url if known else ""
-    return LabelStudioServer(address, key_from_environment(), transport)
+    return LabelStudioServer(address, key_from_environment())
 
 
 def _known_project(campaign: Campaign, url: str | None) -> int:
@@ -176,15 +169,6 @@ def _project(
 def _remember(campaign: Campaign, link: ProjectLink) -> None:
     with campaign.store.transaction():
         campaign.store.set_meta(**{META: json.dumps(asdict(link))})
-
-
-def _fit(
-    campaign: Campaign, server: LabelStudioServer, found: Project, items: Sequence[BatchItem]
-) -> None:
-    """Add missing choices to a project's interface."""
-    better = extended(found.label_config or "", items[0].fields, campaign.choices)
-    if better is not None:
-        server.set_interface(found.id, better)
 
 
 def _predictions(
