@@ -42,7 +42,7 @@ def choose(
     gives the same batch in any order.
     """
     acquisition = learner.acquisition or Acquisition()
-    items = fields_of(pool)
+    items = [json.loads(content) for content in pool["content"].to_pylist()]
     # An interrupted query with other settings may have left scores that this query does not write.
     paths.round_scores(found.id).unlink(missing_ok=True)
     try:
@@ -62,11 +62,6 @@ def choose(
         )
         for number, row in enumerate(picked.tolist())
     ]
-
-
-def fields_of(table: pa.Table) -> list[dict[str, str]]:
-    """Return the items of a table as dicts of fields."""
-    return [json.loads(content) for content in table["content"].to_pylist()]
 
 
 def _write_scores(

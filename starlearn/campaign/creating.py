@@ -89,12 +89,14 @@ def _write_store(paths: CampaignPaths, meta: dict[str, str], learner: STARLearne
     shutil.rmtree(paths.adapters, ignore_errors=True)
     store = Store.create(paths.unfinished)
     try:
-        adapter = _publish_first(paths, meta["campaign"], learner)
+        name, seal = adapter_name(0, 1), None
+        if hasattr(learner, "adapter_"):  # a trained learner's adapter is that of round 0
+            seal = publish_learner(paths, learner, name, {"campaign": meta["campaign"]})
         with store.transaction():
             store.set_meta(**meta)
-            if adapter is not None:
+            if seal is not None:
                 store.set_meta(base=learner.adapter_.base)
-                rounds.add_first(store, *adapter, n_labels=len(learner.X_training))
+                rounds.add_first(store, name, seal, n_labels=len(learner.X_training))
     finally:
         store.close()
     failpoint("create_store_written")
@@ -102,16 +104,6 @@ def _write_store(paths: CampaignPaths, meta: dict[str, str], learner: STARLearne
         os.rename(paths.unfinished, paths.labels)
         sync(paths.folder)
     failpoint("create_renamed")
-
-
-def _publish_first(
-    paths: CampaignPaths, campaign: str, learner: STARLearner
-) -> tuple[str, str] | None:
-    """Publish a trained learner's adapter as round 0; return its name and manifest."""
-    if not hasattr(learner, "adapter_"):
-        return None
-    name = adapter_name(0, 1)
-    return name, publish_learner(paths, learner, name, {"campaign": campaign})
 
 
 def _read_pool(pool: Any) -> tuple[list[Any], dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.paths import CampaignPaths
-from starlearn.errors import ModelMismatchError, StorageError, UntrustedFileError
+from starlearn.errors import StorageError, UntrustedFileError
 from starlearn.storage.files import (
     file_sha256,
     make_folder,
@@ -110,37 +110,6 @@ def publish_learner(
     return publish(paths, name, write, check, {**facts, "base": learner.adapter_.base})
 
 
-def load_published(
-    paths: CampaignPaths,
-    name: str,
-    seal: str,
-    campaign: str,
-    base: str | None,
-    parameters: Mapping[str, Any],
-) -> "STARLearner":
-    """Load the learner of a published adapter after all its files are verified.
-
-    The label store has the adapter's name and the SHA-256 of its manifest (`seal`). The manifest
-    must name the campaign's id. `base` is the fingerprint of the campaign's base model.
-    """
-    from starlearn.campaign.learner_settings import require_base
-    from starlearn.learner.estimator import STARLearner
-
-    manifest = verify(paths, name, seal)
-    if manifest.get("campaign") != campaign:
-        raise UntrustedFileError(
-            f"The adapter {name} in {paths.folder} belongs to another campaign. Restore the folder "
-            "from a backup."
-        )
-    folder = paths.adapter(name)
-    learner = STARLearner.load(folder, model=parameters["model"])
-    learner.set_params(**parameters)
-    require_base(learner, base)
-    if learner.adapter_.base != manifest.get("base"):
-        raise ModelMismatchError(f"The adapter {folder} was made for another base model.")
-    return learner
-
-
 def verify(paths: CampaignPaths, name: str, seal: str | None = None) -> dict[str, Any]:
     """Return the manifest of an adapter whose files are exactly those that were published.
 
@@ -201,11 +170,6 @@ def remove(path: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def folder_size(folder: Path) -> int:
-    """Return the total size of a folder's files in bytes."""
-    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
 
 
 def _manifest_bytes(path: Path) -> bytes:

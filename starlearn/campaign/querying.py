@@ -94,16 +94,15 @@ def _updated(campaign: CampaignFolder, last: Round, n_instances: int, engine: An
     if isinstance(engine, RayEngine):
         folder = None if engine.folder is None else str(Path(engine.folder).absolute())
         record["engine"] = {**asdict(engine), "folder": folder}
-    with campaign.store.transaction():
-        rounds.change(
-            campaign.store,
-            last.id,
-            state="scoring",
-            n=min(n_instances, campaign.n_left(until=last.seen)),
-            params=_params(campaign),
-            record=record,
-            error=None,
-        )
+    rounds.change(
+        campaign.store,
+        last.id,
+        state="scoring",
+        n=min(n_instances, campaign.n_left(until=last.seen)),
+        params=_params(campaign),
+        record=record,
+        error=None,
+    )
     found = rounds.current(campaign.store)
     return last if found is None else found
 
@@ -117,19 +116,14 @@ def _score_and_issue(campaign: CampaignFolder, found: Round, engine: Any) -> Non
         pool = snapshot.without(campaign.snapshot(), campaign.items_done(until=found.seen))
         batch = batch_scores.choose(campaign.paths, campaign.learner(), pool, found, engine)
     except StarlearnError as error:
-        with campaign.store.transaction():
-            rounds.change(campaign.store, found.id, state="failed", error=str(error))
+        rounds.change(campaign.store, found.id, state="failed", error=str(error))
         raise
+    scores = [issued.score for issued in batch if issued.score is not None]
     record = {
         **found.record,
         "pool": pool.num_rows,
         "query_seconds": perf_counter() - began,
-        "mean_score": _mean([issued.score for issued in batch]),
+        "mean_score": sum(scores) / len(scores) if scores else None,
     }
     rounds.issue(campaign.store, found.id, batch, record)
     failpoint("query_issued")
-
-
-def _mean(scores: list[float | None]) -> float | None:
-    known = [score for score in scores if score is not None]
-    return sum(known) / len(known) if known else None

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -82,12 +81,8 @@ def resolved(responses: Iterable[Event], resolution: str) -> dict[str, str]:
         return {item: given[-1] for item, given in votes.items() if len(set(given)) == 1}
     if resolution == "latest":
         return {item: given[-1] for item, given in votes.items()}
-    return {item: _majority(given) for item, given in votes.items()}
-
-
-def _majority(answers: list[str]) -> str:
-    counts = Counter(answers)
-    return max(reversed(answers), key=lambda answer: counts[answer])
+    # Of equally frequent answers, `max` returns the first one, which is the latest.
+    return {item: max(reversed(given), key=given.count) for item, given in votes.items()}
 
 
 def _hint(answer: str, choices: list[str]) -> str:

@@ -61,13 +61,10 @@ def restore(folder: str | os.PathLike[str], backup: str | os.PathLike[str] | Non
 
 def _newest_intact(candidates: list[Path]) -> tuple[Path, int, str]:
     """Return the first intact backup, its number of events, and its campaign's id."""
-    for number, path in enumerate(candidates, start=1):
-        try:
+    for path in candidates[:-1]:
+        with suppress(StarlearnError, OSError):
             return path, *_facts(path)
-        except (StarlearnError, OSError):
-            if number == len(candidates):
-                raise
-    raise InputError("There is no backup.")
+    return candidates[-1], *_facts(candidates[-1])
 
 
 def _campaign_of(paths: CampaignPaths) -> str | None:

@@ -72,17 +72,13 @@ class Store:
             os.close(handle)
             sync(path.parent)
         store = cls(path, **options)
-        store.build()
-        return store
-
-    def build(self) -> None:
-        """Create the tables of an empty database in one transaction."""
-        with self.transaction():
+        with store.transaction():
             for statement in schema.TABLES:
-                self.execute(statement)
-            self.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-            self.execute(f"PRAGMA user_version = {schema.VERSION}")
-            self.set_meta(tables=self.tables())
+                store.execute(statement)
+            store.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            store.execute(f"PRAGMA user_version = {schema.VERSION}")
+            store.set_meta(tables=store.tables())
+        return store
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False, **options: Any) -> "Store":

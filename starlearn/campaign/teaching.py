@@ -40,15 +40,8 @@ def teach(campaign: CampaignFolder) -> None:
     labels = labelled(campaign)
     _require_room(campaign)
     attempt = _next_attempt(campaign, found)
-    with campaign.store.transaction():
-        rounds.change(
-            campaign.store,
-            found.id,
-            state="training",
-            attempt=attempt,
-            taught=last_event,
-            error=None,
-        )
+    marked = {"state": "training", "attempt": attempt, "taught": last_event, "error": None}
+    rounds.change(campaign.store, found.id, **marked)
     failpoint("teach_marked")
     began = perf_counter()
     try:
@@ -66,8 +59,7 @@ def teach(campaign: CampaignFolder) -> None:
         seal = publish.publish_learner(campaign.paths, learner, name, facts)
     except StarlearnError as error:
         campaign.forget_learner()
-        with campaign.store.transaction():
-            rounds.change(campaign.store, found.id, state="failed", error=str(error))
+        rounds.change(campaign.store, found.id, state="failed", error=str(error))
         raise
     except BaseException:  # also Ctrl-C: the round stays in training, and the next call repeats it
         campaign.forget_learner()
@@ -131,7 +123,8 @@ def _require_room(campaign: CampaignFolder) -> None:
     size = MINIMUM_FREE
     if last is not None and last.adapter is not None:
         folder = campaign.paths.adapter(last.adapter)
-        size = 3 * publish.folder_size(folder) if folder.is_dir() else size
+        if folder.is_dir():
+            size = 3 * sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     require_space(campaign.folder, size, "A training and its adapter")
 
 
@@ -174,16 +167,8 @@ def _record_published(
     campaign: CampaignFolder, round_id: int, name: str, seal: str, record: dict[str, Any]
 ) -> None:
     """Make an adapter the current one in one transaction, then export the journal."""
-    with campaign.store.transaction():
-        rounds.change(
-            campaign.store,
-            round_id,
-            state="published",
-            adapter=name,
-            manifest=seal,
-            record=record,
-            error=None,
-        )
+    values = {"state": "published", "adapter": name, "manifest": seal, "record": record}
+    rounds.change(campaign.store, round_id, **values, error=None)
     failpoint("publish_recorded")
     # The export can be repeated, so it comes after the record.
     _write_journal(campaign)

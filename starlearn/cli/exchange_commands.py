@@ -11,7 +11,6 @@ from starlearn.cli.campaign_commands import (
     Folder,
     command_line,
     opened,
-    opened_to_read,
     print_next,
     print_text,
 )
@@ -52,7 +51,7 @@ def export_command(
 
     A .json file holds the items that still need responses, as tasks for Label Studio.
     """
-    with opened_to_read(folder) as campaign:
+    with opened(folder, to_read=True) as campaign:
         from starlearn.campaign.exchange import export_batch
 
         tasks = file.suffix.lower() == ".json"

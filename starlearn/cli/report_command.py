@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from starlearn.cli.campaign_commands import Folder, Model, opened_to_read, print_text
+from starlearn.cli.campaign_commands import Folder, Model, opened, print_text
 from starlearn.errors import InputError, StorageError
 
 app = typer.Typer()
@@ -40,7 +40,7 @@ def report(
 
     The file holds texts and labels of the campaign. Take care with whom you share it.
     """
-    with opened_to_read(folder, model) as campaign:
+    with opened(folder, model, to_read=True) as campaign:
         from starlearn.campaign.report.annotators import Prices
         from starlearn.campaign.report.held_out import on_test_set, read_test_file
         from starlearn.campaign.report.page import ReportOptions, render

@@ -303,8 +303,7 @@ def test_a_poisoned_store_leads_nowhere(make_campaign, quick, tmp_path):
     campaign.teach()
     outside = quick / "outside"
     shutil.copytree(campaign.paths.adapter("round-0001-1"), outside)
-    with campaign.store.transaction():
-        rounds.change(campaign.store, 1, adapter="../../outside")
+    rounds.change(campaign.store, 1, adapter="../../outside")
     with Campaign.open(quick / "campaign") as again:
         with pytest.warns(UserWarning, match="cannot be the name of an adapter"):
             learner = again.learner()

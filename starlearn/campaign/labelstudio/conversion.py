@@ -67,8 +67,8 @@ def stored_predictions(campaign: Campaign, round_id: int) -> dict[str, Predictio
     scores = campaign.scores(round_id)
     if scores is None:
         return {}
-    published = [r.id for r in rounds.rounds(campaign.store) if r.state == "published"]
-    version = _version(max((number for number in published if number < round_id), default=0))
+    published = [found.id for found in rounds.published(campaign.store) if found.id < round_id]
+    version = _version(max(published, default=0))
     pairs = zip(scores["id"].to_pylist(), scores["answer"].to_pylist(), strict=True)
     return {item: Prediction(answer, version) for item, answer in pairs}
 
