@@ -37,9 +37,7 @@ class Event:
 
 COLUMNS = ", ".join(field.name for field in fields(Event))
 INSERT = f"INSERT INTO event ({COLUMNS}, crc) VALUES ({', '.join('?' * (len(fields(Event)) + 1))})"  # noqa: S608 - names of our own
-LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM event"
 BY_UUID = f"SELECT {COLUMNS} FROM event WHERE uuid = ?"  # noqa: S608
-ROUND_OF = "SELECT max(round) FROM issued WHERE item = ?"
 LAST_RESPONSE = (
     f"SELECT {COLUMNS} FROM event WHERE annotator = ? AND kind <> 'undo' AND NOT EXISTS "  # noqa: S608
     "(SELECT 1 FROM event AS later WHERE later.undoes = event.seq) ORDER BY seq DESC LIMIT 1"
@@ -147,14 +145,14 @@ def current_responses(log: Iterable[Event]) -> list[Event]:
 
 def last_seq(store: Store) -> int:
     """Return the sequence number of the newest event, 0 without events."""
-    return int(store.execute(LAST_SEQ)[0][0])
+    return int(store.execute("SELECT coalesce(max(seq), 0) FROM event")[0][0])
 
 
 def _append_one(store: Store, entry: Entry, undoes: int | None = None) -> Event:
     stored = event_with_uuid(store, entry.uuid)
     if stored is not None:
         return _require_same(stored, entry)
-    ((in_round,),) = store.execute(ROUND_OF, (entry.item,))
+    ((in_round,),) = store.execute("SELECT max(round) FROM issued WHERE item = ?", (entry.item,))
     if in_round is None:
         raise InputError(
             f"Item {entry.item!r:.60} was never issued in this campaign, so it cannot be labelled. "

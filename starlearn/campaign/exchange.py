@@ -183,8 +183,8 @@ def _read_tasks(path: Path) -> list[LabelStudioTask]:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
     if size > LARGEST_EXPORT:
         raise InputError(
-            f"{path} has {size:,} bytes, but at most {LARGEST_EXPORT:,} are read. Export the project "
-            "in parts."
+            f"{path} has {size:,} bytes, but at most {LARGEST_EXPORT:,} are read. Export the "
+            "project in parts."
         )
     try:
         return checked(TASKS, parsed(raw.removeprefix(b"\xef\xbb\xbf")))

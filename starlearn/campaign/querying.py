@@ -13,7 +13,7 @@ from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.folder import CampaignFolder
 from starlearn.campaign.rounds import Round
 from starlearn.distributed.cluster import RayEngine, engine_of
-from starlearn.errors import InputError
+from starlearn.errors import InputError, StarlearnError
 
 
 def query(campaign: CampaignFolder, n_instances: int, strict: bool, engine: Any = None) -> None:
@@ -103,13 +103,11 @@ def _updated(campaign: CampaignFolder, last: Round, n_instances: int, engine: An
         record=record,
         error=None,
     )
-    found = rounds.current(campaign.store)
-    return last if found is None else found
+    return rounds.rounds(campaign.store)[-1]
 
 
 def _score_and_issue(campaign: CampaignFolder, found: Round, engine: Any) -> None:
     from starlearn.campaign import batch_scores, snapshot
-    from starlearn.errors import StarlearnError
 
     began = perf_counter()
     try:

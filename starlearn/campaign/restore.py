@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -80,8 +80,5 @@ def _campaign_of(paths: CampaignPaths) -> str | None:
 
 def _facts(path: Path) -> tuple[int, str]:
     """Return the number of events in a label store, and its campaign's id."""
-    store = Store.open(path, read_only=True)
-    try:
+    with closing(Store.open(path, read_only=True)) as store:
         return events.last_seq(store), store.meta()["campaign"]
-    finally:
-        store.close()

@@ -57,12 +57,11 @@ def teach(campaign: CampaignFolder) -> None:
         name = adapter_name(found.id, attempt)
         facts = {**_facts(campaign, found, last_event), "record": record}
         seal = publish.publish_learner(campaign.paths, learner, name, facts)
-    except StarlearnError as error:
+    except BaseException as error:
         campaign.forget_learner()
-        rounds.change(campaign.store, found.id, state="failed", error=str(error))
-        raise
-    except BaseException:  # also Ctrl-C: the round stays in training, and the next call repeats it
-        campaign.forget_learner()
+        # After Ctrl-C, the round stays in training, and the next call repeats it.
+        if isinstance(error, StarlearnError):
+            rounds.change(campaign.store, found.id, state="failed", error=str(error))
         raise
     _record_published(campaign, found.id, name, seal, record)
     campaign.keep_learner(learner)

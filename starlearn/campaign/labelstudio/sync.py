@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -83,7 +84,7 @@ def push(
         number, items = items_to_send(campaign, round_id)
         known = _predictions(campaign, number, items, predictions)
         config = interface(items[0].fields, campaign.choices)
-        with _server(campaign, url) as server:
+        with closing(_server(campaign, url)) as server:
             found = _project(campaign, server, project, new, config)
             link = ProjectLink(server.url, found.id)
             _remember(campaign, link)
@@ -110,7 +111,7 @@ def pull(
     Address and project default to those of the last push. `relabel` maps spellings to choices.
     """
     number = project or _known_project(campaign, url)
-    with _server(campaign, url) as server:
+    with closing(_server(campaign, url)) as server:
         tasks = server.tasks(number, annotations=True)
         names = server.names()
     where = f"Project {number} of {server.url}"

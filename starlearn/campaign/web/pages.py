@@ -97,11 +97,7 @@ class Pages:
         return self._filled("name.html", suggested=suggested, known=known, problem=problem)
 
     def refused(self, reason: str, form: dict[str, str], sent: str | None, retry: bool) -> str:
-        """Return the page with the reason why a response was not stored, and the response.
-
-        The page has the form's fields, to be sent again if a `retry` can succeed, and the answer or
-        note in it (`sent`).
-        """
+        """Return the page with the reason why a response was not stored, and what was sent."""
         return self._filled("refused.html", reason=reason, form=form, sent=sent, retry=retry)
 
     def _filled(self, name: str, **values: Any) -> str:
