@@ -24,8 +24,7 @@ SCHEMA = pa.schema(
 
 def write_snapshot(path: Path, items: Mapping[str, tuple[str, int, int]]) -> str:
     """Write the output of `unique_items` in its order, and return the SHA-256 of the file."""
-    contents, counts, rows = zip(*items.values(), strict=True) if items else ((), (), ())
-    columns = [list(items), list(contents), list(counts), list(rows)]
+    columns = zip(*((key, *values) for key, values in items.items()), strict=True)
     table = pa.table(dict(zip(SCHEMA.names, columns, strict=True)), schema=SCHEMA)
     return write_table(path, table)
 

@@ -414,16 +414,19 @@ MOUNTS = """22 1 259:1 / / rw,relatime shared:1 - ext4 /dev/root rw
 
 
 def test_remote_file_systems_are_named(tmp_path, monkeypatch):
-    assert files.file_system_of(tmp_path, MOUNTS) == "ext4"
-    assert files.file_system_of(tmp_path.__class__("/home/lab share/a"), MOUNTS) == "nfs4"
-    assert files.file_system_of(tmp_path.__class__("/mnt/windows"), MOUNTS) == "ext4"
-    assert files.file_system_of(tmp_path.__class__("/mnt/win/x"), MOUNTS) == "cifs"
+    table = tmp_path / "mountinfo"
+    table.write_text(MOUNTS, encoding="utf-8")
+    monkeypatch.setattr(files, "MOUNTS", table)
+    assert files.file_system_of(tmp_path) == "ext4"
+    assert files.file_system_of(tmp_path.__class__("/home/lab share/a")) == "nfs4"
+    assert files.file_system_of(tmp_path.__class__("/mnt/windows")) == "ext4"
+    assert files.file_system_of(tmp_path.__class__("/mnt/win/x")) == "cifs"
+    monkeypatch.setattr(files, "MOUNTS", tmp_path / "none")
+    assert files.file_system_of(tmp_path) == ""
     monkeypatch.setattr(files, "file_system_of", lambda path: "nfs4")
     os.chmod(tmp_path, 0o700)
     with pytest.warns(UserWarning, match=r"remote file system \(nfs4\)"):
         files.warn_about_folder(tmp_path)
-    monkeypatch.setattr(files, "MOUNTS", tmp_path / "none")
-    monkeypatch.undo()
 
 
 def test_folders_that_others_may_change(make_campaign, quick):
