@@ -72,13 +72,17 @@ class Store:
             os.close(handle)
             sync(path.parent)
         store = cls(path, **options)
-        with store.transaction():
-            for statement in schema.TABLES:
-                store.execute(statement)
-            store.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-            store.execute(f"PRAGMA user_version = {schema.VERSION}")
-            store.set_meta(tables=store.tables())
+        store.build()
         return store
+
+    def build(self) -> None:
+        """Create the tables of an empty database in one transaction."""
+        with self.transaction():
+            for statement in schema.TABLES:
+                self.execute(statement)
+            self.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            self.execute(f"PRAGMA user_version = {schema.VERSION}")
+            self.set_meta(tables=self.tables())
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False, **options: Any) -> "Store":
