@@ -50,15 +50,7 @@ def open_batch(campaign: Campaign) -> list[BatchItem]:
 
 
 def require_batch(campaign: Campaign) -> None:
-    """Check before the first input that the batch can be labelled.
-
-    Raises
-    ------
-    InputError
-        When there is no batch.
-    CampaignLockedError
-        When another process trains or queries.
-    """
+    """Check before the first input that there is a batch and that the lock can be taken."""
     if not open_batch(campaign):
         raise InputError(f"There is no batch to label now. Type: {campaign.status().next}")
     with campaign.holding("label"):
@@ -83,15 +75,7 @@ def store_action(
 
 
 def last_response(log: list[Event], batch: list[BatchItem], annotator: str) -> Event | None:
-    """Return the annotator's last response that counts; None unless it is to a batch item.
-
-    Parameters
-    ----------
-    log : list of Event
-        All events of the campaign.
-    batch : list of BatchItem
-    annotator : str
-    """
+    """Return the annotator's last response that counts; None unless it is to a batch item."""
     mine = [event for event in events.current_responses(log) if event.annotator == annotator]
     return mine[-1] if mine and mine[-1].item in {item.id for item in batch} else None
 

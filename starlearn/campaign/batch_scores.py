@@ -35,25 +35,14 @@ COLUMNS = (
 def choose(
     paths: CampaignPaths, learner: STARLearner, pool: pa.Table, found: Round, engine: Any = None
 ) -> list[Issued]:
-    """Choose the batch of a round among the m items of a pool.
+    """Choose the batch of a round among the m items of a pool, a table with columns id and content.
 
     The learner keeps finished chunks in the campaign folder: after an interruption they are read
     instead of computed. Content and seed break ties between equal scores, so that the same pool
     gives the same batch in any order.
-
-    Parameters
-    ----------
-    paths : CampaignPaths
-    learner : STARLearner
-    pool : pyarrow.Table
-        Columns id and content, m rows.
-    found : Round
-        A round in the state scoring.
-    engine : None, "ray" or RayEngine
-        Which processes score.
     """
     acquisition = learner.acquisition or Acquisition()
-    items = fields_of(pool)
+    items = [json.loads(content) for content in pool["content"].to_pylist()]
     # An interrupted query with other settings may have left scores that this query does not write.
     paths.round_scores(found.id).unlink(missing_ok=True)
     try:
@@ -73,11 +62,6 @@ def choose(
         )
         for number, row in enumerate(picked.tolist())
     ]
-
-
-def fields_of(table: pa.Table) -> list[dict[str, str]]:
-    """Return the items of a table as dicts of fields."""
-    return [json.loads(content) for content in table["content"].to_pylist()]
 
 
 def _write_scores(

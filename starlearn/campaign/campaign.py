@@ -301,11 +301,11 @@ class Campaign(CampaignFolder):
 
     def status(self) -> Status:
         """Return the state of the campaign and the next command; changes nothing."""
-        return status_of(self.paths, self.store, self.options, self.pool_facts, self.id)
+        return status_of(self)
 
     def history(self) -> list[RoundRecord]:
         """Return a record of each round, oldest first."""
-        return history_of(self.store, self.options["resolution"])
+        return history_of(self)
 
     # Maintenance
 

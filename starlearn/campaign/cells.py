@@ -48,18 +48,7 @@ def write_cells(header: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
 def read_cells(path: Path, text: str, key: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and cells of the header and of each row, all of equal length.
 
-    Parameters
-    ----------
-    path : Path
-        Used in errors only.
-    text : str
-    key : str
-        A column of the header, from which the delimiter is detected.
-
-    Raises
-    ------
-    InputError
-        Naming the line that is not CSV or has too few or too many cells.
+    The delimiter is detected from `key`, a column of the header. `path` is used in errors only.
     """
     csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text, key), strict=True)

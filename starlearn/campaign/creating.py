@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -87,31 +88,20 @@ def _write_store(paths: CampaignPaths, meta: dict[str, str], learner: STARLearne
     for left in (paths.unfinished, Path(f"{paths.unfinished}-journal")):
         left.unlink(missing_ok=True)
     shutil.rmtree(paths.adapters, ignore_errors=True)
-    store = Store.create(paths.unfinished)
-    try:
-        adapter = _publish_first(paths, meta["campaign"], learner)
+    with closing(Store.create(paths.unfinished)) as store:
+        name, seal = adapter_name(0, 1), None
+        if hasattr(learner, "adapter_"):  # a trained learner's adapter is that of round 0
+            seal = publish_learner(paths, learner, name, {"campaign": meta["campaign"]})
         with store.transaction():
             store.set_meta(**meta)
-            if adapter is not None:
+            if seal is not None:
                 store.set_meta(base=learner.adapter_.base)
-                rounds.add_first(store, *adapter, n_labels=len(learner.X_training))
-    finally:
-        store.close()
+                rounds.add_first(store, name, seal, n_labels=len(learner.X_training))
     failpoint("create_store_written")
     with storage_errors(f"writing {paths.labels}"):
         os.rename(paths.unfinished, paths.labels)
         sync(paths.folder)
     failpoint("create_renamed")
-
-
-def _publish_first(
-    paths: CampaignPaths, campaign: str, learner: STARLearner
-) -> tuple[str, str] | None:
-    """Publish a trained learner's adapter as round 0; return its name and manifest."""
-    if not hasattr(learner, "adapter_"):
-        return None
-    name = adapter_name(0, 1)
-    return name, publish_learner(paths, learner, name, {"campaign": campaign})
 
 
 def _read_pool(pool: Any) -> tuple[list[Any], dict[str, Any]]:

@@ -65,11 +65,9 @@ def _pool(campaign: CampaignFolder) -> Iterator[Finding]:
 
 
 def _adapters(campaign: CampaignFolder) -> Iterator[Finding]:
-    for found in rounds.rounds(campaign.store):
-        if found.state != "published" or found.adapter is None:
-            continue
+    for found in rounds.published(campaign.store):
         try:
-            publish.verify(campaign.paths, found.adapter, found.manifest)
+            publish.verify(campaign.paths, str(found.adapter), found.manifest)
         except (StarlearnError, OSError) as error:
             yield Finding(
                 "error",
@@ -98,18 +96,16 @@ def _environment(campaign: CampaignFolder) -> Iterator[Finding]:
             )
 
 
-def _description(path: Path) -> str:
-    if (path / publish.MANIFEST).is_file():
-        return "is complete but belongs to no round, as after a kill or a restored backup"
-    return "was never published"
-
-
 def _leftovers(campaign: CampaignFolder, fix: bool) -> list[Finding]:
     published = {r.adapter for r in rounds.rounds(campaign.store) if r.adapter is not None}
-    left = [(path, _description(path)) for path in publish.orphans(campaign.paths, published)]
-    if fix:
-        for path, _ in left:
+    complete = "is complete but belongs to no round, as after a kill or a restored backup"
+    found = []
+    for path in publish.orphans(campaign.paths, published):
+        what = complete if (path / publish.MANIFEST).is_file() else "was never published"
+        if fix:
             publish.remove(path)
-    remedy = "" if fix else f"starlearn doctor {campaign.folder} --fix"
-    verb = "was removed" if fix else "can be removed"
-    return [Finding("note", f"{path} {what}; it {verb}.", remedy) for path, what in left]
+            found.append(Finding("note", f"{path} {what}; it was removed.", ""))
+        else:
+            remedy = f"starlearn doctor {campaign.folder} --fix"
+            found.append(Finding("note", f"{path} {what}; it can be removed.", remedy))
+    return found

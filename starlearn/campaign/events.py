@@ -37,9 +37,7 @@ class Event:
 
 COLUMNS = ", ".join(field.name for field in fields(Event))
 INSERT = f"INSERT INTO event ({COLUMNS}, crc) VALUES ({', '.join('?' * (len(fields(Event)) + 1))})"  # noqa: S608 - names of our own
-LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM event"
 BY_UUID = f"SELECT {COLUMNS} FROM event WHERE uuid = ?"  # noqa: S608
-ROUND_OF = "SELECT max(round) FROM issued WHERE item = ?"
 LAST_RESPONSE = (
     f"SELECT {COLUMNS} FROM event WHERE annotator = ? AND kind <> 'undo' AND NOT EXISTS "  # noqa: S608
     "(SELECT 1 FROM event AS later WHERE later.undoes = event.seq) ORDER BY seq DESC LIMIT 1"
@@ -71,24 +69,10 @@ def now() -> str:
 
 
 def append(store: Store, entries: Sequence[Entry], per_item: int) -> list[Event]:
-    """Store entries in one transaction; all of them are on the disk when the call returns.
+    """Store entries in one transaction, and return their events.
 
-    Parameters
-    ----------
-    store : Store
-    entries : sequence of Entry
-    per_item : int
-        Number of annotators that each item needs.
-
-    Returns
-    -------
-    list of Event
-        One event per entry; the stored event where an entry's uuid is known.
-
-    Raises
-    ------
-    InputError
-        When an item was never issued, or a uuid was used for another response.
+    All of them are on the disk when the call returns. Where an entry's uuid is known, its event is
+    the stored one. `per_item` is the number of annotators that each item needs.
     """
     with store.transaction():
         events = [_append_one(store, entry) for entry in entries]
@@ -99,12 +83,9 @@ def append(store: Store, entries: Sequence[Entry], per_item: int) -> list[Event]
 
 
 def undo(store: Store, annotator: str, uuid: str | None, per_item: int) -> Event | None:
-    """Undo the annotator's last response that counts.
+    """Undo the annotator's last response that counts, and return the undo.
 
-    Returns
-    -------
-    Event or None
-        The undo; the stored one where the uuid is known; None without a response.
+    The undo is the stored one where the uuid is known, and None without a response.
     """
     with store.transaction():
         stored = event_with_uuid(store, uuid)
@@ -136,13 +117,7 @@ def update_round_states(store: Store, per_item: int) -> None:
 
 
 def events(store: Store, after: int = 0) -> list[Event]:
-    """Return the events after a sequence number, each verified by its checksum.
-
-    Raises
-    ------
-    CampaignCorruptError
-        When an event is missing or changed.
-    """
+    """Return the events after a sequence number, each verified by its checksum."""
     statement = f"SELECT {COLUMNS}, crc FROM event WHERE seq > ? ORDER BY seq"  # noqa: S608
     found = []
     for expected, (*row, crc) in enumerate(store.execute(statement, (after,)), start=after + 1):
@@ -170,14 +145,14 @@ def current_responses(log: Iterable[Event]) -> list[Event]:
 
 def last_seq(store: Store) -> int:
     """Return the sequence number of the newest event, 0 without events."""
-    return int(store.execute(LAST_SEQ)[0][0])
+    return int(store.execute("SELECT coalesce(max(seq), 0) FROM event")[0][0])
 
 
 def _append_one(store: Store, entry: Entry, undoes: int | None = None) -> Event:
     stored = event_with_uuid(store, entry.uuid)
     if stored is not None:
         return _require_same(stored, entry)
-    ((in_round,),) = store.execute(ROUND_OF, (entry.item,))
+    ((in_round,),) = store.execute("SELECT max(round) FROM issued WHERE item = ?", (entry.item,))
     if in_round is None:
         raise InputError(
             f"Item {entry.item!r:.60} was never issued in this campaign, so it cannot be labelled. "

@@ -18,10 +18,20 @@ from starlearn.campaign.importing import (
     Row,
     column_of,
 )
-from starlearn.campaign.labelstudio.export_files import export_tasks, import_export
+from starlearn.campaign.labelstudio.conversion import (
+    import_annotations,
+    items_to_send,
+    stored_predictions,
+    task_of,
+)
+from starlearn.campaign.labelstudio.interface import interface
+from starlearn.campaign.labelstudio.payload import TASKS, LabelStudioTask, checked, parsed
 from starlearn.data.readers import json_rows
 from starlearn.errors import InputError, listed
 from starlearn.storage.files import write_file
+
+LARGEST_EXPORT = 256 * 1024**2
+"""Largest JSON export of Label Studio in bytes; a larger project must be exported in parts."""
 
 
 def export_batch(
@@ -30,33 +40,21 @@ def export_batch(
     round_id: int | None = None,
     annotator: str | None = None,
 ) -> int:
-    """Write a batch with one row per item.
+    """Write a batch with one row per item, and return the number of rows.
 
-    The columns are id, the item's fields, label, annotator, why, campaign.
-
-    Parameters
-    ----------
-    campaign : Campaign
-    path : str or path
-        Ends in ``.csv`` or ``.jsonl``; an existing file is replaced. With ``.json``, the items
-        that still need responses are written as tasks for Label Studio.
-    round_id : int, optional
-        By default the newest round.
-    annotator : str, optional
-        Whose answers the label column holds; by default the resolved labels.
-
-    Returns
-    -------
-    int
-        Number of rows.
+    The columns are id, the item's fields, label, annotator, why, campaign. The label column holds
+    the resolved labels, or the answers of one annotator. `path` ends in ``.csv`` or ``.jsonl``, and
+    an existing file is replaced. With ``.json``, the items that still need responses are written as
+    tasks for Label Studio.
     """
     path = Path(path)
-    if _kind(path) == ".json":
+    kind = _kind(path)
+    if kind == ".json":
         if annotator is not None:
             raise InputError(
                 f"{path}: tasks of Label Studio hold no labels. Leave out the annotator."
             )
-        return export_tasks(campaign, path, round_id)
+        return _write_tasks(campaign, path, round_id)
     batch = campaign.batch(round_id)
     if not batch:
         raise InputError(
@@ -74,7 +72,6 @@ def export_batch(
         values = {column_of(name): item.fields.get(name, "") for name in names}
         own = {LABEL: label, ANNOTATOR: who, WHY: item.reason, CAMPAIGN: campaign.id}
         rows.append({ID: item.id, **values, **own})
-    kind = _kind(path)
     if kind == ".csv":
         header = list(rows[0])
         content = write_cells(header, [[row[name] or "" for name in header] for row in rows])
@@ -95,29 +92,20 @@ def import_labels(
 ) -> ImportResult:
     """Store the labels of a file, all of them or none; a second import changes nothing.
 
-    Parameters
-    ----------
-    campaign : Campaign
-    path : str or path
-        A ``.csv`` or ``.jsonl`` file with the columns id and label. Rows without a label are
-        left open. The column annotator names who gave the label. Other columns are optional.
-        Or a ``.json`` file that Label Studio has exported.
-    annotator : str
-        The annotator of rows that name none.
-    encoding : str
-        Encoding of the file. It is never guessed.
-    relabel : mapping, optional
-        Choices by their spellings in the file, such as ``{"Yes": "yes"}``.
+    The file is ``.csv`` or ``.jsonl`` with the columns id and label, or a ``.json`` file that Label
+    Studio has exported. Such an export names users by number: user 3 is the annotator ``user-3``.
+    Rows without a label are left open. The column annotator names who gave the label; `annotator`
+    is that of rows that name none. Other columns are optional. The encoding is never guessed.
+    `relabel` maps spellings in the file to choices, as in ``{"Yes": "yes"}``.
 
-    Raises
-    ------
-    InputError
-        Naming the lines with ids that were never issued, labels outside the choices, two labels
-        for one item, the text of another item, or rows of another campaign.
+    Raise InputError that names the lines with ids that were never issued, labels outside the
+    choices, two labels for one item, the text of another item, or rows of another campaign.
     """
     path = Path(path)
     if _kind(path) == ".json":
-        return import_export(campaign, path, relabel)
+        tasks = _read_tasks(path)
+        remedy = "Correct them in Label Studio and export again, or map their spellings: --relabel."
+        return import_annotations(campaign, tasks, str(path), remedy, relabel=relabel)
     importer = LabelImport(campaign, annotator, relabel)
     for line, row in _rows(path, encoding):
         importer.add_row(f"line {line}", row)
@@ -172,4 +160,36 @@ def _decoded(path: Path, encoding: str) -> str:
             f"{path}: byte 0x{raw[error.start]:02X} in line {line} is not {encoding}. Save the "
             'file as "CSV UTF-8", or name its encoding: --encoding '
             f"{'utf-16' if wide else 'latin-1'}. Nothing was imported."
+        ) from error
+
+
+def _write_tasks(campaign: Campaign, path: Path, round_id: int | None) -> int:
+    """Write the items that need responses as tasks, and the labelling interface as .xml."""
+    number, items = items_to_send(campaign, round_id)
+    predictions = stored_predictions(campaign, number)
+    tasks = [task_of(campaign, number, item, predictions.get(item.id)) for item in items]
+    config = interface(items[0].fields, campaign.choices)
+    write_file(path, json.dumps(tasks, ensure_ascii=False, indent=1).encode())
+    write_file(path.with_suffix(".xml"), config.encode())
+    return len(tasks)
+
+
+def _read_tasks(path: Path) -> list[LabelStudioTask]:
+    """Read a JSON export of bounded size and depth."""
+    try:
+        size = path.stat().st_size
+        raw = path.read_bytes() if size <= LARGEST_EXPORT else b""
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
+    if size > LARGEST_EXPORT:
+        raise InputError(
+            f"{path} has {size:,} bytes, but at most {LARGEST_EXPORT:,} are read. Export the "
+            "project in parts."
+        )
+    try:
+        return checked(TASKS, parsed(raw.removeprefix(b"\xef\xbb\xbf")))
+    except ValueError as error:
+        raise InputError(
+            f"{path} is not a JSON export of Label Studio ({error!s:.300}). Choose the format "
+            "JSON, not JSON-MIN or CSV. Nothing was imported."
         ) from error

@@ -12,7 +12,7 @@ from starlearn.campaign.paths import CampaignPaths, backup_name
 from starlearn.campaign.responses import choices_of, resolved
 from starlearn.campaign.rounds import Round
 from starlearn.campaign.store import Store
-from starlearn.errors import InputError, StorageError, UntrustedFileError
+from starlearn.errors import InputError, ModelMismatchError, StorageError, UntrustedFileError
 from starlearn.storage.files import make_folder
 from starlearn.storage.lock import WAIT, Lock
 
@@ -161,11 +161,8 @@ class CampaignFolder:
 
     def published(self) -> Round | None:
         """Return the newest round whose adapter is published."""
-        found = self._published_rounds()
+        found = rounds.published(self.store)
         return found[-1] if found else None
-
-    def _published_rounds(self) -> list[Round]:
-        return [found for found in rounds.rounds(self.store) if found.state == "published"]
 
     # The learner
 
@@ -202,7 +199,7 @@ class CampaignFolder:
         UntrustedFileError
             When the adapter of that round is damaged.
         """
-        published = self._published_rounds()
+        published = rounds.published(self.store)
         if round_id is not None:
             by_id = {found.id: found for found in published}
             if round_id not in by_id:
@@ -226,10 +223,25 @@ class CampaignFolder:
         self._learner = None
 
     def _load(self, found: Round) -> "STARLearner":
-        # The label store has both names for every published round.
+        """Load the learner of a published round after all files of its adapter are verified."""
+        from starlearn.campaign.learner_settings import require_base
+        from starlearn.learner.estimator import STARLearner
+
+        # The label store has name and seal of the adapter for every published round.
         name, seal = str(found.adapter), str(found.manifest)
-        base = self.meta.get("base")
-        return publish.load_published(self.paths, name, seal, self.id, base, self.parameters())
+        manifest = publish.verify(self.paths, name, seal)
+        if manifest.get("campaign") != self.id:
+            raise UntrustedFileError(
+                f"The adapter {name} in {self.folder} belongs to another campaign. Restore the "
+                "folder from a backup."
+            )
+        folder, parameters = self.paths.adapter(name), self.parameters()
+        learner = STARLearner.load(folder, model=parameters["model"])
+        learner.set_params(**parameters)
+        require_base(learner, self.meta.get("base"))
+        if learner.adapter_.base != manifest.get("base"):
+            raise ModelMismatchError(f"The adapter {folder} was made for another base model.")
+        return learner
 
     def _newest_learner(self, published: list[Round]) -> "STARLearner":
         from starlearn.campaign.learner_settings import require_base

@@ -34,21 +34,6 @@ class ImportResult:
     """Skips that were stored."""
 
 
-@dataclass(frozen=True)
-class ImportedResponse:
-    """Facts about a response that a file has no columns for."""
-
-    kind: str = "label"
-    """label or skip."""
-    uuid: str | None = None
-    """Identifies the response, so that it is stored once."""
-    ms: int | None = None
-    """Time that the annotator took, in milliseconds."""
-
-
-PLAIN = ImportedResponse()
-
-
 def column_of(name: str) -> str:
     """Return the column of an item's field."""
     return PREFIX + name if name in OWN or name.startswith(PREFIX) else name
@@ -57,22 +42,7 @@ def column_of(name: str) -> str:
 class LabelImport:
     """An import that collects rows and their errors, and stores only when there are no errors.
 
-    Parameters
-    ----------
-    campaign : Campaign
-    annotator : str
-        The annotator of rows that name none.
-    relabel : mapping, optional
-        Choices by their spellings in the rows.
-
-    Attributes
-    ----------
-    items : dict
-        All issued items by their ids.
-    errors : list of str
-        What is wrong, with the place of each row.
-    n_edited : int
-        Rows whose text differs from the issued text.
+    `annotator` is that of rows that name none; `relabel` maps spellings in the rows to choices.
     """
 
     def __init__(
@@ -106,19 +76,21 @@ class LabelImport:
         for item in self.items.values():
             self._by_text.setdefault(_normalized(item.fields), item.id)
 
-    def add_row(self, place: str, row: Row, response: ImportedResponse = PLAIN) -> None:
-        """Add one row; an error is collected, not raised.
+    def add_row(
+        self,
+        place: str,
+        row: Row,
+        kind: str = "label",
+        uuid: str | None = None,
+        ms: int | None = None,
+    ) -> None:
+        """Add one row, a label or a skip; an error is collected with its place, not raised.
 
-        Parameters
-        ----------
-        place : str
-            Where the row is, such as "line 3".
-        row : dict
-            Columns id and label, and optionally campaign, annotator and the item's fields.
-        response : ImportedResponse
+        The row has the columns id and label, and optionally campaign, annotator and the item's
+        fields. A response with a `uuid` is stored once.
         """
         try:
-            self._add_row(place, row, response)
+            self._add_row(place, row, kind, uuid, ms)
         except InputError as error:
             self.errors.append(f"{place}: {error}")
 
@@ -156,8 +128,8 @@ class LabelImport:
         n_same = self.n_same + len(self._entries) - len(new)
         return ImportResult(len(new) - n_skips, n_same, self.n_open, notes, n_skips)
 
-    def _add_row(self, place: str, row: Row, response: ImportedResponse) -> None:
-        if response.uuid in self._known:  # stored before, whatever was stored since
+    def _add_row(self, place: str, row: Row, kind: str, uuid: str | None, ms: int | None) -> None:
+        if uuid in self._known:  # stored before, whatever was stored since
             self.n_same += 1
             return
         key, label = row.get(ID), row.get(LABEL)
@@ -169,7 +141,7 @@ class LabelImport:
         item = self.items[key.strip()]
         self._check_text(item, row)
         answer = None
-        if response.kind == "label":
+        if kind == "label":
             if label is None or (isinstance(label, str) and not label.strip()):
                 self.n_open += 1
                 return
@@ -178,30 +150,19 @@ class LabelImport:
             answer = checked_answer(label, self.choices, self.campaign.folder)
         annotator = checked_name(row.get(ANNOTATOR) or self.annotator)
         before = self._current.get((item.id, annotator))
-        if annotator != self.annotator and response.uuid is None and before not in (None, answer):
+        if annotator != self.annotator and uuid is None and before not in (None, answer):
             # The column names who gave the label that was exported, not who changed it.
             annotator = self.annotator
             self.n_reassigned += 1
-        if (
-            response.uuid is None
-            and answer is not None
-            and self._is_repeated(item, annotator, answer, place)
-        ):
-            return
-        self._entries.append(
-            Entry(response.kind, item.id, annotator, answer, ms=response.ms, uuid=response.uuid)
-        )
-
-    def _is_repeated(self, item: BatchItem, annotator: str, answer: str, place: str) -> bool:
-        """Whether an earlier row holds the same label; InputError when it holds another one."""
-        earlier = self._from_rows.get((item.id, annotator))
-        if earlier is None:
-            self._from_rows[item.id, annotator] = (answer, place)
-        elif earlier[0] != answer:
-            raise InputError(
-                f"item {item.id} is {answer!r:.40} here and {earlier[0]!r:.40} in {earlier[1]}"
-            )
-        return earlier is not None
+        if uuid is None and answer is not None:
+            earlier = self._from_rows.setdefault((item.id, annotator), (answer, place))
+            if earlier[0] != answer:
+                raise InputError(
+                    f"item {item.id} is {answer!r:.40} here and {earlier[0]!r:.40} in {earlier[1]}"
+                )
+            if earlier[1] != place:  # an earlier row holds the same label
+                return
+        self._entries.append(Entry(kind, item.id, annotator, answer, ms=ms, uuid=uuid))
 
     def _check_text(self, item: BatchItem, row: Row) -> None:
         """Raise InputError when the row has the text of another item, as after a bad sort."""

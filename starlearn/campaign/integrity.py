@@ -15,20 +15,8 @@ WAL_SUFFIXES = ("-wal", "-shm")
 def check_files(path: Path, inside: bool = True) -> None:
     """Check a database and its journal before SQLite opens them.
 
-    Parameters
-    ----------
-    path : Path
-    inside : bool
-        Whether to read the header too. It must be False while this process has the database open:
-        closing a second handle of a file releases all POSIX locks of the process on it, also those
-        of SQLite.
-
-    Raises
-    ------
-    CampaignCorruptError
-        When the file is missing, empty, or not a database.
-    StorageError
-        When it is in WAL mode.
+    The header is not read (`inside` is False) while this process has the database open: closing a
+    second handle of a file releases all POSIX locks of the process on it, also those of SQLite.
     """
     journal = path.with_name(f"{path.name}-journal")
     if not path.exists() and not path.is_symlink():

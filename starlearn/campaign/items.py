@@ -34,10 +34,7 @@ def dumped(fields: Mapping[str, str]) -> str:
 def content_of(item: Any, filled: Mapping[str, str], extra: Sequence[str]) -> dict[str, str]:
     """Return an item's fields as text: those of the prompt, and extra ones for annotators.
 
-    Raises
-    ------
-    ValueError
-        When an extra field is missing, or a text is not valid Unicode.
+    Raise ValueError when an extra field is missing, or a text is not valid Unicode.
     """
     content = dict(filled)
     for name in extra:
@@ -55,25 +52,11 @@ def content_of(item: Any, filled: Mapping[str, str], extra: Sequence[str]) -> di
 def unique_items(
     items: Sequence[Any], filled: Sequence[Mapping[str, str]], extra: Sequence[str] = ()
 ) -> dict[str, tuple[str, int, int]]:
-    """Return the different items by their ids.
+    """Return the different items by their ids, in the pool's order.
 
-    Parameters
-    ----------
-    items : sequence of m items
-    filled : sequence of m mappings
-        The fields of each item that the prompt uses, as text.
-    extra : sequence of str
-        Other fields that annotators see. They do not change the id.
-
-    Returns
-    -------
-    dict
-        By id, in the pool's order: content as JSON, number of equal items, first row.
-
-    Raises
-    ------
-    InputError
-        Naming the rows that are not valid Unicode.
+    The values are the content as JSON, the number of equal items, and the first row. `filled` holds
+    the fields of each item that the prompt uses. Annotators also see the `extra` fields, which do
+    not change the id.
     """
     found: dict[str, tuple[str, int, int]] = {}
     complaints = []

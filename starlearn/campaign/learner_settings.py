@@ -24,13 +24,7 @@ FIXED = ("model", "task", "quantization", "random_state")
 
 
 def to_json(learner: STARLearner) -> str:
-    """Return a learner's settings, with a seed and with absolute paths.
-
-    Raises
-    ------
-    InputError
-        When it is not a STARLearner, or a setting cannot be used or written as JSON.
-    """
+    """Return a learner's settings as JSON, with a seed and with absolute paths."""
     if not isinstance(learner, STARLearner):
         raise InputError(
             f"learner must be a STARLearner, got {type(learner).__name__}. Use "
@@ -62,13 +56,7 @@ def parameters_of(settings: str) -> dict[str, Any]:
 
 
 def changed(settings: str, changes: dict[str, Any]) -> str:
-    """Return settings with changes, as in ``set_params(training__learning_rate=1e-4)``.
-
-    Raises
-    ------
-    InputError
-        When a setting is unknown, unusable, or one of `FIXED`.
-    """
+    """Return settings with changes, as in ``set_params(training__learning_rate=1e-4)``."""
     for name in changes:
         if name.partition("__")[0] in FIXED:
             raise InputError(
@@ -99,12 +87,7 @@ def with_choice(settings: str, choice: str) -> str:
 def require_distinct_choices(settings: str, model: str | None = None) -> None:
     """Raise InputError when two choices have the same tokens, so that no model can separate them.
 
-    Parameters
-    ----------
-    settings : str
-        Output of `to_json`.
-    model : str, optional
-        Where the base model is now, if it moved.
+    `settings` is the output of `to_json`; `model` is where the base model is now, if it moved.
     """
     learner = STARLearner(**parameters_of(settings))
     if model is not None:
@@ -115,13 +98,7 @@ def require_distinct_choices(settings: str, model: str | None = None) -> None:
 
 
 def require_base(learner: STARLearner, fingerprint: str | None) -> str:
-    """Return the fingerprint of the learner's base model after it is compared with a known one.
-
-    Raises
-    ------
-    ModelMismatchError
-        When the campaign began with another base model.
-    """
+    """Return the fingerprint of the learner's base model after it is compared with a known one."""
     found = base_of(learner).backbone.fingerprint
     if fingerprint is not None and found != fingerprint:
         raise ModelMismatchError(

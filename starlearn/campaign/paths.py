@@ -16,12 +16,7 @@ def backup_name(n_events: int) -> str:
 
 
 class CampaignPaths:
-    """Paths inside a campaign folder.
-
-    Parameters
-    ----------
-    folder : Path
-    """
+    """Paths inside a campaign folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.paths import CampaignPaths
-from starlearn.errors import ModelMismatchError, StorageError, UntrustedFileError
+from starlearn.errors import StorageError, UntrustedFileError
 from starlearn.storage.files import (
     file_sha256,
     make_folder,
@@ -41,27 +41,9 @@ def publish(
 
     The caller then records the name in the label store. Until then the folder is an orphan.
 
-    Parameters
-    ----------
-    paths : CampaignPaths
-    name : str
-        Name of a new folder among the adapters.
-    write : callable
-        Takes a folder that does not exist yet, and writes all files to it.
-    check : callable
-        Takes that folder, and raises when its files are not what was written.
-    facts : mapping
-        Entries of the manifest besides the checksums, such as the base model's fingerprint.
-
-    Returns
-    -------
-    str
-        SHA-256 of the manifest.
-
-    Raises
-    ------
-    StorageError
-        When the disk is full or fails. No new folder is then visible.
+    `write` takes a folder that does not exist yet and writes all files to it. `check` takes that
+    folder and raises when its files are not what was written. `facts` are entries of the manifest
+    besides the checksums. The result is the SHA-256 of the manifest.
     """
     target = paths.adapter(name)
     scratch = paths.adapters / f".{name}.new"
@@ -128,67 +110,11 @@ def publish_learner(
     return publish(paths, name, write, check, {**facts, "base": learner.adapter_.base})
 
 
-def load_published(
-    paths: CampaignPaths,
-    name: str,
-    seal: str,
-    campaign: str,
-    base: str | None,
-    parameters: Mapping[str, Any],
-) -> "STARLearner":
-    """Load the learner of a published adapter after all its files are verified.
-
-    Parameters
-    ----------
-    paths : CampaignPaths
-    name, seal : str
-        The adapter's name and the SHA-256 of its manifest, from the label store.
-    campaign : str
-        The campaign's id, which the manifest must name.
-    base : str or None
-        Fingerprint of the campaign's base model.
-    parameters : mapping
-        The arguments of the learner.
-
-    Raises
-    ------
-    UntrustedFileError
-        When a file was changed, or the adapter belongs to another campaign.
-    ModelMismatchError
-        When the base model is another one.
-    """
-    from starlearn.campaign.learner_settings import require_base
-    from starlearn.learner.estimator import STARLearner
-
-    manifest = verify(paths, name, seal)
-    if manifest.get("campaign") != campaign:
-        raise UntrustedFileError(
-            f"The adapter {name} in {paths.folder} belongs to another campaign. Restore the folder "
-            "from a backup."
-        )
-    folder = paths.adapter(name)
-    learner = STARLearner.load(folder, model=parameters["model"])
-    learner.set_params(**parameters)
-    require_base(learner, base)
-    if learner.adapter_.base != manifest.get("base"):
-        raise ModelMismatchError(f"The adapter {folder} was made for another base model.")
-    return learner
-
-
 def verify(paths: CampaignPaths, name: str, seal: str | None = None) -> dict[str, Any]:
     """Return the manifest of an adapter whose files are exactly those that were published.
 
-    Parameters
-    ----------
-    paths : CampaignPaths
-    name : str
-    seal : str, optional
-        SHA-256 of the manifest, from the label store.
-
-    Raises
-    ------
-    UntrustedFileError
-        When a file is missing, changed, added, or leads out of the folder.
+    Raise UntrustedFileError when a file is missing, changed, added, or leads out of the folder, or
+    when the manifest's SHA-256 is not the `seal` of the label store.
     """
     folder = paths.adapter(name)
     if not folder.exists() and not folder.is_symlink():
@@ -244,11 +170,6 @@ def remove(path: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def folder_size(folder: Path) -> int:
-    """Return the total size of a folder's files in bytes."""
-    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
 
 
 def _manifest_bytes(path: Path) -> bytes:

@@ -13,7 +13,7 @@ from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.folder import CampaignFolder
 from starlearn.campaign.rounds import Round
 from starlearn.distributed.cluster import RayEngine, engine_of
-from starlearn.errors import InputError
+from starlearn.errors import InputError, StarlearnError
 
 
 def query(campaign: CampaignFolder, n_instances: int, strict: bool, engine: Any = None) -> None:
@@ -21,13 +21,6 @@ def query(campaign: CampaignFolder, n_instances: int, strict: bool, engine: Any 
 
     Nothing happens while a batch of this size is open: it is the result. A finished batch without
     any label in the campaign leaves nothing to train on, so another batch can follow it.
-
-    Raises
-    ------
-    InputError
-        When a batch of another size is open, or a batch waits for its training.
-    MissingDependencyError
-        When the engine is not installed.
     """
     engine = engine_of(engine) if engine == "ray" else engine
     last = rounds.current(campaign.store)
@@ -101,42 +94,34 @@ def _updated(campaign: CampaignFolder, last: Round, n_instances: int, engine: An
     if isinstance(engine, RayEngine):
         folder = None if engine.folder is None else str(Path(engine.folder).absolute())
         record["engine"] = {**asdict(engine), "folder": folder}
-    with campaign.store.transaction():
-        rounds.change(
-            campaign.store,
-            last.id,
-            state="scoring",
-            n=min(n_instances, campaign.n_left(until=last.seen)),
-            params=_params(campaign),
-            record=record,
-            error=None,
-        )
-    found = rounds.current(campaign.store)
-    return last if found is None else found
+    rounds.change(
+        campaign.store,
+        last.id,
+        state="scoring",
+        n=min(n_instances, campaign.n_left(until=last.seen)),
+        params=_params(campaign),
+        record=record,
+        error=None,
+    )
+    return rounds.rounds(campaign.store)[-1]
 
 
 def _score_and_issue(campaign: CampaignFolder, found: Round, engine: Any) -> None:
     from starlearn.campaign import batch_scores, snapshot
-    from starlearn.errors import StarlearnError
 
     began = perf_counter()
     try:
         pool = snapshot.without(campaign.snapshot(), campaign.items_done(until=found.seen))
         batch = batch_scores.choose(campaign.paths, campaign.learner(), pool, found, engine)
     except StarlearnError as error:
-        with campaign.store.transaction():
-            rounds.change(campaign.store, found.id, state="failed", error=str(error))
+        rounds.change(campaign.store, found.id, state="failed", error=str(error))
         raise
+    scores = [issued.score for issued in batch if issued.score is not None]
     record = {
         **found.record,
         "pool": pool.num_rows,
         "query_seconds": perf_counter() - began,
-        "mean_score": _mean([issued.score for issued in batch]),
+        "mean_score": sum(scores) / len(scores) if scores else None,
     }
     rounds.issue(campaign.store, found.id, batch, record)
     failpoint("query_issued")
-
-
-def _mean(scores: list[float | None]) -> float | None:
-    known = [score for score in scores if score is not None]
-    return sum(known) / len(known) if known else None

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,20 +28,9 @@ def choices_of(settings: str) -> list[str] | None:
 
 
 def checked_answer(answer: Any, choices: list[str] | None, folder: str | Path = "FOLDER") -> str:
-    """Return an answer as it is stored.
+    """Return an answer as it is stored; the error names the command that adds a choice.
 
-    Parameters
-    ----------
-    answer : str
-        One of the choices, apart from outer spaces. A free-form answer is stored unchanged.
-    choices : list of str or None
-    folder : path
-        The campaign folder, for the command in the error.
-
-    Raises
-    ------
-    InputError
-        When the answer is not text, is empty, or is not among the choices.
+    Outer spaces of a choice are dropped. A free-form answer is stored unchanged.
     """
     if not isinstance(answer, str):
         raise InputError(
@@ -81,12 +69,8 @@ def checked_name(annotator: Any) -> str:
 def resolved(responses: Iterable[Event], resolution: str) -> dict[str, str]:
     """Return one answer per labelled item, in the order of the latest answers.
 
-    Parameters
-    ----------
-    responses : iterable of Event
-        The current response of each annotator to each item, oldest first. Skips and flags hold
-        no answer.
-    resolution : {"majority", "latest", "unanimous"}
+    `responses` are the current response of each annotator to each item, oldest first. Skips and
+    flags hold no answer.
     """
     votes: dict[str, list[str]] = {}
     for event in responses:
@@ -97,12 +81,8 @@ def resolved(responses: Iterable[Event], resolution: str) -> dict[str, str]:
         return {item: given[-1] for item, given in votes.items() if len(set(given)) == 1}
     if resolution == "latest":
         return {item: given[-1] for item, given in votes.items()}
-    return {item: _majority(given) for item, given in votes.items()}
-
-
-def _majority(answers: list[str]) -> str:
-    counts = Counter(answers)
-    return max(reversed(answers), key=lambda answer: counts[answer])
+    # Of equally frequent answers, `max` returns the first one, which is the latest.
+    return {item: max(reversed(given), key=given.count) for item, given in votes.items()}
 
 
 def _hint(answer: str, choices: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,28 +16,8 @@ from starlearn.storage.lock import Lock
 
 
 def restore(folder: str | os.PathLike[str], backup: str | os.PathLike[str] | None = None) -> Path:
-    """Replace the label store by a backup, by default the newest intact one.
+    """Replace the label store by a backup, by default the newest intact one; return that backup.
 
-    Parameters
-    ----------
-    folder : str or path
-        The campaign folder.
-    backup : str or path, optional
-
-    Returns
-    -------
-    Path
-        The backup that was used.
-
-    Raises
-    ------
-    InputError
-        When there is no backup, or the backup belongs to another campaign.
-    CampaignCorruptError
-        When no backup is intact.
-
-    Notes
-    -----
     Later backups are moved to the folder of the damaged files. Otherwise they would count as the
     newest copies of labels that are given after the restore.
     """
@@ -81,13 +61,10 @@ def restore(folder: str | os.PathLike[str], backup: str | os.PathLike[str] | Non
 
 def _newest_intact(candidates: list[Path]) -> tuple[Path, int, str]:
     """Return the first intact backup, its number of events, and its campaign's id."""
-    for number, path in enumerate(candidates, start=1):
-        try:
+    for path in candidates[:-1]:
+        with suppress(StarlearnError, OSError):
             return path, *_facts(path)
-        except (StarlearnError, OSError):
-            if number == len(candidates):
-                raise
-    raise InputError("There is no backup.")
+    return candidates[-1], *_facts(candidates[-1])
 
 
 def _campaign_of(paths: CampaignPaths) -> str | None:
@@ -103,8 +80,5 @@ def _campaign_of(paths: CampaignPaths) -> str | None:
 
 def _facts(path: Path) -> tuple[int, str]:
     """Return the number of events in a label store, and its campaign's id."""
-    store = Store.open(path, read_only=True)
-    try:
+    with closing(Store.open(path, read_only=True)) as store:
         return events.last_seq(store), store.meta()["campaign"]
-    finally:
-        store.close()

@@ -61,6 +61,11 @@ def rounds(store: Store) -> list[Round]:
     return [_round(store, row) for row in store.execute(f"{SELECT} ORDER BY id")]
 
 
+def published(store: Store) -> list[Round]:
+    """Return the rounds whose adapter is published, oldest first."""
+    return [found for found in rounds(store) if found.state == "published"]
+
+
 def current(store: Store) -> Round | None:
     """Return the newest round; None before the first."""
     found = store.execute(f"{SELECT} ORDER BY id DESC LIMIT 1")
@@ -77,9 +82,7 @@ def begin(store: Store, n: int, params: dict[str, Any]) -> Round:
             "VALUES (?, 'scoring', ?, ?, ?, ?, ?)",
             values,
         )
-    found = current(store)
-    assert found is not None  # noqa: S101 - for the type checker: it was just written
-    return found
+    return rounds(store)[-1]
 
 
 def add_first(store: Store, adapter: str, manifest: str, n_labels: int) -> None:
@@ -92,11 +95,13 @@ def add_first(store: Store, adapter: str, manifest: str, n_labels: int) -> None:
 
 
 def change(store: Store, round_id: int, **values: Any) -> None:
-    """Write columns of a round; call it inside a transaction."""
-    if "record" in values:
-        values["record"] = json.dumps(values["record"])
-    if "params" in values:
-        values["params"] = json.dumps(values["params"])
+    """Write columns of a round in one transaction."""
+    with store.transaction():
+        _write(store, round_id, values)
+
+
+def _write(store: Store, round_id: int, values: dict[str, Any]) -> None:
+    values |= {key: json.dumps(values[key]) for key in ("record", "params") if key in values}
     columns = ", ".join(f"{name} = :{name}" for name in values)
     store.execute(
         f"UPDATE round SET {columns}, changed = :now WHERE id = :id",  # noqa: S608 - our own names
@@ -116,7 +121,7 @@ def issue(store: Store, round_id: int, batch: Sequence[Issued], record: dict[str
                 "INSERT INTO issued VALUES (?, ?, ?, ?, ?)",
                 (round_id, issued.item, issued.place, issued.score, issued.reason),
             )
-        change(store, round_id, state="issued", record=record, error=None)
+        _write(store, round_id, {"state": "issued", "record": record, "error": None})
 
 
 def batch_of(store: Store, round_id: int) -> list[Issued]:
@@ -131,13 +136,7 @@ def batch_of(store: Store, round_id: int) -> list[Issued]:
 
 
 def contents(store: Store) -> dict[str, str]:
-    """Return the content of every issued item by its id, verified by its checksum.
-
-    Raises
-    ------
-    CampaignCorruptError
-        When an item was changed.
-    """
+    """Return the content of every issued item by its id, verified by its checksum."""
     found = {}
     for item, content, crc in store.execute("SELECT id, content, crc FROM item"):
         if checksum(item, content) != crc:

@@ -35,13 +35,7 @@ class CampaignSettings(Strict):
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read a TOML file. Relative paths in it are relative to its folder.
-
-    Raises
-    ------
-    InputError
-        When the file cannot be read, is not TOML, or holds an unknown or unusable setting.
-    """
+    """Read and check a TOML file. Relative paths in it are relative to its folder."""
     found = read_toml(path)
     checked_settings(CampaignSettings, found, str(path))
     if "pool" in found:
@@ -52,13 +46,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def new_campaign(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of ``Campaign.create`` from settings; loads no weights.
-
-    Raises
-    ------
-    InputError
-        Naming the setting that is missing, unknown or unusable.
-    """
+    """Return the arguments of ``Campaign.create`` from settings; loads no weights."""
     settings = checked_settings(CampaignSettings, values, "The settings")
     if settings.pool is None:
         raise InputError("A pool is needed: --pool pool.jsonl (or .csv).")

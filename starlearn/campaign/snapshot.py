@@ -23,34 +23,14 @@ SCHEMA = pa.schema(
 
 
 def write_snapshot(path: Path, items: Mapping[str, tuple[str, int, int]]) -> str:
-    """Write unique items in the pool's order, and return the SHA-256 of the file.
-
-    Parameters
-    ----------
-    path : Path
-    items : mapping
-        By id: content as JSON, number of equal items, first row; from
-        :func:`starlearn.campaign.items.unique_items`.
-    """
-    contents, counts, rows = zip(*items.values(), strict=True) if items else ((), (), ())
-    columns = [list(items), list(contents), list(counts), list(rows)]
+    """Write the output of `unique_items` in its order, and return the SHA-256 of the file."""
+    columns = zip(*((key, *values) for key, values in items.items()), strict=True)
     table = pa.table(dict(zip(SCHEMA.names, columns, strict=True)), schema=SCHEMA)
     return write_table(path, table)
 
 
 def read_snapshot(path: Path, sha256: str) -> pa.Table:
-    """Read the snapshot after its SHA-256 is verified.
-
-    Returns
-    -------
-    pyarrow.Table
-        Columns id, content, count, row; m rows.
-
-    Raises
-    ------
-    CampaignCorruptError
-        When the file is missing or changed.
-    """
+    """Return the snapshot, m rows with columns id, content, count, row, if its SHA-256 is right."""
     if not path.is_file() or path.is_symlink() or file_sha256(path) != sha256:
         raise CampaignCorruptError(
             f"{path} is missing or is not the snapshot of the pool that was written (its SHA-256 "

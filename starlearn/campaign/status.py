@@ -4,14 +4,12 @@ import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from starlearn.campaign import events, rounds
 from starlearn.campaign.events import Event
-from starlearn.campaign.paths import CampaignPaths
+from starlearn.campaign.folder import CampaignFolder
 from starlearn.campaign.responses import resolved
 from starlearn.campaign.rounds import Round
-from starlearn.campaign.store import Store
 from starlearn.storage.lock import holder
 
 
@@ -72,26 +70,24 @@ class RoundRecord:
     changed: str
 
 
-def status_of(
-    paths: CampaignPaths,
-    store: Store,
-    options: dict[str, Any],
-    facts: dict[str, Any],
-    campaign: str,
-) -> Status:
+MEASUREMENTS = ("n_labels", "mean_score", "query_seconds", "teach_seconds", "train_loss")
+
+
+def status_of(campaign: CampaignFolder) -> Status:
     """Return the status of a campaign."""
+    store, options, facts = campaign.store, campaign.options, campaign.pool_facts
     responses = events.current_responses(events.events(store))
     last = rounds.current(store)
     batch = rounds.batch_of(store, last.id) if last else []
     n_responses = Counter(event.item for event in responses)
     done = sum(n_responses[issued.item] >= options["per_item"] for issued in batch)
-    published = [found for found in rounds.rounds(store) if found.state == "published"]
-    held_by = holder(paths.lock)
+    published = campaign.published()
+    held_by = holder(campaign.paths.lock)
     labelled = resolved(responses, options["resolution"])
     left = facts["n_items"] - facts["n_known"] - len(n_responses)
     return Status(
-        folder=str(paths.folder),
-        campaign=campaign,
+        folder=str(campaign.folder),
+        campaign=campaign.id,
         n_items=facts["n_items"],
         n_duplicates=facts["n_rows"] - facts["n_items"],
         n_labelled=len(labelled),
@@ -102,10 +98,10 @@ def status_of(
         skipped=len({event.item for event in responses if event.kind == "skip"}),
         flagged=len({event.item for event in responses if event.kind == "flag"}),
         annotators=dict(Counter(event.annotator for event in responses)),
-        adapter=published[-1].adapter if published else None,
+        adapter=published.adapter if published else None,
         error=last.error if last else None,
         holder=str(held_by) if held_by else None,
-        next=next_command(paths.folder, last, len(batch), left, len(labelled)),
+        next=next_command(campaign.folder, last, len(batch), left, len(labelled)),
     )
 
 
@@ -136,22 +132,18 @@ def _engine(last: Round) -> str:
     return " " + shlex.join(["--engine", "ray", *options])
 
 
-def history_of(store: Store, resolution: str) -> list[RoundRecord]:
+def history_of(campaign: CampaignFolder) -> list[RoundRecord]:
     """Return a record of each round, oldest first."""
-    log = events.events(store)
-    answered = resolved(events.current_responses(log), resolution)
+    store, log = campaign.store, events.events(campaign.store)
+    answered = resolved(events.current_responses(log), campaign.options["resolution"])
     return [
         RoundRecord(
             round=found.id,
             state=found.state,
             n_instances=found.n,
             n_answered=sum(i.item in answered for i in rounds.batch_of(store, found.id)),
-            n_labels=found.record.get("n_labels"),
             adapter=found.adapter,
-            mean_score=found.record.get("mean_score"),
-            query_seconds=found.record.get("query_seconds"),
-            teach_seconds=found.record.get("teach_seconds"),
-            train_loss=found.record.get("train_loss"),
+            **{name: found.record.get(name) for name in MEASUREMENTS},
             label_seconds=_label_seconds(log, found.id),
             error=found.error,
             began=found.began,

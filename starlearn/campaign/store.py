@@ -44,16 +44,9 @@ def connect(path: Path, read_only: bool = False) -> Any:
 class Store:
     """A connection to a label store, with verified settings and plain errors.
 
-    Parameters
-    ----------
-    path : Path
-        The database.
-    read_only : bool
-        Never write, not even to roll back after a crash.
-    connect : callable
-        Makes the connection; tests use one with a simulated disk.
-    pragmas : mapping
-        Settings of the connection, and the values that SQLite must report.
+    A read-only store is never written, not even to roll back after a crash. `connect` makes the
+    connection; tests use one with a simulated disk. `pragmas` are settings of the connection, and
+    the values that SQLite must report.
     """
 
     def __init__(
@@ -95,14 +88,9 @@ class Store:
     def open(cls, path: Path, *, read_only: bool = False, **options: Any) -> "Store":
         """Open and check a database of this version or an older one.
 
-        Raises
-        ------
-        InputError
-            When a newer starlearn has written it.
-        CampaignCorruptError
-            When it is missing, truncated, damaged, or not a label store.
-        StorageError
-            When it is not writable, or is in WAL mode.
+        Raise InputError when a newer starlearn has written it, CampaignCorruptError when it is
+        missing, damaged, or not a label store, and StorageError when it is not writable or is in
+        WAL mode.
         """
         with _opening:
             check_files(path, inside=not any(store._holds(path) for store in _open))
@@ -119,17 +107,7 @@ class Store:
     # Statements and transactions
 
     def execute(self, statement: str, values: Values = ()) -> list[Row]:
-        """Run one statement with bound values, and return its rows.
-
-        Raises
-        ------
-        StorageError
-            When the disk is full, read-only or failing.
-        CampaignLockedError
-            When another process is writing.
-        CampaignCorruptError
-            When the database is damaged.
-        """
+        """Run one statement with bound values, and return its rows; SQLite's errors become ours."""
         with self._mutex:
             self._require_usable()
             try:
@@ -153,13 +131,7 @@ class Store:
                 raise
 
     def meta(self) -> dict[str, str]:
-        """Return the settings of the campaign.
-
-        Raises
-        ------
-        CampaignCorruptError
-            When a value was changed.
-        """
+        """Return the settings of the campaign, each verified by its checksum."""
         found = {}
         for key, value, crc in self.execute("SELECT key, value, crc FROM meta"):
             if checksum(key, value) != crc:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shlex
+from dataclasses import asdict
 from hashlib import sha256
 from time import perf_counter
 from typing import Any
@@ -10,14 +11,15 @@ from typing import Any
 from starlearn.campaign import events, publish, rounds
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.folder import CampaignFolder
-from starlearn.campaign.journal import write_journal
 from starlearn.campaign.publish import adapter_name
 from starlearn.campaign.rounds import Round
+from starlearn.campaign.store import checksum
 from starlearn.data.containers import as_labels, object_array
 from starlearn.errors import InputError, StarlearnError, StorageError, UntrustedFileError
 from starlearn.learner.estimator import STARLearner
-from starlearn.storage.files import file_sha256, require_space
+from starlearn.storage.files import file_sha256, make_folder, require_space, write_file
 
+JOURNAL = "labels.jsonl"
 MINIMUM_FREE = 10_000_000
 """Bytes that must be free before the first training, when the size of an adapter is unknown."""
 
@@ -25,12 +27,7 @@ MINIMUM_FREE = 10_000_000
 def teach(campaign: CampaignFolder) -> None:
     """Train the adapter of the current round on all labels, and publish it.
 
-    Raises
-    ------
-    InputError
-        When there is no batch, no label, or no response to the batch yet.
-    StorageError
-        When there is no room for three adapters. Checked before the training.
+    Before the training, the room for three adapters is checked.
     """
     # The order of the steps, each followed by its failpoint, makes a kill harmless at any of them:
     # backup, round marked as in training, adapter published, round recorded, journal exported.
@@ -43,15 +40,8 @@ def teach(campaign: CampaignFolder) -> None:
     labels = labelled(campaign)
     _require_room(campaign)
     attempt = _next_attempt(campaign, found)
-    with campaign.store.transaction():
-        rounds.change(
-            campaign.store,
-            found.id,
-            state="training",
-            attempt=attempt,
-            taught=last_event,
-            error=None,
-        )
+    marked = {"state": "training", "attempt": attempt, "taught": last_event, "error": None}
+    rounds.change(campaign.store, found.id, **marked)
     failpoint("teach_marked")
     began = perf_counter()
     try:
@@ -67,26 +57,18 @@ def teach(campaign: CampaignFolder) -> None:
         name = adapter_name(found.id, attempt)
         facts = {**_facts(campaign, found, last_event), "record": record}
         seal = publish.publish_learner(campaign.paths, learner, name, facts)
-    except StarlearnError as error:
+    except BaseException as error:
         campaign.forget_learner()
-        with campaign.store.transaction():
+        # After Ctrl-C, the round stays in training, and the next call repeats it.
+        if isinstance(error, StarlearnError):
             rounds.change(campaign.store, found.id, state="failed", error=str(error))
-        raise
-    except BaseException:  # also Ctrl-C: the round stays in training, and the next call repeats it
-        campaign.forget_learner()
         raise
     _record_published(campaign, found.id, name, seal, record)
     campaign.keep_learner(learner)
 
 
 def labelled(campaign: CampaignFolder) -> list[tuple[dict[str, str], str]]:
-    """Return the items and resolved labels of the whole campaign, in the order of labelling.
-
-    Raises
-    ------
-    InputError
-        When there is no label.
-    """
+    """Return the items and resolved labels of the whole campaign, in the order of labelling."""
     labels = campaign.labels()
     contents = rounds.contents(campaign.store)
     if not labels:
@@ -140,7 +122,8 @@ def _require_room(campaign: CampaignFolder) -> None:
     size = MINIMUM_FREE
     if last is not None and last.adapter is not None:
         folder = campaign.paths.adapter(last.adapter)
-        size = 3 * publish.folder_size(folder) if folder.is_dir() else size
+        if folder.is_dir():
+            size = 3 * sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     require_space(campaign.folder, size, "A training and its adapter")
 
 
@@ -183,17 +166,20 @@ def _record_published(
     campaign: CampaignFolder, round_id: int, name: str, seal: str, record: dict[str, Any]
 ) -> None:
     """Make an adapter the current one in one transaction, then export the journal."""
-    with campaign.store.transaction():
-        rounds.change(
-            campaign.store,
-            round_id,
-            state="published",
-            adapter=name,
-            manifest=seal,
-            record=record,
-            error=None,
-        )
+    values = {"state": "published", "adapter": name, "manifest": seal, "record": record}
+    rounds.change(campaign.store, round_id, **values, error=None)
     failpoint("publish_recorded")
     # The export can be repeated, so it comes after the record.
-    write_journal(campaign.store, campaign.paths.exports, campaign.id)
+    _write_journal(campaign)
     failpoint("teach_exported")
+
+
+def _write_journal(campaign: CampaignFolder) -> None:
+    """Copy all events, with their items' fields and a checksum, to JSON lines for emergencies."""
+    contents = rounds.contents(campaign.store)
+    lines = []
+    for event in events.events(campaign.store):
+        row = {"campaign": campaign.id, **asdict(event), "fields": json.loads(contents[event.item])}
+        lines.append(json.dumps({**row, "crc": checksum(row)}, ensure_ascii=False) + "\n")
+    make_folder(campaign.paths.exports)
+    write_file(campaign.paths.exports / JOURNAL, "".join(lines).encode())

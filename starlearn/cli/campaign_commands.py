@@ -66,7 +66,7 @@ def reporting(folder: Path) -> Iterator[None]:
 def _reporting(kept: Callable[[], str]) -> Iterator[None]:
     console = make_console(stderr=True)
 
-    def show(
+    def show_warning(
         message: Warning | str,
         category: type[Warning],
         filename: str,
@@ -78,29 +78,21 @@ def _reporting(kept: Callable[[], str]) -> Iterator[None]:
 
     with exit_on_error(kept), warnings.catch_warnings():
         warnings.filterwarnings("always", category=UserWarning)
-        warnings.showwarning = show
+        warnings.showwarning = show_warning
         yield
 
 
 @contextmanager
-def opened(folder: Path, model: str | None = None) -> Iterator["Campaign"]:
-    """Open a campaign for a command."""
-    with reporting(folder):
-        from starlearn.campaign.campaign import Campaign
-
-        with Campaign.open(folder, model=model) as campaign:
-            yield campaign
-
-
-@contextmanager
-def opened_to_read(folder: Path, model: str | None = None) -> Iterator["Campaign"]:
-    """Open a campaign for a command that only reads; the folder need not be writable."""
+def opened(folder: Path, model: str | None = None, to_read: bool = False) -> Iterator["Campaign"]:
+    """Open a campaign for a command; `to_read`: the folder need not be writable."""
     with reporting(folder):
         from starlearn.campaign.campaign import Campaign
 
         try:
             campaign = Campaign.open(folder, model=model)
         except StorageError:
+            if not to_read:
+                raise
             campaign = Campaign.open(folder, model=model, read_only=True)
         with campaign:
             yield campaign
@@ -260,7 +252,7 @@ def status_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the state of the campaign and the next command; changes nothing."""
-    with opened_to_read(folder) as campaign:
+    with opened(folder, to_read=True) as campaign:
         found, history = campaign.status(), campaign.history()
         if as_json:
             typer.echo(json.dumps({**asdict(found), "history": [asdict(r) for r in history]}))

@@ -12,7 +12,6 @@ from starlearn.cli.campaign_commands import (
     Overwrite,
     command_line,
     opened,
-    opened_to_read,
     show,
     show_next,
 )
@@ -50,7 +49,7 @@ def export_command(
 
     A .json file holds the items that still need responses, as tasks for Label Studio.
     """
-    with opened_to_read(folder) as campaign:
+    with opened(folder, to_read=True) as campaign:
         from starlearn.campaign.exchange import export_batch
 
         tasks = file.suffix.lower() == ".json"

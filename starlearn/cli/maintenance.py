@@ -11,7 +11,6 @@ from starlearn.cli.campaign_commands import (
     Folder,
     Model,
     opened,
-    opened_to_read,
     reporting,
     show,
 )
@@ -43,7 +42,7 @@ def backup(
     ] = None,
 ) -> None:
     """Copy the label store; this is safe while others label, a plain file copy is not."""
-    with opened_to_read(folder) as campaign:
+    with opened(folder, to_read=True) as campaign:
         if file is not None and file.exists():
             raise InputError(f"{file} exists already. Choose another name.")
         made = campaign.backup(None if file is None else file.absolute())
@@ -81,7 +80,7 @@ def doctor(
     if restore or source is not None:
         with reporting(folder):
             _restore(folder, restore, source)
-    with opened(folder) if fix else opened_to_read(folder) as campaign:
+    with opened(folder, to_read=not fix) as campaign:
         found = campaign.doctor(fix=fix)
         if as_json:
             print(json.dumps([vars(finding) for finding in found], indent=2))

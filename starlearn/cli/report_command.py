@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from starlearn.cli.campaign_commands import Folder, Model, Overwrite, opened_to_read, show
+from starlearn.cli.campaign_commands import Folder, Model, Overwrite, opened, show
 from starlearn.errors import InputError, StorageError
 
 app = typer.Typer()
@@ -33,7 +33,7 @@ def report(
 
     The file holds texts and labels of the campaign. Take care with whom you share it.
     """
-    with opened_to_read(folder, model) as campaign:
+    with opened(folder, model, to_read=True) as campaign:
         from starlearn.campaign.report.annotators import Prices
         from starlearn.campaign.report.held_out import on_test_set, read_test_file
         from starlearn.campaign.report.page import ReportOptions, render

@@ -22,10 +22,7 @@ MOUNTS = Path("/proc/self/mountinfo")
 def storage_errors(action: str) -> Iterator[None]:
     """Raise StorageError with an explanation in place of an OSError.
 
-    Parameters
-    ----------
-    action : str
-        What the code inside does, such as "writing scores/round-0001.parquet".
+    `action` is what the code inside does, such as "writing scores/round-0001.parquet".
     """
     try:
         yield
@@ -99,19 +96,10 @@ def replacing(path: Path, suffix: str = "new") -> Iterator[Path]:
 
 
 def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Write a file atomically: after a power cut it has its old or its new content.
+    """Write a file atomically: after a power cut, or an error, it has its old or its new content.
 
-    Parameters
-    ----------
-    path : Path
-    content : bytes
-    mode : int
-        Permissions, before the umask: 0o600 is private to the owner, 0o666 an ordinary file.
-
-    Raises
-    ------
-    StorageError
-        When the disk is full or fails. The old file is then unchanged.
+    `mode` holds the permissions before the umask: 0o600 is private to the owner, 0o666 an ordinary
+    file.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     with replacing(path) as scratch:
@@ -157,20 +145,12 @@ def require_regular(path: Path) -> None:
         )
 
 
-def file_system_of(path: Path, mounts: str | None = None) -> str:
-    """Return the type of the file system of a path, or "" where it is unknown.
-
-    Parameters
-    ----------
-    path : Path
-    mounts : str, optional
-        The table of mounts, in the format of /proc/self/mountinfo.
-    """
-    if mounts is None:
-        try:
-            mounts = MOUNTS.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return ""
+def file_system_of(path: Path) -> str:
+    """Return the type of the file system of a path, or "" where it is unknown."""
+    try:
+        mounts = MOUNTS.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
     where = str(path.resolve())
     best, kind = "", ""
     for line in mounts.splitlines():
@@ -206,20 +186,8 @@ def warn_about_folder(folder: Path) -> None:
 def complete_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary folder to write to, and rename it to `folder` at the end.
 
-    Parameters
-    ----------
-    folder : path
-        A path that does not exist yet, or an empty folder.
-
-    Yields
-    ------
-    Path
-        The temporary folder, next to `folder`. It is removed when writing fails.
-
-    Raises
-    ------
-    InputError
-        When the path exists already.
+    `folder` must not exist yet, or must be empty. The temporary folder is next to it, and is
+    removed when writing fails.
     """
     target = Path(folder).expanduser()
     if target.name in ("", ".."):

@@ -40,11 +40,8 @@ class Holder:
 class Lock:
     """A lock of this process, reentrant; the threads of the process take turns.
 
-    Parameters
-    ----------
-    path : Path
-        The lock file. Its content only informs people. The lock itself is an flock, which the
-        operating system releases when the process dies.
+    The content of the lock file only informs people. The lock itself is an flock, which the
+    operating system releases when the process dies.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,13 +53,7 @@ class Lock:
 
     @contextmanager
     def held(self, command: str, wait: float = WAIT) -> Iterator[None]:
-        """Hold the lock while the code inside runs.
-
-        Raises
-        ------
-        CampaignLockedError
-            When another process holds it. The message names that process.
-        """
+        """Hold the lock while the code inside runs; CampaignLockedError names another holder."""
         # The order is fixed: the threads' mutex first, then the file lock of the process.
         with self._mutex:
             if self._depth == 0:

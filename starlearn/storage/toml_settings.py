@@ -22,13 +22,7 @@ S = TypeVar("S", bound=Strict)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return the content of a TOML file.
-
-    Raises
-    ------
-    InputError
-        When the file cannot be read or is not TOML in UTF-8.
-    """
+    """Return the content of a TOML file."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -38,20 +32,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def checked_settings(kind: type[S], values: Mapping[str, Any], source: str) -> S:
-    """Return settings as an instance of their class.
-
-    Parameters
-    ----------
-    kind : subclass of Strict
-    values : mapping
-    source : str
-        Where the values come from, for the error.
-
-    Raises
-    ------
-    InputError
-        Naming each key and what is wrong with it.
-    """
+    """Return settings as an instance of their class; errors name `source` and each wrong key."""
     try:
         return kind(**values)
     except ValidationError as error:
@@ -65,13 +46,7 @@ def checked_settings(kind: type[S], values: Mapping[str, Any], source: str) -> S
 
 
 def make_part(name: str, kind: Any, values: Mapping[str, Any]) -> Any:
-    """Return an instance of a settings class such as LoRA or Training, checked.
-
-    Raises
-    ------
-    InputError
-        Naming the table and the setting that is unknown or unusable.
-    """
+    """Return an instance of a settings class such as LoRA or Training, checked."""
     known = inspect.signature(kind).parameters
     for key in values:
         if key not in known:

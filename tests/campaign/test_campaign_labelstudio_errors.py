@@ -1,6 +1,7 @@
 """What goes wrong between a campaign and Label Studio: nothing is lost, sent twice or believed."""
 
 import sys
+from contextlib import closing
 
 import pytest
 from typer.testing import CliRunner
@@ -249,6 +250,6 @@ def test_the_key_is_neither_printed_nor_kept(campaign, fake, quick):
 
 
 def test_the_client_and_its_limits(fake):
-    with client.LabelStudioServer(URL, KEY) as asked:
+    with closing(client.LabelStudioServer(URL, KEY)) as asked:
         assert asked._client._client_wrapper.get_timeout() == client.SECONDS
         assert asked.names() == {1: "ann@example.org", 2: "bob@example.org"}

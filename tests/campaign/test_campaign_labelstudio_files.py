@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from test_campaign_exchange import HOSTILE
 from typer.testing import CliRunner
 
-from starlearn.campaign import events
+from starlearn.campaign import events, exchange
 from starlearn.campaign.exchange import export_batch, import_labels
-from starlearn.campaign.labelstudio import export_files
 from starlearn.campaign.labelstudio.conversion import _answer
 from starlearn.campaign.labelstudio.interface import (
     CONTROL,
@@ -156,7 +155,7 @@ def test_files_that_are_no_export(campaign, quick, content, says):
 
 
 def test_a_file_of_any_size_is_not_read(campaign, quick, monkeypatch):
-    monkeypatch.setattr(export_files, "LARGEST", 10)
+    monkeypatch.setattr(exchange, "LARGEST_EXPORT", 10)
     (quick / "export.json").write_text("[" * 11)
     with pytest.raises(InputError, match="has 11 bytes, but at most 10 are read"):
         import_labels(campaign, quick / "export.json")

@@ -303,8 +303,7 @@ def test_a_poisoned_store_leads_nowhere(make_campaign, quick, tmp_path):
     campaign.teach()
     outside = quick / "outside"
     shutil.copytree(campaign.paths.adapter("round-0001-1"), outside)
-    with campaign.store.transaction():
-        rounds.change(campaign.store, 1, adapter="../../outside")
+    rounds.change(campaign.store, 1, adapter="../../outside")
     with Campaign.open(quick / "campaign") as again:
         with pytest.warns(UserWarning, match="cannot be the name of an adapter"):
             learner = again.learner()
@@ -415,16 +414,19 @@ MOUNTS = """22 1 259:1 / / rw,relatime shared:1 - ext4 /dev/root rw
 
 
 def test_remote_file_systems_are_named(tmp_path, monkeypatch):
-    assert files.file_system_of(tmp_path, MOUNTS) == "ext4"
-    assert files.file_system_of(tmp_path.__class__("/home/lab share/a"), MOUNTS) == "nfs4"
-    assert files.file_system_of(tmp_path.__class__("/mnt/windows"), MOUNTS) == "ext4"
-    assert files.file_system_of(tmp_path.__class__("/mnt/win/x"), MOUNTS) == "cifs"
+    table = tmp_path / "mountinfo"
+    table.write_text(MOUNTS, encoding="utf-8")
+    monkeypatch.setattr(files, "MOUNTS", table)
+    assert files.file_system_of(tmp_path) == "ext4"
+    assert files.file_system_of(tmp_path.__class__("/home/lab share/a")) == "nfs4"
+    assert files.file_system_of(tmp_path.__class__("/mnt/windows")) == "ext4"
+    assert files.file_system_of(tmp_path.__class__("/mnt/win/x")) == "cifs"
+    monkeypatch.setattr(files, "MOUNTS", tmp_path / "none")
+    assert files.file_system_of(tmp_path) == ""
     monkeypatch.setattr(files, "file_system_of", lambda path: "nfs4")
     os.chmod(tmp_path, 0o700)
     with pytest.warns(UserWarning, match=r"remote file system \(nfs4\)"):
         files.warn_about_folder(tmp_path)
-    monkeypatch.setattr(files, "MOUNTS", tmp_path / "none")
-    monkeypatch.undo()
 
 
 def test_folders_that_others_may_change(make_campaign, quick):
@@ -479,8 +481,10 @@ def test_a_training_is_preceded_by_a_backup_and_followed_by_a_journal(make_campa
     assert events.events(store) == events.events(campaign.store)
     assert rounds.current(store).state == "labelled"
     store.close()
-    path = campaign.paths.exports / "labels.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    text = (campaign.paths.exports / "labels.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
     assert [row.pop("crc") for row in rows] == [checksum(row) for row in rows]
-    assert [row["seq"] for row in rows] == [event.seq for event in events.events(campaign.store)]
-    assert {row["fields"]["text"] for row in rows} == {item.fields["text"] for item in batch}
+    fields = [row.pop("fields") for row in rows]
+    assert {found["text"] for found in fields} == {item.fields["text"] for item in batch}
+    assert {row.pop("campaign") for row in rows} == {campaign.id}
+    assert [events.Event(**row) for row in rows] == events.events(campaign.store)

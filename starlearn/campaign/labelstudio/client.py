@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from starlearn.campaign.labelstudio.payload import (
@@ -20,7 +20,6 @@ from starlearn.campaign.labelstudio.payload import (
 from starlearn.errors import InputError, MissingDependencyError, ServerError, StarlearnError
 
 if TYPE_CHECKING:
-    import httpx
     from pydantic import TypeAdapter
 
 KEY = "LABEL_STUDIO_API_KEY"
@@ -53,13 +52,7 @@ def key_from_environment() -> str:
 
 
 def checked_url(url: str) -> str:
-    """Return the address of a server without a final slash.
-
-    Raises
-    ------
-    InputError
-        When it is not the address of a web server, or holds a password.
-    """
+    """Return the address of a web server without a final slash; it must not hold a password."""
     try:
         parts = urlsplit(url.strip())
         usable = parts.scheme in ("http", "https") and bool(parts.hostname)
@@ -77,18 +70,9 @@ def checked_url(url: str) -> str:
 
 
 class LabelStudioServer:
-    """A Label Studio server.
+    """A Label Studio server at an address from `checked_url`."""
 
-    Parameters
-    ----------
-    url : str
-        From :func:`checked_url`.
-    key : str
-    transport : httpx.BaseTransport, optional
-        For tests.
-    """
-
-    def __init__(self, url: str, key: str, transport: "httpx.BaseTransport | None" = None) -> None:
+    def __init__(self, url: str, key: str) -> None:
         self.url, self._key = url, key
         try:
             with warnings.catch_warnings():  # it warns about newer versions of pydantic
@@ -103,7 +87,7 @@ class LabelStudioServer:
         from starlearn.campaign.labelstudio.transport import LimitedTransport, plain_transport
 
         self._http = httpx.Client(
-            transport=LimitedTransport(transport or plain_transport(url), url),
+            transport=LimitedTransport(plain_transport(url), url),
             timeout=SECONDS,
             follow_redirects=False,  # the key must go only to the given address
         )
@@ -120,12 +104,6 @@ class LabelStudioServer:
     def close(self) -> None:
         """Close the connection."""
         self._http.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # Projects
 
@@ -200,7 +178,7 @@ class LabelStudioServer:
                 users = self._validated(USERS, self._client.users.list(request_options=ONCE))
         except _ForbiddenError:
             return {}
-        return {user.id: user.email or user.username or f"user-{user.id}" for user in users}
+        return {user.id: user.name for user in users}
 
     def _paged(
         self, request_page: Callable[[int], Any], kind: "TypeAdapter[list[P]]"

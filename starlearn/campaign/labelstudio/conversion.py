@@ -12,7 +12,6 @@ from starlearn.campaign.importing import (
     CAMPAIGN,
     ID,
     LABEL,
-    ImportedResponse,
     ImportResult,
     LabelImport,
     Row,
@@ -41,13 +40,7 @@ class Prediction:
 
 
 def items_to_send(campaign: Campaign, round_id: int | None = None) -> tuple[int, list[BatchItem]]:
-    """Return a round and those of its items that still need responses.
-
-    Raises
-    ------
-    InputError
-        When there is no batch, or all its items have enough responses.
-    """
+    """Return a round and those of its items that still need responses; InputError without any."""
     last = rounds.current(campaign.store)
     number = round_id if round_id is not None else last.id if last else 0
     batch = campaign.batch(number)
@@ -74,20 +67,14 @@ def stored_predictions(campaign: Campaign, round_id: int) -> dict[str, Predictio
     scores = campaign.scores(round_id)
     if scores is None:
         return {}
-    published = [r.id for r in rounds.rounds(campaign.store) if r.state == "published"]
-    version = _version(max((number for number in published if number < round_id), default=0))
+    published = [found.id for found in rounds.published(campaign.store) if found.id < round_id]
+    version = _version(max(published, default=0))
     pairs = zip(scores["id"].to_pylist(), scores["answer"].to_pylist(), strict=True)
     return {item: Prediction(answer, version) for item, answer in pairs}
 
 
 def computed_predictions(campaign: Campaign, items: Sequence[BatchItem]) -> dict[str, Prediction]:
-    """Return the newest adapter's answers to items; for choices, with probabilities.
-
-    Raises
-    ------
-    InputError
-        When no adapter is published yet.
-    """
+    """Return the newest adapter's answers to items; for choices, with probabilities."""
     newest = campaign.published()
     if newest is None:
         raise InputError(
@@ -149,21 +136,8 @@ def import_annotations(
     Each state of an annotation is one response of its annotator, in the order of the changes. A
     task that was skipped is a skip. Drafts, predictions and the mark for ground truth are ignored.
 
-    Parameters
-    ----------
-    campaign : Campaign
-    tasks : sequence of LabelStudioTask
-    where, remedy : str
-        The source of the tasks, and the remedy for annotations that cannot be used, for errors.
-    names : mapping, optional
-        Names of annotators by the numbers of users.
-    relabel : mapping, optional
-        Choices by their spellings in annotations.
-
-    Raises
-    ------
-    InputError
-        Naming the annotations that cannot be used, or when no task is of this campaign.
+    Errors name `where` the tasks come from, and the `remedy` for annotations that cannot be used.
+    `names` maps numbers of users to names of annotators, and `relabel` spellings to choices.
     """
     importer = LabelImport(campaign, UNKNOWN_USER, relabel)
     ours = [task for task in tasks if _is_ours(task, importer)]
@@ -182,7 +156,7 @@ def import_annotations(
             continue
         kind = "skip" if note.was_cancelled else "label"
         ms = None if note.lead_time is None else round(1000 * note.lead_time)
-        importer.add_row(place, row, ImportedResponse(kind, uuid_of(task, note), ms))
+        importer.add_row(place, row, kind, uuid_of(task, note), ms)
     if importer.errors:
         raise InputError(
             f"{where}: {len(importer.errors)} annotations cannot be imported: "
@@ -246,7 +220,7 @@ def _answer(note: Annotation, closed: bool) -> str | None:
 
 def _name(user: int | User | None, names: Mapping[int, str]) -> str | None:
     if isinstance(user, User):
-        return user.email or user.username or f"user-{user.id}"
+        return user.name
     return None if user is None else names.get(user, f"user-{user}")
 
 

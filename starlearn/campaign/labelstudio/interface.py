@@ -35,20 +35,7 @@ def keys_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def interface(names: Iterable[str], choices: list[str] | None) -> str:
-    """Return the labelling interface of a campaign as XML.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Fields of an item.
-    choices : list of str or None
-        None for free-form answers.
-
-    Raises
-    ------
-    InputError
-        When a choice holds a character that XML cannot hold.
-    """
+    """Return the labelling interface as XML; without choices, its answers are free-form."""
     keys = keys_of(names)
     view = ElementTree.Element("View")
     for name, key in keys.items():
@@ -67,13 +54,7 @@ def interface(names: Iterable[str], choices: list[str] | None) -> str:
 
 
 def extended(config: str, names: Iterable[str], choices: list[str] | None) -> str | None:
-    """Return an interface with the choices that it lacks; None when it lacks nothing.
-
-    Raises
-    ------
-    InputError
-        When it has no control of the right kind and name.
-    """
+    """Return an interface with the choices that it lacks; None when it lacks nothing."""
     view = _parsed(config)
     if not len(view):
         return interface(names, choices)

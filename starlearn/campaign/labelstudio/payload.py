@@ -38,6 +38,11 @@ class User(Part):
     email: Name | None = None
     username: Name | None = None
 
+    @property
+    def name(self) -> str:
+        """The email or name, or the number where the user has neither."""
+        return self.email or self.username or f"user-{self.id}"
+
 
 class Value(Part):
     """Value of a control of the labelling interface."""
@@ -98,13 +103,7 @@ def parsed(raw: bytes) -> Any:
 
 
 def checked(kind: TypeAdapter[T], value: Any) -> T:
-    """Return a value validated as this type.
-
-    Raises
-    ------
-    InputError
-        Naming the first wrong fields, without their values.
-    """
+    """Return a value validated as this type; InputError names wrong fields without their values."""
     try:
         return kind.validate_python(value)
     except ValidationError as error:

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlearn.campaign import events
 from starlearn.campaign.campaign import BatchItem, Campaign
@@ -28,9 +28,6 @@ from starlearn.campaign.labelstudio.interface import extended, interface
 from starlearn.campaign.labelstudio.payload import LabelStudioTask, Project
 from starlearn.errors import InputError, ServerError, StarlearnError
 
-if TYPE_CHECKING:
-    import httpx
-
 META = "labelstudio"
 """Setting of the label store with address and project. The key is never stored."""
 PIECE_TASKS, PIECE_BYTES = 100, 8 * 1024**2
@@ -51,7 +48,6 @@ class PushResult:
     """Counts of one push."""
 
     link: ProjectLink
-    round: int
     n_new: int
     """Tasks that were sent."""
     n_same: int
@@ -74,34 +70,13 @@ def push(
     new: bool = False,
     predictions: str = "stored",
     round_id: int | None = None,
-    transport: "httpx.BaseTransport | None" = None,
 ) -> PushResult:
     """Send the items that need responses to Label Studio, except those that are there.
 
-    Parameters
-    ----------
-    campaign : Campaign
-    url : str, optional
-        Address of the server; by default that of the last push.
-    project : int, optional
-        An existing project. By default that of the last push, else the project that was made for
-        this campaign, else a new one.
-    new : bool
-        Make a new project.
-    predictions : {"stored", "computed", "none"}
-        Show the model's answers from the query, those of the newest adapter, or none, so that no
-        annotator is influenced by a model.
-    round_id : int, optional
-        By default, the newest round.
-    transport : httpx.BaseTransport, optional
-        For tests.
-
-    Raises
-    ------
-    InputError
-        When no item needs responses, key or address are wrong, or the project does not fit.
-    ServerError
-        When the server is down or refuses. The next push sends only what is missing.
+    Address and project default to those of the last push; without one, to the project that was made
+    for this campaign, or a new one. `predictions` shows annotators the model's answers from the
+    query ("stored"), those of the newest adapter ("computed"), or "none", so that no annotator is
+    influenced by a model. After a ServerError, the next push sends only what is missing.
     """
     if new and project is not None:
         raise InputError("Use either the number of a project or a new project, not both.")
@@ -109,17 +84,19 @@ def push(
         number, items = items_to_send(campaign, round_id)
         known = _predictions(campaign, number, items, predictions)
         config = interface(items[0].fields, campaign.choices)
-        with _server(campaign, url, transport) as server:
+        with closing(_server(campaign, url)) as server:
             found = _project(campaign, server, project, new, config)
             link = ProjectLink(server.url, found.id)
             _remember(campaign, link)
-            _fit(campaign, server, found, items)
+            extension = extended(found.label_config or "", items[0].fields, campaign.choices)
+            if extension is not None:
+                server.set_interface(found.id, extension)
             there = _ids(campaign, server.tasks(found.id, annotations=False))
             sent = [item for item in items if item.id not in there]
             tasks = [task_of(campaign, number, item, known.get(item.id)) for item in sent]
             _send(campaign, server, found.id, tasks)
     n_predictions = sum("predictions" in task for task in tasks)
-    return PushResult(link, number, len(sent), len(items) - len(sent), n_predictions)
+    return PushResult(link, len(sent), len(items) - len(sent), n_predictions)
 
 
 def pull(
@@ -128,29 +105,13 @@ def pull(
     *,
     project: int | None = None,
     relabel: Mapping[str, str] | None = None,
-    transport: "httpx.BaseTransport | None" = None,
 ) -> ImportResult:
     """Store the annotations of a Label Studio project: all of them, or none; each once.
 
-    Parameters
-    ----------
-    campaign : Campaign
-    url, project : optional
-        By default, those of the last push.
-    relabel : mapping, optional
-        Choices by their spellings in annotations.
-    transport : httpx.BaseTransport, optional
-        For tests.
-
-    Raises
-    ------
-    InputError
-        When server or project are unknown, or an annotation cannot be used.
-    ServerError
-        When the server is down, refuses, or returns data that cannot be used.
+    Address and project default to those of the last push. `relabel` maps spellings to choices.
     """
     number = project or _known_project(campaign, url)
-    with _server(campaign, url, transport) as server:
+    with closing(_server(campaign, url)) as server:
         tasks = server.tasks(number, annotations=True)
         names = server.names()
     where = f"Project {number} of {server.url}"
@@ -170,16 +131,14 @@ def pull(
     return done
 
 
-def _server(
-    campaign: Campaign, url: str | None, transport: "httpx.BaseTransport | None"
-) -> AbstractContextManager[LabelStudioServer]:
+def _server(campaign: Campaign, url: str | None) -> LabelStudioServer:
     known = link_of(campaign)
     if url is None and known is None:
         raise InputError(
             "The address of Label Studio is unknown. Give it once: --url http://127.0.0.1:8080"
         )
     address = checked_url(url) if url is not None else known.url if known else ""
-    return LabelStudioServer(address, key_from_environment(), transport)
+    return LabelStudioServer(address, key_from_environment())
 
 
 def _known_project(campaign: Campaign, url: str | None) -> int:
@@ -211,15 +170,6 @@ def _project(
 def _remember(campaign: Campaign, link: ProjectLink) -> None:
     with campaign.store.transaction():
         campaign.store.set_meta(**{META: json.dumps(asdict(link))})
-
-
-def _fit(
-    campaign: Campaign, server: LabelStudioServer, found: Project, items: Sequence[BatchItem]
-) -> None:
-    """Add missing choices to a project's interface."""
-    better = extended(found.label_config or "", items[0].fields, campaign.choices)
-    if better is not None:
-        server.set_interface(found.id, better)
 
 
 def _predictions(

@@ -16,13 +16,8 @@ LARGEST = 128 * 1024**2
 class LimitedTransport(httpx.BaseTransport):
     """A transport that accepts responses up to a size, and JSON up to a depth.
 
-    The client parses a response before our code sees it, so the limits are checked here.
-
-    Parameters
-    ----------
-    inner : httpx.BaseTransport
-    url : str
-        Address of the server, for errors.
+    The client parses a response before our code sees it, so the limits are checked here. Errors
+    name the server's address `url`.
     """
 
     def __init__(self, inner: httpx.BaseTransport, url: str) -> None:

@@ -21,19 +21,9 @@ class Agreement:
 
 
 def agreements(responses: Sequence[Event], parse: Callable[[str], str] = str) -> list[Agreement]:
-    """Compare every pair of annotators with a common item.
+    """Compare every pair of annotators with a common item; pairs with most of them come first.
 
-    Parameters
-    ----------
-    responses : sequence of Event
-        The current response of each annotator to each item.
-    parse : callable
-        Returns the part of an answer to compare, such as the final answer of a free-form text.
-
-    Returns
-    -------
-    list of Agreement
-        Pairs with most common items first.
+    `parse` returns the part of an answer to compare, such as the final answer of a free-form text.
     """
     from sklearn.metrics import cohen_kappa_score
 

@@ -58,8 +58,7 @@ class Evaluation:
 
 def models(campaign: Campaign) -> list[CampaignModel]:
     """Return the models of all published rounds, after the base model if round 0 is untrained."""
-    published = [found for found in rounds.rounds(campaign.store) if found.state == "published"]
-    trained = [_model(campaign, found) for found in published]
+    trained = [_model(campaign, found) for found in rounds.published(campaign.store)]
     begins_trained = bool(trained) and trained[0].round == 0
     return trained if begins_trained else [CampaignModel(None, 0, 0), *trained]
 
@@ -78,8 +77,7 @@ def before_teaching(campaign: Campaign) -> list[Evaluation]:
     labels = campaign.labels()
     log = events.events(campaign.store)
     task = free_form_task(campaign)
-    published = [found for found in rounds.rounds(campaign.store) if found.state == "published"]
-    by_adapter = {found.manifest: found for found in published}
+    by_adapter = {found.manifest: found for found in rounds.published(campaign.store)}
     evaluations = []
     for found in rounds.rounds(campaign.store):
         known = {event.item for event in log if event.kind == "label" and event.seq <= found.seen}

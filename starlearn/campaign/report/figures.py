@@ -37,11 +37,7 @@ def learning_curve(
 ) -> str | None:
     """Draw accuracy by the number of labels, or by their cost; None without an evaluation.
 
-    Parameters
-    ----------
-    tested, before : sequence of Evaluation
-    costs : mapping of int to float, optional
-        The cost of all labels up to an event, by event.
+    `costs` maps each event to the cost of all labels up to it.
     """
     groups = {name: group for name, group in zip(NAMES, (tested, before), strict=True) if group}
     if not groups:

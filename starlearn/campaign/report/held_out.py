@@ -42,13 +42,7 @@ class TestSet:
 
 
 def read_test_file(campaign: Campaign, path: Path, label_field: str) -> TestSet:
-    """Read a .jsonl or .csv file whose rows have the prompt's fields and a label.
-
-    Raises
-    ------
-    InputError
-        Naming the rows that cannot be used.
-    """
+    """Read a .jsonl or .csv file whose rows have the prompt's fields and a label."""
     rows = list(read_rows(path))
     task = campaign.parameters()["task"]
     remedy = "Fix these lines, or name another field: --label-field"
@@ -67,19 +61,7 @@ def on_test_set(campaign: Campaign, test: TestSet, notify: Notify) -> list[Evalu
 
     Items that were ever labelled in the campaign are left out for all models. Answers are greedy
     and without dropout. They are kept in the campaign folder if it is writable, so that the next
-    report runs new models only.
-
-    Parameters
-    ----------
-    campaign : Campaign
-    test : TestSet
-    notify : callable
-        Takes a message for the user.
-
-    Raises
-    ------
-    ModelMismatchError
-        When the base model is not the one that the campaign began with.
+    report runs new models only. `notify` takes a message for the user.
     """
     log = events.events(campaign.store)
     known = {event.item for event in log if event.kind == "label"}

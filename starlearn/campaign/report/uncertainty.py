@@ -25,15 +25,8 @@ Values = NDArray[np.float64]
 class UncertaintyByRound(Display):
     """Distribution of uncertainty over the pool and over the batch, two boxes per round.
 
-    Parameters
-    ----------
-    by_round : mapping of int to (pool, batch)
-        Entropies of the scored items and of the chosen items of each round, in nats.
-
-    Attributes
-    ----------
-    boxes_ : list
-        The boxes of pool and batch, after `plot`.
+    `by_round` holds two arrays per round: the entropies of the scored and of the chosen items, in
+    nats. After `plot`, `boxes_` holds the boxes of pool and batch.
     """
 
     def __init__(self, by_round: Mapping[int, tuple[Values, Values]]) -> None:
@@ -41,13 +34,7 @@ class UncertaintyByRound(Display):
 
     @classmethod
     def from_campaign(cls, campaign: Campaign) -> Self:
-        """Make the display from the scores that a campaign has kept.
-
-        Raises
-        ------
-        InputError
-            When there are none.
-        """
+        """Make the display from the scores that a campaign has kept; InputError without any."""
         found = {}
         for each in rounds.rounds(campaign.store):
             table = campaign.scores(each.id)

@@ -33,10 +33,7 @@ Refusal = Callable[[Request, str], Response]
 class AccessTokens:
     """The secrets of one server.
 
-    Parameters
-    ----------
-    port : int
-        Part of the cookie's name, because browsers send a cookie to every port of a host.
+    The port is part of the cookie's name, because browsers send a cookie to every port of a host.
     """
 
     def __init__(self, port: int) -> None:
@@ -65,12 +62,7 @@ class AccessTokens:
 class AccessMiddleware:
     """Middleware that requires the token, and forms from the page itself.
 
-    Parameters
-    ----------
-    app : ASGI application
-    tokens : AccessTokens
-    refuse : callable
-        Makes the response to a refused request from the request and a reason.
+    `refuse` makes the response to a refused request from the request and a reason.
     """
 
     def __init__(self, app: ASGIApp, tokens: AccessTokens, refuse: Refusal) -> None:

@@ -97,18 +97,7 @@ class Pages:
         return self._filled("name.html", suggested=suggested, known=known, problem=problem)
 
     def refused(self, reason: str, form: dict[str, str], sent: str | None, retry: bool) -> str:
-        """Return the page with the reason why a response was not stored, and the response.
-
-        Parameters
-        ----------
-        reason : str
-        form : dict of str
-            The form's fields, to be sent again.
-        sent : str or None
-            The answer or note in it.
-        retry : bool
-            Whether sending it again can succeed.
-        """
+        """Return the page with the reason why a response was not stored, and what was sent."""
         return self._filled("refused.html", reason=reason, form=form, sent=sent, retry=retry)
 
     def _filled(self, name: str, **values: Any) -> str:

@@ -30,14 +30,7 @@ NAME = "starlearn-name"
 
 
 class Site:
-    """Handlers of requests.
-
-    Parameters
-    ----------
-    service : AnnotationService
-    suggested : str
-        The initial name in the form for the annotator's name.
-    """
+    """Handlers of requests; `suggested` is initially in the form for the annotator's name."""
 
     def __init__(self, service: AnnotationService, suggested: str) -> None:
         self.service, self.suggested = service, suggested
@@ -120,15 +113,7 @@ class Site:
 
 
 def make_app(service: AnnotationService, tokens: AccessTokens, suggested: str = "me") -> Starlette:
-    """Make the web application of one campaign.
-
-    Parameters
-    ----------
-    service : AnnotationService
-    tokens : AccessTokens
-    suggested : str
-        The initial name in the form for the annotator's name.
-    """
+    """Make the web application of one campaign."""
     site = Site(service, suggested)
     return Starlette(
         routes=[

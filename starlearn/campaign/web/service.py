@@ -51,10 +51,6 @@ class AnnotationService:
 
     The campaign's lock is taken for each response alone. A query or training in another terminal
     can run between two responses, and the page shows which process holds the lock.
-
-    Parameters
-    ----------
-    campaign : Campaign
     """
 
     def __init__(self, campaign: Campaign) -> None:
@@ -71,14 +67,7 @@ class AnnotationService:
             return sorted(self.campaign.status().annotators)
 
     def view(self, annotator: str, wanted: str | None = None) -> AnnotatorView:
-        """Return what an annotator sees now.
-
-        Parameters
-        ----------
-        annotator : str
-        wanted : str, optional
-            An item of the batch to show, with or without responses.
-        """
+        """Return what an annotator sees now: the `wanted` item of the batch, or the next one."""
         name = checked_name(annotator)
         with self._mutex:
             # The log is read before the batch. A response that arrives in between makes the page
@@ -106,26 +95,11 @@ class AnnotationService:
     def record(
         self, annotator: str, item: str, action: Action, seen: int, ms: int | None = None
     ) -> None:
-        """Store a response; the same response from the same page is stored once.
+        """Store a label, a skip or a flag; the same response from the same page is stored once.
 
-        Parameters
-        ----------
-        annotator, item : str
-        action : Action
-            A label, a skip or a flag.
-        seen : int
-            `AnnotatorView.seen` of the page.
-        ms : int, optional
-            Time that the annotator took, in milliseconds.
-
-        Raises
-        ------
-        OutOfDateError
-            When the batch has ended, or this annotator has another response to the item.
-        InputError
-            When the answer cannot be used.
-        CampaignLockedError, StorageError
-            When it could not be stored. Sending it again later is safe.
+        `seen` is `AnnotatorView.seen` of the page. Raise OutOfDateError when the batch has ended,
+        or this annotator has another response to the item. After a CampaignLockedError or
+        StorageError, sending it again is safe.
         """
         name = checked_name(annotator)
         uuid = self._uuid(name, item, seen)
@@ -141,17 +115,8 @@ class AnnotationService:
     def undo(self, annotator: str, response: int) -> str:
         """Undo the annotator's last response if it is the one on their page; return its item.
 
-        Parameters
-        ----------
-        annotator : str
-        response : int
-            `seq` of the response.
-
-        Raises
-        ------
-        OutOfDateError
-            When it is no longer their last response, or its round has ended.
-        CampaignLockedError, StorageError
+        `response` is its `seq`. Raise OutOfDateError when it is no longer their last response, or
+        its round has ended.
         """
         name = checked_name(annotator)
         uuid = self._uuid(name, "undo", response)

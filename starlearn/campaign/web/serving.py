@@ -31,24 +31,7 @@ SHUTDOWN_SECONDS = 5
 def serve(campaign: Campaign, annotator: str, *, port: int = 0, browser: bool = True) -> int:
     """Serve the page until Ctrl-C, and return the number of saved responses.
 
-    Parameters
-    ----------
-    campaign : Campaign
-    annotator : str
-        The initial name in the form for the annotator's name.
-    port : int
-        0 chooses a free port.
-    browser : bool
-        Whether to open the page.
-
-    Raises
-    ------
-    InputError
-        When there is no batch, or the port is taken.
-    CampaignLockedError
-        When another process trains or queries.
-    MissingDependencyError
-        When the extra `web` is not installed.
+    `annotator` is the initial name in the form for the annotator's name. Port 0 is a free port.
     """
     _require_libraries()
     from starlearn.campaign.web.access import AccessTokens
@@ -90,13 +73,7 @@ def make_server(app: "Starlette") -> "uvicorn.Server":
 
 @contextmanager
 def listening(port: int) -> Iterator[socket.socket]:
-    """Listen at a port that only this machine can reach.
-
-    Raises
-    ------
-    InputError
-        When the port is in use or needs privileges.
-    """
+    """Listen at a port that only this machine can reach."""
     with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
