@@ -116,13 +116,7 @@ def made_part(name: str, settings: StudySettings, arm: Arm) -> Any:
 
 
 def runs_of(study: Study) -> Iterator[Run]:
-    """Yield the runs by seed, then task, then arm: a study stopped after a seed is balanced.
-
-    Raises
-    ------
-    InputError
-        When a data set or a model is missing, or a pool is too small for its rounds.
-    """
+    """Yield the runs by seed, then task, then arm: a study stopped after a seed is balanced."""
     prepared = []
     for task in study.tasks:
         settings = study.settings_of(task)
@@ -174,13 +168,7 @@ def require_usable(run: Run) -> None:
 class Observed:
     """A learner for `simulate` that records metrics; recording does not change its results.
 
-    Parameters
-    ----------
-    learner : STARLearner
-    arm : Arm
-    data : TaskData
-    seed, n_probe : int
-        Seed and size of the probe: pool items whose scores are recorded in every round.
+    The scores of the probe, `n_probe` random items of the pool, are recorded in every round.
     """
 
     def __init__(self, learner: Any, arm: Arm, data: TaskData, seed: int, n_probe: int) -> None:
@@ -243,13 +231,8 @@ class Observed:
 def play(run: Run, on_event: OnEvent | None = None, *, threads: int | None = 1) -> Record:
     """Play a run and return its record. A repeated run differs only in its times.
 
-    Parameters
-    ----------
-    run : Run
-    on_event : callable, optional
-        As in `simulate`; a round's record also has the metrics of `Observed`.
-    threads : int, optional
-        CPU threads of torch; None leaves them as they are.
+    `on_event` is called as by `simulate`; a round's record also has the metrics of `Observed`.
+    `threads` is the number of CPU threads of torch; None leaves it as it is.
     """
     import torch
 

@@ -138,19 +138,9 @@ class Study(Strict):
 
 
 def read_study(path: Path, where: Mapping[str, str] | None = None) -> Study:
-    """Read a study.
+    """Read a study from a TOML file.
 
-    Parameters
-    ----------
-    path : path
-        A TOML file.
-    where : mapping of str to str, optional
-        Values of ``${NAME}`` in a folder or a model, before those of the environment.
-
-    Raises
-    ------
-    InputError
-        Naming the file, the key, and what is wrong with it.
+    `where` has values of ``${NAME}`` in a folder or a model, before those of the environment.
     """
     try:
         found = filled(read_toml(path), {**os.environ, **(where or {})})

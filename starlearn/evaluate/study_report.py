@@ -38,20 +38,8 @@ MOST_CURVES = 4
 def write_study_report(folder: Path) -> Path:
     """Write a page, its tables and its main figures into the folder of one or more studies.
 
-    Parameters
-    ----------
-    folder : path
-
-    Returns
-    -------
-    path
-        The page, ``study.html``. ``study.md`` has its tables as Markdown, ``study.png`` the
-        learning curves of all tasks, and ``study_forest.png`` all arms against random choice.
-
-    Raises
-    ------
-    InputError
-        When there is no finished run to report.
+    Return the page, ``study.html``. ``study.md`` has its tables as Markdown, ``study.png`` the
+    learning curves of all tasks, and ``study_forest.png`` all arms against random choice.
     """
     results = read_results(folder)
     for name, content in (
