@@ -46,22 +46,9 @@ class Check:
 def examine(folder: Path, model: str | None = None) -> list[Check]:
     """Run all checks in this order. Nothing is downloaded, and no file is left on the disk.
 
-    Parameters
-    ----------
-    folder : Path
-        Folder for campaigns, whose disk and SQLite are checked.
-    model : str, optional
-        Folder or hub id of the base model whose prompts are shown; None is the embedded model.
-        Its weights are not loaded.
-
-    Returns
-    -------
-    list of Check
-
-    Raises
-    ------
-    InputError
-        When the model does not exist.
+    The disk and SQLite of `folder`, a folder for campaigns, are checked. `model` is the folder or
+    hub id of the base model whose prompts are shown; its weights are not loaded. None is the
+    embedded model.
     """
     return [
         *_libraries(),

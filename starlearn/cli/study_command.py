@@ -55,15 +55,11 @@ def study(
         if (file is None) == (report is None):
             raise InputError("give either a study to run (STUDY.toml), or --report FOLDER")
         if report is not None:
-            _report(report)
+            from starlearn.evaluate.study_report import write_study_report
+
+            make_console().print(plain(f"Open {write_study_report(report)}"))
         elif file is not None:
             _run(file, out, processes, dry_run, verify, name_folders(where or []))
-
-
-def _report(folder: Path) -> None:
-    from starlearn.evaluate.study_report import write_study_report
-
-    make_console().print(plain(f"Open {write_study_report(folder)}"))
 
 
 def _run(

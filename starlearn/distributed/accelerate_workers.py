@@ -6,7 +6,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from starlearn.model.processes import ProcessGroup, processes
+from starlearn.model.processes import ProcessGroup
 from starlearn.query.acquisition import QueryPlan, score_pool
 from starlearn.query.score_store import row_keys
 from starlearn.query.score_table import ScoreTable
@@ -28,11 +28,6 @@ class ProcessWorkers:
 
     processes: ProcessGroup
 
-    @classmethod
-    def here(cls) -> "ProcessWorkers":
-        """Return the processes that were started together with this one."""
-        return cls(processes())
-
     def score(
         self,
         plan: QueryPlan,
@@ -41,15 +36,7 @@ class ProcessWorkers:
         n_passes: int,
         places: NDArray[np.intp],
     ) -> None:
-        """Fill in scores, bit for bit those of one process.
-
-        Raises
-        ------
-        ModelMismatchError
-            When the processes would compute different numbers.
-        WorkerError
-            When another process has failed.
-        """
+        """Fill in scores, bit for bit those of one process."""
         self.processes.agree(
             lambda: [
                 plan.scorer.identity(n_passes),

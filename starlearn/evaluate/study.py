@@ -136,24 +136,22 @@ def expected(progress: StudyProgress, play_run: Callable[[Run], Record] = play) 
 
     For a task without a finished run, one round of its last arm is played and scaled to all rounds.
     """
-    seconds: dict[tuple[str, str], float] = {}
     lines = list(progress.finished.values())
+    by_task: dict[str, tuple[int, float]] = {}
     tried = []
     for task in dict.fromkeys(run.task.name for run in progress.missing):
-        own = [line for line in lines if line["task"] == task]
         missing = [run for run in progress.missing if run.task.name == task]
-        if not own:
+        own = [line for line in lines if line["task"] == task]
+        if own:
+            mean = fmean(line["seconds"] for line in own)
+        else:
             tried.append(task)
             mean = one_round_scaled(missing[-1], play_run)
-        else:
-            mean = fmean(line["seconds"] for line in own)
+        total = 0.0
         for run in missing:
             same = [line["seconds"] for line in own if line["arm"] == run.arm]
-            seconds[run.key, task] = fmean(same) if same else mean
-    by_task: dict[str, tuple[int, float]] = {}
-    for (_, task), one in seconds.items():
-        n, total = by_task.get(task, (0, 0.0))
-        by_task[task] = (n + 1, total + one)
+            total += fmean(same) if same else mean
+        by_task[task] = (len(missing), total)
     how = f"{len(lines)} finished runs" if lines else ""
     if tried:
         how += (" and " if how else "") + f"one round played on {', '.join(tried)}"

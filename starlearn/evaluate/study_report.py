@@ -1,5 +1,6 @@
 """The report of a study: one HTML file that needs no network, with all tasks and all arms."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,12 +116,10 @@ def main_arms(task: TaskResults) -> list[str]:
 
 def machines(runs: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Count the runs per device and versions."""
-    found: dict[str, int] = {}
-    for run in runs:
-        versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
-        name = f"{run['device']}; {versions}"
-        found[name] = found.get(name, 0) + 1
-    return found
+    return Counter(
+        f"{run['device']}; {', '.join(' '.join(pair) for pair in run['versions'].items())}"
+        for run in runs
+    )
 
 
 def draw_curves(results: Sequence[TaskResults]) -> bytes:
