@@ -70,11 +70,6 @@ def _importable(group: str, name: str, checks: Iterator[Check]) -> Iterator[Chec
         yield Check(group, name, "error", text, "Install the libraries that are missing or old.")
 
 
-def as_json(checks: Sequence[Check]) -> dict[str, object]:
-    """Return the output of --json."""
-    return {"ok": not failed(checks), "checks": [vars(check) for check in checks]}
-
-
 def failed(checks: Sequence[Check]) -> bool:
     """Return whether something that starlearn needs cannot be used."""
     return any(check.state == "error" for check in checks)
@@ -270,7 +265,8 @@ def show_environment(folder: Path, model: str | None, json_output: bool) -> bool
     checks = examine(folder, model)
     if json_output:
         # Other programs read this. A console would break its lines.
-        print(json.dumps(as_json(checks), indent=2))
+        content = {"ok": not failed(checks), "checks": [vars(check) for check in checks]}
+        print(json.dumps(content, indent=2))
         return not failed(checks)
     console = make_console()
     console.print(_table(checks))

@@ -91,8 +91,7 @@ def _run(
     def note(text: str) -> None:
         console.print(plain(f"Note: {text}"))
 
-    failed = failures(run_study(found, out, processes=processes, note=note, on_line=show))
-    if failed:
+    if failed := failures(run_study(found, out, processes=processes, note=note, on_line=show)):
         console.print(plain(f"{len(failed)} runs failed. The same command tries them again:"))
         for line in failed[:20]:
             console.print(plain(f"  {line}"))

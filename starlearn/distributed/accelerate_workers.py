@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,9 +72,7 @@ class ProcessWorkers:
                 return []
             return [replace(plan, workers=None).embedded([prompts[i] for i in own], rows[own])]
 
-        return np.concatenate(
-            [part for parts in self.processes.together(embedded) for part in parts]
-        )
+        return np.concatenate(list(chain.from_iterable(self.processes.together(embedded))))
 
     def _share(self, places: NDArray[np.intp], size: int) -> NDArray[np.intp]:
         """Return this process's share: whole chunks, if there is at least one per process."""

@@ -120,23 +120,18 @@ def runs_of(study: Study) -> Iterator[Run]:
     prepared = []
     for task in study.tasks:
         settings = study.settings_of(task)
-        check_pool(task, settings, study.seeds.first)
+        data = load_task(task, study.seeds.first)
+        sizes = (settings.n_initial, settings.n_instances, settings.n_rounds, settings.sub_pool)
+        try:
+            check_sizes(data.items, data.labels, data.test_items, data.test_labels, *sizes)
+        except InputError as error:
+            raise InputError(f"task {task.name}: {error}") from None
         model = model_fingerprint(settings.model, settings.quantization)
         prepared.append((task, settings, data_digest(task), model))
     for seed in range(study.seeds.first, study.seeds.first + study.seeds.count):
-        for task, settings, data, model in prepared:
+        for task, settings, digest, model in prepared:
             for arm in study.arms:
-                yield Run(study.name, study.purpose, task, settings, arm, seed, data, model)
-
-
-def check_pool(task: StudyTask, settings: StudySettings, seed: int) -> None:
-    """Raise InputError when a task's pool or sub-pool is too small for its rounds."""
-    data = load_task(task, seed)
-    sizes = (settings.n_initial, settings.n_instances, settings.n_rounds, settings.sub_pool)
-    try:
-        check_sizes(data.items, data.labels, data.test_items, data.test_labels, *sizes)
-    except InputError as error:
-        raise InputError(f"task {task.name}: {error}") from None
+                yield Run(study.name, study.purpose, task, settings, arm, seed, digest, model)
 
 
 @lru_cache(maxsize=8)
