@@ -130,9 +130,10 @@ def _data(saved: Saved, prompt: bool, choices: bool) -> str:
         lines.append("The answers are free text.")
     else:
         counts = sorted(Counter(map(str, saved.labels)).values(), reverse=True)
+        more = f", and {len(counts) - 20} more" if len(counts) > 20 else ""
         lines.append(
             f"{len(saved.classes)} classes, {len(counts)} of them labelled; labels by class: "
-            f"{_shortened(counts)}."
+            f"{', '.join(map(str, counts[:20]))}{more}."
         )
     lines.append(
         "This page does not contain the texts of the items. The weights were trained on them, and "
@@ -146,11 +147,6 @@ def _data(saved: Saved, prompt: bool, choices: bool) -> str:
     if choices and saved.classes is not None:
         text += f"\n\nClasses:\n\n{_quoted(chr(10).join(map(str, saved.classes)))}"
     return text
-
-
-def _shortened(counts: Sequence[int], most: int = 20) -> str:
-    shown = ", ".join(map(str, counts[:most]))
-    return shown if len(counts) <= most else f"{shown}, and {len(counts) - most} more"
 
 
 def _quoted(text: str) -> str:
