@@ -417,7 +417,7 @@ class Training(Settings):
 
 
 class _Published(Mapping[str, Settings]):
-    """Settings of STAR as published, made anew for each use: settings can be changed in place."""
+    """Settings of STAR as published, made again for each use: settings can be changed in place."""
 
     _made: ClassVar[dict[str, Callable[[], Settings]]] = {
         "adapter": lambda: LoRA(r=64, alpha=16, dropout=0.1),

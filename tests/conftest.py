@@ -1,7 +1,9 @@
-"""What tests share: one thread, no hub, and fixtures on a tiny model."""
+"""Settings and fixtures of all tests: one thread, no hub, a tiny model."""
 
 import os
 
+# One thread for torch, whenever it is imported. Tests of arithmetic alone do not import it.
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -14,13 +16,6 @@ import pytest
 from tiny_models import COLOURS, build_model
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(build_model(tmp_path_factory.mktemp("tiny")))
@@ -28,7 +23,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def make_learner(tiny_model: str) -> Callable[..., Any]:
-    """Give a factory of learners on the tiny model; keywords change its parameters."""
+    """Return a factory of learners on the tiny model; keywords change its parameters."""
     from starlearn.learner.estimator import STARLearner
     from starlearn.settings import Acquisition, LoRA, Training
     from starlearn.tasks import ChoiceTask

@@ -182,7 +182,7 @@ def test_a_folder_with_something_in_it_is_refused(learner: STARLearner, tmp_path
         with pytest.raises(InputError, match="exists already"):
             call(tmp_path / "empty")
         for name in ("", ".", ".."):
-            with pytest.raises(InputError, match="no name of a new folder"):
+            with pytest.raises(InputError, match="cannot be the name of a new folder"):
                 call(name)
     assert {file.name: file.read_bytes() for file in (tmp_path / "empty").iterdir()} == before
 

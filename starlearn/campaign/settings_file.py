@@ -1,7 +1,6 @@
 """Settings of a new campaign: from a TOML file and the command line to a learner."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +14,7 @@ from starlearn.storage.toml_settings import Strict, checked_settings, make_part,
 from starlearn.tasks import ChoiceTask, GenerationTask
 
 OPTIONS = {"resolution", "per_item", "extra_fields"}
-"""Settings of the campaign itself; keywords of ``Campaign.create``."""
+"""Settings of the campaign itself."""
 PARTS: dict[str, Any] = {"adapter": LoRA, "acquisition": Acquisition, "training": Training}
 
 
@@ -35,15 +34,6 @@ class CampaignSettings(Strict):
     training: dict[str, Any] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class NewCampaign:
-    """The arguments of ``Campaign.create``."""
-
-    pool: Path
-    learner: STARLearner
-    options: dict[str, Any]
-
-
 def read_settings(path: Path) -> dict[str, Any]:
     """Read a TOML file. Relative paths in it are relative to its folder.
 
@@ -61,8 +51,8 @@ def read_settings(path: Path) -> dict[str, Any]:
     return found
 
 
-def new_campaign(values: Mapping[str, Any]) -> NewCampaign:
-    """Make the pool's path, the learner and the options from settings; loads no weights.
+def new_campaign(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of ``Campaign.create`` from settings; loads no weights.
 
     Raises
     ------
@@ -81,7 +71,7 @@ def new_campaign(values: Mapping[str, Any]) -> NewCampaign:
     )
     Backbone(learner.model, learner.quantization, verbose=False)
     options = settings.model_dump(include=OPTIONS, exclude_unset=True)
-    return NewCampaign(Path(settings.pool), learner, options)
+    return {"pool": Path(settings.pool), "learner": learner, **options}
 
 
 def _task(values: dict[str, Any]) -> ChoiceTask | GenerationTask:

@@ -29,6 +29,7 @@ LEVELS = {"error": "ERROR", "warning": "Warning", "note": "Note"}
 
 Folder = Annotated[Path, typer.Argument(help="The campaign folder.", show_default=False)]
 Model = Annotated[str | None, typer.Option(help="Where the base model is now, if it moved.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
 Annotator = Annotated[str, typer.Option("--annotator", "-a", help="Name of the annotator.")]
 
 
@@ -37,7 +38,7 @@ def command_line(*arguments: object) -> str:
     return shlex.join(["starlearn", *map(str, arguments)])
 
 
-def print_text(text: str) -> None:
+def show(text: str) -> None:
     """Print text with control characters spelled out."""
     make_console().print(plain(text))
 
@@ -108,34 +109,23 @@ def opened_to_read(folder: Path, model: str | None = None) -> Iterator["Campaign
 @app.command()
 def init(
     folder: Folder,
-    pool: Annotated[Path | None, typer.Option(help="The items: a .jsonl or .csv file.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Folder or hub id; by default the embedded small model.")
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="Template of the prompt; \\n is a line break.")
-    ] = None,
-    choices: Annotated[str | None, typer.Option(help="The closed set of answers: a,b,c")] = None,
+    pool: Annotated[Path | None, typer.Option(help="The items: .jsonl or .csv.")] = None,
+    model: Annotated[str | None, typer.Option(help="Folder or hub id; default: embedded.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Template; \\n is a line break.")] = None,
+    choices: Annotated[str | None, typer.Option(help="Closed set of answers: a,b,c")] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Free-form answers of at most this many tokens.", min=1)
     ] = None,
     answer_pattern: Annotated[
-        str | None,
-        typer.Option(help="Regular expression of the final answer in a free-form answer."),
+        str | None, typer.Option(help="Regular expression of a free-form text's final answer.")
     ] = None,
-    settings: Annotated[
-        Path | None, typer.Option(help="TOML file with these and other settings.")
-    ] = None,
-    quantization: Annotated[
-        WeightFormat | None, typer.Option(help="Format of the base model's weights.")
-    ] = None,
+    settings: Annotated[Path | None, typer.Option(help="TOML file with all settings.")] = None,
+    quantization: Annotated[WeightFormat | None, typer.Option(help="Weights of the base.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random choices.", min=0)] = None,
     resolution: Annotated[
-        Resolution | None, typer.Option(help="The label where annotators differ.")
+        Resolution | None, typer.Option(help="Which label counts where annotators differ.")
     ] = None,
-    per_item: Annotated[
-        int | None, typer.Option(help="Number of annotators per item.", min=1)
-    ] = None,
+    per_item: Annotated[int | None, typer.Option(help="Annotators per item.", min=1)] = None,
     extra_fields: Annotated[
         str | None, typer.Option(help="Fields to show in addition to the prompt's: a,b")
     ] = None,
@@ -163,15 +153,12 @@ def init(
         }
         merged = {**given, **_without_none(options)}
         merged["task"] = {**given.get("task", {}), **_without_none(task)}
-        new = new_campaign(merged)
-        with Campaign.create(folder, new.pool, new.learner, **new.options) as campaign:
+        with Campaign.create(folder, **new_campaign(merged)) as campaign:
             status = campaign.status()
-            print_text(f"New campaign in {folder}: {status.n_items} items in the pool.")
+            show(f"New campaign in {folder}: {status.n_items} items in the pool.")
             if status.n_duplicates:
-                print_text(
-                    f"{status.n_duplicates} rows are duplicates of earlier rows and are left out."
-                )
-            print_next(status)
+                show(f"{status.n_duplicates} rows are duplicates of earlier rows and are left out.")
+            show_next(status)
 
 
 def _split(text: str | None) -> list[str] | None:
@@ -182,9 +169,9 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def print_next(status: "Status") -> None:
+def show_next(status: "Status") -> None:
     """Print the next command."""
-    print_text(f"Next: {status.next}")
+    show(f"Next: {status.next}")
 
 
 @app.command()
@@ -194,19 +181,12 @@ def query(
         int, typer.Option("--n-instances", "-n", help="Number of items to label.", min=1)
     ] = 50,
     model: Model = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Fail when fewer items are left.")
-    ] = False,
-    engine: Annotated[
-        Engine | None, typer.Option(help="Which processes score; by default this one.")
-    ] = None,
-    workers: Annotated[
-        int, typer.Option(help="Number of scoring processes, with --engine.", min=1)
-    ] = 2,
-    gpus: Annotated[float, typer.Option(help="GPUs per scoring process.", min=0)] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if fewer are left.")] = False,
+    engine: Annotated[Engine | None, typer.Option(help="Score in other processes.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes of --engine.", min=1)] = 2,
+    gpus: Annotated[float, typer.Option(help="GPUs per process.", min=0)] = 0,
     address: Annotated[
-        str | None,
-        typer.Option(help="Address of a running Ray cluster; by default one is started."),
+        str | None, typer.Option(help="Address of a Ray cluster; by default one is started.")
     ] = None,
 ) -> None:
     """Choose the items whose labels are worth most; an interrupted query continues."""
@@ -221,11 +201,11 @@ def query(
         batch = campaign.query(n_instances, strict=strict, engine=given)
         status = campaign.status()
         if batch:
-            print_text(f"Round {status.round}: {len(batch)} items to label, most valuable first.")
-            print_text(f"The first was chosen because: {batch[0].reason}")
+            show(f"Round {status.round}: {len(batch)} items to label, most valuable first.")
+            show(f"The first was chosen because: {batch[0].reason}")
         else:
-            print_text("No item is left: every item of the pool has a response.")
-        print_next(status)
+            show("No item is left: every item of the pool has a response.")
+        show_next(status)
 
 
 @app.command()
@@ -255,8 +235,8 @@ def label(
             interactive = sys.stdin.isatty() and sys.stdout.isatty()
             saved = LabellingSession(campaign, annotator, make_console(), interactive).run()
         status = campaign.status()
-        print_text(f"\n{saved} saved. {status.done} of the batch's {status.batch} items are done.")
-        print_next(status)
+        show(f"\n{saved} saved. {status.done} of the batch's {status.batch} items are done.")
+        show_next(status)
 
 
 @app.command()
@@ -270,8 +250,8 @@ def teach(folder: Folder, model: Model = None) -> None:
 def _print_training(campaign: "Campaign") -> None:
     record, status = campaign.history()[-1], campaign.status()
     loss = "" if record.train_loss is None else f", training loss {record.train_loss:.4f}"
-    print_text(f"Round {record.round}: trained on {record.n_labels} labels{loss}.")
-    print_next(status)
+    show(f"Round {record.round}: trained on {record.n_labels} labels{loss}.")
+    show_next(status)
 
 
 @app.command("status")
@@ -285,23 +265,21 @@ def status_command(
         if as_json:
             typer.echo(json.dumps({**asdict(found), "history": [asdict(r) for r in history]}))
             return
-        print_text(f"{found.folder}: {found.n_labelled} of {found.n_items} items labelled.")
+        show(f"{found.folder}: {found.n_labelled} of {found.n_items} items labelled.")
         for record in history:
             trained = "" if record.n_labels is None else f", trained on {record.n_labels} labels"
-            print_text(
-                f"Round {record.round}: {record.state}, {record.n_answered} answered{trained}"
-            )
+            show(f"Round {record.round}: {record.state}, {record.n_answered} answered{trained}")
         if found.batch and found.state != "published":
-            print_text(f"Batch: {found.done} of {found.batch} done.")
+            show(f"Batch: {found.done} of {found.batch} done.")
         if found.skipped or found.flagged:
-            print_text(f"Skipped: {found.skipped}. Flagged: {found.flagged}.")
+            show(f"Skipped: {found.skipped}. Flagged: {found.flagged}.")
         for name, count in found.annotators.items():
-            print_text(f"Annotator {name}: {count} items")
+            show(f"Annotator {name}: {count} items")
         if found.error:
-            print_text(f"The newest round failed: {found.error}")
+            show(f"The newest round failed: {found.error}")
         if found.holder:
-            print_text(f"In use by {found.holder}")
-        print_next(found)
+            show(f"In use by {found.holder}")
+        show_next(found)
 
 
 @app.command()
@@ -313,8 +291,8 @@ def resume(folder: Folder, model: Model = None) -> None:
         if before.state == "training":
             _print_training(campaign)
         elif before.state == "scoring":
-            print_text(f"Round {after.round}: {after.batch} items to label, most valuable first.")
-            print_next(after)
+            show(f"Round {after.round}: {after.batch} items to label, most valuable first.")
+            show_next(after)
         else:
-            print_text("Nothing was interrupted.")
-            print_next(after)
+            show("Nothing was interrupted.")
+            show_next(after)

@@ -9,11 +9,12 @@ import typer
 from starlearn.cli.campaign_commands import (
     Annotator,
     Folder,
+    Overwrite,
     command_line,
     opened,
     opened_to_read,
-    print_next,
-    print_text,
+    show,
+    show_next,
 )
 from starlearn.errors import InputError
 
@@ -29,6 +30,9 @@ Url = Annotated[
 ProjectNumber = Annotated[
     int | None, typer.Option(help="Number of a project; by default that of the last push.", min=1)
 ]
+RoundNumber = Annotated[
+    int | None, typer.Option("--round", help="Which round; by default the newest.")
+]
 Relabel = Annotated[list[str] | None, typer.Option(help="SPELLING=CHOICE; can be repeated.")]
 
 
@@ -38,15 +42,9 @@ def export_command(
     file: Annotated[
         Path, typer.Argument(help="A new .csv, .jsonl or .json file.", show_default=False)
     ],
-    number: Annotated[
-        int | None, typer.Option("--round", help="Which round; by default the newest.")
-    ] = None,
-    annotator: Annotated[
-        str | None, typer.Option(help="Write the labels of this annotator.")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing file.")
-    ] = False,
+    number: RoundNumber = None,
+    annotator: Annotated[str | None, typer.Option(help="Write this annotator's labels.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write the batch to a file with an empty column label, to be labelled elsewhere.
 
@@ -66,17 +64,13 @@ def export_command(
             )
         count = export_batch(campaign, file, number, annotator)
         if tasks:
-            print_text(
-                f"{count} tasks are in {file}. In a project of Label Studio, paste {interface} in"
-            )
-            print_text("Settings > Labeling Interface > Code, then import the tasks.")
-            print_text(
-                f"Next, with the JSON export: {command_line('import', folder, 'export.json')}"
-            )
+            show(f"{count} tasks are in {file}. In a project of Label Studio, paste {interface} in")
+            show("Settings > Labeling Interface > Code, then import the tasks.")
+            show(f"Next, with the JSON export: {command_line('import', folder, 'export.json')}")
             return
-        print_text(f"{count} items are in {file}. Fill in the column label, then type:")
+        show(f"{count} items are in {file}. Fill in the column label, then type:")
         option = [] if annotator is None else ["-a", annotator]
-        print_text(f"Next: {command_line('import', folder, file, *option)}")
+        show(f"Next: {command_line('import', folder, file, *option)}")
 
 
 @app.command("import")
@@ -98,7 +92,7 @@ def import_command(
             campaign, file, annotator, encoding=encoding, relabel=_spellings(relabel)
         )
         _print_result(done, "rows")
-        print_next(campaign.status())
+        show_next(campaign.status())
 
 
 @app.command()
@@ -114,9 +108,7 @@ def push(
             "newest adapter (computed), or none."
         ),
     ] = Predictions.stored,
-    number: Annotated[
-        int | None, typer.Option("--round", help="Which round; by default the newest.")
-    ] = None,
+    number: RoundNumber = None,
 ) -> None:
     """Send the batch to Label Studio; a second push sends only what is missing.
 
@@ -129,10 +121,10 @@ def push(
             campaign, url, project=project, new=new, predictions=predictions.value, round_id=number
         )
         same = f", {done.n_same} were there already" if done.n_same else ""
-        print_text(f"{done.n_new} tasks sent{same}: {done.link.url}/projects/{done.link.project}")
+        show(f"{done.n_new} tasks sent{same}: {done.link.url}/projects/{done.link.project}")
         if done.n_new:
-            print_text(f"{done.n_predictions} of them show an answer of the model.")
-        print_text(f"Next: {command_line('pull', folder)}")
+            show(f"{done.n_predictions} of them show an answer of the model.")
+        show(f"Next: {command_line('pull', folder)}")
 
 
 @app.command()
@@ -151,7 +143,7 @@ def pull(
 
         done = fetch(campaign, url, project=project, relabel=_spellings(relabel))
         _print_result(done, "annotations")
-        print_next(campaign.status())
+        show_next(campaign.status())
 
 
 def _spellings(relabel: list[str] | None) -> dict[str, str]:
@@ -167,6 +159,6 @@ def _print_result(done: "ImportResult", rows: str) -> None:
     skips = f", {done.n_skips} skips" if done.n_skips else ""
     same = f", {done.n_same} were there already" if done.n_same else ""
     still = f", {done.n_open} {rows} have no label yet" if done.n_open else ""
-    print_text(f"{done.n_new} labels saved{skips}{same}{still}.")
+    show(f"{done.n_new} labels saved{skips}{same}{still}.")
     for note in done.notes:
-        print_text(f"Note: {note}")
+        show(f"Note: {note}")

@@ -12,8 +12,8 @@ from starlearn.cli.campaign_commands import (
     Model,
     opened,
     opened_to_read,
-    print_text,
     reporting,
+    show,
 )
 from starlearn.errors import InputError
 
@@ -32,7 +32,7 @@ def add_choice(
     """Add an answer to the choices; the next training learns it."""
     with opened(folder, model) as campaign:
         campaign.add_choice(choice.strip())
-        print_text(f"There are now {len(campaign.choices or [])} choices.")
+        show(f"There are now {len(campaign.choices or [])} choices.")
 
 
 @app.command()
@@ -47,13 +47,13 @@ def backup(
         if file is not None and file.exists():
             raise InputError(f"{file} exists already. Choose another name.")
         made = campaign.backup(None if file is None else file.absolute())
-        print_text(f"The labels are copied to {made}.")
+        show(f"The labels are copied to {made}.")
 
 
 @app.command()
 def doctor(
     folder: Annotated[
-        Path | None, typer.Argument(help="A campaign folder; without it, the machine is checked.")
+        Path | None, typer.Argument(help="A campaign folder; without it, the machine.")
     ] = None,
     fix: Annotated[bool, typer.Option("--fix", help="Remove what was never published.")] = False,
     restore: Annotated[
@@ -86,11 +86,11 @@ def doctor(
         if as_json:
             print(json.dumps([vars(finding) for finding in found], indent=2))
         for finding in [] if as_json else found:
-            print_text(f"{LEVELS[finding.level]}: {finding.what}")
+            show(f"{LEVELS[finding.level]}: {finding.what}")
             if finding.fix:
-                print_text(f"  {finding.fix}")
+                show(f"  {finding.fix}")
         if not found and not as_json:
-            print_text(f"Nothing is wrong with {folder}.")
+            show(f"Nothing is wrong with {folder}.")
         if any(finding.level == "error" for finding in found):
             raise typer.Exit(DAMAGED)
 
@@ -103,6 +103,4 @@ def _restore(folder: Path, restore: bool, source: Path | None) -> None:
     if source is not None and not source.is_file():
         raise InputError(f"{source} is not a file. Name a backup, or leave out --from.")
     chosen = restore_labels(folder, source)
-    print_text(
-        f"The labels were restored from {chosen}. The earlier files are in {folder}/damaged-..."
-    )
+    show(f"The labels were restored from {chosen}. The earlier files are in {folder}/damaged-...")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from starlearn.cli.campaign_commands import Folder, Model, opened_to_read, print_text
+from starlearn.cli.campaign_commands import Folder, Model, Overwrite, opened_to_read, show
 from starlearn.errors import InputError, StorageError
 
 app = typer.Typer()
@@ -21,20 +21,13 @@ def report(
         Path | None, typer.Option(help="Where to write it; by default in the campaign folder.")
     ] = None,
     test: Annotated[
-        Path | None,
-        typer.Option(help="Labelled items that are never used for training: .jsonl or .csv."),
+        Path | None, typer.Option(help="Labelled items, never used for training: .jsonl or .csv.")
     ] = None,
-    label_field: Annotated[
-        str, typer.Option(help="Field of the test file with the label.")
-    ] = "label",
+    label_field: Annotated[str, typer.Option(help="Field of its labels.")] = "label",
     price_per_label: Annotated[float | None, typer.Option(help="Price of an answer.")] = None,
-    price_per_hour: Annotated[
-        float | None, typer.Option(help="Price of an hour of annotation.")
-    ] = None,
+    price_per_hour: Annotated[float | None, typer.Option(help="Price of an hour.")] = None,
     model: Model = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing file.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a report of the campaign to one HTML file, which needs no network.
 
@@ -53,10 +46,10 @@ def report(
         options = ReportOptions(prices)
         if test is not None:
             items = read_test_file(campaign, test, label_field)
-            options = ReportOptions(prices, test.name, on_test_set(campaign, items, print_text))
+            options = ReportOptions(prices, test.name, on_test_set(campaign, items, show))
         write_file(target, render(campaign, options).encode())
-        print_text(f"The report is in {target}. Open it in a browser.")
-        print_text(f"Next: {campaign.status().next}")
+        show(f"The report is in {target}. Open it in a browser.")
+        show(f"Next: {campaign.status().next}")
 
 
 def _require_free(target: Path, overwrite: bool) -> None:

@@ -19,7 +19,7 @@ Strategy = StrEnum("Strategy", ["uncertainty", "random", "both"])
 PoolKind = StrEnum("PoolKind", ["skewed", "homogeneous", "noisy", "steps"])
 DatasetName = StrEnum("DatasetName", ["gsm8k", "boolq", "openbookqa"])
 Quantization = StrEnum("Quantization", ["nf4", "fp4", "none"])
-Measure = StrEnum("Measure", ["entropy", "predictive_entropy", "mutual_information"])
+Measure = StrEnum("Measure", ["entropy", "predictive_entropy", "mutual_information", "bald"])
 
 ARMS = {"uncertainty": ["default"], "random": ["random"], "both": ["default", "random"]}
 ROUNDS_FILE = "rounds.jsonl"

@@ -207,7 +207,7 @@ def test_tasks_of_others_are_passed_over(pushed, fake, make_campaign):
     assert done.n_new == 4
     assert done.notes == ["2 tasks are not of this campaign and were ignored."]
     push(other, new=True)
-    with pytest.raises(InputError, match="none of its 2 tasks is of the campaign"):
+    with pytest.raises(InputError, match="none of its 2 tasks belongs to the campaign"):
         pull(campaign, project=link_of(other).project)
 
 

@@ -86,7 +86,8 @@ def reliability_diagram(tested: Sequence[Evaluation], before: Sequence[Evaluatio
         bins[name] = reliability(confidence, correct)
     figure = new_figure()
     figure.set_size_inches(5.4, 4.8)
-    ReliabilityDiagram(bins).plot(figure.add_subplot())
+    ax = ReliabilityDiagram(bins).plot(figure.add_subplot()).ax_
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     return as_image(figure)
 
 
