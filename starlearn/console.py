@@ -56,10 +56,8 @@ def plain(text: str) -> str:
 def exit_on_error(advice: Callable[[], str]) -> Iterator[None]:
     """Exit with one message and an exit code on Ctrl-C and on starlearn's own errors.
 
-    Parameters
-    ----------
-    advice : callable
-        Returns the message after Ctrl-C or SIGTERM: which results are kept, and the next command.
+    `advice` returns the message after Ctrl-C or SIGTERM: which results are kept, and the next
+    command.
     """
     try:
         with _sigterm_as_interrupt():

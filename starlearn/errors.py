@@ -94,7 +94,7 @@ class CampaignCorruptError(StarlearnError, RuntimeError):
     """A campaign whose files are damaged or missing."""
 
 
-def listed(rows: Sequence[str], most: int = 5) -> str:
-    """Join messages about rows: the first few in full, and the number of the others."""
-    shown = "; ".join(rows[:most])
-    return shown if len(rows) <= most else f"{shown}; and {len(rows) - most} more"
+def listed(rows: Sequence[str]) -> str:
+    """Join messages about rows: the first five in full, and the number of the others."""
+    shown = "; ".join(rows[:5])
+    return shown if len(rows) <= 5 else f"{shown}; and {len(rows) - 5} more"

@@ -28,13 +28,7 @@ class Progress:
 
 
 def checked_callbacks(callbacks: Any) -> tuple[Any, ...]:
-    """Return callbacks as a tuple.
-
-    Raises
-    ------
-    InputError
-        When one is neither a function nor an instance of transformers.TrainerCallback.
-    """
+    """Return callbacks, functions and instances of transformers.TrainerCallback, as a tuple."""
     if callbacks is None:
         return ()
     # An iterator would be empty at the second use.
@@ -60,12 +54,7 @@ def checked_callbacks(callbacks: Any) -> tuple[Any, ...]:
 def checked_trackers(report_to: Any) -> tuple[str, ...]:
     """Return the names of the trackers that receive metrics.
 
-    Raises
-    ------
-    InputError
-        When a name is not in `TRACKERS`. "all" is not: data never leaves the machine by accident.
-    MissingDependencyError
-        When a tracker's library is not installed.
+    transformers' "all" is not allowed: data never leaves the machine by accident.
     """
     if report_to is None or report_to == "none":
         return ()
@@ -135,17 +124,10 @@ def number_from_env(names: Iterable[str], default: int) -> int:
 
 
 class ItemBar:
-    """A progress bar over the items of a pool, across the stages of an item.
+    """A progress bar over the m items of a pool, across the stages of an item.
 
-    Parameters
-    ----------
-    title : str
-    total : int
-        m, the number of items to score.
-    verbose : int
-        0 shows no bar. Of several processes only the first shows one.
-    callbacks : sequence
-        Functions that the first process calls, with or without a bar.
+    With ``verbose=0`` there is no bar. Of several processes only the first shows one, and calls the
+    callbacks, with or without a bar.
     """
 
     def __init__(self, title: str, total: int, verbose: int, callbacks: Sequence[Any] = ()) -> None:

@@ -31,13 +31,7 @@ def isolated_generators(seed: int) -> Iterator[None]:
 
 
 def drawn_seed(random_state: Any) -> int:
-    """Draw a seed from a random state as in scikit-learn.
-
-    Raises
-    ------
-    InputError
-        When `random_state` is of another type, or negative.
-    """
+    """Draw a seed from a random state as in scikit-learn."""
     try:
         return int(check_random_state(random_state).randint(2**31 - 1))
     except (ValueError, TypeError) as error:

@@ -21,7 +21,7 @@ from starlearn.evaluate.displays import (
 )
 from starlearn.evaluate.results import grouped, primary_contrasts, read_results
 from starlearn.evaluate.run_log import append_line
-from starlearn.evaluate.statistics import holm, mean_interval
+from starlearn.evaluate.statistics import holm, mean_interval, reliability
 from starlearn.evaluate.study_report import main_arms, render_study, write_study_report
 from starlearn.evaluate.study_tables import row
 
@@ -249,7 +249,7 @@ def test_shares_of_the_classes_fill_each_bar(counts):
 
 
 def test_reliability_of_predictions():
-    diagram = ReliabilityDiagram.from_predictions([0.9, 0.2], [True, False], "_a$").plot()
+    diagram = ReliabilityDiagram({"_a$": reliability([0.9, 0.2], [True, False])}).plot()
     assert diagram.lines_[0].get_xydata().tolist() == [[0.2, 0.0], [0.9, 1.0]]
     assert texts(diagram.ax_) == [r"a\$"]
 

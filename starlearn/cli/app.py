@@ -19,7 +19,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Pick the prompts worth labelling, fine-tune in 4 bits, repeat.",
 )
 
 

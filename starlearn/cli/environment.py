@@ -46,22 +46,9 @@ class Check:
 def examine(folder: Path, model: str | None = None) -> list[Check]:
     """Run all checks in this order. Nothing is downloaded, and no file is left on the disk.
 
-    Parameters
-    ----------
-    folder : Path
-        Folder for campaigns, whose disk and SQLite are checked.
-    model : str, optional
-        Folder or hub id of the base model whose prompts are shown; None is the embedded model.
-        Its weights are not loaded.
-
-    Returns
-    -------
-    list of Check
-
-    Raises
-    ------
-    InputError
-        When the model does not exist.
+    The disk and SQLite of `folder`, a folder for campaigns, are checked. `model` is the folder or
+    hub id of the base model whose prompts are shown; its weights are not loaded. None is the
+    embedded model.
     """
     return [
         *_libraries(),
@@ -81,11 +68,6 @@ def _importable(group: str, name: str, checks: Iterator[Check]) -> Iterator[Chec
     except ImportError as error:
         text = f"cannot be checked: {str(error).partition(chr(10))[0]:.200}"
         yield Check(group, name, "error", text, "Install the libraries that are missing or old.")
-
-
-def as_json(checks: Sequence[Check]) -> dict[str, object]:
-    """Return the output of --json."""
-    return {"ok": not failed(checks), "checks": [vars(check) for check in checks]}
 
 
 def failed(checks: Sequence[Check]) -> bool:
@@ -283,7 +265,8 @@ def show_environment(folder: Path, model: str | None, json_output: bool) -> bool
     checks = examine(folder, model)
     if json_output:
         # Other programs read this. A console would break its lines.
-        print(json.dumps(as_json(checks), indent=2))
+        content = {"ok": not failed(checks), "checks": [vars(check) for check in checks]}
+        print(json.dumps(content, indent=2))
         return not failed(checks)
     console = make_console()
     console.print(_table(checks))

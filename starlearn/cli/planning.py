@@ -5,6 +5,7 @@ data sheets and list prices. The plan states which. No number was measured on a 
 """
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from starlearn.errors import InputError
@@ -63,27 +64,17 @@ WAITING_BYTES = 600
 
 @dataclass(frozen=True)
 class Job:
-    """A pool to score.
-
-    Parameters
-    ----------
-    items : int
-        m, the size of the pool.
-    tokens : float
-        Mean length of a prompt in tokens.
-    passes : int
-        K; the base model's pass is added.
-    parameters : float
-        Number of parameters of the model.
-    chunk : int
-        Items that are scored at a time.
-    """
+    """A pool to score."""
 
     items: int
     tokens: float
+    """Mean length of a prompt in tokens."""
     passes: int
+    """K; the base model's pass is added."""
     parameters: float
+    """Number of parameters of the model."""
     chunk: int = 2048
+    """Number of items that are scored at a time."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -157,21 +148,9 @@ def plan(
 ) -> CostPlan:
     """Return the expected time and price of a query.
 
-    Parameters
-    ----------
-    job : Job
-    rate : float
-        Tokens per second of one pass on one worker: assumed (:func:`tokens_per_second`) or
-        measured (:func:`measured_rate`).
-    workers : int
-    price : float, optional
-        US dollars per hour of one worker.
-    distributed : bool
-        Whether the workers of a cluster score the chunks, instead of one process.
-
-    Returns
-    -------
-    CostPlan
+    `rate` is in tokens per second of one pass on one worker, assumed (:func:`tokens_per_second`)
+    or measured (:func:`measured_rate`). `price` is in US dollars per hour of one worker. Without
+    `distributed` one process scores the chunks, instead of the workers of a cluster.
     """
     if workers < 1 or not rate > 0:
         raise InputError(f"workers must be at least 1 and rate above 0, got {workers} and {rate}.")
@@ -200,16 +179,9 @@ def measured_rate(items_per_second: float, tokens: float, passes: int) -> float:
     return items_per_second * tokens * (passes + 1)
 
 
-def stops_scaling(job: Job, rate: float, most: int = 100_000) -> int:
-    """Return the largest number of workers that still score in half of their time."""
-    low, high = 1, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        if plan(job, rate, middle).share >= 0.5:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def stops_scaling(job: Job, rate: float) -> int:
+    """Return the largest number of workers, to 100,000, that still score in half of their time."""
+    return 1 + bisect_left(range(2, 100_001), True, key=lambda n: plan(job, rate, n).share < 0.5)
 
 
 def assumptions(job: Job, device: Device | None, rate: float, price: float | None) -> list[str]:

@@ -156,6 +156,7 @@ def play_study(
     """Play all arms of one task and one seed; write the report, and print the table by round."""
     from starlearn.evaluate.run_report import write_report
     from starlearn.evaluate.runs import play, require_usable, runs_of
+    from starlearn.evaluate.statistics import aulc
     from starlearn.evaluate.study_file import FIRST_TUNING_SEED, Study
     from starlearn.storage.toml_settings import checked_settings
 
@@ -177,19 +178,15 @@ def play_study(
         for one in runs:
             records[one.arm] = []
             play(one, Watcher(progress, one, records[one.arm], out / ROUNDS_FILE), threads=None)
-    write_report(out, records, shown_settings(task, settings, seed))
-    console.print(table_by_round(records))
-    console.print(closing_line(records, out))
-
-
-def shown_settings(
-    task: Mapping[str, Any], settings: Mapping[str, Any], seed: int
-) -> dict[str, Any]:
-    """Return the settings of a run as one table."""
-    flat: dict[str, Any] = {"seed": seed}
+    shown: dict[str, Any] = {"seed": seed}
     for name, value in {**task, **settings}.items():
-        flat |= value if isinstance(value, dict) else {name: value}
-    return flat
+        shown |= value if isinstance(value, dict) else {name: value}
+    write_report(out, records, shown)
+    console.print(table_by_round(records))
+    areas = ", ".join(f"{arm} {aulc(rounds):.3f}" for arm, rounds in records.items())
+    caution = " (one seed is not evidence)" if len(records) > 1 else ""
+    report = out / "report.html"
+    console.print(plain(f"Area under the learning curve: {areas}{caution}. Open {report}"))
 
 
 def prepare_folder(out: Path, *, overwrite: bool) -> None:
@@ -223,14 +220,7 @@ def make_progress(console: Any) -> Any:
 class Watcher:
     """Listener to the rounds of one run, which moves its bar, and prints and saves each round.
 
-    Parameters
-    ----------
-    progress : rich.progress.Progress
-    run : Run
-    records : list
-        The records of the rounds are appended to it.
-    file : path
-        JSON lines, one per round.
+    The records of the rounds are appended to `records`, and to `file` as JSON lines.
     """
 
     def __init__(self, progress: Any, run: "Run", records: list[Any], file: Path) -> None:
@@ -278,12 +268,3 @@ def table_by_round(records: Records) -> Any:
             f"{seconds:.1f}",
         )
     return table
-
-
-def closing_line(records: Records, out: Path) -> str:
-    """Return the area under each learning curve, and the path of the report."""
-    from starlearn.evaluate.statistics import aulc
-
-    areas = ", ".join(f"{arm} {aulc(rounds):.3f}" for arm, rounds in records.items())
-    caution = " (one seed is not evidence)" if len(records) > 1 else ""
-    return plain(f"Area under the learning curve: {areas}{caution}. Open {out / 'report.html'}")

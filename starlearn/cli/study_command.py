@@ -55,15 +55,11 @@ def study(
         if (file is None) == (report is None):
             raise InputError("give either a study to run (STUDY.toml), or --report FOLDER")
         if report is not None:
-            _report(report)
+            from starlearn.evaluate.study_report import write_study_report
+
+            make_console().print(plain(f"Open {write_study_report(report)}"))
         elif file is not None:
             _run(file, out, processes, dry_run, verify, name_folders(where or []))
-
-
-def _report(folder: Path) -> None:
-    from starlearn.evaluate.study_report import write_study_report
-
-    make_console().print(plain(f"Open {write_study_report(folder)}"))
 
 
 def _run(
@@ -95,8 +91,7 @@ def _run(
     def note(text: str) -> None:
         console.print(plain(f"Note: {text}"))
 
-    failed = failures(run_study(found, out, processes=processes, note=note, on_line=show))
-    if failed:
+    if failed := failures(run_study(found, out, processes=processes, note=note, on_line=show)):
         console.print(plain(f"{len(failed)} runs failed. The same command tries them again:"))
         for line in failed[:20]:
             console.print(plain(f"  {line}"))

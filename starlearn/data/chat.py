@@ -26,25 +26,8 @@ MAX_CHARACTERS, MAX_SECONDS = 100_000, 20.0
 def in_chat(tokenizer: Any, prompt: str, system: str | None) -> str:
     """Return a prompt template with the text that a chat template puts around a user's message.
 
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizer
-    prompt : str
-        Template with fields in braces.
-    system : str or None
-        The system's message, plain text.
-
-    Returns
-    -------
-    str
-        The prompt template with the chat's text before and after it.
-
-    Raises
-    ------
-    InputError
-        When there is no chat template, or it fails, takes too long, renders too much, or does not
-        show each message once. It runs in transformers' sandbox and for a limited time, because it
-        comes with the model.
+    `prompt` has fields in braces, the system's message is plain text. The chat template runs in
+    transformers' sandbox and for a limited time, because it comes with the model.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise InputError(

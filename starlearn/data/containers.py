@@ -71,23 +71,7 @@ def _is_array_alone(X: Any) -> bool:
 
 
 def as_labels(y: Any, n_items: int) -> NDArray[Any]:
-    """Return labels as a 1-D array, texts as objects.
-
-    Parameters
-    ----------
-    y : sequence of str, int or bool, length N
-    n_items : int
-        N, the number of items.
-
-    Returns
-    -------
-    ndarray of shape (N,)
-
-    Raises
-    ------
-    InputError
-        When lengths differ, a label is missing or empty, or types are mixed.
-    """
+    """Return labels (texts, whole numbers or booleans) as a 1-D array, texts as objects."""
     if hasattr(y, "columns") and hasattr(y, "to_numpy"):  # pandas.DataFrame
         y = y.to_numpy()
     if isinstance(y, np.ndarray) and y.ndim == 2 and y.shape[1] == 1:
@@ -149,13 +133,7 @@ def take(X: Any, indices: NDArray[np.intp]) -> Any:
 
 
 def as_count(value: Any, name: str, most: int) -> int:
-    """Return a number of items from 1 to `most`.
-
-    Raises
-    ------
-    InputError
-        When it is not a whole number, below 1, or above `most`.
-    """
+    """Return a number of items from 1 to `most`; raise InputError for any other value."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
         raise InputError(f"{name} must be a whole number, got {value!r}.")
     count = int(value)

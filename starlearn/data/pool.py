@@ -95,14 +95,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class FilledPool:
-    """A pool on disk whose rows are brought to the prompt's fields when they are read.
-
-    Parameters
-    ----------
-    rows : Pool
-        m rows.
-    task : Task
-    """
+    """A pool on disk whose rows are brought to the prompt's fields when they are read."""
 
     rows: Pool
     task: Task

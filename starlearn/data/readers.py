@@ -19,27 +19,10 @@ LONGEST_CELL = 2**31 - 1
 def load_labelled(
     path: str | Path, text_field: str, label_field: str
 ) -> tuple[list[str], list[str]]:
-    """Read texts and labels from a file of JSON lines or a CSV file with a header.
+    """Read texts and labels from two fields of a JSON-lines file, or columns of a CSV file.
 
-    Parameters
-    ----------
-    path : str or path
-        A ``.jsonl``, ``.ndjson`` or ``.csv`` file in UTF-8; a byte-order mark is allowed.
-    text_field, label_field : str
-        The fields (JSON) or columns (CSV) to read. Other ones are ignored.
-
-    Returns
-    -------
-    items : list of str
-        The texts, unchanged.
-    labels : list of str
-        The labels without outer spaces. "NA" and "null" are ordinary labels.
-
-    Raises
-    ------
-    InputError
-        When the file is not UTF-8, JSON or CSV, a row has too few or too many cells, a field is
-        missing or empty, or a label is not text. The message names the lines.
+    The file is in UTF-8; a byte-order mark is allowed. Texts are unchanged, labels are without
+    outer spaces. "NA" and "null" are ordinary labels. The error for bad rows names their lines.
     """
     path = Path(path)
     pairs = converted(
@@ -57,21 +40,10 @@ def converted(
     where: object,
     remedy: str,
 ) -> list[tuple[str, str]]:
-    """Convert rows to pairs of text and label, and report all bad rows in one error.
+    """Convert rows to pairs of text and label, and report all bad rows in one InputError.
 
-    Parameters
-    ----------
-    rows : iterable of (str, dict)
-        Each row with its place, such as "line 3".
-    convert : callable
-        Takes a row, and raises ValueError, TypeError or KeyError for a bad one.
-    where, remedy : str
-        The source of the rows, and how to fix bad rows.
-
-    Raises
-    ------
-    InputError
-        When a row is bad, or there are no rows.
+    Each row comes with its place, such as "line 3". `convert` raises ValueError, TypeError or
+    KeyError for a bad one. `where` is the source of the rows, `remedy` how to fix bad rows.
     """
     pairs, complaints = [], []
     for place, row in rows:

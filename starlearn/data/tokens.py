@@ -33,30 +33,12 @@ def encode_prompts(
     room: int,
     rows: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """Return the prompt tokens of items. Special tokens come from the template only.
+    """Return the prompt tokens of m items. Special tokens come from the template only.
 
-    Parameters
-    ----------
-    tokenizer : transformers tokenizer
-    task : Task
-    fields : sequence of dict, length m
-        From :meth:`starlearn.tasks.Task.fill`.
-    context : int
-        Longest sequence in tokens that the model was made for.
-    room : int
-        Tokens to leave free for the answer.
-    rows : sequence of int, optional
-        Numbers of the items in error messages; by default 0 .. m - 1.
-
-    Returns
-    -------
-    list of list of int, length m
-
-    Raises
-    ------
-    InputError
-        When a prompt has no token, or prompt and answer exceed the context: a model with rotary
-        positions raises no error there, and its scores have no meaning.
+    `fields` are those of :meth:`starlearn.tasks.Task.fill`. `context` is the longest sequence in
+    tokens that the model was made for, of which `room` are left free for the answer. A longer
+    prompt is an error: a model with rotary positions raises none there, and its scores have no
+    meaning. `rows` are the numbers of the items in error messages, by default 0 .. m - 1.
     """
     rows = range(len(fields)) if rows is None else rows
     parts = _template_parts(tokenizer, task)
@@ -106,13 +88,7 @@ class Encoder:
     def __call__(
         self, fields: Sequence[Fields], rows: NDArray[np.intp], room: int | None = None
     ) -> list[list[int]]:
-        """Return the prompts of items; `rows` are their numbers, `room` replaces that of the task.
-
-        Raises
-        ------
-        InputError
-            As :func:`encode_prompts`.
-        """
+        """Return the prompts of the items at `rows`; `room` replaces that of the task."""
         return encode_prompts(
             self.tokenizer,
             self.task,
@@ -254,17 +230,7 @@ class Batch:
 
 
 def padded_lengths(lengths: Any, grains: int = GRAINS) -> NDArray[np.intp]:
-    """Round lengths up to a grid whose steps grow with the lengths.
-
-    Parameters
-    ----------
-    lengths : array of int
-    grains : int
-        Number of grid points between two powers of two.
-
-    Returns
-    -------
-    ndarray of the same shape
+    """Round lengths up to a grid with `grains` points between two powers of two.
 
     Examples
     --------
@@ -277,21 +243,11 @@ def padded_lengths(lengths: Any, grains: int = GRAINS) -> NDArray[np.intp]:
 
 
 def batches(lengths: Any, max_tokens: int, copies: int | tuple[int, ...] = 1) -> Iterator[Batch]:
-    """Split items into batches of equal padded length within a token budget.
+    """Split m items into batches of equal padded length, B * T <= max_tokens with copies.
 
-    Parameters
-    ----------
-    lengths : array of int, shape (m,) or (m, parts)
-        Tokens of each item. Several parts are padded one by one.
-    max_tokens : int
-        Upper bound of B * T, copies included. A longer item is a batch of its own.
-    copies : int or tuple of int, shape (parts,)
-        Number of times that a pass runs each part.
-
-    Yields
-    ------
-    Batch
-        Longest first, so that a lack of memory shows at once.
+    `lengths`, [m] or [m, parts], are the tokens of each item; several parts are padded one by one.
+    `copies` is the number of times that a pass runs each part. A longer item is a batch of its own.
+    The longest batch is first, so that a lack of memory shows at once.
     """
     if not len(lengths):
         return

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from starlearn.model.processes import ProcessGroup, processes
+from starlearn.model.processes import ProcessGroup
 from starlearn.query.acquisition import QueryPlan, score_pool
 from starlearn.query.score_store import row_keys
 from starlearn.query.score_table import ScoreTable
@@ -28,11 +29,6 @@ class ProcessWorkers:
 
     processes: ProcessGroup
 
-    @classmethod
-    def here(cls) -> "ProcessWorkers":
-        """Return the processes that were started together with this one."""
-        return cls(processes())
-
     def score(
         self,
         plan: QueryPlan,
@@ -41,15 +37,7 @@ class ProcessWorkers:
         n_passes: int,
         places: NDArray[np.intp],
     ) -> None:
-        """Fill in scores, bit for bit those of one process.
-
-        Raises
-        ------
-        ModelMismatchError
-            When the processes would compute different numbers.
-        WorkerError
-            When another process has failed.
-        """
+        """Fill in scores, bit for bit those of one process."""
         self.processes.agree(
             lambda: [
                 plan.scorer.identity(n_passes),
@@ -84,9 +72,7 @@ class ProcessWorkers:
                 return []
             return [replace(plan, workers=None).embedded([prompts[i] for i in own], rows[own])]
 
-        return np.concatenate(
-            [part for parts in self.processes.together(embedded) for part in parts]
-        )
+        return np.concatenate(list(chain.from_iterable(self.processes.together(embedded))))
 
     def _share(self, places: NDArray[np.intp], size: int) -> NDArray[np.intp]:
         """Return this process's share: whole chunks, if there is at least one per process."""

@@ -22,33 +22,17 @@ DIGEST = b"starlearn.chunk"
 def chunk_key(space: str, prompts: Sequence[Sequence[int]]) -> str:
     """Return the key of a chunk of prompts: it changes with every input of the chunk's numbers.
 
-    Parameters
-    ----------
-    space : str
-        All inputs besides the prompts; see :meth:`starlearn.query.scoring.Scorer.identity`.
-    prompts : sequence of c token sequences
-        In the order of the chunk's rows.
-
-    Returns
-    -------
-    str
-        32 hexadecimal digits, the name of the chunk's file.
+    `space` identifies all inputs besides the prompts, see
+    :meth:`starlearn.query.scoring.Scorer.identity`. The key is the name of the chunk's file.
     """
-    digest = blake2b(space.encode(), digest_size=16)
-    for key in row_keys(prompts):
-        digest.update(key)
-    return digest.hexdigest()
+    return blake2b(space.encode() + b"".join(row_keys(prompts)), digest_size=16).hexdigest()
 
 
 def items_key(space: str, items: Sequence[Mapping[str, str]]) -> str:
     """Return the key of a chunk of items, before they become prompts.
 
-    Parameters
-    ----------
-    space : str
-        All inputs of the chunk's numbers besides the items, the task included.
-    items : sequence of c mappings
-        The fields of the prompts, as :meth:`starlearn.tasks.Task.fill` returns them.
+    `space` identifies all inputs of the chunk's numbers besides the items, the task included. Items
+    are the fields of the prompts, as :meth:`starlearn.tasks.Task.fill` returns them.
     """
     content = json.dumps([space, *items]).encode()
     return blake2b(content, digest_size=16).hexdigest()
@@ -60,13 +44,7 @@ def chunk_file(folder: Path, space: str, key: str) -> Path:
 
 
 def write_chunk(file: Path, key: str, columns: Mapping[str, Any]) -> None:
-    """Write a chunk. The file has its name only when it is complete.
-
-    Raises
-    ------
-    StorageError
-        When the file cannot be written. Finished chunks are kept.
-    """
+    """Write a chunk. The file has its name only when it is complete."""
     table = pa.table(dict(columns))
     table = table.replace_schema_metadata({DIGEST: _digest(key, table)})
     with replacing(file, uuid4().hex) as scratch:  # two workers may score the same chunk

@@ -60,15 +60,7 @@ class RayEngine:
 
 
 def engine_of(engine: Any) -> RayEngine:
-    """Return the settings of an `engine` argument.
-
-    Raises
-    ------
-    InputError
-        When the engine is unknown.
-    MissingDependencyError
-        When Ray is not installed.
-    """
+    """Return the settings of an `engine` argument."""
     if engine == "ray":
         engine = RayEngine()
     if not isinstance(engine, RayEngine):
@@ -164,13 +156,8 @@ def finished(
 ) -> Iterator[dict[str, Any]]:
     """Score chunks by workers, and yield one result per finished chunk, in any order.
 
-    Ray Data restarts a worker that dies, and gives its chunk to another one.
-
-    Yields
-    ------
-    dict
-        key, error, kind and numbers; see
-        :meth:`starlearn.distributed.worker.ScoringWorker.__call__`.
+    Ray Data restarts a worker that dies, and gives its chunk to another one. The keys of a result
+    are those of `RESULT`.
     """
     import pyarrow as pa
 
@@ -187,20 +174,13 @@ def finished(
         num_gpus=settings.gpus or None,
         fn_constructor_args=(job,),
     )
-    with _quiet("ray.data"):
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # no messages about progress
+    try:
         for batch in scored.iter_batches(
             batch_size=None, batch_format="pyarrow", prefetch_batches=0
         ):
             yield from batch.to_pylist()
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Hide a library's messages about its progress."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)

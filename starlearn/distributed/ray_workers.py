@@ -19,15 +19,10 @@ from starlearn.data.pool import rows_of
 from starlearn.distributed.accelerate_workers import ProcessWorkers
 from starlearn.distributed.chunks import chunk_file, chunk_key, items_key, read_chunk, write_chunk
 from starlearn.distributed.cluster import RayEngine, engine_of, finished, running, worker_numerics
-from starlearn.distributed.worker import (
-    EMBEDDING,
-    POSITION,
-    PROMPT,
-    ScoringJob,
-    scores_of,
-)
+from starlearn.distributed.worker import EMBEDDING, POSITION, PROMPT, ScoringJob, scores_of
 from starlearn.errors import InputError, OutOfMemoryError, WorkerError
 from starlearn.export import saving
+from starlearn.model.processes import processes
 from starlearn.progress import ItemBar
 from starlearn.query.acquisition import QueryPlan, Workers
 from starlearn.query.score_table import ScoreTable
@@ -44,7 +39,7 @@ def workers_of(engine: Any, learner: Any) -> Workers | None:
     if engine is None:
         return None
     if engine == "accelerate":
-        return ProcessWorkers.here()
+        return ProcessWorkers(processes())
     return RayWorkers(engine_of(engine), learner)
 
 
@@ -64,13 +59,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class RayWorkers:
-    """Workers of a learner's query; see :class:`starlearn.query.acquisition.Workers`.
-
-    Parameters
-    ----------
-    settings : RayEngine
-    learner : STARLearner
-    """
+    """Workers of a learner's query; see :class:`starlearn.query.acquisition.Workers`."""
 
     settings: RayEngine
     learner: Any = field(repr=False)
@@ -85,15 +74,7 @@ class RayWorkers:
         n_passes: int,
         places: NDArray[np.intp],
     ) -> None:
-        """Fill in scores, bit for bit those of one process.
-
-        Raises
-        ------
-        WorkerError
-            When a chunk cannot be scored, naming its rows. Finished chunks are kept.
-        OutOfMemoryError
-            When one item alone does not fit into a worker's memory.
-        """
+        """Fill in scores, bit for bit those of one process. Finished chunks survive an error."""
         size = plan.acquisition.chunk_size
 
         def places_of(number: int) -> NDArray[np.intp]:
@@ -194,7 +175,10 @@ class RayWorkers:
                 return
             job = replace(job, folder=str(folder), todo=str(todo))
             if plan.trained and job.n_passes:
-                job = replace(job, learner=str(self._saved(plan, todo)))
+                # Workers need the adapter only: no labelled text is written to shared storage.
+                content = replace(saving.content_of(self.learner), items=[], labels=[])
+                saving.save(content, todo / "learner", plan.scorer.backbone)
+                job = replace(job, learner=str(todo / "learner"))
             for key in self._finished(job, waiting):
                 table = read_chunk(chunk_file(folder, job.space, key), key, waiting[key].length)
                 if table is None:
@@ -229,13 +213,6 @@ class RayWorkers:
                     f"Ray stopped: {' '.join(str(error).split())[:500]}. Workers were scoring: "
                     f"{at or 'nothing yet'}. Finished chunks are kept; call again to resume."
                 ) from error
-
-    def _saved(self, plan: QueryPlan, todo: Path) -> Path:
-        folder = todo / "learner"
-        # Workers need the adapter only: no labelled text is written to shared storage.
-        content = replace(saving.content_of(self.learner), items=[], labels=[])
-        saving.save(content, folder, plan.scorer.backbone)
-        return folder
 
     @contextmanager
     def _folders(self) -> Iterator[tuple[Path, Path]]:

@@ -13,7 +13,13 @@ import pyarrow.parquet as pq
 
 from starlearn.data.tokens import Encoder
 from starlearn.distributed.chunks import chunk_file, chunk_key, read_chunk, write_chunk
-from starlearn.errors import InputError, ModelMismatchError, OutOfMemoryError, StarlearnError
+from starlearn.errors import (
+    InputError,
+    ModelMismatchError,
+    OutOfMemoryError,
+    StarlearnError,
+    WorkerError,
+)
 from starlearn.export import saving
 from starlearn.model.backbone import Backbone
 from starlearn.model.choices import ChoiceTree
@@ -29,6 +35,11 @@ ATTEMPTS = 3
 """Number of workers that a chunk may kill before it is reported as an error."""
 EMBEDDING, ANSWER, POSITION, PROMPT = "embedding", "answer", " position", " prompt"
 """Columns of chunks. The space keeps them apart from the fields of a template."""
+RESULT = pa.schema(
+    {"key": pa.string(), "error": pa.string(), "kind": pa.string(), "numbers": pa.list_(pa.int64())}
+)
+"""Columns of a worker's results: error is "" for a finished chunk, kind is "input" for an
+InputError, and numbers are the arguments of an OutOfMemoryError."""
 
 
 def numerics_of(source: str, quantization: Any) -> str:
@@ -67,13 +78,7 @@ class ScoringJob:
     """Folder of chunks that wait for a worker."""
 
     def scorer(self) -> Scorer:
-        """Build the scorer.
-
-        Raises
-        ------
-        ModelMismatchError
-            When its numbers would differ from those of the calling process.
-        """
+        """Build the scorer; its numbers must be those of the calling process."""
         adapter = None if self.learner is None else saving.load(self.learner).adapter
         backbone = Backbone(self.source, self.quantization, verbose=False)
         scorer = Scorer(
@@ -97,12 +102,7 @@ class ScoringJob:
 
 
 class ScoringWorker:
-    """A Ray actor that scores chunks one after the other.
-
-    Parameters
-    ----------
-    job : ScoringJob
-    """
+    """A Ray actor that scores chunks one after the other."""
 
     def __init__(self, job: ScoringJob) -> None:
         self.job = job
@@ -114,29 +114,10 @@ class ScoringWorker:
             self.failed = failure_of(error)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Score the chunks named in a batch.
-
-        Parameters
-        ----------
-        batch : pyarrow.Table
-            Column key.
-
-        Returns
-        -------
-        pyarrow.Table
-            Columns key, error ("" for a finished chunk), kind ("input" for an InputError), and
-            numbers (the arguments of an OutOfMemoryError).
-        """
+        """Score the chunks in the column key, and return one row of RESULT per chunk."""
         keys = batch["key"].to_pylist()
-        results = [self.failed or self._score_chunk(key) for key in keys]
-        return pa.table(
-            {
-                "key": keys,
-                "error": [result["error"] for result in results],
-                "kind": [result["kind"] for result in results],
-                "numbers": pa.array([r["numbers"] for r in results], pa.list_(pa.int64())),
-            }
-        )
+        rows = [{"key": key, **(self.failed or self._score_chunk(key))} for key in keys]
+        return pa.Table.from_pylist(rows, RESULT)
 
     def prompts(self, table: pa.Table) -> list[list[int]]:
         """Return the prompts of a chunk, made of its items if it has no prompts yet."""
@@ -155,16 +136,14 @@ class ScoringWorker:
         target = chunk_file(self.folder, self.job.space, key)
         if read_chunk(target, key, table.num_rows) is None:
             attempts = len(begun.read_text().splitlines()) if begun.exists() else 0
-            if attempts >= ATTEMPTS:
-                return {
-                    "error": f"it has killed its worker {attempts} times (see Ray's logs; usually "
-                    "memory ran out). Give workers more memory, or remove its items",
-                    "numbers": [],
-                    "kind": "",
-                }
-            with begun.open("a") as lines:  # one line per attempt: a worker that dies leaves it
-                lines.write(f"{os.getpid()}\n")
             try:
+                if attempts >= ATTEMPTS:
+                    raise WorkerError(
+                        f"it has killed its worker {attempts} times (see Ray's logs; usually "
+                        "memory ran out). Give workers more memory, or remove its items"
+                    )
+                with begun.open("a") as lines:  # one line per attempt: a worker that dies leaves it
+                    lines.write(f"{os.getpid()}\n")
                 write_chunk(target, key, self.computed(table))
             except StarlearnError as error:
                 return failure_of(error)

@@ -270,27 +270,21 @@ def copy(rng: Generator) -> Question:
 
 Skill = Callable[[Generator], Question]
 
-KNOWN_SKILLS: MappingProxyType[str, Skill] = MappingProxyType(
-    {
-        skill.__name__: skill
-        for skill in (
-            *(most, amount, owner, first, after, where, inside, dearest, costing, change, copy),
-        )
-    }
+
+def by_name(*skills: Skill) -> MappingProxyType[str, Skill]:
+    """Return skills by the names of their functions."""
+    return MappingProxyType({skill.__name__: skill for skill in skills})
+
+
+KNOWN_SKILLS = by_name(
+    most, amount, owner, first, after, where, inside, dearest, costing, change, copy
 )
 """Skills that the model is pre-trained on."""
 
-NEW_SKILLS: MappingProxyType[str, Skill] = MappingProxyType(
-    {
-        skill.__name__: skill
-        for skill in (*(fewest, second_last, follower, middle, cheapest, double, undo),)
-    }
-)
+NEW_SKILLS = by_name(fewest, second_last, follower, middle, cheapest, double, undo)
 """Skills that pre-training never shows: the hard ones of the pools."""
 
-UNLEARNABLE_SKILLS: MappingProxyType[str, Skill] = MappingProxyType({"happy": happy})
+UNLEARNABLE_SKILLS = by_name(happy)
 """Skills whose answers are random."""
 
-SKILLS: MappingProxyType[str, Skill] = MappingProxyType(
-    {**KNOWN_SKILLS, **NEW_SKILLS, **UNLEARNABLE_SKILLS}
-)
+SKILLS = MappingProxyType({**KNOWN_SKILLS, **NEW_SKILLS, **UNLEARNABLE_SKILLS})

@@ -66,11 +66,7 @@ POOL_KINDS: Mapping[str, PoolKind] = MappingProxyType(
             | {"happy": 0.15},
             NAMES,
         ),
-        "steps": PoolKind(
-            {"change": 0.70, "double": 0.15, "undo": 0.15},
-            None,
-            r"answer (\d+)",
-        ),
+        "steps": PoolKind({"change": 0.70, "double": 0.15, "undo": 0.15}, None, r"answer (\d+)"),
     }
 )
 

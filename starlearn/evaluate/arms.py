@@ -7,14 +7,19 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from starlearn.errors import InputError
+from starlearn.evaluate.statistics import spearman
+from starlearn.query.mixing import mixed
+from starlearn.query.selection import top_n
 from starlearn.settings import PUBLISHED_SCHEDULE
 
 Facts = dict[str, Any]
+Items = Sequence[Any]
 Picked = tuple[NDArray[np.intp], Facts]
-Pick = Callable[[Any, Sequence[Any], int, np.random.Generator, Sequence[Any] | None], Picked]
+Pick = Callable[[Any, Items, int, Generator, Sequence[Any] | None], Picked]
 """(learner, offered items, n, generator, gold labels or None) -> positions and facts.
 
 Only arms that leak labels, and say so in their name, receive the gold labels.
@@ -35,18 +40,13 @@ class Arm:
     """Name in reports; the arm's key where it is None."""
 
 
-def drawn_keys(m: int, rng: np.random.Generator) -> NDArray[np.uint64]:
+def drawn_keys(m: int, rng: Generator) -> NDArray[np.uint64]:
     """Draw one random number per item, to break ties between m items."""
     return rng.integers(0, 2**63, m, dtype=np.uint64)
 
 
-def shuffled_base(
-    learner: Any, items: Sequence[Any], n: int, rng: np.random.Generator, gold: Any
-) -> Picked:
+def shuffled_base(learner: Any, items: Items, n: int, rng: Generator, gold: Any) -> Picked:
     """Mix as STAR does, with the base scores permuted at random: a placebo."""
-    from starlearn.query.mixing import mixed
-    from starlearn.query.selection import top_n
-
     part = learner.acquisition
     weight = part.base_weight(len(learner.rounds_) - 1)
     found = learner.uncertainty(items)
@@ -60,30 +60,22 @@ def shuffled_base(
     return top_n(values, n, drawn_keys(len(items), rng)), facts
 
 
-def agreeing_scores(learner: Any, items: Sequence[Any]) -> tuple[NDArray[np.float64], Facts]:
+def agreeing_scores(learner: Any, items: Items) -> tuple[NDArray[np.float64], Facts]:
     """Mix with lambda(t) times the rank correlation of base and full uncertainty, at least 0."""
-    from starlearn.evaluate.statistics import spearman
-    from starlearn.query.mixing import mixed
-
     part = learner.acquisition
     found = learner.uncertainty(items)
     correlation = spearman(found.base, found.full) or 0.0
     weight = part.base_weight(len(learner.rounds_) - 1) * max(correlation, 0.0)
-    values = mixed(found.base, found.full, weight, part.normalise)
-    return values, {"lambda": weight}
+    return mixed(found.base, found.full, weight, part.normalise), {"lambda": weight}
 
 
-def agreeing(
-    learner: Any, items: Sequence[Any], n: int, rng: np.random.Generator, gold: Any
-) -> Picked:
+def agreeing(learner: Any, items: Items, n: int, rng: Generator, gold: Any) -> Picked:
     """Select by the mix of `agreeing_scores`."""
-    from starlearn.query.selection import top_n
-
     values, facts = agreeing_scores(learner, items)
     return top_n(values, n, drawn_keys(len(items), rng)), facts
 
 
-def by_rank(values: NDArray[np.float64], n: int, rng: np.random.Generator) -> NDArray[np.intp]:
+def by_rank(values: NDArray[np.float64], n: int, rng: Generator) -> NDArray[np.intp]:
     """Draw n distinct items, each with a probability proportional to 1 / rank.
 
     This is the soft-rank draw of arXiv 2106.12059, equation 6, by Gumbel noise.
@@ -92,27 +84,19 @@ def by_rank(values: NDArray[np.float64], n: int, rng: np.random.Generator) -> ND
     return np.argsort(np.log(ranks) - rng.gumbel(size=len(values)), kind="stable")[:n]
 
 
-def drawn_softly(
-    learner: Any, items: Sequence[Any], n: int, rng: np.random.Generator, gold: Any
-) -> Picked:
+def drawn_softly(learner: Any, items: Items, n: int, rng: Generator, gold: Any) -> Picked:
     """Draw by the rank of STAR's uncertainty instead of taking the top n."""
     return by_rank(learner.uncertainty(items).mixed, n, rng), {}
 
 
-def agreeing_softly(
-    learner: Any, items: Sequence[Any], n: int, rng: np.random.Generator, gold: Any
-) -> Picked:
+def agreeing_softly(learner: Any, items: Items, n: int, rng: Generator, gold: Any) -> Picked:
     """Draw by the rank of the mix of `agreeing_scores`."""
     values, facts = agreeing_scores(learner, items)
     return by_rank(values, n, rng), facts
 
 
 def unlike_each_other(
-    learner: Any,
-    items: Sequence[Any],
-    values: NDArray[np.float64],
-    n: int,
-    rng: np.random.Generator,
+    learner: Any, items: Items, values: NDArray[np.float64], n: int, rng: Generator
 ) -> NDArray[np.intp]:
     """Draw n items as k-means++ draws centres: on base hidden states, weighted by values."""
     from starlearn.query.diversity import kmeans_plus_plus
@@ -121,37 +105,26 @@ def unlike_each_other(
     return kmeans_plus_plus(values, learner.transform(items), n, rng, keys=keys)
 
 
-def agreeing_and_spread(
-    learner: Any, items: Sequence[Any], n: int, rng: np.random.Generator, gold: Any
-) -> Picked:
+def agreeing_and_spread(learner: Any, items: Items, n: int, rng: Generator, gold: Any) -> Picked:
     """Draw as k-means++ does, weighted by the mix of `agreeing_scores`."""
     values, facts = agreeing_scores(learner, items)
     return unlike_each_other(learner, items, values, n, rng), facts
 
 
-def longest_first(
-    learner: Any, items: Sequence[Any], n: int, rng: np.random.Generator, gold: Any
-) -> Picked:
+def longest_first(learner: Any, items: Items, n: int, rng: Generator, gold: Any) -> Picked:
     """Select the items with the longest text, without a model."""
-    from starlearn.query.selection import top_n
-
     lengths = np.array([item_length(item) for item in items], dtype=np.float64)
     return top_n(lengths, n, drawn_keys(len(items), rng)), {}
 
 
-def spread_out(
-    learner: Any, items: Sequence[Any], n: int, rng: np.random.Generator, gold: Any
-) -> Picked:
+def spread_out(learner: Any, items: Items, n: int, rng: Generator, gold: Any) -> Picked:
     """Draw as k-means++ draws centres: on base hidden states, without uncertainty."""
     return unlike_each_other(learner, items, np.ones(len(items)), n, rng), {}
 
 
-def gold_loss_first(
-    learner: Any, items: Sequence[Any], n: int, rng: np.random.Generator, gold: Any
-) -> Picked:
+def gold_loss_first(learner: Any, items: Items, n: int, rng: Generator, gold: Any) -> Picked:
     """Select the items whose gold answer the model finds least likely. Reads gold labels."""
     from starlearn.evaluate.judging import gold_losses
-    from starlearn.query.selection import top_n
 
     if gold is None:
         raise InputError("This arm ranks by gold answers, and none were given.")
@@ -164,6 +137,7 @@ def item_length(item: Any) -> int:
 
 
 PLAIN = MappingProxyType({"schedule": 0.0, "n_passes": 1})
+BALD = MappingProxyType({"measure": "mutual_information", "schedule": 0.0})
 NO_DECAY = MappingProxyType({"b_weight_decay": 0.0, "b_shrinkage": None})
 
 ARMS: Mapping[str, Arm] = MappingProxyType(
@@ -187,8 +161,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "lambda_0": Arm("STAR without the base mix: lambda = 0", {"schedule": 0.0}),
         "lambda_1": Arm("only the base model's uncertainty: lambda = 1", {"schedule": 1.0}),
         "lambda_reversed": Arm(
-            "STAR with lambda rising: 0.1, 0.2, ..., 0.9",
-            {"schedule": PUBLISHED_SCHEDULE[::-1]},
+            "STAR with lambda rising: 0.1, 0.2, ..., 0.9", {"schedule": PUBLISHED_SCHEDULE[::-1]}
         ),
         "base_shuffled": Arm("a placebo: STAR with shuffled base scores", pick=shuffled_base),
         "agreement": Arm(
@@ -205,21 +178,16 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "no_dropout": Arm("STAR without Monte-Carlo dropout: one pass", {"n_passes": 1}),
         "bald": Arm(
             "mutual information of answer and dropout mask (BALD), lambda = 0",
-            {"measure": "mutual_information", "schedule": 0.0},
+            BALD,
             title="default (mutual information)",
         ),
         "bald_8": Arm(
             "a candidate: BALD with K = 8 passes",
-            {"measure": "mutual_information", "schedule": 0.0, "n_passes": 8},
+            {**BALD, "n_passes": 8},
         ),
         "bald_kmeans_4": Arm(
             "a candidate: k-means++ among the top 4 n items of BALD",
-            {
-                "measure": "mutual_information",
-                "schedule": 0.0,
-                "diversity": "kmeans++",
-                "candidates": 4,
-            },
+            {**BALD, "diversity": "kmeans++", "candidates": 4},
         ),
         "longest": Arm("the longest items first", {"strategy": "random"}, pick=longest_first),
         "kmeans": Arm(
@@ -229,8 +197,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         ),
         "star_kmeans": Arm("STAR with k-means++", {"diversity": "kmeans++"}),
         "lambda_0_kmeans": Arm(
-            "lambda = 0 with k-means++",
-            {"schedule": 0.0, "diversity": "kmeans++"},
+            "lambda = 0 with k-means++", {"schedule": 0.0, "diversity": "kmeans++"}
         ),
         "lambda_0_kmeans_4": Arm(
             "k-means++ among the top 4 n items of lambda = 0",
@@ -248,13 +215,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
 
 
 def arm_named(name: str) -> Arm:
-    """Return an arm.
-
-    Raises
-    ------
-    InputError
-        For an unknown name, with the closest known one.
-    """
+    """Return an arm; raise InputError for an unknown name, with the closest known one."""
     if name in ARMS:
         return ARMS[name]
     close = get_close_matches(name, ARMS, n=1)

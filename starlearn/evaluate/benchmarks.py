@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sklearn.base import clone
+
 from starlearn.data.readers import Row, converted, read_rows, text_of
 from starlearn.errors import InputError
 from starlearn.tasks import ChoiceTask, GenerationTask
@@ -14,36 +16,27 @@ Item = dict[str, str]
 OPTIONS = re.compile(r"^Answer([A-Z]):? ", re.MULTILINE)
 FINAL_NUMBER = re.compile(r"(####\s*)(-?[\d,]+(?:\.\d+)?)\s*$")
 NOT_A_WORD = re.compile(r"[\W_]+")
+HINT = "Is this the right data set?"
 
 
 @dataclass(frozen=True)
 class Benchmark:
     """One of the paper's data sets, in the same form from a folder and from the hub.
 
-    Attributes
-    ----------
-    name : str
-        "gsm8k", "boolq" or "openbookqa".
-    train_items, test_items : list of dict
-        Each has one field, ``question``: the whole question in the prompt form of the paper.
-    train_labels, test_labels : list of str
-        GSM8K: the worked solution, which ends in "#### number" without thousands commas; it keeps
-        calculator annotations such as ``<<48/2=24>>``. BoolQ: "true" or "false". OpenBookQA: "A"
-        to "D".
-    task : ChoiceTask or GenerationTask
-        The prompt and the answers, for a learner.
-    leaked_test_rows : list of int
-        Test rows whose question is also in train, up to punctuation, case and the order of the
-        options. They are kept: report the accuracy with and without them.
+    Each item has one field, ``question``: the whole question in the prompt form of the paper.
+    Labels of GSM8K are worked solutions, which end in "#### number" without thousands commas and
+    keep calculator annotations such as ``<<48/2=24>>``. Those of BoolQ are "true" and "false",
+    those of OpenBookQA "A" to "D".
     """
 
-    name: str
     train_items: list[Item]
     train_labels: list[str]
     test_items: list[Item]
     test_labels: list[str]
     task: ChoiceTask | GenerationTask
     leaked_test_rows: list[int]
+    """Test rows whose question is also in train, up to punctuation, case and the order of the
+    options. They are kept: report the accuracy with and without them."""
 
 
 @dataclass(frozen=True)
@@ -55,31 +48,14 @@ class Source:
     test_split: str
     from_hub: Callable[[Row], tuple[str, str]]
     from_file: Callable[[Row], tuple[str, str]]
-    task: Callable[[], ChoiceTask | GenerationTask]
+    task: ChoiceTask | GenerationTask
 
 
 def load_benchmark(name: str, folder: str | Path | None = None) -> Benchmark:
-    """Load GSM8K, BoolQ or OpenBookQA.
+    """Load "gsm8k", "boolq" or "openbookqa" from a folder, or from the hub without one.
 
-    Parameters
-    ----------
-    name : {"gsm8k", "boolq", "openbookqa"}
-        The data set.
-    folder : str or path, optional
-        A folder with ``train.jsonl`` and ``test.jsonl`` of rows ``{"question", "answer"}``, or its
-        parent, which has ``GSM8K/``, ``BoolQ/`` and ``OBQA/``. Without it, the data set is loaded
-        from the hub with ``datasets.load_dataset``.
-
-    Returns
-    -------
-    Benchmark
-        Items, labels, the task, and the test rows that leak from train.
-
-    Raises
-    ------
-    InputError
-        When the name is unknown, a file is missing, a row does not have the expected form, or the
-        hub cannot be reached.
+    The folder has ``train.jsonl`` and ``test.jsonl`` of rows ``{"question", "answer"}``, or it is
+    the parent of such a folder named ``GSM8K``, ``BoolQ`` or ``OBQA``.
     """
     if name not in SOURCES:
         raise InputError(f"unknown benchmark {name!r}; choose one of {', '.join(SOURCES)}")
@@ -88,15 +64,15 @@ def load_benchmark(name: str, folder: str | Path | None = None) -> Benchmark:
         train, test = (from_hub(name, source, split) for split in ("train", source.test_split))
     else:
         folder = folder_of(source.folder, Path(folder))
-        train, test = (from_file(source, folder / f"{split}.jsonl") for split in ("train", "test"))
+        files = (folder / "train.jsonl", folder / "test.jsonl")
+        train, test = (converted(read_rows(file), source.from_file, file, HINT) for file in files)
     seen = {content_key(text) for text, _ in train}
     return Benchmark(
-        name,
         [{"question": text} for text, _ in train],
         [label for _, label in train],
         [{"question": text} for text, _ in test],
         [label for _, label in test],
-        source.task(),
+        clone(source.task),
         [row for row, (text, _) in enumerate(test) if content_key(text) in seen],
     )
 
@@ -112,11 +88,6 @@ def folder_of(name: str, folder: Path) -> Path:
     )
 
 
-def from_file(source: Source, path: Path) -> list[tuple[str, str]]:
-    """Read the rows of one file of a benchmark as pairs of question and label."""
-    return converted(read_rows(path), source.from_file, path, "Is this the right data set?")
-
-
 def from_hub(name: str, source: Source, split: str) -> list[tuple[str, str]]:
     """Load one split of a benchmark from the hub as pairs of question and label."""
     import datasets
@@ -130,33 +101,13 @@ def from_hub(name: str, source: Source, split: str) -> list[tuple[str, str]]:
             f"with {source.folder}/train.jsonl and {source.folder}/test.jsonl"
         ) from error
     numbered = ((f"row {number}", row) for number, row in enumerate(rows))
-    where = f"{source.hub[0]} ({split})"
-    return converted(numbered, source.from_hub, where, "Is this the right data set?")
+    return converted(numbered, source.from_hub, f"{source.hub[0]} ({split})", HINT)
 
 
 def content_key(question: str) -> tuple[str, ...]:
     """Return the words of a question, with its lines (and so its options) sorted."""
     lines = (NOT_A_WORD.sub(" ", line).strip() for line in OPTIONS.sub("", question).splitlines())
     return tuple(sorted(line.casefold() for line in lines if line))
-
-
-def gsm8k_task() -> GenerationTask:
-    """Return the task of GSM8K: worked solutions, scored by the number after "####"."""
-    return GenerationTask(
-        "{question}\nAnswer:",
-        max_new_tokens=256,
-        answer_pattern=r"####\s*(-?\d+(?:,\d{3})*(?:\.\d+)?)",
-    )
-
-
-def boolq_task() -> ChoiceTask:
-    """Return the task of BoolQ, in the words of the paper's targets."""
-    return ChoiceTask("{question}\n\nthe correct answer is", choices=["false", "true"])
-
-
-def openbookqa_task() -> ChoiceTask:
-    """Return the task of OpenBookQA: one letter of four."""
-    return ChoiceTask("{question}", choices=["A", "B", "C", "D"])
 
 
 def gsm8k_row(row: Row) -> tuple[str, str]:
@@ -208,14 +159,32 @@ def last_word(row: Row, allowed: tuple[str, ...]) -> str:
 
 
 SOURCES = {
-    "gsm8k": Source("GSM8K", ("openai/gsm8k", "main"), "test", gsm8k_row, gsm8k_row, gsm8k_task),
-    "boolq": Source("BoolQ", ("google/boolq",), "validation", boolq_hub_row, boolq_row, boolq_task),
+    "gsm8k": Source(
+        "GSM8K",
+        ("openai/gsm8k", "main"),
+        "test",
+        gsm8k_row,
+        gsm8k_row,
+        GenerationTask(
+            "{question}\nAnswer:",
+            max_new_tokens=256,
+            answer_pattern=r"####\s*(-?\d+(?:,\d{3})*(?:\.\d+)?)",
+        ),
+    ),
+    "boolq": Source(
+        "BoolQ",
+        ("google/boolq",),
+        "validation",
+        boolq_hub_row,
+        boolq_row,
+        ChoiceTask("{question}\n\nthe correct answer is", choices=["false", "true"]),
+    ),
     "openbookqa": Source(
         "OBQA",
         ("allenai/openbookqa", "main"),
         "test",
         openbookqa_hub_row,
         openbookqa_row,
-        openbookqa_task,
+        ChoiceTask("{question}", choices=["A", "B", "C", "D"]),
     ),
 }

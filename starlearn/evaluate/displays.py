@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from starlearn.console import plain
 from starlearn.evaluate.arms import arm_title
-from starlearn.evaluate.results import REFERENCE, TaskResults
-from starlearn.evaluate.statistics import MARGIN, Contrast, mean_interval, reliability
+from starlearn.evaluate.results import TaskResults
+from starlearn.evaluate.statistics import MARGIN, Contrast, mean_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,10 +47,7 @@ def png(figure: "Figure", dpi: int) -> bytes:
 class Display:
     """Base class of the displays, which draw on given axes or on those of a new figure.
 
-    Attributes
-    ----------
-    ax_, figure_
-        The matplotlib axes and figure, after `plot`.
+    After `plot`, `ax_` and `figure_` are matplotlib's axes and figure.
     """
 
     def _begin(self, ax: "Axes | None") -> "Axes":
@@ -62,25 +59,14 @@ class Display:
 class LearningCurves(Display):
     """Test accuracy, or another metric, by the number of labels: one line per curve.
 
-    Parameters
-    ----------
-    curves : mapping of str to sequence of (int, float or sequence of float)
-        Points of each curve by its name: the number of labels, and the value, or the values of
-        several seeds. NaN values are left out.
-    label : str
-        Name of the metric.
-
-    Attributes
-    ----------
-    lines_ : list
-        The matplotlib lines, after `plot`.
+    The points of each curve, by its name, are the number of labels and the value, or the values of
+    several seeds. NaN values are left out. After `plot`, `lines_` has matplotlib's lines.
     """
 
     def __init__(
         self, curves: Mapping[str, Sequence[tuple[float, Any]]], label: str = "test accuracy"
     ) -> None:
-        self.curves = curves
-        self.label = label
+        self.curves, self.label = curves, label
 
     @classmethod
     def from_results(
@@ -131,19 +117,15 @@ class AulcForest(Display):
     """Differences of AULC with 95 % intervals, one row per contrast, and the margin.
 
     The task, and the arm that others are compared with, are named once where all rows share them.
-
-    Parameters
-    ----------
-    contrasts : sequence of Contrast
     """
 
     def __init__(self, contrasts: Sequence[Contrast]) -> None:
         self.contrasts = contrasts
 
     @classmethod
-    def from_results(cls, results: Sequence[TaskResults], against: str = REFERENCE) -> Self:
-        """Return the display of all arms of all tasks against one arm."""
-        return cls([one for task in results for one in task.contrasts(against)])
+    def from_results(cls, results: Sequence[TaskResults]) -> Self:
+        """Return the display of all arms of all tasks against random choice."""
+        return cls([one for task in results for one in task.contrasts()])
 
     def plot(self, ax: "Axes | None" = None) -> Self:
         """Draw the first contrast on top."""
@@ -176,15 +158,8 @@ class AulcForest(Display):
 class ReliabilityDiagram(Display):
     """Accuracy by confidence, one line per set of answers; a calibrated model is on the diagonal.
 
-    Parameters
-    ----------
-    bins : mapping of str to mapping of str to array-like of shape (n_bins,)
-        For each set of answers, by its name: the result of `statistics.reliability`.
-
-    Attributes
-    ----------
-    lines_ : list
-        The matplotlib lines, after `plot`.
+    The bins of each set, by its name, are those of `statistics.reliability`. After `plot`, `lines_`
+    has matplotlib's lines.
     """
 
     def __init__(self, bins: Mapping[str, Mapping[str, ArrayLike]]) -> None:
@@ -195,13 +170,6 @@ class ReliabilityDiagram(Display):
         """Return the display of a task after its last round; seeds are pooled."""
         shown = results.arms if arms is None else arms
         return cls({arm_title(arm): results.last_bins(arm) for arm in shown})
-
-    @classmethod
-    def from_predictions(
-        cls, confidence: ArrayLike, right: ArrayLike, name: str = "answers"
-    ) -> Self:
-        """Return the display of q answers: their probabilities, and whether each is right."""
-        return cls({name: reliability(confidence, right)})
 
     def plot(self, ax: "Axes | None" = None) -> Self:
         """Draw one line per set; the area of a point is the share of answers in its bin."""
@@ -245,17 +213,10 @@ class ConfidenceOnErrors(ReliabilityDiagram):
 
 
 class ScoreCorrelations(Display):
-    """Rank correlation of the same items' scores between rounds, the base model first.
-
-    Parameters
-    ----------
-    matrix : ndarray of shape (R + 1, R + 1)
-    title : str
-    """
+    """Rank correlation, [R + 1, R + 1], of the same items' scores between rounds, base first."""
 
     def __init__(self, matrix: Values, title: str = "") -> None:
-        self.matrix = matrix
-        self.title = title
+        self.matrix, self.title = matrix, title
 
     @classmethod
     def from_results(cls, results: TaskResults, arm: str) -> Self:
@@ -279,26 +240,14 @@ class ScoreCorrelations(Display):
 class MixByRound(Display):
     """Shares of the skills, or of the classes, in each round: one stacked bar per round.
 
-    Parameters
-    ----------
-    shares : mapping of str to ndarray of shape (R,)
-        By skill or class.
-    title : str
-    rounds : sequence of length R, optional
-        Numbers of the rounds; 0, 1, ... by default.
-
-    Attributes
-    ----------
-    bars_ : list
-        The matplotlib bars of each name, after `plot`.
+    `shares` has an array of shape (R,) per skill or class, `rounds` the R numbers of the rounds, by
+    default 0, 1, ... After `plot`, `bars_` has matplotlib's bars of each name.
     """
 
     def __init__(
         self, shares: Mapping[str, Values], title: str = "", rounds: Sequence[int] | None = None
     ) -> None:
-        self.shares = shares
-        self.title = title
-        self.rounds = rounds
+        self.shares, self.title, self.rounds = shares, title, rounds
 
     @classmethod
     def from_results(cls, results: TaskResults, arm: str) -> Self:
@@ -321,15 +270,9 @@ class MixByRound(Display):
     def plot(
         self, ax: "Axes | None" = None, names: Sequence[str] | None = None, *, legend: bool = True
     ) -> Self:
-        """Draw the bars.
+        """Draw the bars of at most 9 names, by default the most frequent ones; others are grey.
 
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-        names : sequence of str, optional
-            At most 9 names with their own colour; two displays with the same names have the same
-            colours. By default the most frequent ones. All others are one grey bar.
-        legend : bool
+        Two displays with the same names have the same colours.
         """
         ax = self._begin(ax)
         names = sorted(most_frequent([self])) if names is None else names

@@ -5,16 +5,7 @@ from typing import Any
 
 
 def render_page(title: str, body: str, **values: Any) -> str:
-    """Return a page.
-
-    Parameters
-    ----------
-    title : str
-    body : str
-        A Jinja template.
-    **values
-        Values of the template.
-    """
+    """Return a page with these values in `body`, a Jinja template."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)

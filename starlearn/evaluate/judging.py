@@ -39,13 +39,7 @@ class Judgement:
 
 
 def judge(learner: Any, items: Sequence[Any], labels: Sequence[Any]) -> Judgement:
-    """Return the quality of a fitted learner's answers to q test items.
-
-    Parameters
-    ----------
-    learner : STARLearner
-    items, labels : sequences of length q
-    """
+    """Return the quality of a fitted learner's answers to q test items."""
     if isinstance(learner.task, GenerationTask):
         return _judge_texts(learner, items, labels)
     probabilities = learner.predict_proba(items)

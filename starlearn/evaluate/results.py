@@ -91,25 +91,8 @@ class TaskResults:
         return [self.runs[arm][seed] for seed in sorted(self.runs[arm])]
 
 
-def accuracies(task: TaskResults, arm: str, seeds: Sequence[int]) -> NDArray[np.float64]:
-    """Return the accuracy of some runs of an arm, [seeds, rounds]."""
-    runs = [task.runs[arm][seed] for seed in seeds]
-    return np.array([[record["accuracy"] for record in run["rounds"]] for run in runs])
-
-
-def balanced_seeds(task: TaskResults) -> list[int]:
-    """Return the seeds that all arms of a task have finished."""
-    return sorted(set.intersection(*(set(by_seed) for by_seed in task.runs.values())))
-
-
 def read_results(folder: Path) -> list[TaskResults]:
-    """Read all lines of a folder, without failed runs and runs of tuning studies.
-
-    Raises
-    ------
-    InputError
-        When there is no line to report, or a line is damaged.
-    """
+    """Read all lines of a folder, without failed runs and runs of tuning studies."""
     files = sorted(folder.glob("*.jsonl"))
     lines = [line for file in files for line in read_lines(file)]
     return grouped(lines, str(folder))

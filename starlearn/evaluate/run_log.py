@@ -18,13 +18,7 @@ REMEDY = "Remove the line. The next run of the study adds it again."
 
 
 def read_lines(path: Path) -> list[Record]:
-    """Read the complete lines of a log. An incomplete last line is ignored.
-
-    Raises
-    ------
-    InputError
-        When a line before the last is not a line of a study.
-    """
+    """Read the complete lines of a log. An incomplete last line is ignored."""
     if not path.exists():
         return []
     records = []
@@ -56,13 +50,7 @@ def split(content: bytes) -> tuple[bytes, bytes]:
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Hold the lock of a log, so that this process alone appends to it.
-
-    Raises
-    ------
-    CampaignLockedError
-        When another process holds the lock.
-    """
+    """Hold the lock of a log, so that this process alone appends to it."""
     lock = Lock(path.with_name(f".{path.name}.lock"))
     with ExitStack() as held:
         try:
@@ -93,13 +81,7 @@ def repair(path: Path, note: Callable[[str], object]) -> None:
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Append a record as one line and sync it to the disk.
-
-    Raises
-    ------
-    StorageError
-        When the disk is full or read-only.
-    """
+    """Append a record as one line and sync it to the disk."""
     line = (json.dumps(record, allow_nan=False) + "\n").encode()
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -19,21 +19,10 @@ def write_report(
     records_by_arm: Mapping[str, Sequence[Record]],
     settings: Mapping[str, Any],
 ) -> None:
-    """Write ``learning_curve.png`` and ``report.html`` into a folder.
+    """Write ``learning_curve.png`` and ``report.html`` into a folder, which is made if needed.
 
-    Parameters
-    ----------
-    folder : str or path
-        Made if it does not exist. Files with these names are replaced.
-    records_by_arm : mapping of str to sequence of dict
-        Records of `simulate`, by the name of the arm.
-    settings : mapping
-        Settings of the run, which the report shows as they are.
-
-    Raises
-    ------
-    InputError
-        When there is no arm, or an arm without a round.
+    `records_by_arm` has the records of `simulate` by the name of the arm. The report shows the
+    settings as they are.
     """
     if not records_by_arm or not all(records_by_arm.values()):
         raise InputError("no rounds to report; give at least one arm with at least one round")

@@ -116,33 +116,22 @@ def made_part(name: str, settings: StudySettings, arm: Arm) -> Any:
 
 
 def runs_of(study: Study) -> Iterator[Run]:
-    """Yield the runs by seed, then task, then arm: a study stopped after a seed is balanced.
-
-    Raises
-    ------
-    InputError
-        When a data set or a model is missing, or a pool is too small for its rounds.
-    """
+    """Yield the runs by seed, then task, then arm: a study stopped after a seed is balanced."""
     prepared = []
     for task in study.tasks:
         settings = study.settings_of(task)
-        check_pool(task, settings, study.seeds.first)
+        data = load_task(task, study.seeds.first)
+        sizes = (settings.n_initial, settings.n_instances, settings.n_rounds, settings.sub_pool)
+        try:
+            check_sizes(data.items, data.labels, data.test_items, data.test_labels, *sizes)
+        except InputError as error:
+            raise InputError(f"task {task.name}: {error}") from None
         model = model_fingerprint(settings.model, settings.quantization)
         prepared.append((task, settings, data_digest(task), model))
     for seed in range(study.seeds.first, study.seeds.first + study.seeds.count):
-        for task, settings, data, model in prepared:
+        for task, settings, digest, model in prepared:
             for arm in study.arms:
-                yield Run(study.name, study.purpose, task, settings, arm, seed, data, model)
-
-
-def check_pool(task: StudyTask, settings: StudySettings, seed: int) -> None:
-    """Raise InputError when a task's pool or sub-pool is too small for its rounds."""
-    data = load_task(task, seed)
-    sizes = (settings.n_initial, settings.n_instances, settings.n_rounds, settings.sub_pool)
-    try:
-        check_sizes(data.items, data.labels, data.test_items, data.test_labels, *sizes)
-    except InputError as error:
-        raise InputError(f"task {task.name}: {error}") from None
+                yield Run(study.name, study.purpose, task, settings, arm, seed, digest, model)
 
 
 @lru_cache(maxsize=8)
@@ -174,13 +163,7 @@ def require_usable(run: Run) -> None:
 class Observed:
     """A learner for `simulate` that records metrics; recording does not change its results.
 
-    Parameters
-    ----------
-    learner : STARLearner
-    arm : Arm
-    data : TaskData
-    seed, n_probe : int
-        Seed and size of the probe: pool items whose scores are recorded in every round.
+    The scores of the probe, `n_probe` random items of the pool, are recorded in every round.
     """
 
     def __init__(self, learner: Any, arm: Arm, data: TaskData, seed: int, n_probe: int) -> None:
@@ -243,13 +226,8 @@ class Observed:
 def play(run: Run, on_event: OnEvent | None = None, *, threads: int | None = 1) -> Record:
     """Play a run and return its record. A repeated run differs only in its times.
 
-    Parameters
-    ----------
-    run : Run
-    on_event : callable, optional
-        As in `simulate`; a round's record also has the metrics of `Observed`.
-    threads : int, optional
-        CPU threads of torch; None leaves them as they are.
+    `on_event` is called as by `simulate`; a round's record also has the metrics of `Observed`.
+    `threads` is the number of CPU threads of torch; None leaves it as it is.
     """
     import torch
 

@@ -94,6 +94,7 @@ def simulate(
     """
     items, test = as_items(X_pool, "X_pool"), as_items(X_test, "X_test")
     check_sizes(items, y_pool, test, y_test, n_initial, n_instances, n_rounds, sub_pool)
+    labels_of = y_pool.iloc if hasattr(y_pool, "iloc") else y_pool  # a Series, by position
     report = on_event or (lambda kind, payload: None)
     rng = np.random.default_rng([random_state, 0])
     batch = [int(i) for i in rng.choice(len(items), n_initial, replace=False)]
@@ -106,7 +107,7 @@ def simulate(
             offered = offer(len(items), bought, sub_pool, random_state, number)
             batch, facts = buy(learner, items, offered, n_instances)
         bought += batch
-        labels = [label_at(y_pool, i) for i in batch]
+        labels = [labels_of[i] for i in batch]
         report("step", {"round": number, "step": "teach"})
         _, seconds_teach = timed(learner.teach, [items[i] for i in batch], labels)
         report("step", {"round": number, "step": "score"})
@@ -203,11 +204,6 @@ def timed(call: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, flo
     started = perf_counter()
     result = call(*args, **kwargs)
     return result, round(perf_counter() - started, 3)
-
-
-def label_at(y: Any, position: int) -> Any:
-    """Return one label by its position."""
-    return y.iloc[position] if hasattr(y, "iloc") else y[position]
 
 
 def described(labels: Sequence[Any]) -> Record:

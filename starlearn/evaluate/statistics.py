@@ -91,20 +91,10 @@ def ripl(area: float, reference: float) -> float:
 def sign_flip_test(differences: ArrayLike) -> float:
     """Return the two-sided p-value of a paired sign-flip permutation test of mean 0.
 
-    Parameters
-    ----------
-    differences : array-like of shape (S,)
-        One difference per seed.
+    It is exact up to S = 40 differences: twice the share of the 2^S sign patterns whose sum is at
+    least as large as the observed one, at most 1. It is at least 2^(1 - S), so 5 seeds never reach
+    0.05. Above 40 the patterns are sampled.
 
-    Returns
-    -------
-    float
-        Exact up to 40 seeds: twice the share of the 2^S sign patterns whose sum is at least as
-        large as the observed one, at most 1. With S seeds it is at least 2^(1 - S), so 5 seeds
-        never reach 0.05. Above 40 seeds the patterns are sampled.
-
-    Notes
-    -----
     The sums of one half of the seeds are sorted, and those of the other half are looked up in
     them. This takes a millisecond for 2^20 patterns, which scipy.stats.permutation_test visits
     one by one.
@@ -145,14 +135,10 @@ def _sampled_flips(values: NDArray[np.float64]) -> float:
 
 
 def mean_interval(differences: ArrayLike, *, method: str = "t") -> tuple[float, float]:
-    """Return the 95 % confidence interval of the mean of paired differences.
+    """Return the 95 % confidence interval of the mean of at least 2 paired differences.
 
-    Parameters
-    ----------
-    differences : array-like of shape (S,)
-        At least 2 values.
-    method : {"t", "bca"}
-        Student's t, or the bias-corrected and accelerated bootstrap (9,999 resamples).
+    The method is Student's "t", or "bca": the bias-corrected and accelerated bootstrap (9,999
+    resamples).
     """
     from scipy.stats import bootstrap, ttest_1samp
 
@@ -162,12 +148,8 @@ def mean_interval(differences: ArrayLike, *, method: str = "t") -> tuple[float, 
     if np.ptp(values) <= 1e-9 * np.abs(values).max():  # equal up to rounding
         return float(values.mean()), float(values.mean())
     if method == "bca":
-        found: Any = bootstrap(
-            (values,),
-            np.mean,
-            method="BCa",
-            rng=np.random.default_rng(0),
-        ).confidence_interval
+        rng = np.random.default_rng(0)
+        found: Any = bootstrap((values,), np.mean, method="BCa", rng=rng).confidence_interval
     elif method == "t":
         found = ttest_1samp(values, 0.0).confidence_interval()
     else:
@@ -178,8 +160,6 @@ def mean_interval(differences: ArrayLike, *, method: str = "t") -> tuple[float, 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return Holm's adjusted p-values, in the order given.
 
-    Notes
-    -----
     Holm 1979: the i-th smallest of m p-values is multiplied by m - i + 1, and made at least as
     large as those before it. The probability of any false claim stays below the level under any
     dependence.
@@ -239,13 +219,7 @@ def verdict(low: float, high: float) -> str:
 def contrast(
     task: str, arm: str, against: str, areas: Mapping[str, Mapping[int, float]]
 ) -> Contrast | None:
-    """Compare two arms over their common seeds; None with fewer than 2 of them.
-
-    Parameters
-    ----------
-    areas : mapping of str to mapping of int to float
-        AULC by arm and seed.
-    """
+    """Compare two arms, by their AULC by arm and seed; None with fewer than 2 common seeds."""
     one, other = areas.get(arm, {}), areas.get(against, {})
     seeds = tuple(sorted(set(one) & set(other)))
     if len(seeds) < 2:
@@ -269,21 +243,9 @@ def contrast(
 def reliability(
     confidence: ArrayLike, correct: ArrayLike, n_bins: int = N_BINS
 ) -> dict[str, list[float]]:
-    """Sort answers by confidence into bins of equal width.
+    """Sort q answers by confidence into bins of equal width: count, sum of confidence, n correct.
 
-    Parameters
-    ----------
-    confidence : array-like of shape (q,)
-        Probability of the given answer, from 0 to 1.
-    correct : array-like of shape (q,)
-        Whether each answer is right.
-    n_bins : int
-        A bin contains its upper edge. Only the first bin contains its lower edge, 0.
-
-    Returns
-    -------
-    dict of str to list of length n_bins
-        ``count``, ``confidence`` (sum) and ``correct`` (count) of each bin.
+    A bin contains its upper edge. Only the first bin contains its lower edge, 0.
     """
     chance, right = np.asarray(confidence, float), np.asarray(correct, bool)
     # A mean of log-probabilities can exceed 1 by rounding. NaN fails the comparison.

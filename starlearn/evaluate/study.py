@@ -61,31 +61,11 @@ def run_study(
     on_line: Callable[[Record], object] | None = None,
     play_run: Callable[[Run], Record] = play,
 ) -> list[Record]:
-    """Play the missing runs, and append a line after each.
+    """Play the missing runs, append a line to a file in `out` after each, and return the lines.
 
-    Parameters
-    ----------
-    study : Study
-    out : path
-        Folder of the lines; made if it does not exist.
-    processes : int
-        Number of runs at a time, each in a process with one thread.
-    note : callable
-        Called with each message for the user.
-    on_line : callable, optional
-        Called with each line after it is written.
-    play_run : callable
-        Plays one run; tests replace it.
-
-    Returns
-    -------
-    list of dict
-        The added lines. A line with an ``error`` is a failed run, which the next call plays again.
-
-    Raises
-    ------
-    CampaignLockedError
-        When another process adds to the same file.
+    A line with an ``error`` is a failed run, which the next call plays again. `processes` runs are
+    played at a time, each in a process with one thread. `note` is called with each message for the
+    user, `on_line` with each line after it is written. Tests replace `play_run`.
     """
     out.mkdir(parents=True, exist_ok=True)
     file = file_of(study, out)
@@ -156,24 +136,22 @@ def expected(progress: StudyProgress, play_run: Callable[[Run], Record] = play) 
 
     For a task without a finished run, one round of its last arm is played and scaled to all rounds.
     """
-    seconds: dict[tuple[str, str], float] = {}
     lines = list(progress.finished.values())
+    by_task: dict[str, tuple[int, float]] = {}
     tried = []
     for task in dict.fromkeys(run.task.name for run in progress.missing):
-        own = [line for line in lines if line["task"] == task]
         missing = [run for run in progress.missing if run.task.name == task]
-        if not own:
+        own = [line for line in lines if line["task"] == task]
+        if own:
+            mean = fmean(line["seconds"] for line in own)
+        else:
             tried.append(task)
             mean = one_round_scaled(missing[-1], play_run)
-        else:
-            mean = fmean(line["seconds"] for line in own)
+        total = 0.0
         for run in missing:
             same = [line["seconds"] for line in own if line["arm"] == run.arm]
-            seconds[run.key, task] = fmean(same) if same else mean
-    by_task: dict[str, tuple[int, float]] = {}
-    for (_, task), one in seconds.items():
-        n, total = by_task.get(task, (0, 0.0))
-        by_task[task] = (n + 1, total + one)
+            total += fmean(same) if same else mean
+        by_task[task] = (len(missing), total)
     how = f"{len(lines)} finished runs" if lines else ""
     if tried:
         how += (" and " if how else "") + f"one round played on {', '.join(tried)}"
@@ -194,17 +172,8 @@ def verified(
 ) -> tuple[Run, list[str]]:
     """Play a finished run again: the quickest of the last arm, or of all arms where it has none.
 
-    Returns
-    -------
-    run : Run
-    differences : list of str
-        Keys whose values differ from the line, except times. Without a difference, new lines can
-        be compared with the existing ones.
-
-    Raises
-    ------
-    InputError
-        When no run has finished.
+    Return the run, and the keys whose values differ from its line, except times. Without a
+    difference, new lines can be compared with the existing ones.
     """
     if not progress.finished:
         raise InputError("no run of this study has finished, so there is nothing to verify")

@@ -138,19 +138,9 @@ class Study(Strict):
 
 
 def read_study(path: Path, where: Mapping[str, str] | None = None) -> Study:
-    """Read a study.
+    """Read a study from a TOML file.
 
-    Parameters
-    ----------
-    path : path
-        A TOML file.
-    where : mapping of str to str, optional
-        Values of ``${NAME}`` in a folder or a model, before those of the environment.
-
-    Raises
-    ------
-    InputError
-        Naming the file, the key, and what is wrong with it.
+    `where` has values of ``${NAME}`` in a folder or a model, before those of the environment.
     """
     try:
         found = filled(read_toml(path), {**os.environ, **(where or {})})
@@ -162,23 +152,20 @@ def read_study(path: Path, where: Mapping[str, str] | None = None) -> Study:
 def filled(value: Any, names: Mapping[str, str]) -> Any:
     """Replace ${NAME} in the models and folders of a study."""
 
-    def fill(text: str) -> str:
-        def known(match: re.Match[str]) -> str:
-            if match[1] not in names:
-                raise InputError(
-                    f"${{{match[1]}}} is not known. Add --where {match[1]}=FOLDER, or set the "
-                    "environment variable."
-                )
-            return names[match[1]]
-
-        return PLACEHOLDER.sub(known, text)
+    def known(match: re.Match[str]) -> str:
+        if match[1] not in names:
+            raise InputError(
+                f"${{{match[1]}}} is not known. Add --where {match[1]}=FOLDER, or set the "
+                "environment variable."
+            )
+        return names[match[1]]
 
     if isinstance(value, list):
         return [filled(one, names) for one in value]
     if not isinstance(value, dict):
         return value
     return {
-        key: fill(one)
+        key: PLACEHOLDER.sub(known, one)
         if key in ("model", "folder") and isinstance(one, str)
         else filled(one, names)
         for key, one in value.items()

@@ -1,5 +1,6 @@
 """The report of a study: one HTML file that needs no network, with all tasks and all arms."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,20 +39,8 @@ MOST_CURVES = 4
 def write_study_report(folder: Path) -> Path:
     """Write a page, its tables and its main figures into the folder of one or more studies.
 
-    Parameters
-    ----------
-    folder : path
-
-    Returns
-    -------
-    path
-        The page, ``study.html``. ``study.md`` has its tables as Markdown, ``study.png`` the
-        learning curves of all tasks, and ``study_forest.png`` all arms against random choice.
-
-    Raises
-    ------
-    InputError
-        When there is no finished run to report.
+    Return the page, ``study.html``. ``study.md`` has its tables as Markdown, ``study.png`` the
+    learning curves of all tasks, and ``study_forest.png`` all arms against random choice.
     """
     results = read_results(folder)
     for name, content in (
@@ -127,12 +116,10 @@ def main_arms(task: TaskResults) -> list[str]:
 
 def machines(runs: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Count the runs per device and versions."""
-    found: dict[str, int] = {}
-    for run in runs:
-        versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
-        name = f"{run['device']}; {versions}"
-        found[name] = found.get(name, 0) + 1
-    return found
+    return Counter(
+        f"{run['device']}; {', '.join(' '.join(pair) for pair in run['versions'].items())}"
+        for run in runs
+    )
 
 
 def draw_curves(results: Sequence[TaskResults]) -> bytes:

@@ -11,8 +11,6 @@ from starlearn.evaluate.results import (
     RIVAL,
     STAR,
     TaskResults,
-    accuracies,
-    balanced_seeds,
     primary_contrasts,
 )
 from starlearn.evaluate.statistics import Contrast, ripl, speed_up
@@ -37,9 +35,11 @@ def row(task: TaskResults, arm: str) -> dict[str, Any]:
     if seeds and arm != REFERENCE:
         own, other = (float(np.mean([areas[a][s] for s in seeds])) for a in (arm, REFERENCE))
         found["ripl"] = ripl(own, other)
-        curves = [np.mean(accuracies(task, a, seeds), axis=0) for a in (arm, REFERENCE)]
-        points = [list(zip(task.n_labels(), curve.tolist(), strict=True)) for curve in curves]
-        found["speed_up"] = speed_up(points[0], points[1])
+        curves = []
+        for one in (arm, REFERENCE):
+            accuracy = task.by_round(one, "accuracy")[np.isin(sorted(areas[one]), seeds)]
+            curves.append(list(zip(task.n_labels(), accuracy.mean(axis=0).tolist(), strict=True)))
+        found["speed_up"] = speed_up(*curves)
     return found
 
 
@@ -47,8 +47,8 @@ def markdown(results: Sequence[TaskResults]) -> str:
     """Return all tables of a study, each with a heading."""
     parts = ["## Primary contrasts\n", _primary(results)]
     for task in results:
-        n = len(balanced_seeds(task))
-        parts += [f"\n## {task.name}, {n} seeds of all arms\n", _arms(task)]
+        balanced = set.intersection(*map(set, task.runs.values()))
+        parts += [f"\n## {task.name}, {len(balanced)} seeds of all arms\n", _arms(task)]
     return "\n".join(parts) + "\n"
 
 
@@ -105,8 +105,6 @@ def _number(value: float | None, form: str) -> str:
 
 def _table(heads: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     rows = [heads, ["---"] * len(heads), *lines]
-    return "\n".join("| " + " | ".join(map(_cell, cells)) + " |" for cells in rows)
-
-
-def _cell(value: Any) -> str:
-    return str(value).replace("|", r"\|")
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |" for cells in rows
+    )

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from starlearn.data.readers import load_labelled
 from starlearn.errors import InputError, listed
 from starlearn.evaluate.arms import item_length
+from starlearn.evaluate.benchmarks import load_benchmark
 from starlearn.evaluate.simulate import content_id
 from starlearn.evaluate.study_file import StudyTask
 from starlearn.tasks import ChoiceTask, GenerationTask
@@ -44,13 +46,7 @@ class TaskData:
 
 
 def load_task(task: StudyTask, seed: int) -> TaskData:
-    """Make or read the data of a task, and draw the part that the seed decides.
-
-    Raises
-    ------
-    InputError
-        When a folder or a data set cannot be used.
-    """
+    """Make or read the data of a task, and draw the part that the seed decides."""
     if task.source == "embedded":
         return _embedded(task, seed)
     data = _stored(task)
@@ -80,24 +76,14 @@ def _embedded(task: StudyTask, seed: int) -> TaskData:
     )
 
 
-@lru_cache(maxsize=8)
-def _benchmark(name: str, folder: str | None) -> Any:
-    from starlearn.evaluate.benchmarks import load_benchmark
-
-    return load_benchmark(name, folder)
-
-
-@lru_cache(maxsize=8)
-def _file(path: Path, text_field: str, label_field: str) -> tuple[list[Any], list[str]]:
-    from starlearn.data.readers import load_labelled
-
-    return load_labelled(path, text_field, label_field)
+_benchmark = lru_cache(maxsize=8)(load_benchmark)
+_file = lru_cache(maxsize=8)(load_labelled)
 
 
 def _stored(task: StudyTask) -> TaskData:
     if task.source == "benchmark":
         found = _benchmark(str(task.dataset), task.folder)
-        answers = found.task
+        answers: Any = found.task
         if task.max_new_tokens is not None:
             answers = GenerationTask(answers.prompt, task.max_new_tokens, answers.answer_pattern)
         return TaskData(
@@ -115,14 +101,13 @@ def _stored(task: StudyTask) -> TaskData:
     if task.max_new_tokens is not None:
         answers = GenerationTask(task.prompt, task.max_new_tokens, task.answer_pattern)
     else:
-        labels, test_labels = (_spelled(some, task.words) for some in (labels, test_labels))
+        if task.words:
+            labels, test_labels = (
+                [label.replace("_", " ") for label in some] for some in (labels, test_labels)
+            )
         answers = ChoiceTask(task.prompt, choices=_choices(labels, test_labels, *files))
     answers.check()
     return TaskData(items, labels, test_items, test_labels, answers)
-
-
-def _spelled(labels: Sequence[str], words: bool) -> list[str]:
-    return [label.replace("_", " ") if words else label for label in labels]
 
 
 def _choices(

@@ -45,27 +45,10 @@ def model_card(
 ) -> str:
     """Return a model card in Markdown, which starts with the hub's metadata.
 
-    It contains numbers and settings, and no item, label, choice or prompt unless requested.
-
-    Parameters
-    ----------
-    saved : Saved
-    base : str
-        Hub id or name of the base model.
-    revision : str, optional
-        The base model's commit.
-    is_hub_id : bool
-        Whether `base` is a hub id: only then the metadata names it.
-    license : str, optional
-        The hub's name of the licence, such as "apache-2.0".
-    prompt, choices : bool
-        Whether to show the template with the system message, and the names of the classes.
-    merged : bool
-        Whether the card is for a merged model instead of an adapter.
-
-    Returns
-    -------
-    str
+    It contains numbers and settings, and no item or label. `prompt` adds the template with the
+    system message, `choices` the names of the classes. `base` is a hub id or a name; only a hub id
+    is in the metadata. `revision` is the base model's commit, `license` the hub's name of the
+    licence. `merged` is whether the card is for a merged model instead of an adapter.
     """
     sections = [
         _metadata(base if is_hub_id else None, license, merged),
@@ -147,9 +130,10 @@ def _data(saved: Saved, prompt: bool, choices: bool) -> str:
         lines.append("The answers are free text.")
     else:
         counts = sorted(Counter(map(str, saved.labels)).values(), reverse=True)
+        more = f", and {len(counts) - 20} more" if len(counts) > 20 else ""
         lines.append(
             f"{len(saved.classes)} classes, {len(counts)} of them labelled; labels by class: "
-            f"{_shortened(counts)}."
+            f"{', '.join(map(str, counts[:20]))}{more}."
         )
     lines.append(
         "This page does not contain the texts of the items. The weights were trained on them, and "
@@ -163,11 +147,6 @@ def _data(saved: Saved, prompt: bool, choices: bool) -> str:
     if choices and saved.classes is not None:
         text += f"\n\nClasses:\n\n{_quoted(chr(10).join(map(str, saved.classes)))}"
     return text
-
-
-def _shortened(counts: Sequence[int], most: int = 20) -> str:
-    shown = ", ".join(map(str, counts[:most]))
-    return shown if len(counts) <= most else f"{shown}, and {len(counts) - most} more"
 
 
 def _quoted(text: str) -> str:

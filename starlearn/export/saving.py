@@ -60,12 +60,6 @@ def save(saved: Saved, folder: str | os.PathLike[str], backbone: Backbone) -> No
     """Write a learner to a new or empty folder, which has its name only when it is complete.
 
     The folder is in peft's format: ``PeftModel.from_pretrained(base, folder)`` opens it.
-
-    Raises
-    ------
-    InputError
-        When the folder is not empty, a setting cannot be written as JSON, or a part is not of one
-        of starlearn's own classes.
     """
     with complete_folder(folder) as scratch:
         write_files(saved, scratch, backbone.source, backbone.revision)
@@ -141,18 +135,9 @@ def parameters_to_json(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parameters_from_json(parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the parameters of `parameters_to_json`.
+    """Return the parameters of `parameters_to_json`; `where` is their file, for error messages.
 
-    Parameters
-    ----------
-    parameters : mapping
-    where : str
-        The file they were read from, for error messages.
-
-    Raises
-    ------
-    UntrustedFileError
-        When a part names a class that is not starlearn's: it could run code.
+    A part of a class that is not starlearn's is refused, because it could run code.
     """
     found = dict(parameters)
     if unexpected := [name for name in NOT_SAVED if name in found]:
@@ -164,18 +149,13 @@ def parameters_from_json(parameters: Mapping[str, Any], where: str) -> dict[str,
         kind = arguments.pop("class", None)
         if kind not in _CLASSES:
             raise UntrustedFileError(f"{where} names an unknown class {kind!r:.60} for {name!r}.")
-        found[name] = _CLASSES[kind](**_renamed(arguments))
+        if arguments.get("strategy") == "star":  # the names of an earlier version
+            arguments["strategy"] = "uncertainty"
+        if arguments.get("mc_layers", 0) is None:
+            del arguments["mc_layers"]
+        found[name] = _CLASSES[kind](**arguments)
     found["quantization"] = quantization_from_json(found["quantization"])
     return found
-
-
-def _renamed(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of an earlier version by their names of today."""
-    if arguments.get("strategy") == "star":
-        arguments["strategy"] = "uncertainty"
-    if arguments.get("mc_layers", 0) is None:
-        del arguments["mc_layers"]
-    return arguments
 
 
 def _line(row: Mapping[str, Any]) -> str:
@@ -186,13 +166,12 @@ def _line(row: Mapping[str, Any]) -> str:
     except UnicodeEncodeError:  # a lone surrogate
         line = json.dumps(row, default=_json_or_text)
     except (TypeError, ValueError):  # keys that are not text, or a list that contains itself
-        fields = {str(name): _plain(value) for name, value in row["item"].items()}
+        fields = {
+            str(name): value if isinstance(value, str | int | float | None) else str(value)
+            for name, value in row["item"].items()
+        }
         line = json.dumps({**row, "item": fields})
     return line + "\n"
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def _json_or_text(value: Any) -> Any:
@@ -203,13 +182,7 @@ def _json_or_text(value: Any) -> Any:
 
 
 def json_value(value: Any) -> Any:
-    """Return a NumPy value or a tuple in a form that `json` can write.
-
-    Raises
-    ------
-    InputError
-        When there is no such form.
-    """
+    """Return a NumPy value or a tuple in a form that `json` can write, or raise InputError."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray | tuple):
