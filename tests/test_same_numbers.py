@@ -1,35 +1,27 @@
-"""Folders of earlier code still open: a saved learner and a campaign say what they said then.
+"""A learner and a campaign of an earlier version still open, with the same values.
 
-`benchmarks/same_numbers.py` wrote tests/golden, and compares far more, to the last bit.
+`benchmarks/same_same_numbers.py` wrote tests/golden. It compares many more values, to the last bit.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from benchmark_modules import imported_benchmark
+import same_numbers
 
 GOLDEN = Path(__file__).parent / "golden"
 CLOSE = 1e-4  # processors and versions of torch differ in the last bits
 
 
 @pytest.fixture(scope="module")
-def numbers() -> Iterator[ModuleType]:
-    with imported_benchmark("same_numbers") as module:
-        yield module
-
-
-@pytest.fixture(scope="module")
-def before(numbers: ModuleType) -> dict[str, Any]:
-    return numbers.written(GOLDEN)["values"]
+def before() -> dict[str, Any]:
+    return same_numbers.written(GOLDEN)["values"]
 
 
 @pytest.fixture
-def campaign(numbers: ModuleType, tmp_path: Path) -> Path:
-    return numbers.copied(GOLDEN / "campaign", tmp_path / "campaign")
+def campaign(tmp_path: Path) -> Path:
+    return same_numbers.copied(GOLDEN / "campaign", tmp_path / "campaign")
 
 
 def compare(before: dict[str, Any], now: dict[str, Any], close: set[str], equal: set[str]) -> None:
@@ -40,19 +32,19 @@ def compare(before: dict[str, Any], now: dict[str, Any], close: set[str], equal:
 
 
 def test_a_saved_learner_opens_and_says_what_it_said(numbers, before):
-    now = numbers.learner_values(GOLDEN / "learner")
+    now = same_numbers.learner_values(GOLDEN / "learner")
     close = {f"learner/predict_proba/{k} passes" for k in (1, 3)} | {"learner/temperature"}
     equal = {"learner/classes", "learner/labelled", "learner/rounds", "learner/digest"}
     compare(before, now, close, equal)
 
 
 def test_a_campaign_opens_where_it_was_left(numbers, before, campaign):
-    now = numbers.campaign_values(campaign)
+    now = same_numbers.campaign_values(campaign)
     close = {"campaign/predict_proba"}
     compare(before, now, close, {key for key in now if key not in close})
 
 
 def test_a_campaign_takes_one_more_label_and_is_taught(numbers, before, campaign):
-    now = numbers.campaign_goes_on(campaign)
+    now = same_numbers.campaign_goes_on(campaign)
     close = {"campaign goes on/predict_proba"}
     compare(before, now, close, {"campaign goes on/taught", "campaign goes on/labels"})
