@@ -1,6 +1,6 @@
 """A learner and a campaign of an earlier version still open, with the same values.
 
-`benchmarks/same_same_numbers.py` wrote tests/golden. It compares many more values, to the last bit.
+`benchmarks/same_numbers.py` wrote tests/golden. It compares many more values, to the last bit.
 """
 
 from pathlib import Path
@@ -31,20 +31,20 @@ def compare(before: dict[str, Any], now: dict[str, Any], close: set[str], equal:
         assert now[key] == before[key], key
 
 
-def test_a_saved_learner_opens_and_says_what_it_said(numbers, before):
+def test_a_saved_learner_opens_with_the_same_predictions(before):
     now = same_numbers.learner_values(GOLDEN / "learner")
     close = {f"learner/predict_proba/{k} passes" for k in (1, 3)} | {"learner/temperature"}
     equal = {"learner/classes", "learner/labelled", "learner/rounds", "learner/digest"}
     compare(before, now, close, equal)
 
 
-def test_a_campaign_opens_where_it_was_left(numbers, before, campaign):
+def test_a_campaign_opens_where_it_was_left(before, campaign):
     now = same_numbers.campaign_values(campaign)
     close = {"campaign/predict_proba"}
     compare(before, now, close, {key for key in now if key not in close})
 
 
-def test_a_campaign_takes_one_more_label_and_is_taught(numbers, before, campaign):
+def test_a_campaign_takes_one_more_label_and_is_taught(before, campaign):
     now = same_numbers.campaign_goes_on(campaign)
     close = {"campaign goes on/predict_proba"}
     compare(before, now, close, {"campaign goes on/taught", "campaign goes on/labels"})
