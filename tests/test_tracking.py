@@ -70,7 +70,9 @@ def test_each_tracker_receives_each_round(
     pool: list[str],
     recorded: list[tuple[str, int, dict]],
 ) -> None:
-    learner = two_rounds(make_learner(report_to=TRACKERS), labelled, pool)
+    learner = make_learner(report_to=TRACKERS)
+    learner.set_params(acquisition__schedule=0.5)  # with 0 the base model is not run
+    two_rounds(learner, labelled, pool)
     for name in TRACKERS:
         received = [(t, logs) for who, t, logs in recorded if who == name]
         assert [t for t, _ in received] == [0, 0, 1, 1]
@@ -341,6 +343,6 @@ def test_levels_of_verbosity(
         learner.query(pool, 2)
         learner.teach(pool[:1], ["red"])
     assert [record.message.partition(",")[0] for record in caplog.records] == [
-        f"round 0: asked for 2 of {len(pool)} items",
+        f"round 0: chose 2 of {len(pool)} items",
         f"round 1: trained on {len(labelled[0]) + 1} labels",
     ]

@@ -131,7 +131,7 @@ def test_warm_start_needs_an_adapter_of_the_same_form(backbone: Backbone) -> Non
 
 
 def test_a_penalty_that_would_turn_b_round_is_refused() -> None:
-    with pytest.raises(InputError, match="b_shrinkage says"):
+    with pytest.raises(InputError, match="b_shrinkage sets"):
         Training(learning_rate=0.1, b_weight_decay=10).check()
 
 
