@@ -457,8 +457,8 @@ def check(folder: Path, without_base: bool) -> bool:
             off = np.inf
         else:
             off = difference(before["values"][key], now[key])
-            said = "differs" if off == np.inf else f"largest difference {off:.3g}"
-            print(f"{key}: {said if off else 'same'}")
+            found = "differs" if off == np.inf else f"largest difference {off:.3g}"
+            print(f"{key}: {found if off else 'same'}")
         differing += off > 0
         wrong += off > TOLERANCE
     print(f"{len(before['values'])} values, {differing} not the same, {wrong} wrong")

@@ -151,7 +151,7 @@ def test_base_rows_of_a_chunk_serve_in_every_round(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ray = RayEngine(folder=tmp_path)
-    fitted.query(pool, 2, engine=ray)
+    fitted.uncertainty(pool, engine=ray)
     base = base_in(tmp_path)
     assert len(base) == 5
     fitted.teach(["the sun is"], ["red"])
@@ -323,7 +323,7 @@ def test_this_process_makes_no_prompts_of_a_pool(
     fitted: STARLearner, pool: list[str], done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = fitted.query(pool, 4, return_metrics=True)
-    monkeypatch.setattr("starlearn.query.acquisition.Plan.prompts", None)
+    monkeypatch.setattr("starlearn.query.acquisition.QueryPlan.prompts", None)
     same(fitted.query(pool, 4, return_metrics=True, engine="ray"), expected)
     assert done
 

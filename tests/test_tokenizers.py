@@ -21,7 +21,8 @@ from tiny_tokenizers import (
     unigram_with_pieces,
 )
 
-from starlearn.data.tokens import _tokenise, bos_ids, encode_answers, encode_prompts
+from starlearn.data import tokens
+from starlearn.data.tokens import _tokenise, bos_ids, encode_answers
 from starlearn.errors import InputError
 from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
@@ -62,6 +63,10 @@ LABELLED = ["what colour is the sky?", "grass", "a rose?", "the moon"], CHOICES
 WRITTEN = "is </s> or <|im_start|>user <|endoftext|> a colour?"
 """Special tokens, typed by a user."""
 POOL = ["the sea?", "night  at the moon", "a small leaf", "sand\nor sun?", WRITTEN]
+
+
+def encode_prompts(tokenizer: Any, task: Any, items: list[Any], **sizes: int) -> list[list[int]]:
+    return tokens.encode_prompts(tokenizer, task, task.fill(items), **sizes)
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import build_model
 
-from starlearn.data import chat
+from starlearn.data import chat, tokens
 from starlearn.data.tokens import (
     batches,
     bos_ids,
     encode_answers,
-    encode_prompts,
     padded_lengths,
 )
 from starlearn.errors import InputError
 from starlearn.tasks import ChoiceTask
+
+
+def encode_prompts(tokenizer: Any, task: Any, items: list[Any], **sizes: int) -> list[list[int]]:
+    return tokens.encode_prompts(tokenizer, task, task.fill(items), **sizes)
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ def _write_scores(
     columns: dict[str, Any] = {"id": pool["id"]}
     for name in COLUMNS:
         values = getattr(scores, name)  # None for a base model that was not run
-        columns[name] = np.full(len(items), np.nan) if values is None else np.asarray(values)
+        columns[name] = pa.nulls(len(items), pa.float64()) if values is None else pa.array(values)
     table = pa.table({**columns, "answer": [str(answer) for answer in scores.answers]})
     make_folder(paths.scores)
     facts = {"weight of base": repr(_weight(learner, acquisition)), "measure": acquisition.measure}

@@ -102,7 +102,7 @@ def load(folder: str | os.PathLike[str]) -> Saved:
             items=[row["item"] for row in rows],
             labels=[row["label"] for row in rows],
         )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, InputError, json.JSONDecodeError) as error:
         raise UntrustedFileError(
             f"{source} is not a complete saved learner: {SETTINGS} or {LABELS} has invalid content "
             f"({error!r:.100}). Restore the folder from a backup."

@@ -188,7 +188,7 @@ def test_a_file_with_one_bad_row_changes_nothing(campaign, file, content, says):
         ('{"id": 3, "label": "red"}%.0s', "id 3 was never issued"),
         ('{"id": "%s", "label": ', "line 1 is not JSON"),
         ("[" * 100_000 + "%.0s", "not JSON"),
-        ('["%s"]', "holds list"),
+        ('["%s"]', "is a list, not an object"),
     ],
 )
 def test_lines_that_cannot_be_used(make_campaign, quick, line, says):

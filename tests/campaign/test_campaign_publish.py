@@ -364,11 +364,11 @@ def test_the_target_of_a_link_is_not_overwritten(quick):
 
 
 def test_a_folder_that_cannot_be_written(make_campaign, quick, monkeypatch):
-    from starlearn.learner.estimator import STARLearner
+    from starlearn.model.backbone import Backbone
 
     make_campaign()
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    monkeypatch.setattr(STARLearner, "_engine", lambda self: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(Backbone, "__init__", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(StorageError, match="chmod -R u"):
         Campaign.open(quick / "campaign")
     with Campaign.open(quick / "campaign", read_only=True) as reader:

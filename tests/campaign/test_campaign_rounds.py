@@ -444,11 +444,11 @@ def test_a_choice_with_the_tokens_of_another_is_refused(make_campaign):
     campaign = make_campaign()
     campaign.add_choice("yes")
     campaign.add_choice("never")  # unknown to the word tokenizer, and the only such word
-    with pytest.raises(InputError, match="'never' and 'always' become the same tokens"):
+    with pytest.raises(InputError, match="'never' and 'always' have the same tokens"):
         campaign.add_choice("always")
     assert campaign.choices == [*COLOURS, "yes", "never"]
     task = ChoiceTask("{text} Answer :", choices=["never", "always"])
-    with pytest.raises(InputError, match="become the same tokens"):
+    with pytest.raises(InputError, match="have the same tokens"):
         make_campaign(name="other", task=task)
 
 
