@@ -2,14 +2,18 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import wraps
+from inspect import signature
 from numbers import Integral, Real
 from types import MappingProxyType
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 
 from starlearn.errors import InputError
+
+Init = TypeVar("Init", bound=Callable[..., None])
 
 PUBLISHED_SCHEDULE = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 """Weight of the base model by round in the code published with arXiv 2403.01165."""
@@ -47,19 +51,30 @@ NAMES_ELSEWHERE = {
 """Parameters by the names of peft, transformers and TRL, or on the wrong class: where each is."""
 
 
-def check_names(kind: type, names: Collection[str]) -> None:
-    """Check that a class has parameters of these names; if not, suggest the one that is meant."""
-    known = kind._get_param_names()  # type: ignore[attr-defined]
+def check_names(kind: str, known: Collection[str], names: Collection[str]) -> None:
+    """Raise InputError unless a class has parameters of these names; name the one that is meant."""
     for name in names:
         if name in known:
             continue
         close = get_close_matches(name, known, n=1)
-        hint = f"Its parameters are {', '.join(known)}."
+        hint = f"Its parameters are {', '.join(sorted(known))}."
         if name in NAMES_ELSEWHERE:
             hint = f"Use {NAMES_ELSEWHERE[name]}."
         elif close:
             hint = f"Did you mean {close[0]!r}?"
-        raise InputError(f"{kind.__name__} has no parameter {name!r}. {hint}")
+        raise InputError(f"{kind} has no parameter {name!r}. {hint}")
+
+
+def with_hints(init: Init) -> Init:
+    """Return a constructor that raises InputError with a hint for an unknown name."""
+    known = list(signature(init).parameters)[1:]  # without self
+
+    @wraps(init)
+    def checked(self: Any, *args: Any, **parameters: Any) -> None:
+        check_names(init.__qualname__.partition(".")[0], known, parameters)
+        init(self, *args, **parameters)
+
+    return cast("Init", checked)
 
 
 class Settings(BaseEstimator):
@@ -67,14 +82,9 @@ class Settings(BaseEstimator):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
 
-    def __new__(cls, *args: Any, **parameters: Any) -> Self:
-        # Before Python's own complaint about an unknown name, which gives no hint.
-        check_names(cls, parameters)
-        return super().__new__(cls)
-
     def set_params(self, **parameters: Any) -> Self:
         """Set parameters by name; raises InputError for an unknown one."""
-        check_names(type(self), parameters)
+        check_names(type(self).__name__, self._get_param_names(), parameters)
         super().set_params(**parameters)
         return self
 
@@ -113,6 +123,7 @@ class LoRA(Settings):
         "target_modules": [StrOptions({"all-linear"}), "array-like"],
     }
 
+    @with_hints
     def __init__(
         self,
         r: int = 64,
@@ -213,6 +224,7 @@ class Acquisition(Settings):
         "chunk_size": [Interval(Integral, 1, None, closed="left")],
     }
 
+    @with_hints
     def __init__(
         self,
         strategy: str = "uncertainty",
@@ -369,6 +381,7 @@ class Training(Settings):
                 "must be below 1. b_shrinkage sets how much B shrinks over a whole training."
             )
 
+    @with_hints
     def __init__(
         self,
         epochs: int = 3,

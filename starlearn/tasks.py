@@ -7,7 +7,7 @@ from string import Formatter
 from typing import Any, ClassVar
 
 from starlearn.errors import InputError, listed
-from starlearn.settings import Acquisition, LoRA, Settings, Training
+from starlearn.settings import Acquisition, LoRA, Settings, Training, with_hints
 
 Item = str | Mapping[str, Any]
 Fields = dict[str, str]
@@ -185,6 +185,7 @@ class ChoiceTask(Task):
         "choices": ["array-like", None],
     }
 
+    @with_hints
     def __init__(
         self,
         prompt: str = "{text}",
@@ -242,6 +243,7 @@ class GenerationTask(Task):
         "answer_pattern": [str, None],
     }
 
+    @with_hints
     def __init__(
         self,
         prompt: str = "{text}",

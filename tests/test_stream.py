@@ -14,6 +14,7 @@ from starlearn import Pool
 from starlearn.data.pool import as_rows, rows_of
 from starlearn.errors import InputError
 from starlearn.learner.estimator import STARLearner
+from starlearn.settings import Acquisition
 
 Factory = Callable[..., STARLearner]
 
@@ -116,18 +117,18 @@ def test_a_file_that_cannot_be_read(
 def test_an_item_that_cannot_be_used_is_named_by_its_row(
     make_learner: Factory, records: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also behind the first piece that is read, and before the model is loaded."""
+    """Also after the first chunk, and before the model is loaded."""
     from starlearn.model.backbone import Backbone
 
-    monkeypatch.setattr("starlearn.learner.inputs.PIECE", 10)
     monkeypatch.setattr("starlearn.query.acquisition.KEPT_PROMPTS", 10)
     monkeypatch.setattr(Backbone, "model", property(lambda self: pytest.fail("was loaded")))
+    learner = make_learner(acquisition=Acquisition(chunk_size=10))
     empty = write_lines(tmp_path / "empty.jsonl", [*records[:23], {"text": "", "id": 23}])
     with pytest.raises(InputError, match=r"row 23: .*empty"):
-        make_learner().query(Pool(empty, cache_dir=tmp_path / "cache"), 2)
+        learner.query(Pool(empty, cache_dir=tmp_path / "cache"), 2)
     long = write_lines(tmp_path / "long.jsonl", [*records[:23], {"text": "very " * 80, "id": 23}])
     with pytest.raises(InputError, match=r"row 23: 8\d tokens"):
-        make_learner().query(Pool(long, cache_dir=tmp_path / "cache"), 2)
+        learner.query(Pool(long, cache_dir=tmp_path / "cache"), 2)
 
 
 def test_modal_takes_a_pool_on_disk(make_learner: Factory, labelled: Any, stored: Pool) -> None:

@@ -26,6 +26,7 @@ from starlearn.data.tokens import _tokenise, bos_ids, encode_answers
 from starlearn.errors import InputError
 from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
+from starlearn.learner.session import session_of
 from starlearn.model.adapter import activate
 from starlearn.model.dropout import evaluation_mode
 from starlearn.settings import Acquisition, LoRA, Training
@@ -312,14 +313,14 @@ def test_what_is_taught_reads_the_same_when_it_is_written(
     name: str, folder_of: Callable[[str], Path]
 ) -> None:
     """No cleaning of spaces before punctuation, no lost bytes."""
-    engine = base_of(learner_on(folder_of(name), GenerationTask(PROMPT)))
+    session = session_of(learner_on(folder_of(name), GenerationTask(PROMPT)))
 
     @settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
     @given(ANSWERS, st.sampled_from([None, "", "\n"]))
     def comes_back(text: str, separator: str | None) -> None:
         task = GenerationTask(PROMPT, separator=separator)
-        tokens = encode_answers(engine.backbone.tokenizer, task, [text])
-        assert engine.texts(tokens) == [text.strip()]
+        tokens = encode_answers(session.backbone.tokenizer, task, [text])
+        assert session.texts(tokens) == [text.strip()]
 
     comes_back()
 

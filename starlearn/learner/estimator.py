@@ -17,7 +17,6 @@ from sklearn.base import (
 )
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
-from sklearn.utils.metaestimators import available_if
 
 from starlearn.data.containers import as_count, as_items, as_labels, object_array, take
 from starlearn.data.pool import rows_of
@@ -35,7 +34,7 @@ from starlearn.query.budget import Budget, budget_for
 from starlearn.query.estimate import Estimate, estimate
 from starlearn.query.score_table import Uncertainty
 from starlearn.randomness import drawn_seed
-from starlearn.settings import Acquisition, LoRA, Training, check_names
+from starlearn.settings import Acquisition, LoRA, Training, check_names, with_hints
 from starlearn.tasks import DEFAULTS, ChoiceTask, Fields, GenerationTask, Item
 
 
@@ -89,11 +88,7 @@ class STARLearner(
         One record per training, with the query that followed it.
     """
 
-    def __new__(cls, *args: Any, **parameters: Any) -> Self:
-        # Before Python's own complaint about an unknown name, which gives no hint.
-        check_names(cls, parameters)
-        return super().__new__(cls)
-
+    @with_hints
     def __init__(
         self,
         model: str | os.PathLike[str] | None = None,
@@ -313,7 +308,7 @@ class STARLearner(
         session, _, prompts = self._to_predict(X)
         return object_array([session.parts.task.parse(text) for text in session.written(prompts)])
 
-    @available_if(inputs.has_choices)
+    @inputs.only_with_choices
     def predict_proba(self, X: Any, *, n_passes: int = 1) -> NDArray[np.float64]:
         """Return the probability of each choice.
 
@@ -339,7 +334,7 @@ class STARLearner(
         found = session.probabilities(prompts, tree, n_passes=n_passes)
         return tempered(found, self.rounds_[-1].get("temperature", 1.0)) if n_passes == 1 else found
 
-    @available_if(inputs.has_choices)
+    @inputs.only_with_choices
     def calibrate(self, *, n_splits: int = 5) -> Self:
         """Set the temperature of `predict_proba` by cross-fitting on the labelled set.
 
@@ -514,7 +509,8 @@ class STARLearner(
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters, also those of a group, as in ``set_params(adapter__r=8)``."""
-        check_names(type(self), {name.partition("__")[0] for name in params})
+        names = {name.partition("__")[0] for name in params}
+        check_names(type(self).__name__, self._get_param_names(), names)
         for name in {key.partition("__")[0] for key in params if "__" in key}:
             if name in DEFAULTS and params.get(name, getattr(self, name)) is None:
                 params[name] = DEFAULTS[name][0]()

@@ -1,13 +1,14 @@
 """Checks of parameters, items and labels, before any model is loaded."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from numpy.typing import NDArray
 from sklearn.utils._param_validation import InvalidParameterError, validate_parameter_constraints
+from sklearn.utils.metaestimators import available_if
 
 from starlearn.data.containers import as_items, as_labels
 from starlearn.data.pool import FilledPool, Pool, Rows, as_rows
@@ -16,6 +17,8 @@ from starlearn.model.backbone import check_quantization
 from starlearn.progress import checked_callbacks, checked_trackers
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import DEFAULTS, ChoiceTask, Fields, GenerationTask, Item, Task
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class Parts:
 def has_choices(learner: Any) -> bool:
     """Whether the answers come from a closed set."""
     return not isinstance(learner.task, GenerationTask)
+
+
+def only_with_choices(method: Method) -> Method:
+    """Return a method that exists only where the answers come from a closed set."""
+    return cast("Method", available_if(has_choices)(method))  # scikit-learn's loses the type
 
 
 def checked_parts(learner: Any) -> Parts:
