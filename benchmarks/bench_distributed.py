@@ -24,7 +24,7 @@ from bench_scaling import CHOICES, build_model, write_pool
 from measuring import COMMON, RESULTS, common, parser_of, watched_memory, write_row
 
 from starlearn import Acquisition, ChoiceTask, LoRA, Pool, RayEngine, STARLearner, Training
-from starlearn.cli.planning import Job, measured_rate, plan
+from starlearn.cli.cost_model import Job, measured_rate, plan
 from starlearn.distributed import cluster
 from starlearn.distributed.cluster import running
 from starlearn.distributed.ray_workers import RayWorkers

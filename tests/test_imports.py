@@ -180,3 +180,21 @@ def test_importing_is_cheap(command: str) -> None:
     code = f"{command}; import sys; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_tests_of_arithmetic_import_no_torch() -> None:
+    names = [
+        "budget",
+        "cost_model",
+        "diversity",
+        "duplicates",
+        "selection",
+        "statistics",
+        "stopping",
+    ]
+    code = "; ".join(f"import test_{name}" for name in names)
+    code += "; import sys; print('torch' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "tests", capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "False"

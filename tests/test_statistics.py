@@ -286,7 +286,8 @@ def test_spearman():
 
 
 @pytest.mark.parametrize(
-    "module", ["evaluate.statistics", "evaluate.displays", "evaluate.study_report", "cli.planning"]
+    "module",
+    ["evaluate.statistics", "evaluate.displays", "evaluate.study_report", "cli.cost_model"],
 )
 def test_arithmetic_and_reports_import_no_torch(module):
     code = f"import sys, starlearn.{module}; print('torch' in sys.modules)"

@@ -8,7 +8,7 @@ from starlearn.cli import (
     campaign_commands,
     exchange_commands,
     maintenance,
-    plan,
+    plan_command,
     report_command,
     run_commands,
     study_command,
@@ -46,6 +46,6 @@ for commands in (
     maintenance,
     report_command,
     study_command,
-    plan,
+    plan_command,
 ):
     app.add_typer(commands.app)

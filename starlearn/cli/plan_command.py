@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from starlearn.cli import planning
+from starlearn.cli import cost_model
 from starlearn.console import exit_on_error, make_console, plain
 from starlearn.errors import InputError
 
@@ -21,7 +21,7 @@ def plan_command(
     passes: Annotated[int, typer.Option(help="Monte-Carlo dropout passes.", min=1)] = 3,
     parameters: Annotated[float, typer.Option(help="Parameters of the model, such as 8e9.")] = 8e9,
     device: Annotated[
-        str, typer.Option(help=f"Accelerator of a worker: {', '.join(planning.DEVICES)}.")
+        str, typer.Option(help=f"Accelerator of a worker: {', '.join(cost_model.DEVICES)}.")
     ] = "A100-80",
     workers: Annotated[int, typer.Option(help="Number of workers.", min=1)] = 1,
     rate: Annotated[
@@ -37,27 +37,29 @@ def plan_command(
 ) -> None:
     """Estimate time and price of scoring a pool. No model is loaded, and no worker is started."""
     with exit_on_error(lambda: "Nothing was started."):
-        if device not in planning.DEVICES:
+        if device not in cost_model.DEVICES:
             raise InputError(
-                f"--device {device} is not known; choose one of {', '.join(planning.DEVICES)}, or "
-                "give --rate and --price of another one"
+                f"--device {device} is not known; choose one of {', '.join(cost_model.DEVICES)}, "
+                "or give --rate and --price of another one"
             )
         if not 1 <= items <= 1e15:
             raise InputError(f"--items must be from 1 to 1e15, got {items:g}")
-        job = planning.Job(int(items), tokens, passes, parameters)
-        given = planning.DEVICES[device] if rate is None else None
-        speed = planning.tokens_per_second(job, planning.DEVICES[device]) if rate is None else rate
-        cost = planning.DEVICES[device].price if price is None and given else price
-        _show_plan(job, planning.plan(job, speed, workers, price=cost), speed)
+        job = cost_model.Job(int(items), tokens, passes, parameters)
+        given = cost_model.DEVICES[device] if rate is None else None
+        speed = (
+            cost_model.tokens_per_second(job, cost_model.DEVICES[device]) if rate is None else rate
+        )
+        cost = cost_model.DEVICES[device].price if price is None and given else price
+        _show_plan(job, cost_model.plan(job, speed, workers, price=cost), speed)
         show = make_console().print
         show("\nAssumptions:")
-        for line in planning.assumptions(job, given, speed, cost):
+        for line in cost_model.assumptions(job, given, speed, cost):
             show(plain(f"- {line}"))
         if scaling:
             _show_scaling(job, speed)
 
 
-def _show_plan(job: planning.Job, found: planning.CostPlan, rate: float) -> None:
+def _show_plan(job: cost_model.Job, found: cost_model.CostPlan, rate: float) -> None:
     show = make_console().print
     money = "" if found.money is None else f", {found.money:,.2f} US dollars"
     show(
@@ -70,18 +72,18 @@ def _show_plan(job: planning.Job, found: planning.CostPlan, rate: float) -> None
         show(plain(f"  {name:8} {duration(getattr(found, name))}"))
     show(
         plain(
-            f"More than {planning.stops_scaling(job, rate):,} workers would spend most of their "
+            f"More than {cost_model.stops_scaling(job, rate):,} workers would spend most of their "
             f"time waiting. The bottleneck is: {found.limit}."
         )
     )
 
 
-def _show_scaling(job: planning.Job, rate: float) -> None:
+def _show_scaling(job: cost_model.Job, rate: float) -> None:
     show = make_console().print
     show(plain(f"\n{'items':>14} {'workers':>8} {'time':>10} {'scoring':>8}  bottleneck"))
     for m in SIZES:
         for workers in WORKERS:
-            found = planning.plan(replace(job, items=m), rate, workers)
+            found = cost_model.plan(replace(job, items=m), rate, workers)
             show(
                 plain(
                     f"{m:>14,} {workers:>8,} {duration(found.seconds):>10} "

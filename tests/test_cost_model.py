@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from starlearn.cli import planning
+from starlearn.cli import cost_model
 from starlearn.cli.app import app
-from starlearn.cli.planning import DEVICES, Job, measured_rate, plan, stops_scaling
+from starlearn.cli.cost_model import DEVICES, Job, measured_rate, plan, stops_scaling
 from starlearn.errors import InputError
 
 jobs = st.builds(
@@ -46,7 +46,7 @@ def test_a_plan_for_one_process_is_what_a_measured_rate_says(job: Job, rate: flo
     per_second = rate / (job.tokens * (job.passes + 1))
     assert math.isclose(measured_rate(per_second, job.tokens, job.passes), rate)
     found = plan(job, rate, distributed=False)
-    prompts = job.items * (planning.PROMPT + job.tokens * planning.TOKEN)
+    prompts = job.items * (cost_model.PROMPT + job.tokens * cost_model.TOKEN)
     assert math.isclose(found.score, job.items / per_second + prompts)
 
 
@@ -54,10 +54,10 @@ def test_a_plan_for_one_process_is_what_a_measured_rate_says(job: Job, rate: flo
 def test_terms_add_up_and_each_is_what_its_figures_say(job: Job, rate: float, workers: int) -> None:
     found = plan(job, rate, workers)
     chunks = -(-job.items // job.chunk)
-    assert found.driver == pytest.approx(chunks * planning.CHUNK)
-    assert found.merge == pytest.approx(job.items * planning.MERGE)
+    assert found.driver == pytest.approx(chunks * cost_model.CHUNK)
+    assert found.merge == pytest.approx(job.items * cost_model.MERGE)
     assert found.prepare == pytest.approx(
-        job.items * (planning.DRIVER + job.tokens * planning.DRIVER_TOKEN)
+        job.items * (cost_model.DRIVER + job.tokens * cost_model.DRIVER_TOKEN)
     )
     during = max(found.score, found.driver, found.storage)
     assert found.seconds == found.prepare + found.start + during + found.merge
@@ -88,7 +88,7 @@ def test_money_is_that_of_all_workers_for_the_whole_time() -> None:
 
 def test_the_driver_is_the_bottleneck_of_a_thousand_gpus() -> None:
     job = Job(10**9, 64, 1, 1e9)
-    found = plan(job, planning.tokens_per_second(job, DEVICES["H100"]), 1000)
+    found = plan(job, cost_model.tokens_per_second(job, DEVICES["H100"]), 1000)
     assert found.limit == "driver (preparing chunks)"
     assert found.share < 0.5
 
