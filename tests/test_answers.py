@@ -80,7 +80,7 @@ def test_choices_are_scored_exactly(model: Any, choices: list[list[int]]) -> Non
         assert got == pytest.approx(expected, abs=1e-4)
 
 
-def test_trap_sliding_windows_hold_for_choices_too(tmp_path: Path) -> None:
+def test_sliding_windows_hold_for_choices_too(tmp_path: Path) -> None:
     # A tree's own mask would let every layer look back over its window.
     from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
@@ -179,7 +179,7 @@ def test_answers_are_the_greedy_ones(model: Any) -> None:
         assert generate(model, PROMPTS) == [greedy(model, prompt) for prompt in PROMPTS]
 
 
-def test_trap_a_models_own_generation_settings_do_not_bend_answers(tmp_path: Path) -> None:
+def test_a_models_own_generation_settings_do_not_bend_answers(tmp_path: Path) -> None:
     folder = build_model(tmp_path / "bent")
     settings = {"repetition_penalty": 9.0, "min_new_tokens": 6, "do_sample": True}
     (folder / "generation_config.json").write_text(json.dumps(settings))

@@ -71,7 +71,7 @@ def test_a_random_draw_passes_over_what_is_too_dear(learner: STARLearner, pool: 
     assert not set(batch) & dear
 
 
-def test_trap_the_last_label_is_bought_though_nine_tenths_and_one_are_not_one(
+def test_the_last_label_is_bought_though_nine_tenths_and_one_are_not_one(
     learner: STARLearner, pool: list
 ) -> None:
     budget = Budget(1.0, cost=0.1, spent=0.9)
@@ -144,7 +144,7 @@ def test_a_budget_ends_the_batch(learner: STARLearner, pool: list) -> None:
 
 @pytest.mark.parametrize("cost", [1.0, "price"])
 @pytest.mark.parametrize("diversity", ["none", "kmeans++", "k-centre"])
-def test_trap_money_that_ends_early_does_not_make_the_whole_pool_candidates(
+def test_money_that_ends_early_does_not_make_the_whole_pool_candidates(
     learner: STARLearner,
     pool: list,
     cost: Any,
@@ -182,7 +182,7 @@ def test_trap_money_that_ends_early_does_not_make_the_whole_pool_candidates(
     ],
     ids=["number", "field", "function"],
 )
-def test_trap_a_budget_is_checked_before_any_scoring(
+def test_a_budget_is_checked_before_any_scoring(
     make_learner: Factory, budget: Any, message: str
 ) -> None:
     items = [{"text": f"sky {n}", "price": 1, "n": n * 3} for n in range(70)]
@@ -195,7 +195,7 @@ def test_trap_a_budget_is_checked_before_any_scoring(
     assert "model" not in vars(base_of(fresh).backbone)
 
 
-def test_trap_a_labelled_item_that_leaves_no_room_for_an_answer_has_a_point(
+def test_a_labelled_item_that_leaves_no_room_for_an_answer_has_a_point(
     make_learner: Factory, labelled: Any, pool: list
 ) -> None:
     task = GenerationTask("{text} Answer :", max_new_tokens=30)

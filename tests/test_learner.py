@@ -244,7 +244,7 @@ def test_warm_start_continues(make_learner: Factory, labelled: Labelled) -> None
 # Scoring never spoils training
 
 
-def test_trap_scoring_between_two_fits_changes_nothing(
+def test_scoring_between_two_fits_changes_nothing(
     make_learner: Factory, labelled: Labelled, pool: list
 ) -> None:
     plain, scored = make_learner().fit(*labelled), make_learner().fit(*labelled)

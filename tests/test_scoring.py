@@ -470,7 +470,7 @@ def test_old_adapters_leave_the_folder_the_base_model_stays(tmp_path: Path) -> N
     assert rows == 2 * len(names)
 
 
-def test_trap_a_space_that_another_process_pushed_out_is_made_anew(tmp_path: Path) -> None:
+def test_a_space_that_another_process_pushed_out_is_made_anew(tmp_path: Path) -> None:
     mine, other, keys = ScoreStore(tmp_path), ScoreStore(tmp_path), [b"1", b"2", b"3"]
     mine.get("mine*", keys[:1], numbered(keys[:1]))
     for i in range(20):

@@ -202,7 +202,7 @@ def test_threads_take_turns(make_learner: Factory, labelled: Labelled, pool: lis
     assert all(np.array_equal(x, y) for x, y in zip(found, expected, strict=True))
 
 
-def test_trap_two_quantisations_that_python_calls_equal(
+def test_two_quantisations_that_python_calls_equal(
     make_learner: Factory, labelled: Labelled, pool: list
 ) -> None:
     def config(kind: str) -> Any:
