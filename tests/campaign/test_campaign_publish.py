@@ -177,7 +177,7 @@ def test_an_adapter_that_reads_back_differently_is_not_published(make_campaign, 
     assert campaign.teach().state == "published"
 
 
-# Row 67 and 69: what was published, and nothing else
+# What was published, and nothing else
 
 
 @pytest.mark.parametrize("name", [*FILES, publish.MANIFEST])
@@ -284,7 +284,7 @@ def test_settings_can_name_no_class_of_their_own(make_campaign, quick):
         campaign.learner()
 
 
-# Row 71: no way out of the folder
+# No way out of the folder
 
 
 @pytest.mark.parametrize("name", ["../victim", "/etc", "a/b", "..", "", "A", "x" * 65, "a\0b", "."])
@@ -360,7 +360,7 @@ def test_the_target_of_a_link_is_not_overwritten(quick):
     assert victim.read_text() == "precious"
 
 
-# Rows 10, 13, 72: rights and places
+# Rights and places
 
 
 def test_a_folder_that_cannot_be_written(make_campaign, quick, monkeypatch):

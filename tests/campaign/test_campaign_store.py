@@ -86,7 +86,7 @@ def test_the_store_refuses_what_python_let_through(path):
             store.execute(f"INSERT INTO event ({columns}) VALUES {values}")  # noqa: S608
 
 
-# Row 16: damage
+# Damage
 
 
 def test_a_missing_or_empty_store_is_not_recreated(path):
@@ -263,7 +263,7 @@ def test_a_copy_of_another_campaign_is_not_restored(make_campaign, quick):
     assert restore(quick / "a", quick / "second.db")  # no intact file names another campaign
 
 
-# Rows 17 to 19: versions, journals
+# Versions, journals
 
 
 def test_a_newer_store_is_refused(path):
