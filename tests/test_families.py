@@ -41,32 +41,36 @@ GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}
 OPT = {"ffn_dim": 64, "word_embed_proj_dim": 64}
 SMALL_HEADS = {"head_dim": 16, "query_pre_attn_scalar": 16}
 FAMILIES: dict[str, tuple[str, dict[str, Any], str]] = {
-    "Llama": ("llama", {}, "grouped queries"),
-    "Llama, tied (SmolLM)": ("llama", {"tie_word_embeddings": True}, "head and embedding are one"),
+    "Llama": ("llama", {}, "grouped-query attention"),
+    "Llama, tied (SmolLM)": ("llama", {"tie_word_embeddings": True}, "tied embeddings"),
     "Mistral": ("mistral", {"sliding_window": 8}, "sliding window"),
-    "Qwen2": ("qwen2", {}, "biases on q, k, v"),
+    "Qwen2": ("qwen2", {}, "biases on q, k and v"),
     "Qwen3": ("qwen3", {"head_dim": 16}, "norms on q and k"),
     "Gemma 2": (
         "gemma2",
         {**SMALL_HEADS, "final_logit_softcapping": 2.0, "sliding_window": 8},
-        "soft cap on logits, windows in every other layer",
+        "logit soft cap, sliding window in every other layer",
     ),
     "Gemma 3 (text)": (
         "gemma3_text",
         {**SMALL_HEADS, "sliding_window": 8},
-        "scaled embedding, two kinds of positions",
+        "scaled embedding, two RoPE bases",
     ),
     "Phi-3": ("phi3", {}, "q, k and v in one matrix"),
-    "GPT-2": ("gpt2", GPT2, "transposed weights, learnt positions"),
+    "GPT-2": ("gpt2", GPT2, "transposed weights, learned position embeddings"),
     "GPT-NeoX": ("gpt_neox", {}, "parallel residual"),
-    "OPT": ("opt", OPT, "learnt positions with an offset"),
-    "Cohere": ("cohere", {"logit_scale": 0.25}, "scale on logits"),
-    "Granite": ("granite", {"logits_scaling": 4.0}, "divisor on logits"),
-    "OLMo 2": ("olmo2", {}, "norms behind the layers' parts"),
-    "StableLM": ("stablelm", {}, "part of a head rotates"),
-    "StarCoder 2": ("starcoder2", {}, "biases everywhere"),
-    "Falcon": ("falcon", {"alibi": False, "new_decoder_architecture": False}, "one key head"),
-    "BLOOM": ("bloom", {"n_head": 4, "n_layer": 2}, "ALiBi: choice by choice"),
+    "OPT": ("opt", OPT, "learned position embeddings with an offset"),
+    "Cohere": ("cohere", {"logit_scale": 0.25}, "logit scale"),
+    "Granite": ("granite", {"logits_scaling": 4.0}, "logit divisor"),
+    "OLMo 2": ("olmo2", {}, "norm after attention and after MLP"),
+    "StableLM": ("stablelm", {}, "partial rotary embedding"),
+    "StarCoder 2": ("starcoder2", {}, "biases in all linear layers"),
+    "Falcon": (
+        "falcon",
+        {"alibi": False, "new_decoder_architecture": False},
+        "multi-query attention",
+    ),
+    "BLOOM": ("bloom", {"n_head": 4, "n_layer": 2}, "ALiBi: one choice at a time"),
 }
 NOT_IN_FEW_BITS = {("Falcon", "nf4")}
 """Linear layers that transformers does not quantise."""
