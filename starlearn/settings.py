@@ -1,6 +1,7 @@
 """LoRA, Acquisition, Training: groups of settings, as small scikit-learn estimators."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from copy import copy
 from difflib import get_close_matches
 from functools import wraps
 from inspect import signature
@@ -8,7 +9,7 @@ from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, ClassVar, Self, TypeVar, cast
 
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 
 from starlearn.errors import InputError
@@ -40,15 +41,11 @@ NAMES_ELSEWHERE = {
     "bnb_4bit_quant_type": "STARLearner(quantization='nf4')",
     "model_name": "STARLearner(model=...)",
     "seed": "STARLearner(random_state=...)",
-    "strategy": "Acquisition(strategy=...)",
-    "n_passes": "Acquisition(n_passes=...)",
-    "measure": "Acquisition(measure=...)",
-    "r": "LoRA(r=...)",
-    "learning_rate": "Training(learning_rate=...)",
-    "epochs": "Training(epochs=...)",
-    "max_steps": "Training(max_steps=...)",
+    "load_in_8bit": "STARLearner(quantization=BitsAndBytesConfig(load_in_8bit=True))",
+    "choices": "ChoiceTask(choices=...)",
+    "prompt": "ChoiceTask(prompt=...)",
 }
-"""Parameters by the names of peft, transformers and TRL, or on the wrong class: where each is."""
+"""Parameters by the names of peft, transformers and TRL, or of the learner: where each is."""
 
 
 def check_names(kind: str, known: Collection[str], names: Collection[str]) -> None:
@@ -57,9 +54,12 @@ def check_names(kind: str, known: Collection[str], names: Collection[str]) -> No
         if name in known:
             continue
         close = get_close_matches(name, known, n=1)
+        owners = [own for own in (LoRA, Acquisition, Training) if name in own._get_param_names()]
         hint = f"Its parameters are {', '.join(sorted(known))}."
         if name in NAMES_ELSEWHERE:
             hint = f"Use {NAMES_ELSEWHERE[name]}."
+        elif owners:
+            hint = f"Use {owners[0].__name__}({name}=...)."
         elif close:
             hint = f"Did you mean {close[0]!r}?"
         raise InputError(f"{kind} has no parameter {name!r}. {hint}")
@@ -194,8 +194,9 @@ class Acquisition(Settings):
         Number of candidates of a diverse batch, as a multiple of n.
     select : callable or None, default=None
         A query strategy of your own, ``select(scores, n, rng) -> indices``. It receives what the
-        query ranks by, an array of shape (m,), and a NumPy generator, and returns n indices.
-        `distinct` and `diversity` then have no effect.
+        query ranks by, an array of shape (m,), and a NumPy generator, and returns n indices. With
+        `sub_pool` or `screen`, m counts only the items that remain. `distinct` and `diversity` have
+        no effect, and a `budget` removes items that it cannot pay.
     max_batch_tokens : int or None, default=None
         Largest number of padded tokens in one forward pass, over all K passes together. None starts
         with what suits the device and shrinks when memory runs out. Memory and speed depend on it,
@@ -293,9 +294,23 @@ class Acquisition(Settings):
         """Return these settings with the measure by its name here: "bald" has another one."""
         if self.measure not in SYNONYMS:
             return self
-        found: Acquisition = clone(self)
+        found = copy(self)  # not `clone`, which copies the user's strategy too
         found.measure = SYNONYMS[self.measure]
         return found
+
+    def without_select(self) -> "Acquisition":
+        """Return these settings without the user's strategy, which scores do not depend on."""
+        if self.select is None:
+            return self
+        found = copy(self)
+        found.select = None
+        return found
+
+    @property
+    def skips_labelled(self) -> bool:
+        """Whether a batch is compared with the labelled items."""
+        own = self.select is not None and self.strategy != "random"
+        return self.distinct != "none" and not own
 
     @property
     def cosine_threshold(self) -> float | None:
@@ -416,7 +431,7 @@ class _Published(Mapping[str, Settings]):
 
     _made: ClassVar[dict[str, Callable[[], Settings]]] = {
         "adapter": lambda: LoRA(r=64, alpha=16, dropout=0.1),
-        "acquisition": lambda: Acquisition(n_passes=3, measure="entropy", schedule="published"),
+        "acquisition": lambda: Acquisition(n_passes=3).set_params(**PUBLISHED_ACQUISITION),
         "training": lambda: Training(
             epochs=3, batch_size=8, learning_rate=1.5e-4, b_weight_decay=0.5
         ),

@@ -78,7 +78,9 @@ def imports_of(file: Path) -> set[str]:
             continue
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} has a relative import"
+            assert node.module
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
             if node.module != "starlearn" or not submodules(node):
                 names.add(node.module)

@@ -16,6 +16,7 @@ from starlearn.learner.estimator import STARLearner
 from starlearn.query.budget import Budget
 from starlearn.query.scoring import Scorer
 from starlearn.settings import PUBLISHED_ACQUISITION, Acquisition
+from starlearn.tasks import ChoiceTask
 
 Factory = Callable[..., STARLearner]
 
@@ -131,8 +132,51 @@ def test_a_learner_with_a_function_is_not_saved(
     learner.set_params(acquisition__select=None).save(tmp_path / "learner")
 
 
+def test_bad_input_is_refused_before_the_models_folder_is_opened() -> None:
+    learner = STARLearner("/no/such/folder", task=ChoiceTask("{text}", choices=["a", "b"]))
+    with pytest.raises(InputError, match="X_pool is empty"):
+        learner.query([])
+    with pytest.raises(InputError, match="n_instances=5"):
+        learner.query(["a"], 5)
+    with pytest.raises(InputError, match="row 0: expected a string"):
+        learner.uncertainty([None])
+    with pytest.raises(InputError, match="engine='rya'"):
+        learner.uncertainty(["a"], engine="rya")
+    with pytest.raises(InputError, match="X is empty"):
+        learner.transform([])
+
+
+def test_a_function_chooses_the_batch_of_workers_too(
+    make_learner: Factory, labelled: Any, pool: list[str], in_place_of_ray: list[str]
+) -> None:
+    def last(scores: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+        return np.arange(len(scores))[-n:]
+
+    learner = make_learner(acquisition=Acquisition(select=last)).fit(*labelled)
+    assert learner.query(pool, 3, engine="ray")[0].tolist() == [45, 46, 47]
+    assert in_place_of_ray
+
+
+def test_a_strategy_with_a_state_is_called_itself(
+    make_learner: Factory, labelled: Any, pool: list[str]
+) -> None:
+    class Strategy:
+        calls = 0
+
+        def __call__(self, scores: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+            self.calls += 1
+            return np.arange(n)
+
+    strategy = Strategy()
+    learner = make_learner(acquisition=Acquisition(measure="bald", select=strategy)).fit(*labelled)
+    learner.query(pool, 3)
+    assert strategy.calls == 1
+
+
 def test_settings_of_an_earlier_version_are_read() -> None:
     old = {"class": "Acquisition", "strategy": "star", "mc_layers": None, "n_passes": 2}
     names = {"task": None, "adapter": None, "training": None, "quantization": "nf4"}
     found = parameters_from_json({**names, "acquisition": old}, "a file")
     assert found["acquisition"].get_params() == Acquisition(n_passes=2).get_params()
+    with pytest.warns(UserWarning, match="a file has the removed option mc_layers"):
+        parameters_from_json({**names, "acquisition": {**old, "mc_layers": 2}}, "a file")

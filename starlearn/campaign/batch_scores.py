@@ -41,7 +41,7 @@ def choose(
     instead of computed. Content and seed break ties between equal scores, so that the same pool
     gives the same batch in any order.
     """
-    acquisition = learner.acquisition or Acquisition()
+    acquisition = (learner.acquisition or Acquisition()).resolved()
     items = [json.loads(content) for content in pool["content"].to_pylist()]
     # An interrupted query with other settings may have left scores that this query does not write.
     paths.round_scores(found.id).unlink(missing_ok=True)

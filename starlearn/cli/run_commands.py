@@ -168,10 +168,12 @@ def play_study(
         "settings": {**settings, "n_probe": 0},
         "tasks": [task],
     }
-    runs = list(runs_of(checked_settings(Study, values, "The options")))
+    study = checked_settings(Study, values, "The options")
+    check_folder(out, overwrite=overwrite)
+    runs = list(runs_of(study))
     for one in runs:
         require_usable(one)
-    prepare_folder(out, overwrite=overwrite)
+    prepare_folder(out)
     console = make_console()
     records: Records = {}
     with make_progress(console) as progress:
@@ -189,14 +191,17 @@ def play_study(
     console.print(plain(f"Area under the learning curve: {areas}{caution}. Open {report}"))
 
 
-def prepare_folder(out: Path, *, overwrite: bool) -> None:
-    """Make the folder of a run before any model work, without losing an earlier run."""
-    rounds = out / ROUNDS_FILE
-    if rounds.exists() and not overwrite:
+def check_folder(out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that has a run already, before the base model's files are read."""
+    if (out / ROUNDS_FILE).exists() and not overwrite:
         raise InputError(f"{out} already has a run; use another --out, or add --overwrite")
+
+
+def prepare_folder(out: Path) -> None:
+    """Make the folder of a run, with no rounds yet."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        rounds.write_text("")
+        (out / ROUNDS_FILE).write_text("")
     except OSError as error:
         raise InputError(
             f"cannot write to {out} ({error.strerror}); use another folder with --out"

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -69,7 +70,7 @@ def score_pool(
     ids = _ids(pool, id_field)
     found = learner.uncertainty(pool, engine=engine)
     write = _write_parquet if target.suffix == ".parquet" else _write_lines
-    with replacing(target) as scratch:
+    with replacing(target, uuid4().hex) as scratch:
         write(scratch, _tables(ids, found))
     return target
 

@@ -176,7 +176,9 @@ class RayWorkers:
             job = replace(job, folder=str(folder), todo=str(todo))
             if plan.trained and job.n_passes:
                 # Workers need the adapter only: no labelled text is written to shared storage.
-                content = replace(saving.content_of(self.learner), items=[], labels=[])
+                content = saving.content_of(self.learner)
+                parameters = {**content.parameters, "acquisition": plan.acquisition}
+                content = replace(content, parameters=parameters, items=[], labels=[])
                 saving.save(content, todo / "learner", plan.scorer.backbone)
                 job = replace(job, learner=str(todo / "learner"))
             for key in self._finished(job, waiting):

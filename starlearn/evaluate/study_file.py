@@ -16,6 +16,8 @@ from starlearn.storage.toml_settings import Strict, checked_settings, make_part,
 PARTS = {"adapter": LoRA, "acquisition": Acquisition, "training": Training}
 FIRST_TUNING_SEED = 1000
 """Seeds from this one on are for choosing settings. Seeds below it are for reported results."""
+LEAST_PROBE = 8
+"""Items that a correlation over the rounds needs."""
 PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
@@ -144,9 +146,16 @@ def read_study(path: Path, where: Mapping[str, str] | None = None) -> Study:
     """
     try:
         found = filled(read_toml(path), {**os.environ, **(where or {})})
-        return checked_settings(Study, found, str(path))
+        study = checked_settings(Study, found, str(path))
     except (TypeError, InputError) as error:
         raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+    for settings in (study.settings_of(task) for task in study.tasks):
+        if settings.n_initial < 1 or settings.n_probe < LEAST_PROBE:
+            raise InputError(
+                f"{path}: a study needs n_initial of at least 1 (got {settings.n_initial}) and "
+                f"n_probe of at least {LEAST_PROBE} (got {settings.n_probe})"
+            )
+    return study
 
 
 def filled(value: Any, names: Mapping[str, str]) -> Any:

@@ -102,7 +102,7 @@ def _chosen(saved: Saved) -> str:
     """Return a sentence on how the items were chosen."""
     if not any("query" in record for record in saved.rounds):
         return "No item was chosen by the model."
-    part = saved.parameters["acquisition"] or Acquisition()
+    part = (saved.parameters["acquisition"] or Acquisition()).resolved()
     if part.strategy == "random":
         return "Items were drawn at random."
     mix = "" if part.schedule == 0.0 else f", mixed with the base model's (weight {part.schedule})"

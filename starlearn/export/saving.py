@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -151,8 +152,12 @@ def parameters_from_json(parameters: Mapping[str, Any], where: str) -> dict[str,
             raise UntrustedFileError(f"{where} names an unknown class {kind!r:.60} for {name!r}.")
         if arguments.get("strategy") == "star":  # the names of an earlier version
             arguments["strategy"] = "uncertainty"
-        if arguments.get("mc_layers", 0) is None:
-            del arguments["mc_layers"]
+        if arguments.pop("mc_layers", None) is not None:
+            warnings.warn(
+                f"{where} has the removed option mc_layers. Dropout now acts in all layers.",
+                UserWarning,
+                stacklevel=3,
+            )
         found[name] = _CLASSES[kind](**arguments)
     found["quantization"] = quantization_from_json(found["quantization"])
     return found

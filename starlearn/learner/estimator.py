@@ -209,20 +209,16 @@ class STARLearner(
             Only with `return_metrics`; NaN for a random draw.
         """
         began = time.perf_counter()
-        session = session_of(self)
-        acquisition, task = session.parts.acquisition, session.parts.task
-        rows, fields = inputs.checked_pool(X_pool, task, "X_pool")
+        parts = inputs.checked_parts(self)
+        rows, fields = inputs.checked_pool(X_pool, parts.task, "X_pool", read=engine is not None)
         n_instances = as_count(n_instances, "n_instances", len(rows))
         budget = budget_for(budget, rows)
-        known = getattr(self, "X_training", ()) if acquisition.distinct != "none" else ()
-        scored = acquisition.strategy != "random"
-        plan = session.plan(
-            rows,
-            fields,
-            uses_scores=scored,
-            labelled=task.fill(known) if len(known) else (),
-            workers=workers_of(engine, self),
-        ).for_query()
+        workers = workers_of(engine, self)
+        known = getattr(self, "X_training", ()) if parts.acquisition.skips_labelled else ()
+        labelled = parts.task.fill(known) if len(known) else ()
+        session, scored = session_of(self, parts), parts.acquisition.strategy != "random"
+        plan = session.plan(rows, fields, uses_scores=scored, labelled=labelled, workers=workers)
+        plan = plan.for_query()
         found: dict[str, Any] = {"n_pool": len(rows)}
         if scored:
             ranked = plan.ranked(n_instances)
@@ -251,9 +247,10 @@ class STARLearner(
         Uncertainty
             Arrays of shape (m,) in the pool's order.
         """
-        session = session_of(self)
-        rows, fields = inputs.checked_pool(pool, session.parts.task, "pool")
-        return session.uncertainty(session.plan(rows, fields, workers=workers_of(engine, self)))
+        parts, workers = inputs.checked_parts(self), workers_of(engine, self)
+        rows, fields = inputs.checked_pool(pool, parts.task, "pool", read=engine is not None)
+        session = session_of(self, parts)
+        return session.uncertainty(session.plan(rows, fields, workers=workers))
 
     def estimate(self, pool: Any, n_instances: int = 1) -> Estimate:
         """Estimate the time and memory of a query of this pool from a sample of it.
@@ -268,10 +265,10 @@ class STARLearner(
         -------
         Estimate
         """
-        session = session_of(self)
-        rows, fields = inputs.checked_pool(pool, session.parts.task, "pool")
+        parts = inputs.checked_parts(self)
+        rows, fields = inputs.checked_pool(pool, parts.task, "pool", read=True)
         n_instances = as_count(n_instances, "n_instances", len(rows))
-        scored = session.parts.acquisition.strategy != "random"
+        session, scored = session_of(self, parts), parts.acquisition.strategy != "random"
         return estimate(session.plan(rows, fields, uses_scores=scored).for_query(), n_instances)
 
     def transform(self, X: Any) -> NDArray[np.float64]:
@@ -285,8 +282,9 @@ class STARLearner(
         -------
         ndarray of shape (m, D)
         """
-        session = session_of(self)
-        rows, fields = inputs.checked_pool(X, session.parts.task, "X")
+        parts = inputs.checked_parts(self)
+        rows, fields = inputs.checked_pool(X, parts.task, "X")
+        session = session_of(self, parts)
         return session.plan(rows, fields, uses_scores=False).embeddings(fields[:])
 
     # Predictions
@@ -379,7 +377,9 @@ class STARLearner(
             right = task.correct(session.written(prompts), labels.tolist())
         else:
             inputs.check_label_type(labels, self.classes_)
-            right = (self.predict(fields) == labels).tolist()
+            tree, prompts = session.tree_and_prompts(fields)
+            found = session.probabilities(prompts, tree).argmax(axis=1)  # type: ignore[arg-type]
+            right = (self.classes_[found] == labels).tolist()
         return float(accuracy_score(np.ones(len(right)), right, sample_weight=sample_weight))
 
     # Records and files
@@ -564,8 +564,9 @@ class STARLearner(
 
     def _to_predict(self, X: Any) -> tuple[Session, Any, Prompts]:
         self._require_fit()
-        session = session_of(self)
-        fields = inputs.checked_items(X, session.parts.task)
+        parts = inputs.checked_parts(self)
+        fields = inputs.checked_items(X, parts.task)
+        session = session_of(self, parts)
         return (session, *session.tree_and_prompts(fields))
 
     def _train(self, fields: list[Fields], labels: NDArray[Any]) -> Self:

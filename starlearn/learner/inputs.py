@@ -18,6 +18,9 @@ from starlearn.progress import checked_callbacks, checked_trackers
 from starlearn.settings import Acquisition, LoRA, Training
 from starlearn.tasks import DEFAULTS, ChoiceTask, Fields, GenerationTask, Item, Task
 
+CHUNK = 2048
+"""Rows of a pool on disk that are read at a time."""
+
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -98,15 +101,24 @@ def checked_items(X: Any, task: Task, name: str = "X") -> list[Fields]:
     return task.fill(items)
 
 
-def checked_pool(X: Any, task: Task, name: str) -> tuple[Rows, Sequence[Fields] | FilledPool]:
-    """Return the rows of a pool, at least one, and the fields of their prompts.
+def checked_pool(
+    X: Any, task: Task, name: str, *, read: bool = False
+) -> tuple[Rows, Sequence[Fields] | FilledPool]:
+    """Return a pool of m rows and the fields of their prompts.
 
-    Rows on disk are read, and their fields filled, only when they are used.
+    Rows on disk are read when they are used. With `read` they are also read once here, so that an
+    unusable row is found before anything is started.
     """
     rows = as_rows(X, name)
     if not len(rows):
         raise InputError(f"{name} is empty: give at least one item.")
-    return rows, FilledPool(rows, task) if isinstance(rows, Pool) else task.fill(rows)
+    if not isinstance(rows, Pool):
+        return rows, task.fill(rows)
+    filled = FilledPool(rows, task)
+    if read:
+        for start in range(0, len(rows), CHUNK):
+            filled[start : start + CHUNK]
+    return rows, filled
 
 
 def checked_labels(X: Any, y: Any, task: Task) -> tuple[list[Item], list[Fields], NDArray[Any]]:

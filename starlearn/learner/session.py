@@ -24,7 +24,7 @@ from starlearn.query.score_store import ScoreStore
 from starlearn.query.score_table import Uncertainty
 from starlearn.query.scoring import Scorer
 from starlearn.randomness import derived_seed, drawn_seed
-from starlearn.tasks import ChoiceTask, Fields, GenerationTask, Task
+from starlearn.tasks import Fields, GenerationTask, Task
 from starlearn.train.batches import Example
 from starlearn.train.trainer import TrainingRecord, check_lengths, train_adapter
 
@@ -161,7 +161,7 @@ class Session:
         return Scorer(
             self.backbone,
             self.adapter if adapter is None else adapter,
-            self.parts.acquisition,
+            self.parts.acquisition.without_select(),
             self.store,
             self.seed_for("masks", self.round),
             tree,
@@ -240,6 +240,7 @@ class Session:
             weight=self.parts.acquisition.base_weight(self.round) if trained else 1.0,
             seed=self.seed_for("draw", self.round),
             labelled=labelled,
+            select=self.parts.acquisition.select,
             verbose=self.verbose,
             callbacks=self.parts.callbacks,
             workers=workers,
@@ -258,9 +259,9 @@ class Session:
         return ItemBar(title, total, self.verbose, self.parts.callbacks)
 
 
-def session_of(learner: Any) -> Session:
-    """Return the session of a learner, with its parameters checked."""
-    parts = checked_parts(learner)
+def session_of(learner: Any, parts: Parts | None = None) -> Session:
+    """Return the session of a learner; `parts` are its settings, where they are checked already."""
+    parts = checked_parts(learner) if parts is None else parts
     base = base_of(learner)
     known = getattr(learner, "classes_", None)
     if known is None:
@@ -279,10 +280,11 @@ def session_of(learner: Any) -> Session:
 
 def classes_of(task: Task, labels: NDArray[Any] | None) -> NDArray[Any] | None:
     """Return the classes in the order of the columns; None where there are none or no labels."""
-    if not isinstance(task, ChoiceTask):
+    if isinstance(task, GenerationTask):
         return None
-    if task.choices is not None:
-        return object_array(sorted(task.choices))
+    choices = getattr(task, "choices", None)
+    if choices is not None:
+        return object_array(sorted(choices))
     return None if labels is None else np.unique(labels)
 
 

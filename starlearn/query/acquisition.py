@@ -1,7 +1,7 @@
 """The steps of a query in order: score the pool in chunks, combine the scores, choose a batch."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -97,6 +97,8 @@ class QueryPlan:
     """Seed of ties, random draws and the sub-pool."""
     labelled: Sequence[Fields]
     """Fields of the labelled items."""
+    select: Callable[..., Any] | None
+    """The user's own strategy."""
     verbose: int
     callbacks: tuple[Any, ...] = ()
     workers: Workers | None = None
@@ -144,7 +146,7 @@ class QueryPlan:
         self, ranked: RankedPool, n: int, budget: Budget | None
     ) -> tuple[NDArray[np.intp], Column]:
         """Return a batch of at most n rows of the pool, and their uncertainty."""
-        selection = self._selection(self.acquisition, ranked.positions, budget)
+        selection = self._selection(self.acquisition, ranked.positions, budget, self.select)
         best = selection.batch(ranked.uncertainty.mixed, ranked.keys, ranked.places, n)
         return ranked.positions[best], np.asarray(ranked.uncertainty.mixed[best])
 
@@ -153,7 +155,7 @@ class QueryPlan:
         rows = counted(len(self.rows))
         # No model is used: duplicates are found by their text alone.
         distinct = "none" if self.acquisition.distinct == "none" else "exact"
-        plain = clone(self.acquisition).set_params(diversity="none", distinct=distinct, select=None)
+        plain = clone(self.acquisition).set_params(diversity="none", distinct=distinct)
         selection = self._selection(plain, rows, budget)
         # All scores are equal, so the items with the smallest pseudo-random keys come first.
         chosen = selection.batch(column(len(rows)), self._keys(self.seed), rows, n)
@@ -190,7 +192,11 @@ class QueryPlan:
         return ScoreTable.empty(m, with_base=with_base, with_answers=with_answers)
 
     def _selection(
-        self, acquisition: Acquisition, positions: NDArray[np.intp], budget: Budget | None
+        self,
+        acquisition: Acquisition,
+        positions: NDArray[np.intp],
+        budget: Budget | None,
+        select: Callable[..., Any] | None = None,
     ) -> BatchSelection:
         return BatchSelection(
             acquisition,
@@ -202,6 +208,7 @@ class QueryPlan:
             ),
             self.labelled,
             budget,
+            select,
         )
 
     def _keys(self, seed: int) -> NDArray[np.uint64]:

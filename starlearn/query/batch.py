@@ -38,6 +38,8 @@ class BatchSelection:
     labelled: Sequence[Fields]
     """Fields of the labelled items, which are not chosen again."""
     budget: Budget | None
+    select: Callable[..., Any] | None = None
+    """The user's own strategy."""
 
     def batch(
         self,
@@ -56,8 +58,8 @@ class BatchSelection:
             n = min(n, self.budget.most)
         if n == 0:
             return places[:0]
-        if self.acquisition.select is not None:
-            return self._selected(values, places, n)
+        if self.select is not None:
+            return self._selected(self.select, values, places, n)
         wanted = n * self.acquisition.candidates if self._diverse else n
         while True:
             wanted = min(wanted, len(places))
@@ -78,10 +80,13 @@ class BatchSelection:
         return best[chosen]
 
     def _selected(
-        self, values: NDArray[np.float64], places: NDArray[np.intp], n: int
+        self,
+        select: Callable[..., Any],
+        values: NDArray[np.float64],
+        places: NDArray[np.intp],
+        n: int,
     ) -> NDArray[np.intp]:
         """Return the places that the user's own strategy chooses."""
-        select: Any = self.acquisition.select
         given = np.asarray(select(np.array(values[places]), n, self.rng))
         whole = given.ndim == 1 and np.issubdtype(given.dtype, np.integer)
         inside = whole and bool(((given >= 0) & (given < len(places))).all())

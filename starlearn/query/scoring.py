@@ -286,7 +286,7 @@ class Scorer:
         """Return a name of everything that an item's scores over K passes depend on."""
         kind = f"free-form {self.max_new_tokens}" if self.tree is None else self.tree.identity
         base = "" if self._runs_base else " without base"
-        return self._space(f"scores {kind} {self._model} {self._passes(n_passes)}{base}")
+        return self._space(f"score table {kind} {self._model} {self._passes(n_passes)}{base}")
 
     @cached_property
     def _model(self) -> str:
