@@ -111,8 +111,6 @@ class LoRA(Settings):
     target_modules : "all-linear" or sequence of str, default="all-linear"
         Linear layers that get an adapter. "all-linear" means all but the output head.
 
-    Notes
-    -----
     Defaults are the published setting (arXiv 2403.01165, section 4.1).
     """
 
@@ -291,7 +289,7 @@ class Acquisition(Settings):
             )
 
     def resolved(self) -> "Acquisition":
-        """Return these settings with the measure by its name here: "bald" has another one."""
+        """Return these settings with the measure by the name that is used here."""
         if self.measure not in SYNONYMS:
             return self
         found = copy(self)  # not `clone`, which copies the user's strategy too
@@ -365,8 +363,6 @@ class Training(Settings):
     warm_start : bool, default=False
         Continue with the previous round's adapter instead of a new one.
 
-    Notes
-    -----
     Defaults are the published setting (arXiv 2403.01165, section 4.1).
     """
 
