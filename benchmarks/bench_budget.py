@@ -35,7 +35,6 @@ from query_cases import (
     Case,
     about,
     add_case_arguments,
-    base_scores,
     make_case,
 )
 
@@ -62,7 +61,7 @@ def contenders_of(case: Case, stage: str, n_passes: int, budgets: list[int]) -> 
     learner, engine = case.learner, case.loaded
     learner.set_params(acquisition=Acquisition(**PUBLISHED_ACQUISITION, n_passes=n_passes))
     scorer, prompts = scorer_of(case)
-    kept = base_scores(case.base)
+    kept = case.base.without_adapters()
     engine.store = kept
     if stage == "passes" and scorer.tree is None:
         written(scorer_of(case)[0], prompts)

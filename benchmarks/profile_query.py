@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from measuring import COMMON, RESULTS, parser_of, write_row
-from query_cases import TASKS, Case, about, add_case_arguments, base_scores, make_case
+from query_cases import TASKS, Case, about, add_case_arguments, make_case
 from torch.profiler import ProfilerActivity, profile
 
 from starlearn import Acquisition
@@ -78,7 +78,7 @@ def bench(args: argparse.Namespace, case: Case) -> None:
     case.learner.set_params(
         acquisition=Acquisition(**PUBLISHED_ACQUISITION, n_passes=args.passes, distinct="none")
     )
-    case.loaded.store = base_scores(case.base)
+    case.loaded.store = case.base.without_adapters()
     case.learner.query(case.pool, n_instances=1)  # libraries load what they need
     parts = [("stage", *row) for row in stages(case)]
     parts += [("operation", *row) for row in operations(case, args.shown)]

@@ -50,29 +50,20 @@ class Case:
 
     def set_store(self, later: bool) -> None:
         """Keep what a first or a later query finds: nothing, or the base model's scores."""
-        self.loaded.store = base_scores(self.base) if later else ScoreStore()
+        self.loaded.store = self.base.without_adapters() if later else ScoreStore()
 
     def n_items_kept(self) -> int:
         """Return for how many items a later query finds the base model's score."""
         self.set_store(later=True)
-        before = len(base_scores(self.loaded.store)._memory)
+        before = len(self.loaded.store.without_adapters())
         self.learner.uncertainty(self.pool)
-        new = len(base_scores(self.loaded.store)._memory) - before
+        new = len(self.loaded.store.without_adapters()) - before
         return self.n_distinct() - new
 
     def n_distinct(self) -> int:
         """Return how many items of the pool are different; equal ones are scored once."""
         _, prompts = self.tokens()
         return len(set(map(tuple, prompts)))
-
-
-def base_scores(store: ScoreStore) -> ScoreStore:
-    """Copy what outlasts a round: all but the scores of an adapter."""
-    kept = ScoreStore()
-    for (space, key), row in store._memory.items():
-        if not space.endswith("*"):
-            kept._write(space, {key: row})
-    return kept
 
 
 @dataclass(frozen=True)
@@ -174,7 +165,7 @@ def make_case(args: argparse.Namespace, name: str) -> Case:
     pool = data.items[start:]
     learner.fit(data.items[:N_LABELS], data.labels[:N_LABELS])
     learner.uncertainty(pool)
-    base = base_scores(base_of(learner).store)
+    base = base_of(learner).store.without_adapters()
     learner.teach(data.items[N_LABELS:end], data.labels[N_LABELS:end])
     accuracy = learner.score(data.items[end:start], data.labels[end:start])
     n_tokens = learner.uncertainty(pool).n_tokens

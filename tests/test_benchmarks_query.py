@@ -10,7 +10,6 @@ import bench_query as bench
 import numpy as np
 import profile_query
 import pytest
-from query_cases import base_scores
 
 from starlearn.learner.base_models import base_of
 
@@ -18,7 +17,7 @@ from starlearn.learner.base_models import base_of
 def make_case(learner: Any, items: list[str], labels: list[str]) -> Any:
     learner.fit(items, labels)
     learner.uncertainty(items)
-    base = base_scores(base_of(learner).store)
+    base = base_of(learner).store.without_adapters()
     return bench.Case("tiny", learner, items, 0.0, 1.0, base)
 
 
@@ -115,7 +114,7 @@ def test_a_small_run_writes_its_rows(tasks, make_learner, pool, tmp_path, monkey
         float(row["largest_difference"]) < 1e-4 for row in rows if row["contender"] == "naive"
     )
     case.set_store(later=True)
-    assert len(case.loaded.store._memory) == len(pool), "the base model's scores and no adapter's"
+    assert len(case.loaded.store) == len(pool), "the base model's scores and no adapter's"
     with agreement.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["contender"] for row in rows} == {"other seed", "one-pass"}

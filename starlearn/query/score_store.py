@@ -83,6 +83,18 @@ class ScoreStore:
             found |= new
         return np.stack([found[key] for key in keys])
 
+    def __len__(self) -> int:
+        """Return the number of rows in memory."""
+        return len(self._memory)
+
+    def without_adapters(self) -> "ScoreStore":
+        """Return a copy in memory without the scores of adapters, as a new round finds it."""
+        copied = ScoreStore()
+        for (space, key), row in self._memory.items():
+            if not space.endswith("*"):
+                copied._write(space, {key: row})
+        return copied
+
     def known(self, space: str, keys: Sequence[bytes]) -> dict[bytes, Row]:
         """Return the stored rows of these keys."""
         if self._database is None:
