@@ -377,8 +377,9 @@ class STARLearner(
             right = task.correct(session.written(prompts), labels.tolist())
         else:
             inputs.check_label_type(labels, self.classes_)
-            tree, prompts = session.tree_and_prompts(fields)
-            found = session.probabilities(prompts, tree).argmax(axis=1)  # type: ignore[arg-type]
+            tree = session.choice_tree()
+            prompts = session.prompts(fields, session.room(tree))
+            found = session.probabilities(prompts, tree).argmax(axis=1)
             right = (self.classes_[found] == labels).tolist()
         return float(accuracy_score(np.ones(len(right)), right, sample_weight=sample_weight))
 

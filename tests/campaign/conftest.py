@@ -72,3 +72,37 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(transport, "plain_transport", lambda url: made)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", KEY)
     return made
+
+
+@pytest.fixture
+def campaign(make_campaign: Callable[..., Any]) -> Any:
+    """Return a campaign with a batch of four open."""
+    made = make_campaign()
+    made.query(4)
+    return made
+
+
+@pytest.fixture
+def batch(campaign: Any) -> Any:
+    return campaign
+
+
+@pytest.fixture
+def free(make_campaign: Callable[..., Any]) -> Any:
+    """Return a campaign with free responses and a batch of three open."""
+    from page_cases import FREE
+
+    made = make_campaign(task=FREE)
+    made.query(3)
+    return made
+
+
+@pytest.fixture
+def pushed(campaign: Any, fake: Any) -> tuple[Any, list[Any]]:
+    """Return a campaign whose batch of four is in Label Studio, and the numbers of its tasks."""
+    from fake_labelstudio import URL
+
+    from starlearn.campaign.labelstudio.sync import push
+
+    push(campaign, URL)
+    return campaign, list(fake.tasks)

@@ -18,20 +18,6 @@ from starlearn.settings import Acquisition
 from starlearn.tasks import GenerationTask
 
 
-@pytest.fixture
-def campaign(make_campaign):
-    made = make_campaign()
-    made.query(4)
-    return made
-
-
-@pytest.fixture
-def pushed(campaign, fake):
-    """Return a campaign whose batch of four is in Label Studio, and the numbers of its tasks."""
-    push(campaign, URL)
-    return campaign, list(fake.tasks)
-
-
 def counts(done):
     return done.n_new, done.n_skips, done.n_same
 

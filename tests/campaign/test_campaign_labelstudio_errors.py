@@ -19,19 +19,6 @@ from starlearn.cli.app import app
 from starlearn.errors import InputError, MissingDependencyError, ServerError
 
 
-@pytest.fixture
-def campaign(make_campaign):
-    made = make_campaign()
-    made.query(4)
-    return made
-
-
-@pytest.fixture
-def pushed(campaign, fake):
-    push(campaign, URL)
-    return campaign, list(fake.tasks)
-
-
 def test_a_push_that_failed_half_way_is_completed_by_the_next(campaign, fake, monkeypatch):
     monkeypatch.setattr(sync, "PIECE_TASKS", 2)
     sent = []

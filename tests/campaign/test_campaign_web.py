@@ -5,7 +5,7 @@ import threading
 
 import pytest
 from campaign_cases import POOL
-from page_cases import FREE, HOSTILE, MANY, ORIGIN, Page, responses_of, visitors
+from page_cases import HOSTILE, MANY, ORIGIN, Page, responses_of, visitors
 from starlette.datastructures import URL
 from starlette.requests import Request
 from starlette.testclient import TestClient
@@ -19,21 +19,6 @@ from starlearn.campaign.web.routes import make_app
 from starlearn.campaign.web.service import AnnotationService
 from starlearn.errors import InputError, MissingDependencyError
 from starlearn.tasks import ChoiceTask
-
-
-@pytest.fixture
-def batch(make_campaign):
-    campaign = make_campaign()
-    campaign.query(4)
-    return campaign
-
-
-@pytest.fixture
-def free(make_campaign):
-    campaign = make_campaign(task=FREE)
-    campaign.query(3)
-    return campaign
-
 
 # Who gets in
 

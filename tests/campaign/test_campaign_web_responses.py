@@ -9,7 +9,7 @@ import pytest
 from campaign_cases import COLOURS, POOL, answer_for, make_learner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from page_cases import FREE, HOSTILE, responses_of, visitors
+from page_cases import HOSTILE, responses_of, visitors
 from test_campaign_commands import HOLD
 
 from starlearn.campaign import events
@@ -19,21 +19,6 @@ from starlearn.campaign.web import serving
 from starlearn.campaign.web.service import AnnotationService, OutOfDateError
 from starlearn.errors import CampaignLockedError
 from starlearn.storage.lock import Lock
-
-
-@pytest.fixture
-def batch(make_campaign):
-    campaign = make_campaign()
-    campaign.query(4)
-    return campaign
-
-
-@pytest.fixture
-def free(make_campaign):
-    campaign = make_campaign(task=FREE)
-    campaign.query(3)
-    return campaign
-
 
 # Each response once
 
