@@ -100,27 +100,26 @@ def _is_trainer_callback(callback: Any) -> bool:
     return hasattr(callback, "on_train_begin")
 
 
-PROCESS_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Environment variables by which launchers set the number of processes, as in accelerate."""
-
-
 def are_several() -> bool:
     """Whether this process is one of several that can communicate.
 
     Without an address, as under a plain `mpirun`, processes are independent jobs.
     """
-    return "MASTER_ADDR" in os.environ and number_from_env(PROCESS_COUNTS, 1) > 1
+    if "MASTER_ADDR" not in os.environ:
+        return False
+    from accelerate.utils import get_int_from_env
+
+    sizes = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
+    return get_int_from_env(sizes, 1) > 1
 
 
 def is_main() -> bool:
     """Whether this is the process that shows progress. No communication is started."""
-    return not are_several() or number_from_env(("RANK", "PMI_RANK"), 0) == 0
+    if not are_several():
+        return True
+    from accelerate.utils import get_int_from_env
 
-
-def number_from_env(names: Iterable[str], default: int) -> int:
-    """Return the first of these environment variables that is set to a number of at least 0."""
-    found = (int(os.environ.get(name, -1)) for name in names)
-    return next((number for number in found if number >= 0), default)
+    return get_int_from_env(["RANK", "PMI_RANK"], 0) == 0
 
 
 class ItemBar:

@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather, gather_object
+from accelerate.utils import gather, gather_object, get_int_from_env
 
 from starlearn.errors import ModelMismatchError, WorkerError
 from starlearn.model.memory import ran_out
-from starlearn.progress import are_several, number_from_env
+from starlearn.progress import are_several
 
 Result = TypeVar("Result")
 
@@ -150,6 +150,6 @@ def processes() -> ProcessGroup:
 
 def take_own_gpu() -> None:
     """Select the GPU of this process, before any tensor is created on another one."""
-    local = number_from_env(["LOCAL_RANK"], 0)
+    local = get_int_from_env(["LOCAL_RANK"], 0)
     if torch.cuda.is_available() and 0 < local < torch.cuda.device_count():
         torch.cuda.set_device(local)
