@@ -1,6 +1,11 @@
 """Settings and fixtures of all tests: one thread, no hub, a tiny model."""
 
 import os
+import signal
+
+# A shell that runs the tests in the background ignores Ctrl-C, and so would their child processes.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # One thread for torch, whenever it is imported. Tests of arithmetic alone do not import it.
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"

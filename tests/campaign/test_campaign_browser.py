@@ -16,6 +16,7 @@ from page_cases import FREE, HOSTILE, MANY, responses_of
 from test_campaign_commands import HOLD
 
 from starlearn.campaign.campaign import Campaign
+from starlearn.campaign.web import serving
 from starlearn.campaign.web.access import AccessTokens
 from starlearn.campaign.web.routes import make_app
 from starlearn.campaign.web.service import AnnotationService
@@ -369,6 +370,20 @@ def test_without_javascript_the_forms_do_it(served):
         ("undo", None),
         ("skip", None),
     ]
+
+
+def test_the_file_for_the_browser_leads_to_the_page(served, chromium, monkeypatch):
+    at = served()
+    given, opened = [], threading.Event()
+    monkeypatch.setattr(serving.webbrowser, "open", lambda url: (given.append(url), opened.set()))
+    monkeypatch.setenv("BROWSER", "some-browser")
+    with serving._opened(at.address, at.campaign.folder, browser=True):
+        assert opened.wait(60)
+        page = chromium.new_context().new_page()
+        page.goto(given[0])
+        expect(page.locator("#name")).to_be_visible()
+        assert page.url == f"{at.origin}/"
+        page.context.close()
 
 
 def test_ctrl_c_ends_the_command_with_the_next_command(make_campaign, chromium):

@@ -39,19 +39,10 @@ class AccessTokens:
     def __init__(self, port: int) -> None:
         self.cookie = f"starlearn-{port}"
         self.token = secrets.token_urlsafe(32)
-        """The token in the printed address."""
-        self._single_use: str | None = None
-
-    def new_single_use(self) -> str:
-        """Return a token that works once, for a command line, which other users can see."""
-        self._single_use = secrets.token_urlsafe(32)
-        return self._single_use
+        """The token in the printed address, and the value of the cookie."""
 
     def accepts(self, given: str) -> bool:
-        """Whether this is the token, or the single-use token at its first use."""
-        if self._single_use is not None and _equal(given, self._single_use):
-            self._single_use = None
-            return True
+        """Whether this is the token."""
         return _equal(given, self.token)
 
     def has_cookie(self, request: Request) -> bool:
@@ -80,8 +71,10 @@ class AccessMiddleware:
         if request.method == "GET" and given is not None and self.tokens.accepts(given):
             # Redirect at once, so that the token is not in an address that people copy or see.
             response = RedirectResponse("/", status_code=303)
+            # Lax, because the browser comes from a file, and a strict cookie would not go with the
+            # redirection. Forms of other pages are refused by their origin.
             response.set_cookie(
-                self.tokens.cookie, self.tokens.token, httponly=True, samesite="strict", path="/"
+                self.tokens.cookie, self.tokens.token, httponly=True, samesite="lax", path="/"
             )
             return response
         # Not request.url: some versions of Starlette build it from the client's Host header.

@@ -4,11 +4,13 @@ import errno
 import os
 import socket
 import sys
+import tempfile
 import threading
 import webbrowser
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starlearn.campaign.annotation import require_batch
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 ADDRESS = "127.0.0.1"
 NEEDED = ("starlette", "uvicorn", "python_multipart")
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+BACKLOG = 100
+"""Connections that wait to be accepted."""
 SHUTDOWN_SECONDS = 5
 """Time to finish a response that is being written at the end."""
 
@@ -44,12 +48,11 @@ def serve(campaign: Campaign, annotator: str, *, port: int = 0, browser: bool = 
         port = listener.getsockname()[1]
         tokens, service = AccessTokens(port), AnnotationService(campaign)
         server = make_server(make_app(service, tokens, name))
+        address = f"http://{ADDRESS}:{port}/?token={tokens.token}"
         show = make_console().print
-        show(f"Label in the browser: {_address(port, tokens.token)}")
+        show(f"Label in the browser: {address}")
         show("Several annotators can open it, each with their own name. Ctrl-C ends it.")
-        if browser:
-            _open(_address(port, tokens.new_single_use()))
-        with suppress(KeyboardInterrupt):
+        with _opened(address, campaign.folder, browser), suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
         return service.n_saved
 
@@ -58,8 +61,12 @@ def make_server(app: "Starlette") -> "uvicorn.Server":
     """Make the server of an application; its `run` takes the sockets."""
     import uvicorn
 
+    from starlearn.campaign.web.connections import LimitedConnection
+
     config = uvicorn.Config(
         app,
+        http=LimitedConnection,
+        backlog=BACKLOG,
         access_log=False,  # it would show the token
         log_config=None,
         lifespan="off",
@@ -88,14 +95,27 @@ def listening(port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def _address(port: int, token: str) -> str:
-    return f"http://{ADDRESS}:{port}/?token={token}"
+@contextmanager
+def _opened(address: str, folder: Path, browser: bool) -> Iterator[None]:
+    """Open a browser at an address with a token.
 
-
-def _open(address: str) -> None:
-    if sys.platform == "linux" and not any(map(os.environ.get, DISPLAYS)):
-        return  # a browser in the terminal would catch Ctrl-C
-    threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+    Other users of the machine can read the command line of a browser. It therefore receives a file
+    that only this user can read, and the file leads to the address. The file is in the campaign's
+    folder, because browsers in a sandbox may not read hidden folders or those of other programs.
+    """
+    without_display = sys.platform == "linux" and not any(map(os.environ.get, DISPLAYS))
+    if not browser or without_display:  # a browser in the terminal would catch Ctrl-C
+        yield
+        return
+    page = f'<!DOCTYPE html><meta http-equiv="refresh" content="0; url={address}">\n'
+    with tempfile.NamedTemporaryFile(  # readable by this user alone
+        "w", dir=folder, prefix="open-", suffix=".html", encoding="ascii"
+    ) as file:
+        file.write(page)
+        file.flush()
+        target = Path(file.name).as_uri()
+        threading.Thread(target=webbrowser.open, args=(target,), daemon=True).start()
+        yield
 
 
 def _require_libraries() -> None:
