@@ -26,13 +26,9 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
-html_theme = "alabaster"
-html_theme_options = {
-    "description": "Choose the prompts worth labelling, fine-tune in 4 bits, repeat.",
-    "page_width": "1100px",
-    "sidebar_width": "240px",
-    "fixed_sidebar": True,
-}
+html_theme = "furo"
+html_title = f"starlearn {version}"
+html_show_copyright = False
 html_show_sourcelink = False
 
 # Links to files of the repository that are not pages remain links for the repository's viewer.
