@@ -18,6 +18,7 @@ from starlearn.campaign.store import Store
 from starlearn.storage.files import warn_about_folder
 
 if TYPE_CHECKING:
+    from starlearn.campaign.settings_changes import SettingChange
     from starlearn.learner.estimator import STARLearner
 
 
@@ -312,12 +313,14 @@ class Campaign(CampaignFolder):
     def set_params(self, **params: Any) -> Self:
         """Change settings of the learner, as in ``set_params(training__learning_rate=1e-4)``.
 
-        Model, task, quantisation and seed cannot change: labels and scores depend on them.
+        Model, task, quantisation and seed cannot change: labels and scores depend on them. The next
+        query or training uses the new settings; :meth:`changes` has a record.
         """
-        from starlearn.campaign import learner_settings
+        from starlearn.campaign import learner_settings, settings_changes
 
-        with self.holding("set_params"), self.store.transaction():
-            self.store.set_meta(learner=learner_settings.changed(self.meta["learner"], params))
+        with self.holding("set_params"):
+            changed = learner_settings.changed(self.meta["learner"], params)
+            settings_changes.save_settings(self, changed)
         return self
 
     def add_choice(self, choice: str) -> Self:
@@ -328,14 +331,35 @@ class Campaign(CampaignFolder):
         InputError
             When the choice exists, or the model's tokenizer cannot distinguish it from another.
         """
-        from starlearn.campaign import learner_settings
+        from starlearn.campaign import learner_settings, settings_changes
 
         with self.holding("add_choice"):
             changed = learner_settings.with_choice(self.meta["learner"], choice)
             learner_settings.require_distinct_choices(changed, self._model)
-            with self.store.transaction():
-                self.store.set_meta(learner=changed)
+            settings_changes.save_settings(self, changed)
         return self
+
+    def remove_choice(self, choice: str) -> Self:
+        """Remove an answer from the task's closed set, if no label is that answer.
+
+        Raises
+        ------
+        InputError
+            When the choice does not exist, is in use, or only one would be left.
+        """
+        from starlearn.campaign import learner_settings, settings_changes
+
+        with self.holding("remove_choice"):
+            changed = learner_settings.without_choice(self.meta["learner"], choice)
+            settings_changes.require_unused(self, choice)
+            settings_changes.save_settings(self, changed)
+        return self
+
+    def changes(self) -> "list[SettingChange]":
+        """Return the changes of settings since the campaign was created, oldest first."""
+        from starlearn.campaign.settings_changes import changes_of
+
+        return changes_of(self)
 
     def doctor(self, *, fix: bool = False) -> list[Finding]:
         """Look for damage and leftovers; with `fix`, remove what was never published.

@@ -106,6 +106,12 @@ class CampaignFolder:
         return {"n_known": 0, **json.loads(self.meta["pool"])}
 
     @property
+    def model(self) -> str:
+        """Folder or hub id of the base model, or a description of the embedded one."""
+        given = self._model or json.loads(self.meta["learner"])["model"]
+        return "the embedded toy model" if given is None else str(given)
+
+    @property
     def task(self) -> dict[str, Any]:
         """The task's settings: class, prompt, choices and more."""
         return dict(json.loads(self.meta["learner"])["task"])

@@ -1,6 +1,7 @@
 """A learner's settings as JSON, limited to known classes so that no file can run code."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from starlearn.errors import (
     InputError,
     ModelMismatchError,
     UntrustedFileError,
+    listed,
 )
 from starlearn.export.saving import json_value, parameters_from_json, parameters_to_json
 from starlearn.learner.base_models import base_of
@@ -73,13 +75,28 @@ def changed(settings: str, changes: dict[str, Any]) -> str:
 
 def with_choice(settings: str, choice: str) -> str:
     """Return settings whose task has one more choice."""
+    return _with_choices(settings, lambda choices: [*choices, choice])
+
+
+def without_choice(settings: str, choice: str) -> str:
+    """Return settings whose task has one choice less."""
+
+    def remove(choices: list[str]) -> list[str]:
+        if choice not in choices:
+            raise InputError(f"{choice!r:.60} is not among the choices {listed(choices)}.")
+        return [other for other in choices if other != choice]
+
+    return _with_choices(settings, remove)
+
+
+def _with_choices(settings: str, change: Callable[[list[str]], list[str]]) -> str:
     parameters = parameters_of(settings)
     task = parameters["task"]
     if getattr(task, "choices", None) is None:
         raise InputError(
             "This campaign's task has no closed set of choices: any label can be used."
         )
-    task.choices = [*task.choices, choice]
+    task.choices = change(task.choices)
     task.check()
     return to_json(STARLearner(**parameters))
 

@@ -11,6 +11,7 @@ from starlearn.cli import (
     plan_command,
     report_command,
     run_commands,
+    settings_commands,
     study_command,
 )
 from starlearn.version import __version__
@@ -43,6 +44,7 @@ for commands in (
     run_commands,
     campaign_commands,
     exchange_commands,
+    settings_commands,
     maintenance,
     report_command,
     study_command,

@@ -105,6 +105,13 @@ def init(
     model: Annotated[str | None, typer.Option(help="Folder or hub id; default: embedded.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Template; \\n is a line break.")] = None,
     choices: Annotated[str | None, typer.Option(help="Closed set of answers: a,b,c")] = None,
+    choice: Annotated[
+        list[str] | None, typer.Option(help="One answer, which may have commas; repeat it.")
+    ] = None,
+    chat: Annotated[
+        bool | None, typer.Option("--chat/--no-chat", help="Use the model's chat template.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System message, with --chat.")] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Free-form answers of at most this many tokens.", min=1)
     ] = None,
@@ -130,7 +137,9 @@ def init(
         given = read_settings(settings) if settings else {}
         task = {
             "prompt": None if prompt is None else prompt.replace("\\n", "\n"),
-            "choices": _split(choices),
+            "choices": _choices(choices, choice),
+            "chat": chat,
+            "system": system,
             "max_new_tokens": max_new_tokens,
             "answer_pattern": answer_pattern,
         }
@@ -148,9 +157,16 @@ def init(
         with Campaign.create(folder, **new_campaign(merged)) as campaign:
             status = campaign.status()
             show(f"New campaign in {folder}: {status.n_items} items in the pool.")
+            show_task(campaign)
             if status.n_duplicates:
                 show(f"{status.n_duplicates} rows are duplicates of earlier rows and are left out.")
             show_next(status)
+
+
+def _choices(listed: str | None, single: list[str] | None) -> list[str] | None:
+    if listed is not None and single:
+        raise InputError("Use either --choices a,b,c or --choice a --choice b, not both.")
+    return single or _split(listed)
 
 
 def _split(text: str | None) -> list[str] | None:
@@ -159,6 +175,21 @@ def _split(text: str | None) -> list[str] | None:
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def show_task(campaign: "Campaign") -> None:
+    """Print model, prompt and answers."""
+    task, choices = campaign.task, campaign.choices
+    show(f"Model: {campaign.model}")
+    chat = "Chat prompt" if task.get("chat") else "Prompt"
+    show(f"{chat}: {json.dumps(task['prompt'], ensure_ascii=False)}")
+    if task.get("system") is not None:
+        show(f"System message: {json.dumps(task['system'], ensure_ascii=False)}")
+    if choices is None:
+        show(f"Answers: free text of at most {task['max_new_tokens']} tokens")
+    else:
+        more = f" and {len(choices) - 12} more" if len(choices) > 12 else ""
+        show(f"Choices: {' | '.join(choices[:12])}{more}")
 
 
 def show_next(status: "Status") -> None:
@@ -258,6 +289,7 @@ def status_command(
             typer.echo(json.dumps({**asdict(found), "history": [asdict(r) for r in history]}))
             return
         show(f"{found.folder}: {found.n_labelled} of {found.n_items} items labelled.")
+        show_task(campaign)
         for record in history:
             trained = "" if record.n_labels is None else f", trained on {record.n_labels} labels"
             show(f"Round {record.round}: {record.state}, {record.n_answered} answered{trained}")

@@ -1,4 +1,4 @@
-"""Commands that maintain a campaign: starlearn add-choice, backup, doctor."""
+"""Commands that maintain a campaign: starlearn backup, doctor."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,6 @@ import typer
 from starlearn.cli.campaign_commands import (
     LEVELS,
     Folder,
-    Model,
     opened,
     reporting,
     show,
@@ -20,18 +19,6 @@ app = typer.Typer()
 
 DAMAGED = 4
 """Exit code when a file of the campaign cannot be used."""
-
-
-@app.command("add-choice")
-def add_choice(
-    folder: Folder,
-    choice: Annotated[str, typer.Argument(help="The new answer.", show_default=False)],
-    model: Model = None,
-) -> None:
-    """Add an answer to the choices; the next training learns it."""
-    with opened(folder, model) as campaign:
-        campaign.add_choice(choice.strip())
-        show(f"There are now {len(campaign.choices or [])} choices.")
 
 
 @app.command()
