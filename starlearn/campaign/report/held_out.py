@@ -19,7 +19,8 @@ from starlearn.campaign.report.evaluations import (
     free_form_task,
     models,
 )
-from starlearn.data.readers import converted, read_rows, text_of
+from starlearn.data.readers import converted, text_of
+from starlearn.data.sources import read_rows
 from starlearn.errors import InputError, StorageError, UntrustedFileError
 from starlearn.learner.base_models import share_bases
 from starlearn.learner.estimator import STARLearner
