@@ -197,8 +197,9 @@ def test_a_line_that_cannot_be_read_is_named(
         Pool(tmp_path / name)
 
 
-@pytest.mark.parametrize("value", [10**400, -(10**400)])
-def test_a_number_of_400_digits_is_text(value: int) -> None:
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_number_of_400_digits_is_text(sign: int) -> None:
+    value = sign * 10**400
     assert ChoiceTask("{text}").fill([{"text": value}]) == [{"text": str(value)}]
     with pytest.raises(
         InputError, match=r"row 0: field 'text' is a whole number of too many digits"

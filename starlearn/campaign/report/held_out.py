@@ -43,7 +43,7 @@ class TestSet:
 
 
 def read_test_file(campaign: Campaign, path: Path, label_field: str) -> TestSet:
-    """Read a .jsonl or .csv file whose rows have the prompt's fields and a label."""
+    """Read a file that a Pool reads, whose rows have the prompt's fields and a label."""
     rows = list(read_rows(path))
     task = campaign.parameters()["task"]
     remedy = "Fix these lines, or name another field: --label-field"
