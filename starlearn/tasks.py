@@ -145,8 +145,14 @@ def _as_text(value: Any, name: str) -> str:
                 f"{error.start}); read the file as UTF-8"
             ) from None
         return value
-    finite_number = isinstance(value, int | float) and math.isfinite(value)
-    if finite_number and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return str(value)
+        except ValueError:  # Python writes no more digits than sys.get_int_max_str_digits()
+            raise InputError(
+                f"field {name!r} is a whole number of too many digits; write it as text"
+            ) from None
+    if isinstance(value, float) and math.isfinite(value):
         return str(value)
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a NumPy scalar
         return _as_text(value.item(), name)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -363,7 +364,7 @@ def test_a_corrupt_file_of_a_pool_is_named(kind: str, tmp_path: Path) -> None:
         else:
             pq.write_table(pa.table({"text": ["the sky"]}), file)
     files[1].write_bytes(files[1].read_bytes()[:-6])
-    with pytest.raises(InputError, match=rf"The pool \S*b\.{kind} cannot be read"):
+    with pytest.raises(InputError, match=rf"\S*b\.{kind}\b.* (cannot be read|is not JSON)"):
         Pool(files, cache_dir=tmp_path / "cache")
 
 
@@ -437,7 +438,7 @@ def test_a_file_of_scores_names_each_item(
         assert [row[name] for row in found] == values.tolist(), name
     with pytest.raises(InputError, match="exists already"):
         score_pool(fitted, found_pool, out)
-    twice = Pool(found_pool.dataset.add_column("same", ["x"] * len(pool)))
+    twice = Pool(datasets.Dataset.from_list([row | {"same": "x"} for row in rows]))
     repeated = f"0 rows have no value, and {len(pool) - 1} rows repeat"
     with pytest.raises(InputError, match=repeated):
         score_pool(fitted, twice, tmp_path / "other.jsonl", id_field="same")

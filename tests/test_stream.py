@@ -51,16 +51,17 @@ def test_rows_come_as_they_were_written(stored: Pool, records: list) -> None:
     assert stored.shape == (len(records),)
     assert stored[5] == records[5]
     assert stored[-1] == records[-1]
-    assert stored[3:8] == records[3:8]
+    assert list(stored[3:8]) == records[3:8]
     order = np.array([7, 0, 23])
-    assert stored[order] == [records[i] for i in order]
+    assert list(stored[order]) == [records[i] for i in order]
     assert rows_of(stored, order) == rows_of(records, order)
     mask = np.zeros(len(records), dtype=bool)
     mask[order] = True
-    assert stored[mask] == [records[i] for i in sorted(order)]
-    assert stored[~mask] == [record for record, gone in zip(records, mask, strict=True) if not gone]
-    assert stored[[-1, 0]] == [records[-1], records[0]]
-    assert stored[[]] == []
+    assert list(stored[mask]) == [records[i] for i in sorted(order)]
+    rest = [record for record, gone in zip(records, mask, strict=True) if not gone]
+    assert list(stored[~mask]) == rest
+    assert list(stored[[-1, 0]]) == [records[-1], records[0]]
+    assert list(stored[[]]) == []
     for wrong in (mask[:-1], [len(records)], [0, -len(records) - 1]):
         with pytest.raises(IndexError, match=r"rows|no row"):
             stored[wrong]
@@ -97,9 +98,11 @@ def test_a_file_that_was_changed_is_read_anew(records: list, tmp_path: Path) -> 
     ("name", "content", "reason"),
     [
         ("none.jsonl", None, "pool file .*none.jsonl does not exist"),
-        ("table.csv", "text\na\n", r"one kind, .jsonl or .parquet; got .*table.csv"),
+        ("table.xlsx", "text\na\n", r"table.xlsx is not a pool file: .*\.jsonl.*\.csv.*\.parquet"),
         ("empty.jsonl", "", "empty"),
-        ("broken.jsonl", '{"text": "a"}\nno json\n', "cannot be read.*one JSON object"),
+        ("empty.csv", "text\n", "empty"),
+        ("broken.jsonl", '{"text": "a"}\nno json\n', "line 2 is not JSON.*one object per line"),
+        ("array.json", '[{"text": "a"}]', "line 1 is a list.*jq"),
         ("broken.parquet", "no parquet", "cannot be read"),
     ],
 )
@@ -110,8 +113,9 @@ def test_a_file_that_cannot_be_read(
         (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=reason):
         Pool(tmp_path / name, cache_dir=tmp_path / "cache")
-    with pytest.raises(InputError, match="one kind"):
-        Pool([])
+    for source in ([], [{"text": "a"}], 3, None):
+        with pytest.raises(InputError, match=r"Pool takes files \(\.jsonl"):
+            Pool(source)
 
 
 def test_an_item_that_cannot_be_used_is_named_by_its_row(

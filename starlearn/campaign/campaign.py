@@ -67,8 +67,8 @@ class Campaign(CampaignFolder):
         folder : str or path
             A folder that does not exist yet or is empty.
         pool : str, path, or any container that a learner takes
-            A ``.jsonl`` or ``.csv`` file, or m items. The campaign keeps a copy, so later changes
-            of the file have no effect. Equal items are one item.
+            A file or folder that :class:`starlearn.Pool` reads, or m items. The campaign keeps a
+            copy, so later changes of the file have no effect. Equal items are one item.
         learner : STARLearner
             The settings. A trained learner also brings its adapter.
         extra_fields : sequence of str

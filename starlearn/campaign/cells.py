@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from starlearn.data.readers import LONGEST_CELL
+from starlearn.data.text_files import LONGEST_CELL
 from starlearn.errors import InputError
 
 FORMULA = frozenset("=+-@\t\r\n\0＝＋－＠")  # noqa: RUF001 - full-width signs are formulas too

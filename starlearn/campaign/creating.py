@@ -18,7 +18,7 @@ from starlearn.campaign.publish import adapter_name, publish_learner
 from starlearn.campaign.responses import RESOLUTIONS
 from starlearn.campaign.store import Store
 from starlearn.data.containers import as_items
-from starlearn.data.readers import read_rows
+from starlearn.data.pool import Pool
 from starlearn.errors import InputError, StorageError
 from starlearn.learner.estimator import STARLearner
 from starlearn.storage.files import (
@@ -108,9 +108,11 @@ def _read_pool(pool: Any) -> tuple[list[Any], dict[str, Any]]:
     if not isinstance(pool, str | os.PathLike):
         return as_items(pool, "pool"), {"source": None}
     path = Path(pool).expanduser()
-    items = [row for _, row in read_rows(path)]
-    status = {"size": path.stat().st_size, "sha256": file_sha256(path)}
-    return items, {"source": str(path.resolve()), **status}
+    items = list(Pool(path))
+    facts: dict[str, Any] = {"source": str(path.resolve())}
+    if path.is_file():
+        facts |= {"size": path.stat().st_size, "sha256": file_sha256(path)}
+    return items, facts
 
 
 def checked_options(resolution: str, per_item: int) -> dict[str, Any]:

@@ -53,9 +53,11 @@ def _pool(campaign: CampaignFolder) -> Iterator[Finding]:
     if facts["source"] is None:
         return
     source = Path(facts["source"])
-    if not source.is_file():
+    if not source.exists():
         yield Finding("note", f"The pool's file {source} is gone; the campaign has its copy.", "")
-    elif source.stat().st_size != facts["size"] or file_sha256(source) != facts["sha256"]:
+    elif source.is_file() and (
+        source.stat().st_size != facts.get("size") or file_sha256(source) != facts["sha256"]
+    ):
         yield Finding(
             "note",
             f"The pool's file {source} has changed since the campaign began. Labels and queries "

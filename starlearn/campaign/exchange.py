@@ -26,7 +26,7 @@ from starlearn.campaign.labelstudio.conversion import (
 )
 from starlearn.campaign.labelstudio.interface import interface
 from starlearn.campaign.labelstudio.payload import TASKS, LabelStudioTask, checked, parsed
-from starlearn.data.readers import json_rows
+from starlearn.data.text_files import json_rows
 from starlearn.errors import InputError, listed
 from starlearn.storage.files import write_file
 

@@ -49,7 +49,9 @@ def new_campaign(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of ``Campaign.create`` from settings; loads no weights."""
     settings = checked_settings(CampaignSettings, values, "The settings")
     if settings.pool is None:
-        raise InputError("A pool is needed: --pool pool.jsonl (or .csv).")
+        raise InputError(
+            "A pool is needed: --pool pool.jsonl (or .csv, .parquet, or a Dataset's folder)."
+        )
     learner = STARLearner(
         settings.model,
         task=_task(settings.task),

@@ -101,7 +101,9 @@ def opened(folder: Path, model: str | None = None, to_read: bool = False) -> Ite
 @app.command()
 def init(
     folder: Folder,
-    pool: Annotated[Path | None, typer.Option(help="The items: .jsonl or .csv.")] = None,
+    pool: Annotated[
+        Path | None, typer.Option(help="The items: .jsonl, .csv, .parquet or Dataset.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub id; default: embedded.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Template; \\n is a line break.")] = None,
     choices: Annotated[str | None, typer.Option(help="Closed set of answers: a,b,c")] = None,

@@ -21,7 +21,7 @@ def report(
         Path | None, typer.Option(help="Where to write it; by default in the campaign folder.")
     ] = None,
     test: Annotated[
-        Path | None, typer.Option(help="Labelled items, never used for training: .jsonl or .csv.")
+        Path | None, typer.Option(help="Labelled items, never used for training; a pool's formats.")
     ] = None,
     label_field: Annotated[str, typer.Option(help="Field of its labels.")] = "label",
     price_per_label: Annotated[float | None, typer.Option(help="Price of an answer.")] = None,

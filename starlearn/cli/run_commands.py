@@ -58,8 +58,8 @@ def demo(
 def run(
     model: Annotated[str, option("Folder or hub id of the base model.")],
     out: Annotated[Path, option("Folder for the report.")],
-    train: Annotated[Path | None, option("Pool with labels: .jsonl or .csv.")] = None,
-    test: Annotated[Path | None, option("Test set: .jsonl or .csv.")] = None,
+    train: Annotated[Path | None, option("Pool: .jsonl, .csv, .parquet or Dataset.")] = None,
+    test: Annotated[Path | None, option("Test set, in the same formats.")] = None,
     text_field: Annotated[str, option("Field or column of the text.")] = "text",
     label_field: Annotated[str, option("Field or column of the label.")] = "label",
     prompt: Annotated[str, option("Template; \\n is a line break.")] = "{text}\\nAnswer:",

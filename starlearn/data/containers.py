@@ -1,14 +1,22 @@
 """Items and labels in every container that users pass, read by position."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from starlearn.data.text_files import SUFFIXES
 from starlearn.errors import InputError, listed
 from starlearn.tasks import Item
+
+POOL_SUFFIXES = (*SUFFIXES, ".parquet")
+"""Ends of the names of files that a Pool reads."""
+TABLE_FORMATS = ("arrow", "pandas", "polars")
+"""Formats of a Dataset whose rows are tables of one row."""
 
 
 def as_items(X: Any, name: str = "X") -> list[Item]:
@@ -36,11 +44,9 @@ def as_items(X: Any, name: str = "X") -> list[Item]:
             f"{name} is a sparse matrix of shape {X.shape}: sparse input is not supported, because "
             "starlearn reads text. Pass a list of texts."
         )
-    if isinstance(X, str | bytes | Mapping):
-        raise InputError(
-            f"{name} must be a collection of items, got one {type(X).__name__}. "
-            f"For one item pass a list: [{name}]."
-        )
+    require_collection(X, name)
+    if is_dataset(X):
+        return dataset_rows(X)
     if hasattr(X, "to_dict") and hasattr(X, "columns"):  # pandas.DataFrame
         return list(X.to_dict("records"))
     in_pandas = hasattr(X, "to_numpy") and hasattr(X, "iloc")
@@ -63,6 +69,41 @@ def as_items(X: Any, name: str = "X") -> list[Item]:
             f"items; got {type(X).__name__}."
         )
     return list(X)
+
+
+def require_collection(X: Any, name: str = "X") -> None:
+    """Raise InputError for one item, or for the path of a file, in place of a collection."""
+    if isinstance(X, os.PathLike) or (isinstance(X, str) and is_pool_path(X)):
+        raise InputError(
+            f"{name} must be a collection of items, got a path. Open the file: "
+            f"Pool({os.fspath(X)!r}) (from starlearn import Pool)."
+        )
+    if isinstance(X, str | bytes | Mapping):
+        kind = "text" if isinstance(X, str) else type(X).__name__
+        raise InputError(
+            f"{name} must be a collection of items, got one {kind} ({X!r:.40}). For one item pass "
+            f"a list: [{name}]."
+        )
+
+
+def is_pool_path(text: str) -> bool:
+    """Whether a text is the name of a pool's file, or the folder of a saved Dataset."""
+    is_name = Path(text).suffix.lower() in POOL_SUFFIXES and "\n" not in text
+    return is_name or os.path.isfile(os.path.join(text, "state.json"))
+
+
+def dataset_rows(dataset: Any) -> list[Any]:
+    """Return all rows of a datasets.Dataset, in its format or through its transform.
+
+    The rows of a table format, such as "pandas", are dicts of the same values.
+    """
+    kind = dataset.format["type"]
+    if kind in TABLE_FORMATS:
+        dataset = dataset.with_format(None, columns=dataset.format["columns"])
+    elif kind is not None:
+        return list(dataset)
+    columns = dataset[:]  # many times faster than row by row
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _is_array_alone(X: Any) -> bool:
@@ -105,7 +146,7 @@ def as_labels(y: Any, n_items: int) -> NDArray[Any]:
             f"Labels are of mixed types ({', '.join(kinds)}), and 1 and '1' are different labels. "
             "Convert all to one type, for example [str(label) for label in y]."
         )
-    return object_array(labels) if kinds == ["str"] else np.array(labels)
+    return object_array(labels) if kinds == ["str"] else exact_array(labels)
 
 
 def object_array(values: Sequence[Any]) -> NDArray[Any]:
@@ -113,6 +154,19 @@ def object_array(values: Sequence[Any]) -> NDArray[Any]:
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
+
+
+def exact_array(values: Sequence[Any]) -> NDArray[Any]:
+    """Return numbers as an array; whole numbers that NumPy would round, as objects.
+
+    Examples
+    --------
+    >>> exact_array([1, 2]).dtype.kind, exact_array([-1, 2**63]).dtype.kind
+    ('i', 'O')
+    """
+    found = np.array(values)
+    rounded = found.dtype.kind == "f" and all(isinstance(value, Integral) for value in values)
+    return object_array(values) if rounded else found
 
 
 def is_dataset(X: Any) -> bool:
@@ -124,7 +178,7 @@ def take(X: Any, indices: NDArray[np.intp]) -> Any:
     """Return the rows at these positions, in the container of X or else in a list."""
     if hasattr(X, "iloc"):
         return X.iloc[indices]
-    if isinstance(X, np.ndarray) or hasattr(X, "dataset"):  # starlearn.Pool
+    if isinstance(X, np.ndarray):
         return X[indices]
     if is_dataset(X):
         return X.select([int(i) for i in indices])

@@ -1,7 +1,7 @@
 """Pools on disk, of any size: a row is read when it is needed."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,49 +10,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starlearn.data.containers import as_items, is_dataset
+from starlearn.data.sources import FORMATS, PIECE, DatasetRows, Source, open_source
 from starlearn.errors import InputError
 from starlearn.tasks import Fields, Item, Task
 
-READERS = {".jsonl": "from_json", ".json": "from_json", ".parquet": "from_parquet"}
-
 
 class Pool:
-    """A pool in a JSON-lines or Parquet file, or in a datasets.Dataset.
+    """A pool in files, or in a datasets.Dataset.
 
     Parameters
     ----------
     source : path, list of paths, or datasets.Dataset
-        Files of one kind: ``.jsonl`` (or ``.json`` with one object per line) or ``.parquet``. Rows
-        become dicts.
+        Files: ``.jsonl``, ``.ndjson`` or ``.json`` with one JSON object per line, ``.csv``,
+        ``.parquet``, or the folder of a Dataset (`save_to_disk`). Rows become dicts.
     cache_dir : path, optional
-        Folder for the memory-mapped copy of the files; by default the cache of datasets.
+        Folder for temporary copies of Parquet files; by default the system's (``TMPDIR``).
 
     Raises
     ------
     InputError
-        When a file is missing, empty, of another kind, or cannot be read.
+        When a file is missing, empty, of another kind, or cannot be read; when a row is read, and
+        the text file has changed since.
+    StorageError
+        When a Parquet file cannot be copied.
 
     Notes
     -----
-    The memory-mapped copy is an Arrow file: a row takes no memory until it is read.
+    A value is what the file says: 5 is an integer, also next to 5.5, and all cells of CSV are text.
+    Text files are in UTF-8. A row of a text file takes 8 bytes of memory until it is read. Parquet
+    files are decoded into memory-mapped Arrow files, which are removed with the pool. A Dataset
+    gives its rows in its format, or through its transform.
 
     Examples
     --------
     >>> from datasets import Dataset
     >>> pool = Pool(Dataset.from_dict({"text": ["red", "green", "blue"]}))
     >>> len(pool), pool[1], pool[1:]
-    (3, {'text': 'green'}, [{'text': 'green'}, {'text': 'blue'}])
+    (3, {'text': 'green'}, Pool(2 rows: text))
     """
 
     def __init__(self, source: Any, *, cache_dir: str | os.PathLike[str] | None = None) -> None:
-        if is_dataset(source):
-            self.dataset = source.with_format(None)
-            return
-        files = [source] if isinstance(source, str | os.PathLike) else list(source)
-        self.dataset = _read([Path(file) for file in files], cache_dir)
+        self._sources = _sources_of(source, cache_dir)
+        self._ends = np.cumsum([len(one) for one in self._sources])
+        self._chosen: NDArray[np.intp] | None = None
+        """Rows of the sources that are this pool's, in its order; None means all of them."""
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return int(self._ends[-1]) if self._chosen is None else len(self._chosen)
 
     @property
     def shape(self) -> tuple[int]:
@@ -61,10 +65,11 @@ class Pool:
 
     def __iter__(self) -> Iterator[Item]:
         """Iterate over the rows."""
-        return iter(self.dataset)
+        for start in range(0, len(self), PIECE):
+            yield from self.read(np.arange(start, min(start + PIECE, len(self))))
 
     def __getitem__(self, index: Any) -> Any:
-        """Return one row for a number, or a list for a slice, positions or a mask of shape (m,).
+        """Return one row for a number; a Pool for a slice, positions or a mask of shape (m,).
 
         Raises
         ------
@@ -72,12 +77,35 @@ class Pool:
             When a row does not exist, or a mask has another length.
         """
         if isinstance(index, int | np.integer):
-            return self.dataset[int(index)]
-        positions = range(len(self))[index] if isinstance(index, slice) else self._positions(index)
-        return self.dataset.select(positions).to_list()
+            return self.read(self._positions([index]))[0]
+        part = object.__new__(type(self))
+        part._sources, part._ends = self._sources, self._ends
+        part._chosen = self._rows(self._positions(index))
+        return part
+
+    def read(self, positions: NDArray[np.intp]) -> list[Any]:
+        """Return the rows at these positions, counted from 0, in a list."""
+        rows = self._rows(positions)
+        if len(self._sources) == 1:
+            found: list[Any] = self._sources[0].read(rows)
+            return found
+        found = [None] * len(rows)
+        numbers = np.searchsorted(self._ends, rows, side="right")
+        for number in np.unique(numbers):
+            places = np.flatnonzero(numbers == number)
+            source = self._sources[number]
+            own = source.read(rows[places] - (self._ends[number] - len(source)))
+            for place, row in zip(places, own, strict=True):
+                found[place] = row
+        return found
+
+    def _rows(self, positions: NDArray[np.intp]) -> NDArray[np.intp]:
+        return positions if self._chosen is None else self._chosen[positions]
 
     def _positions(self, index: Any) -> NDArray[np.intp]:
         """Return an index as positions from 0; it may be a mask, or count from the end."""
+        if isinstance(index, slice):
+            return np.arange(*index.indices(len(self)), dtype=np.intp)
         found = np.asarray(index)
         if found.dtype == bool:
             if found.shape != self.shape:
@@ -90,7 +118,7 @@ class Pool:
         return np.asarray(np.where(found < 0, found + len(self), found))
 
     def __repr__(self) -> str:
-        return f"Pool({len(self)} rows: {', '.join(self.dataset.column_names)})"
+        return f"Pool({len(self)} rows: {', '.join(self._sources[0].names)})"
 
 
 @dataclass(frozen=True)
@@ -121,43 +149,24 @@ def as_rows(X: Any, name: str = "X") -> Rows:
 
 def rows_of(rows: Any, positions: NDArray[np.intp]) -> list[Any]:
     """Return the rows at these positions, of a list or of a pool on disk."""
-    if isinstance(rows, Pool | FilledPool):
-        return list(rows[positions])
+    if isinstance(rows, Pool):
+        return rows.read(positions)
+    if isinstance(rows, FilledPool):
+        return rows[positions]
     return [rows[i] for i in positions]
 
 
-def _read(files: list[Path], cache_dir: str | os.PathLike[str] | None) -> Any:
-    from datasets import Dataset
-    from datasets.exceptions import DatasetGenerationError
-    from datasets.utils import logging as datasets_logging
-
-    kinds = {file.suffix.lower() for file in files}
-    reader = READERS.get(kinds.pop()) if len(kinds) == 1 else None
-    if reader is None:
+def _sources_of(source: Any, cache_dir: str | os.PathLike[str] | None) -> list[Source]:
+    if is_dataset(source):
+        return [DatasetRows(source)]
+    files = [source] if isinstance(source, str | os.PathLike) else source
+    if not isinstance(files, Iterable):
+        files = []
+    files = list(files)
+    wrong = [file for file in files if not isinstance(file, str | os.PathLike)]
+    if wrong or not files:
         raise InputError(
-            "The files of a Pool must be of one kind, .jsonl or .parquet; got "
-            f"{', '.join(str(file) for file in files[:5]) or 'no file'}."
+            f"Pool takes files ({FORMATS}), the folder of a Dataset, or a Dataset; got "
+            f"{(wrong[0] if wrong else source)!r:.60}. A list of items needs no Pool."
         )
-    for file in files:
-        if not file.is_file():
-            raise InputError(f"The pool file {file} does not exist. Check the path.")
-        if file.stat().st_size == 0:
-            raise InputError(f"The pool file {file} is empty: it needs at least one row.")
-    shown = datasets_logging.is_progress_bar_enabled()
-    datasets_logging.disable_progress_bar()
-    try:
-        paths = [str(file) for file in files]
-        cache = None if cache_dir is None else str(cache_dir)
-        return getattr(Dataset, reader)(paths, cache_dir=cache)
-    except (DatasetGenerationError, OSError, ValueError) as error:
-        if len(files) > 1:  # read each file alone, so that the error names the damaged one
-            for file in files:
-                _read([file], cache_dir)
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise InputError(
-            f"The pool {', '.join(map(str, files[:3]))} cannot be read: {reason:.300}. Every line "
-            "must be one JSON object, or every row one Parquet record, with the same fields."
-        ) from error
-    finally:
-        if shown:
-            datasets_logging.enable_progress_bar()
+    return [open_source(Path(file), cache_dir) for file in files]

@@ -1,6 +1,7 @@
 """Rows in every container that modAL's learners accept: count, take, convert, stack."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,20 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from starlearn.data.containers import is_dataset, object_array, take
+from starlearn.data.containers import (
+    exact_array,
+    is_dataset,
+    object_array,
+    require_collection,
+    take,
+)
+from starlearn.data.pool import Pool, rows_of
 from starlearn.errors import InputError, listed
 
 
 def n_rows_of(X: Any) -> int:
     """Return the number of rows. A sparse matrix has a shape, but no length."""
+    require_collection(X)
     return int(X.shape[0]) if hasattr(X, "shape") else len(X)
 
 
@@ -23,6 +32,8 @@ def rows_at(X: Any, index: NDArray[np.intp]) -> Any:
         return X.tocsr()[np.atleast_1d(index)].asformat(X.format)
     if index.ndim == 0:
         return (X.iloc if hasattr(X, "iloc") else X)[int(index)]
+    if isinstance(X, Pool):
+        return rows_of(X, index)
     if isinstance(X, Sequence) or hasattr(X, "iloc") or is_dataset(X):
         return take(X, index)
     return X[index]
@@ -33,8 +44,7 @@ def as_array(X: Any) -> Any:
 
     modAL reads the shape of rows, indexes them by arrays and stacks them.
     """
-    if isinstance(X, str | bytes):
-        raise InputError(f"The pool must be a list of texts, got one text. Use [{X!r:.80}].")
+    require_collection(X)
     if isinstance(X, pd.Series):
         X = X.to_numpy()
     elif isinstance(X, Sequence):
@@ -50,8 +60,8 @@ def as_label_array(y: Any) -> Any:
     if sp.issparse(y):
         return y
     values = y.tolist() if hasattr(y, "tolist") else y
-    labels = np.asarray(list(values) if isinstance(values, Sequence) else values)
-    if labels.dtype.kind in "USO":
+    labels = exact_array(list(values)) if isinstance(values, Sequence) else np.asarray(values)
+    if labels.dtype.kind in "USO" and not all(isinstance(v, Integral) for v in labels.flat):
         labels = np.array(values, dtype=object)
         other = [repr(label) for label in labels.flat if not isinstance(label, str)]
         if other:
@@ -80,6 +90,8 @@ def stacked(known: Any, new: Any) -> Any:
             return concatenate_datasets([known, new])
         if isinstance(known, np.ndarray) and (known.dtype == object) != (new.dtype == object):
             raise TypeError(f"dtype {known.dtype} and {new.dtype}")
+        if known.ndim == new.ndim == 1 and {known.dtype.kind, new.dtype.kind} == {"i", "u"}:
+            return exact_array([*known.tolist(), *new.tolist()])
         return np.concatenate([known, new])
     except (ValueError, TypeError) as error:
         kinds = [f"{type(rows).__name__} of shape {np.shape(rows)}" for rows in (new, known)]

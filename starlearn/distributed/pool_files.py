@@ -29,7 +29,7 @@ def score_pool(
     id_field: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Score a pool in Parquet or JSON-lines files, and write one row per item.
+    """Score a pool in the files that a Pool reads, and write one row per item.
 
     Parameters
     ----------
@@ -75,16 +75,17 @@ def score_pool(
     return target
 
 
-def _ids(pool: Pool, field: str | None) -> pa.ChunkedArray | None:
+def _ids(pool: Pool, field: str | None) -> pa.Array | None:
     """Return the checked column of ids; None where the rows are the ids."""
     if field is None:
         return None
-    if field not in pool.dataset.column_names:
+    first = pool[0]
+    if field not in first:
         raise InputError(
-            f"id_field={field!r} is not a field of the pool. Its fields are "
-            f"{', '.join(pool.dataset.column_names)}."
+            f"id_field={field!r} is not a field of the pool. Its fields are {', '.join(first)}."
         )
-    column = pool.dataset.with_format("arrow")[:][field]
+    rows: Iterator[Any] = iter(pool)  # rows of files are dicts
+    column = _column([row.get(field) for row in rows], field)
     repeated = len(column) - len(column.unique())
     if column.null_count or repeated:
         raise InputError(
@@ -92,6 +93,21 @@ def _ids(pool: Pool, field: str | None) -> pa.ChunkedArray | None:
             f"and {repeated} rows repeat an earlier one. Name another field, or leave it out."
         )
     return column
+
+
+def _column(values: list[Any], field: str) -> pa.Array:
+    """Return ids as a column with their exact values; InputError where there is none."""
+    kinds = {type(value).__name__ for value in values if value is not None}
+    unsigned = kinds == {"int"} and max(value or 0 for value in values) >= 2**63
+    try:
+        if len(kinds) > 1:
+            raise TypeError(f"they are of the types {', '.join(sorted(kinds))}")
+        return pa.array(values, pa.uint64() if unsigned else None)
+    except (pa.ArrowException, OverflowError, TypeError) as error:
+        raise InputError(
+            f"id_field={field!r}: the values cannot be one column ({error}). Write all of them as "
+            "texts, in quotes, or name another field."
+        ) from error
 
 
 def _tables(ids: Any, found: Any) -> Iterator[pa.Table]:
@@ -119,4 +135,4 @@ def _write_lines(file: Path, tables: Iterator[pa.Table]) -> None:
     with file.open("w", encoding="utf-8") as lines:
         for table in tables:
             for row in table.to_pylist():
-                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+                lines.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from sklearn.base import clone
 
-from starlearn.data.readers import Row, converted, read_rows, text_of
+from starlearn.data.readers import converted, text_of
+from starlearn.data.sources import read_rows
+from starlearn.data.text_files import Row
 from starlearn.errors import InputError
 from starlearn.tasks import ChoiceTask, GenerationTask
 

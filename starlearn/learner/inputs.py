@@ -158,9 +158,10 @@ def check_labels(labels: NDArray[Any], task: Task) -> None:
 
 def check_label_type(labels: NDArray[Any], classes: NDArray[Any]) -> None:
     """Check that labels to score against are of the type of the classes; else none is equal."""
-    if not isinstance(labels[0], type(classes[0])):
+    kinds = [type(values.tolist()[0]) for values in (labels, classes)]
+    if kinds[0] is not kinds[1]:
         raise InputError(
-            f"The learner's classes are {type(classes[0]).__name__}, the labels to score against "
-            f"are {type(labels[0]).__name__} ({labels[0]!r:.40}). Give labels of the type that fit "
+            f"The learner's classes are {kinds[1].__name__}, the labels to score against "
+            f"are {kinds[0].__name__} ({labels[0]!r:.40}). Give labels of the type that fit "
             "received."
         )

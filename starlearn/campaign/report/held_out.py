@@ -19,7 +19,8 @@ from starlearn.campaign.report.evaluations import (
     free_form_task,
     models,
 )
-from starlearn.data.readers import converted, read_rows, text_of
+from starlearn.data.readers import converted, text_of
+from starlearn.data.sources import read_rows
 from starlearn.errors import InputError, StorageError, UntrustedFileError
 from starlearn.learner.base_models import share_bases
 from starlearn.learner.estimator import STARLearner
@@ -42,7 +43,7 @@ class TestSet:
 
 
 def read_test_file(campaign: Campaign, path: Path, label_field: str) -> TestSet:
-    """Read a .jsonl or .csv file whose rows have the prompt's fields and a label."""
+    """Read a file that a Pool reads, whose rows have the prompt's fields and a label."""
     rows = list(read_rows(path))
     task = campaign.parameters()["task"]
     remedy = "Fix these lines, or name another field: --label-field"
