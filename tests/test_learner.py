@@ -59,6 +59,16 @@ def test_rounds_of_query_and_teach(make_learner: Factory, labelled: Labelled, po
     assert 0 <= learner.score(*labelled) <= 1
 
 
+def test_dicts_changed_after_the_training_change_no_labelled_item(
+    make_learner: Factory, labelled: Labelled
+) -> None:
+    items = [{"text": text} for text in labelled[0]]
+    learner = make_learner().fit(items[:6], labelled[1][:6]).teach(items[6:], labelled[1][6:])
+    for item in items:
+        item["text"] = "changed"
+    assert [item["text"] for item in learner.X_training] == labelled[0]
+
+
 def test_masks_that_change_nothing_are_told_of(
     make_learner: Factory, labelled: Labelled, pool: list
 ) -> None:

@@ -556,7 +556,8 @@ class STARLearner(
         self.rounds_: list[dict[str, Any]] = []
 
     def _remember(self, items: list[Item], labels: NDArray[Any]) -> None:
-        self.X_training = object_array(items)
+        # Copies: the caller may change its dicts later.
+        self.X_training = object_array([x if isinstance(x, str) else dict(x) for x in items])
         self.y_training = labels
 
     def _require_fit(self) -> None:
