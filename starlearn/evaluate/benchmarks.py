@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,14 +90,13 @@ def load_benchmark(name: str, folder: str | Path | None = None) -> Benchmark:
         folder = folder_of(source.folder, Path(folder))
         files = (folder / "train.jsonl", folder / "test.jsonl")
         train, test = (converted(read_rows(file), source.from_file, file, HINT) for file in files)
-    seen = {content_key(text) for text, _ in train}
     return Benchmark(
         [{"question": text} for text, _ in train],
         [label for _, label in train],
         [{"question": text} for text, _ in test],
         [label for _, label in test],
         clone(source.task),
-        [row for row, (text, _) in enumerate(test) if content_key(text) in seen],
+        leaked_rows([text for text, _ in train], [text for text, _ in test]),
     )
 
 
@@ -126,6 +125,12 @@ def from_hub(name: str, source: Source, split: str) -> list[tuple[str, str]]:
         ) from error
     numbered = ((f"row {number}", row) for number, row in enumerate(rows))
     return converted(numbered, source.from_hub, f"{source.hub[0]} ({split})", HINT)
+
+
+def leaked_rows(train: Sequence[str], test: Sequence[str]) -> list[int]:
+    """Return the rows of a test set whose texts are also in train, as `content_key` compares."""
+    seen = set(map(content_key, train))
+    return [row for row, text in enumerate(test) if content_key(text) in seen]
 
 
 def content_key(question: str) -> tuple[str, ...]:

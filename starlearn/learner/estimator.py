@@ -576,7 +576,7 @@ class STARLearner(
         session = session_of(self)
         classes = classes_of(session.parts.task, self.y_training)
         if classes is not None:
-            session.check_classes(classes.tolist())
+            session.check_classes(classes.tolist(), first=not self.rounds_)
         examples = session.examples(fields, labels)
         tracking.report(self, session.parts)  # errors of a tracker appear before the training
         t = len(self.rounds_)

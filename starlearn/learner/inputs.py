@@ -145,8 +145,10 @@ def check_labels(labels: NDArray[Any], task: Task) -> None:
             raise InputError(
                 f"The task's choices are texts, the labels are {type(labels.tolist()[0]).__name__}"
                 f" ({unknown[0]}). Convert them: [str(label) for label in y]. Where scikit-learn "
-                "numbers the labels itself, as its ensembles do, give it a fitted learner: "
-                "FrozenEstimator(learner)."
+                "numbers the labels itself, 0 need not be the task's first choice. Give its "
+                "ensembles a fitted learner: FrozenEstimator(learner). In place of "
+                "cross_val_predict(method='predict_proba'), loop over the folds. "
+                "OneVsRestClassifier is not needed: the learner handles all classes."
             )
         if unknown:
             raise InputError(

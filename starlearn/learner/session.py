@@ -128,15 +128,28 @@ class Session:
 
     # Training
 
-    def check_classes(self, classes: Sequence[Any]) -> None:
-        """Warn of a single class; raise InputError when two have the same tokens."""
+    def check_classes(self, classes: Sequence[Any], *, first: bool) -> None:
+        """Warn of a single class; raise InputError when two have the same tokens.
+
+        In the `first` training on a labelled set, also warn of labels that were numbered.
+        """
         if len(classes) == 1:
-            warnings.warn(
+            warning = (
                 f"All labels are {classes[0]!r}. With one class every item is certain, and a query "
-                "cannot rank them. Name all classes: ChoiceTask(choices=[...]).",
-                UserWarning,
-                stacklevel=4,
+                "cannot rank them. Name all classes: ChoiceTask(choices=[...])."
             )
+        elif first and not isinstance(classes[0], bool) and classes == list(range(len(classes))):
+            warning = (
+                f"The labels are the numbers 0 to {len(classes) - 1}, and the model learns to "
+                "answer with these digits. scikit-learn's VotingClassifier, StackingClassifier, "
+                "OneVsRestClassifier and cross_val_predict(method='predict_proba') number the "
+                "labels before fit receives them, and their words are lost. If the numbers stand "
+                "for words, give the words, and name them all: ChoiceTask(choices=[...])."
+            )
+        else:
+            warning = None
+        if warning is not None:
+            warnings.warn(warning, UserWarning, stacklevel=4)
         self.choice_tree(classes)
 
     def train(
