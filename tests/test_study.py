@@ -143,7 +143,7 @@ def test_folders_are_filled_in_and_decide_nothing(tmp_path, tiny_model):
     assert [run.key for run in runs_of(one)] == [run.key for run in runs_of(other)]
     with (tmp_path / "other" / "test.jsonl").open("a") as file:
         file.write(json.dumps({"text": "the sky is", "label": "blue"}) + "\n")
-    study_tasks._file.cache_clear()
+    study_tasks._files.cache_clear()
     assert not {run.key for run in runs_of(one)} & {run.key for run in runs_of(other)}
     assert str(tmp_path) not in json.dumps([heading(run) for run in runs_of(one)])
 

@@ -66,6 +66,20 @@ def test_free_form_answers(folder):
     assert found.task.max_new_tokens == 5
 
 
+@pytest.mark.parametrize("bare", ["train", "test"])
+def test_labels_in_which_the_pattern_finds_no_answer_are_refused_with_their_file(tmp_path, bare):
+    files = {
+        name: [
+            {"text": f"{name} {i}", "label": f"{i}" if name == bare else f"#### {i}"} for i in "12"
+        ]
+        for name in ("train", "test")
+    }
+    free = {"max_new_tokens": 5, "answer_pattern": r"#### (\d+)"}
+    task = StudyTask(name="t", source="files", folder=write(tmp_path, **files), **free)
+    with pytest.raises(InputError, match=rf"{bare}.jsonl: .* no answer in 2 of 2 labels"):
+        load_task(task, 0)
+
+
 def test_labels_that_nobody_could_buy_are_refused(tmp_path):
     rows = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
     write(tmp_path, train=rows, test=[{"text": "c", "label": "z"}])

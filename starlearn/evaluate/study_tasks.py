@@ -16,6 +16,7 @@ from starlearn.evaluate.arms import item_length
 from starlearn.evaluate.benchmarks import leaked_rows, load_benchmark
 from starlearn.evaluate.simulate import content_id
 from starlearn.evaluate.study_file import StudyTask
+from starlearn.learner.inputs import check_final_answers
 from starlearn.tasks import ChoiceTask, GenerationTask
 
 EMBEDDED_TOKENS = 32
@@ -115,13 +116,16 @@ def _stored(task: StudyTask) -> TaskData:
     )
     if task.max_new_tokens is not None:
         answers = GenerationTask(task.prompt, task.max_new_tokens, task.answer_pattern)
+        answers.check()
+        for file, some in zip(files, (labels, test_labels), strict=True):
+            check_final_answers(some, answers, f"{file}: ")
     else:
         if task.words:
             labels, test_labels = (
                 [label.replace("_", " ") for label in some] for some in (labels, test_labels)
             )
         answers = ChoiceTask(task.prompt, choices=_choices(labels, test_labels, *files))
-    answers.check()
+        answers.check()
     _check_held_out(leaked, test_items, task)
     return TaskData(items, labels, test_items, test_labels, answers, leaked=leaked)
 

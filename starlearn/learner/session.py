@@ -12,9 +12,9 @@ from sklearn.exceptions import NotFittedError
 from starlearn.data.containers import object_array
 from starlearn.data.pool import FilledPool, Rows
 from starlearn.data.tokens import Encoder, encode_answers, encode_prompts
-from starlearn.errors import InputError
+from starlearn.errors import InputError, listed
 from starlearn.learner.base_models import base_of
-from starlearn.learner.inputs import Parts, checked_parts
+from starlearn.learner.inputs import Parts, check_label_type, checked_parts
 from starlearn.model.adapter import Adapter
 from starlearn.model.backbone import Backbone
 from starlearn.model.choices import ChoiceTree, build_tree
@@ -152,6 +152,34 @@ class Session:
             warnings.warn(warning, UserWarning, stacklevel=4)
         self.choice_tree(classes)
 
+    def check_answers(self, labels: NDArray[Any], examples: Sequence[Example]) -> None:
+        """Warn of free-form labels that `max_new_tokens` cuts; InputError where it cuts them all.
+
+        A label whose final answer is already in its first tokens is not cut.
+        """
+        task = self.parts.task
+        if not isinstance(task, GenerationTask):
+            return
+        most = int(task.max_new_tokens)
+        answers = [example.answer[:-1] for example in examples]  # without the end of sequence
+        rows = [
+            row
+            for row, answer in enumerate(answers)
+            if len(answer) > most
+            and not task.correct(self.texts([answer[:most]]), [str(labels[row])])[0]
+        ]
+        if not rows:
+            return
+        complaint = (
+            f"{len(rows)} of {len(labels)} labels are longer than the task's max_new_tokens="
+            f"{most}, so the model cannot write them to their end, and its answers count as wrong: "
+            f"{listed([f'row {row}: {len(answers[row])} tokens' for row in rows])}. "
+            f"Set max_new_tokens={max(len(answers[row]) for row in rows)}, or shorten these labels."
+        )
+        if len(rows) == len(labels):
+            raise InputError(complaint)
+        warnings.warn(complaint, UserWarning, stacklevel=4)
+
     def train(
         self, examples: Sequence[Example], *, seed: int, start: Adapter | None = None
     ) -> tuple[Adapter, TrainingRecord]:
@@ -219,6 +247,15 @@ class Session:
         scorer = self.scorer(None)
         with scorer.ready(), self._bar("answering", len(prompts)) as bar:
             return self.texts(scorer.write(prompts, bar))
+
+    def correct(self, fields: Sequence[Fields], labels: NDArray[Any]) -> list[bool]:
+        """Return whether the learner's answer to each of m items is the item's label."""
+        tree, prompts = self.tree_and_prompts(fields)
+        if tree is None:
+            return list(self.parts.task.correct(self.written(prompts), labels.tolist()))
+        check_label_type(labels, self.classes)
+        found = self.probabilities(prompts, tree).argmax(axis=1)
+        return list((self.classes[found] == labels).tolist())
 
     def losses(self, prompts: Prompts, answers: Prompts) -> NDArray[np.float64]:
         """Return minus the log-probability of given answers to m prompts, without dropout, [m]."""
