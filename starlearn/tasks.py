@@ -236,9 +236,9 @@ class GenerationTask(Task):
     max_new_tokens : int, default=64
         The longest answer that is generated, in tokens.
     answer_pattern : str or None, default=None
-        Regular expression of the final answer in a text. The last match counts, or its first group
-        if the pattern has one. None compares whole texts. A text without a match equals no other
-        answer.
+        Regular expression of the final answer in a text. The last match counts, or the first of its
+        groups that took part in it. An empty answer does not count. None compares whole texts. A
+        text without a match equals no other answer.
     separator, chat, system
         As in :class:`ChoiceTask`.
     """
@@ -289,10 +289,11 @@ class GenerationTask(Task):
             return text.strip()
         answer = None
         for match in re.finditer(self.answer_pattern, text):
-            answer = (match.group(1) if match.re.groups else None) or match.group(0)
-        if answer is not None and re.fullmatch(r"\s*[-+]?\d{1,3}(,\d{3})+(\.\d+)?\s*", answer):
-            answer = answer.replace(",", "")
-        return None if answer is None else answer.strip()
+            groups = [group for group in match.groups() if group is not None]
+            answer = (groups or [match.group(0)])[0].strip() or answer
+        if answer is not None and re.fullmatch(r"[-+]?\d{1,3}(,\d{2,3})*,\d{3}(\.\d+)?", answer):
+            return answer.replace(",", "")
+        return answer
 
     def parse(self, text: str) -> str:
         """Return the final answer in a text, or the whole text where the pattern does not match.

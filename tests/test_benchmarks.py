@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from starlearn.errors import InputError
-from starlearn.evaluate.benchmarks import Benchmark, content_key, load_benchmark
+from starlearn.evaluate.benchmarks import SOURCES, Benchmark, content_key, load_benchmark
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "star"
 needs_data = pytest.mark.skipif(
@@ -103,6 +103,72 @@ def test_openbookqa_has_one_form_and_shows_its_leak(tmp_path):
 def test_other_options_are_another_question():
     assert content_key(FOG) == content_key(FOG_AGAIN)
     assert content_key(FOG) != content_key(FOG.replace("a desert", "a lake"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("What is 5-3?", "What is 5+3?"),
+        ("What is 5-3?", "What is 5*3?"),
+        ("What is 5-3?", "What is 5 3?"),
+        ("What is x-y?", "What is x*y?"),
+        ("What is (a)-(b)?", "What is (a)*(b)?"),
+        ("Is -3 odd?", "Is 3 odd?"),
+        ("Is 5.3 large?", "Is 53 large?"),
+        ("Is 5.3 large?", "Is 5:3 large?"),
+        ("Is $5 a lot?", "Is 5% a lot?"),
+        ("Is 3 < 4?", "Is 3 > 4?"),
+        ("\U0001f642", "\U0001f641"),
+        ("\u092a\u093f\u0924\u093e", "\u092a\u0940\u0924\u093e"),  # Hindi: vowel signs
+        ("!", "?"),
+    ],
+)
+def test_signs_that_change_the_meaning_make_another_question(one, other):
+    assert content_key(one) != content_key(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("What is 5-3?", "what is 5 \u2212 3"),
+        ("What is 5*3?", "What is 5 * 3"),
+        ("A well-known, 5-year-old man", "a well known 5 year old man"),
+        ("He left \u2014 why", "He left: why?"),
+        ("**Is ice cold**", "Is _ice_ cold"),
+        ("caf\u00e9", "Cafe\u0301"),
+    ],
+)
+def test_punctuation_case_and_spaces_make_no_other_question(one, other):
+    assert content_key(one) == content_key(other)
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        ("29.00", "29"),
+        ("$29", "29"),
+        ("+3", "3"),
+        ("**29**", "29"),
+        ("-3", "-3"),
+        ("29,000", "29000"),
+        ("1,00,000", "100000"),
+        ("29%", "29"),
+        ("29.", "29"),
+        ("29.50", "29.5"),
+        ("29.05", "29.05"),
+        (r"$\boxed{29}$", "29"),
+        (r"\$29", "29"),
+        ("$-5", "-5"),
+        ("1/2", None),
+        ("12 / 20", None),
+        ("\u22123", None),
+        ("-$5", None),
+        ("twenty", None),
+    ],
+)
+def test_numbers_of_gsm8k_as_its_graders_read_them(written, number):
+    task = SOURCES["gsm8k"].task
+    assert task.find(f"so it is\n#### {written}") == number
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -19,7 +19,7 @@ from starlearn.errors import (
     TrainingDivergedError,
     UntrustedFileError,
 )
-from starlearn.evaluate import runs
+from starlearn.evaluate import runs, study_tasks
 from starlearn.evaluate.arms import ARMS
 from starlearn.evaluate.judging import Judgement
 from starlearn.settings import Acquisition, LoRA, Training
@@ -193,16 +193,16 @@ def test_fewer_test_rows_and_shorter_rows(files, tmp_path):
 
 
 def test_free_form_answers(files):
-    result = run(files, "--max-new-tokens", 20, "--answer-pattern", r"#### (\d+)")
+    result = run(files, "--max-new-tokens", 20, "--answer-pattern", r"(\w+)")
     assert result.exit_code == 0, result.output
     task = TinyLearner.trained[0].task
     assert isinstance(task, GenerationTask)
-    assert (task.max_new_tokens, task.answer_pattern) == (20, r"#### (\d+)")
+    assert (task.max_new_tokens, task.answer_pattern) == (20, r"(\w+)")
 
 
 def test_data_set_from_a_folder(tmp_path):
-    for split in ("train", "test"):
-        rows = [(f"is {i} odd?\n\nAnswer format", i % 2 == 1) for i in range(30)]
+    for split, numbers in (("train", range(30)), ("test", range(30, 60))):
+        rows = [(f"is {i} odd?\n\nAnswer format", i % 2 == 1) for i in numbers]
         lines = [
             json.dumps({"question": q, "answer": f"the correct answer is {str(a).lower()}"})
             for q, a in rows
@@ -230,6 +230,78 @@ def test_an_earlier_run_is_not_overwritten_by_chance(files, tmp_path):
     assert "--overwrite" in refused.stderr
     assert (tmp_path / "out" / "rounds.jsonl").read_text() == before
     assert run(files, "--overwrite").exit_code == 0
+
+
+def test_a_refused_run_leaves_nothing_and_the_corrected_command_works(files, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise InputError("row 3 is too long")
+
+    out = tmp_path / "new" / "out"
+    for method in ("teach", "query"):  # before the first round, and after it
+        with monkeypatch.context() as patch:
+            patch.setattr(TinyLearner, method, refuse)
+            assert run([*files[:4], "--out", out]).exit_code == 2
+        assert not out.parent.exists()
+    assert run([*files[:4], "--out", out]).exit_code == 0
+
+
+def test_a_refused_run_keeps_the_earlier_run(files, tmp_path, monkeypatch):
+    assert run(files).exit_code == 0
+    before = (tmp_path / "out" / "rounds.jsonl").read_text()
+
+    def refuse(*_, **__):
+        raise InputError("row 3 is too long")
+
+    monkeypatch.setattr(TinyLearner, "teach", refuse)
+    assert run(files, "--overwrite").exit_code == 2
+    assert (tmp_path / "out" / "rounds.jsonl").read_text() == before
+
+
+def test_an_empty_file_of_rounds_is_no_run(files, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "rounds.jsonl").touch()
+    assert run(files).exit_code == 0
+
+
+def test_ctrl_c_before_the_first_round_says_that_nothing_was_written(files, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TinyLearner, "teach", stop)
+    result = run(files)
+    assert result.exit_code == 130
+    assert "No round was finished" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("how", ["same file", "copy", "link", "other order", "part"])
+def test_a_test_set_out_of_the_pool_is_refused(files, tmp_path, how):
+    train, other = files[1], tmp_path / "other.jsonl"
+    lines = train.read_text().splitlines(keepends=True)
+    if how == "link":
+        other.symlink_to(train)
+    else:
+        chosen = {"other order": lines[::-1], "part": lines[:9]}.get(how, lines)
+        other.write_text("".join(chosen))
+    test = train if how == "same file" else other
+    result = run(["--train", train, "--test", test, *files[4:]], "--n-test", 5)
+    assert result.exit_code == 2
+    assert "every test item is also in the pool" in " ".join(result.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_share_of_test_items_in_the_pool_is_reported(files, tmp_path):
+    train, test = files[1], files[3]
+    assert "Note" not in run(files).stdout
+    assert "no test item is in the pool" in (tmp_path / "out" / "report.html").read_text()
+    first = json.loads(train.read_text().splitlines()[0])
+    with test.open("a") as file:
+        file.write(json.dumps(first | {"text": first["text"].upper() + "!"}) + "\n")
+    study_tasks._files.cache_clear()
+    result = run(files, "--overwrite")
+    assert "1 of 16 test items (6.2%) are also in the pool" in " ".join(result.stdout.split())
+    assert "1 of 16 test items (6.2%)" in (tmp_path / "out" / "report.html").read_text()
+    assert all("accuracy_without_leaks" in r for r in rounds_of(tmp_path / "out"))
 
 
 def test_a_folder_that_cannot_be_written(files, tmp_path):

@@ -59,6 +59,16 @@ def test_rounds_of_query_and_teach(make_learner: Factory, labelled: Labelled, po
     assert 0 <= learner.score(*labelled) <= 1
 
 
+def test_dicts_changed_after_the_training_change_no_labelled_item(
+    make_learner: Factory, labelled: Labelled
+) -> None:
+    items = [{"text": text} for text in labelled[0]]
+    learner = make_learner().fit(items[:6], labelled[1][:6]).teach(items[6:], labelled[1][6:])
+    for item in items:
+        item["text"] = "changed"
+    assert [item["text"] for item in learner.X_training] == labelled[0]
+
+
 def test_masks_that_change_nothing_are_told_of(
     make_learner: Factory, labelled: Labelled, pool: list
 ) -> None:
@@ -124,19 +134,57 @@ def test_labels_keep_their_type(make_learner: Factory, labels: list) -> None:
 
 
 def test_free_form_answers(make_learner: Factory, labelled: Labelled, pool: list) -> None:
-    task = GenerationTask("{text} Answer :", max_new_tokens=4)
+    task = GenerationTask("{text} Answer :", max_new_tokens=8, answer_pattern=r"is (\w+)")
     learner = make_learner(task=task, training=Training(max_steps=60, learning_rate=1e-2))
     items, colours = labelled
     answers = [f"the colour of {colour} is {colour}" for colour in colours]
     learner.fit(items, answers)
-    task.set_params(max_new_tokens=8, answer_pattern=r"is (\w+)")
     assert learner.predict(items).tolist() == colours
+    assert learner.predict(items, raw=True).tolist() == answers, "the working"
     assert learner.score(items, answers) == 1.0
     found = learner.uncertainty(pool)
     assert [len(text.split()) for text in found.answers] == (found.n_tokens - 1).tolist()
     assert not hasattr(learner, "predict_proba")
     indices, _ = learner.query(pool, 2)
     assert indices.tolist() == np.argsort(-found.mixed, kind="stable")[:2].tolist()
+
+
+def test_a_pattern_that_finds_no_label_is_refused_with_the_rows(
+    make_learner: Factory, labelled: Labelled
+) -> None:
+    items, colours = labelled
+    task = GenerationTask("{text} Answer :", max_new_tokens=4, answer_pattern=r"#### (\w+)")
+    learner = make_learner(task=task)
+    words = r"'#### .*finds no answer in 8 of 8 labels.*row 0: 'blue'.*change answer_pattern"
+    with pytest.raises(InputError, match=words):
+        learner.fit(items, colours)
+    some = ["#### blue", *colours[1:]]
+    with pytest.warns(UserWarning, match=r"in 7 of 8 labels.*row 1: 'green'"):
+        learner.fit(items, some)
+    with pytest.raises(InputError, match=words):
+        learner.score(items, colours)  # bare answers, which no answer would equal
+
+
+def test_labels_longer_than_the_answers_may_be_are_refused_with_the_rows(
+    make_learner: Factory,
+) -> None:
+    learner = make_learner(task=GenerationTask("{text} Answer :", max_new_tokens=3))
+    long = "the colour is blue"
+    words = r"max_new_tokens=3.*row 0: 4 tokens.*Set max_new_tokens=4"
+    with pytest.raises(InputError, match=r"2 of 2 labels are longer.*" + words):
+        learner.fit(["the sky", "the sea"], [long, long])
+    with pytest.warns(UserWarning, match=r"1 of 2 labels are longer.*" + words):
+        learner.fit(["the sky", "the sea"], [long, "it is blue"])
+    # Where the answer is among the first tokens, nothing of it is cut.
+    learner.set_params(task__answer_pattern=r"^(\w+)")
+    learner.fit(["the sky", "the sea"], ["blue is the sky", "blue is the sea"])
+
+
+def test_raw_predictions_over_choices_are_the_labels(
+    make_learner: Factory, labelled: Labelled
+) -> None:
+    learner = make_learner().fit(*labelled)
+    assert learner.predict(labelled[0], raw=True).tolist() == learner.predict(labelled[0]).tolist()
 
 
 def test_cold_start_asks_the_base_model(make_learner: Factory, pool: list) -> None:

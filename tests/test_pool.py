@@ -48,6 +48,27 @@ def test_what_is_no_pool(X: object) -> None:
         as_items(X)
 
 
+@pytest.mark.parametrize("kind", [set, frozenset])
+def test_sets_are_refused_because_they_have_no_order(kind: type) -> None:
+    with pytest.raises(InputError, match=r"X is a (frozen)?set, which has no order.*Pass a list"):
+        as_items(kind(TEXTS))
+    with pytest.raises(InputError, match=r"y is a (frozen)?set, which has no order"):
+        as_labels(kind(TEXTS), 3)
+
+
+def test_views_of_a_dict_have_its_order() -> None:
+    labels = {"b": "x", "a": "y", "c": "x"}
+    assert as_items(labels.keys()) == ["b", "a", "c"]
+    assert as_labels(labels.values(), 3).tolist() == ["x", "y", "x"]
+
+
+def test_columns_of_the_same_name_are_refused() -> None:
+    table = pd.DataFrame([["a", "b", "c"]], columns=["text", "title", "text"])
+    with pytest.raises(InputError, match=r"several columns of the same name: 'text'\. Rename"):
+        as_items(table)
+    assert as_items(table.iloc[:, 1:]) == [{"title": "b", "text": "c"}]
+
+
 def test_labels_may_come_as_a_column() -> None:
     assert as_labels(pd.DataFrame({"label": ["x", "y"]}), 2).tolist() == ["x", "y"]
 

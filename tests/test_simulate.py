@@ -226,3 +226,9 @@ def test_content_id_depends_on_content_alone():
     assert content_id({"a": "x", "b": "y"}) == content_id({"b": "y", "a": "x"})
     assert content_id("x") != content_id("y")
     assert len(content_id("x")) == 16
+
+
+def test_the_pool_itself_is_refused_as_test_set():
+    sizes = {"n_initial": 4, "n_instances": 2, "n_rounds": 1}
+    with pytest.raises(InputError, match="X_test has the same items as X_pool"):
+        simulate(FakeLearner(), ITEMS, LABELS, ITEMS[::-1], LABELS[::-1], **sizes)

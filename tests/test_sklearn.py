@@ -21,6 +21,7 @@ from sklearn.model_selection import (
     cross_val_score,
     cross_validate,
 )
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_html_repr
@@ -145,6 +146,44 @@ def test_where_the_labels_are_numbered_the_error_says_what_to_do(
 ) -> None:
     with pytest.raises(InputError, match=r"numbers the labels itself.*FrozenEstimator\(learner\)"):
         call(clone(learner))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda one, X, y: VotingClassifier([("one", one)]).fit(X, y),
+        lambda one, X, y: StackingClassifier([("one", one)], LogisticRegression(), cv=2).fit(X, y),
+        lambda one, X, y: OneVsRestClassifier(one).fit(X, y),
+        lambda one, X, y: CalibratedClassifierCV(one, cv=2, ensemble=False).fit(X, y),
+        lambda one, X, y: cross_val_predict(one, X, y, cv=2, method="predict_proba"),
+    ],
+    ids=["vote", "stack", "one against the rest", "calibration", "cross-validation"],
+)
+def test_without_choices_a_warning_says_that_numbered_labels_have_lost_their_words(
+    learner: STARLearner, call: Any
+) -> None:
+    unnamed = clone(learner).set_params(task__choices=None)
+    two = [(text, label) for text, label in zip(TEXTS, LABELS, strict=True) if label != "red"]
+    texts, labels = zip(*two, strict=True)
+    with pytest.warns(UserWarning, match=r"numbers 0 to 1, .* their words are lost.*choices=\["):
+        call(unnamed, list(texts), list(labels))
+
+
+def test_words_booleans_and_other_numbers_are_not_taken_for_numbered_labels(
+    learner: STARLearner,
+) -> None:
+    unnamed = clone(learner).set_params(task__choices=None)
+    for labels in (LABELS, [label == "red" for label in LABELS], [1, 14] * 6):
+        unnamed.fit(TEXTS, labels)  # warnings are errors
+
+
+def test_the_warning_about_numbered_labels_is_not_repeated_in_later_rounds(
+    learner: STARLearner,
+) -> None:
+    unnamed = clone(learner).set_params(task__choices=None)
+    with pytest.warns(UserWarning, match="numbers 0 to 1"):
+        unnamed.fit(TEXTS, [0, 1] * 6)
+    unnamed.teach(TEXTS[:2], [0, 1])  # warnings are errors
 
 
 # The representation in a notebook

@@ -143,7 +143,7 @@ def test_folders_are_filled_in_and_decide_nothing(tmp_path, tiny_model):
     assert [run.key for run in runs_of(one)] == [run.key for run in runs_of(other)]
     with (tmp_path / "other" / "test.jsonl").open("a") as file:
         file.write(json.dumps({"text": "the sky is", "label": "blue"}) + "\n")
-    study_tasks._file.cache_clear()
+    study_tasks._files.cache_clear()
     assert not {run.key for run in runs_of(one)} & {run.key for run in runs_of(other)}
     assert str(tmp_path) not in json.dumps([heading(run) for run in runs_of(one)])
 
@@ -416,6 +416,18 @@ def test_from_the_file_to_the_report(tmp_path, fake_runs):
     assert reported.exit_code == 0, reported.output
     assert "study.html" in reported.output
     assert "published (STAR) - random" in (out / "study.html").read_text()
+
+
+def test_the_share_of_test_items_in_the_pool_is_noted(tmp_path, fake_runs):
+    rows = [{"text": f"thing {i}", "label": "ab"[i % 2]} for i in range(60)]
+    for name, some in (("train", rows[:50]), ("test", rows[45:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    task = f'name = "things"\nsource = "files"\nfolder = "{tmp_path}"\n'
+    file = tmp_path / "small.toml"
+    file.write_text(FILE[: FILE.index('name = "skewed"')] + task)
+    found = call(file, "--out", tmp_path / "out", "--dry-run")
+    assert found.exit_code == 0, found.output
+    assert "Note: task things: 5 of 15 test items (33.3%) are also in the pool" in found.output
 
 
 def test_failed_runs_set_the_exit_code(tmp_path, fake_runs, monkeypatch):

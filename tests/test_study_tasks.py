@@ -14,7 +14,7 @@ from starlearn.tasks import ChoiceTask, GenerationTask
 
 @pytest.fixture(autouse=True)
 def _nothing_is_remembered():
-    study_tasks._file.cache_clear()
+    study_tasks._files.cache_clear()
     study_tasks._benchmark.cache_clear()
 
 
@@ -27,8 +27,8 @@ def write(folder, **parts):
 
 @pytest.fixture
 def folder(tmp_path):
-    train = [{"text": f"item {i}", "label": f"card_{'abc'[i % 3]}"} for i in range(30)]
-    return write(tmp_path, train=train, test=train[:9])
+    train = [{"text": f"item {i}", "label": f"card_{'abc'[i % 3]}"} for i in range(39)]
+    return write(tmp_path, train=train[:30], test=train[30:])
 
 
 def test_a_seed_draws_rows_and_keeps_their_order(folder):
@@ -66,6 +66,20 @@ def test_free_form_answers(folder):
     assert found.task.max_new_tokens == 5
 
 
+@pytest.mark.parametrize("bare", ["train", "test"])
+def test_labels_in_which_the_pattern_finds_no_answer_are_refused_with_their_file(tmp_path, bare):
+    files = {
+        name: [
+            {"text": f"{name} {i}", "label": f"{i}" if name == bare else f"#### {i}"} for i in "12"
+        ]
+        for name in ("train", "test")
+    }
+    free = {"max_new_tokens": 5, "answer_pattern": r"#### (\d+)"}
+    task = StudyTask(name="t", source="files", folder=write(tmp_path, **files), **free)
+    with pytest.raises(InputError, match=rf"{bare}.jsonl: .* no answer in 2 of 2 labels"):
+        load_task(task, 0)
+
+
 def test_labels_that_nobody_could_buy_are_refused(tmp_path):
     rows = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
     write(tmp_path, train=rows, test=[{"text": "c", "label": "z"}])
@@ -76,9 +90,9 @@ def test_labels_that_nobody_could_buy_are_refused(tmp_path):
 def test_benchmarks_from_a_folder(tmp_path):
     rows = [
         {"question": f"How many is {i} + 1?", "answer": f"It is {i + 1}.\n#### {i + 1}"}
-        for i in range(6)
+        for i in range(9)
     ]
-    write(tmp_path, train=rows, test=rows)
+    write(tmp_path, train=rows[:6], test=rows[6:])
     task = StudyTask(
         name="t",
         source="benchmark",
@@ -91,6 +105,24 @@ def test_benchmarks_from_a_folder(tmp_path):
     assert (len(found.items), len(found.test_items)) == (6, 2)
     assert found.task.max_new_tokens == 24
     assert found.task.find(found.labels[0]) == "1"
+
+
+def test_files_whose_test_items_are_all_in_the_pool_are_refused(tmp_path):
+    rows = [{"question": f"How many is {i} + 1?", "answer": f"#### {i + 1}"} for i in range(6)]
+    write(tmp_path, train=rows, test=rows[::-1])
+    task = StudyTask(name="t", source="benchmark", dataset="gsm8k", folder=str(tmp_path), n_test=2)
+    with pytest.raises(InputError, match="every test item is also in the pool"):
+        load_task(task, 0)
+
+
+def test_test_items_of_a_file_that_are_also_in_the_pool_are_known(tmp_path):
+    rows = [{"text": f"{name} is", "label": name[0]} for name in ("apple", "banana", "cherry")]
+    write(
+        tmp_path, train=rows, test=[{"text": "Apple is", "label": "a"}, {"text": "x", "label": "b"}]
+    )
+    found = load_task(StudyTask(name="t", source="files", folder=str(tmp_path)), 0)
+    assert found.leaked == {content_id("Apple is")}
+    assert found.leaks == "1 of 2 test items (50.0%) are also in the pool"
 
 
 def test_test_rows_that_leak_are_known_whatever_is_drawn(tmp_path):

@@ -91,6 +91,10 @@ def test_choices_that_cannot_be_used(choices: list[object]) -> None:
         (r"yes|(\d+)", "yes", "yes"),
         (r"(.+)", "1,2 and 3,4", "1,2 and 3,4"),
         (r"\d+", "3 then 14", "14"),
+        (r"answer is (\d+)|#### (\d+)", "the answer is 3", "3"),
+        (r"answer is (\d+)|#### (\d+)", "the answer is 3\n#### 14", "14"),
+        (r"(\$)?(\d+)", "it is 14", "14"),
+        (r"#### *(.*)", "#### 14\n####", "14"),
         (None, "1,2", "1,2"),
     ],
 )

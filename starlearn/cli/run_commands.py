@@ -1,6 +1,8 @@
 """starlearn run and starlearn demo: a study with one task and one seed, shown round by round."""
 
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,7 +42,8 @@ def demo(
     out: Annotated[Path, option("Folder for the report; replaced.")] = Path("runs/demo"),
 ) -> None:
     """Compare the default query with random choice, on the embedded 4-bit model and a pool."""
-    with exit_on_error(lambda: f"Finished rounds are in {out / ROUNDS_FILE}"):
+    finished = FinishedRounds(out)
+    with exit_on_error(finished.advice):
         task = {"name": pool.value, "source": "embedded", "pool": pool.value}
         settings = {
             "n_initial": n_instances,
@@ -51,7 +54,7 @@ def demo(
             "training": {"epochs": 1, "max_steps": 150, "learning_rate": 3e-3},
         }
         sizes = {"n_items": 1000, "n_test": 200}
-        play_study(task | sizes, ARMS["both"], seed, settings, out, overwrite=True)
+        play_study(task | sizes, ARMS["both"], seed, settings, finished, overwrite=True)
 
 
 @app.command()
@@ -104,7 +107,8 @@ def run(
     Labels in the files are the exact answers, and all classes are known from the start. With
     --max-new-tokens the labels are free-form answers instead.
     """
-    with exit_on_error(lambda: f"Finished rounds are in {out / ROUNDS_FILE}"):
+    finished = FinishedRounds(out)
+    with exit_on_error(finished.advice):
         task: dict[str, Any] = {"max_new_tokens": max_new_tokens, "answer_pattern": answer_pattern}
         task |= {"n_test": n_test, "max_chars": max_chars}
         if dataset is not None:
@@ -133,7 +137,7 @@ def run(
             },
             "training": {"epochs": epochs, "max_steps": max_steps, "learning_rate": learning_rate},
         }
-        play_study(task, ARMS[strategy.value], seed, settings, out, overwrite=overwrite)
+        play_study(task, ARMS[strategy.value], seed, settings, finished, overwrite=overwrite)
 
 
 def as_schedule(text: str) -> str | float:
@@ -144,12 +148,63 @@ def as_schedule(text: str) -> str | float:
         return text
 
 
+class FinishedRounds:
+    """File of the finished rounds. It is made with the first one, so a refused run leaves none."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.file = out, out / ROUNDS_FILE
+        self.made: list[Path] | None = None
+        """Folders that were made for the file; None before the first round."""
+
+    def check(self, *, overwrite: bool) -> None:
+        """Raise InputError where the file has rounds already, or the folder cannot be written."""
+        if self.file.exists() and self.file.stat().st_size and not overwrite:
+            raise InputError(f"{self.out} already has a run; use another --out, or add --overwrite")
+        nearest = next(one for one in (self.out, *self.out.parents) if one.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise InputError(
+                f"cannot write to {self.out} ({nearest} is not a folder that you can write to); "
+                "use another folder with --out"
+            )
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a round; the first one replaces the rounds of an earlier run."""
+        from starlearn.evaluate.run_log import append_line
+
+        if self.made is None:
+            self.made = [one for one in (self.out, *self.out.parents) if not one.exists()]
+            try:
+                self.out.mkdir(parents=True, exist_ok=True)
+                self.file.write_text("")
+            except OSError as error:
+                raise InputError(
+                    f"cannot write to {self.out} ({error.strerror}); use another folder with --out"
+                ) from error
+        append_line(self.file, record)
+
+    def remove(self) -> None:
+        """Remove the rounds of this run, and the folders that were made for them."""
+        if self.made is None:
+            return
+        self.file.unlink(missing_ok=True)
+        with suppress(OSError):  # another program's files stay
+            for folder in self.made:
+                folder.rmdir()
+        self.made = None
+
+    def advice(self) -> str:
+        """Return which results are kept."""
+        if self.made is None:
+            return "No round was finished, and nothing was written."
+        return f"Finished rounds are in {self.file}"
+
+
 def play_study(
     task: Mapping[str, Any],
     arms: list[str],
     seed: int,
     settings: Mapping[str, Any],
-    out: Path,
+    finished: FinishedRounds,
     *,
     overwrite: bool,
 ) -> None:
@@ -158,6 +213,7 @@ def play_study(
     from starlearn.evaluate.runs import play, require_usable, runs_of
     from starlearn.evaluate.statistics import aulc
     from starlearn.evaluate.study_file import FIRST_TUNING_SEED, Study
+    from starlearn.evaluate.study_tasks import load_task
     from starlearn.storage.toml_settings import checked_settings
 
     values = {
@@ -169,43 +225,33 @@ def play_study(
         "tasks": [task],
     }
     study = checked_settings(Study, values, "The options")
-    check_folder(out, overwrite=overwrite)
+    finished.check(overwrite=overwrite)
     runs = list(runs_of(study))
     for one in runs:
         require_usable(one)
-    prepare_folder(out)
     console = make_console()
+    leaks = load_task(study.tasks[0], seed).leaks
+    if leaks:
+        console.print(plain(f"Note: {leaks}. The rounds also have the accuracy without them."))
     records: Records = {}
     with make_progress(console) as progress:
         for one in runs:
             records[one.arm] = []
-            play(one, Watcher(progress, one, records[one.arm], out / ROUNDS_FILE), threads=None)
+            try:
+                play(one, Watcher(progress, one, records[one.arm], finished), threads=None)
+            except InputError:
+                finished.remove()  # the corrected command finds an empty folder
+                raise
     shown: dict[str, Any] = {"seed": seed}
     for name, value in {**task, **settings}.items():
         shown |= value if isinstance(value, dict) else {name: value}
-    write_report(out, records, shown)
+    shown["leaks"] = leaks or "no test item is in the pool"
+    write_report(finished.out, records, shown)
     console.print(table_by_round(records))
     areas = ", ".join(f"{arm} {aulc(rounds):.3f}" for arm, rounds in records.items())
     caution = " (one seed is not evidence)" if len(records) > 1 else ""
-    report = out / "report.html"
+    report = finished.out / "report.html"
     console.print(plain(f"Area under the learning curve: {areas}{caution}. Open {report}"))
-
-
-def check_folder(out: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that has a run already, before the base model's files are read."""
-    if (out / ROUNDS_FILE).exists() and not overwrite:
-        raise InputError(f"{out} already has a run; use another --out, or add --overwrite")
-
-
-def prepare_folder(out: Path) -> None:
-    """Make the folder of a run, with no rounds yet."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / ROUNDS_FILE).write_text("")
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {out} ({error.strerror}); use another folder with --out"
-        ) from error
 
 
 def make_progress(console: Any) -> Any:
@@ -225,11 +271,13 @@ def make_progress(console: Any) -> Any:
 class Watcher:
     """Listener to the rounds of one run, which moves its bar, and prints and saves each round.
 
-    The records of the rounds are appended to `records`, and to `file` as JSON lines.
+    The records of the rounds are appended to `records`, and to the file of `finished` rounds.
     """
 
-    def __init__(self, progress: Any, run: "Run", records: list[Any], file: Path) -> None:
-        self.progress, self.arm, self.records, self.file = progress, run.arm, records, file
+    def __init__(
+        self, progress: Any, run: "Run", records: list[Any], finished: FinishedRounds
+    ) -> None:
+        self.progress, self.arm, self.records, self.finished = progress, run.arm, records, finished
         self.n_rounds = run.settings.n_rounds
         steps = 3 * self.n_rounds + (2 if run.settings.n_initial else 0)
         self.bar = progress.add_task(f"{self.arm}: loading the model", total=steps)
@@ -237,15 +285,13 @@ class Watcher:
 
     def __call__(self, kind: str, payload: Mapping[str, Any]) -> None:
         """Show or save one event of `starlearn.evaluate.simulate.simulate`."""
-        from starlearn.evaluate.run_log import append_line
-
         if kind == "step":
             text = f"{self.arm}: round {payload['round']} of {self.n_rounds}, {payload['step']}"
             self.progress.update(self.bar, description=text, completed=self.done)
             self.done += 1
             return
         self.records.append(payload)
-        append_line(self.file, {"arm": self.arm, **payload})
+        self.finished.append({"arm": self.arm, **payload})
         self.progress.update(self.bar, completed=self.done)
         self.progress.console.print(
             f"{self.arm:>7}  round {payload['round']}  labels {payload['n_labels']}  "

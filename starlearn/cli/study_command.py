@@ -67,12 +67,16 @@ def _run(
 ) -> None:
     from starlearn.evaluate.study import failures, file_of, progress_of, run_study
     from starlearn.evaluate.study_file import read_study
+    from starlearn.evaluate.study_tasks import load_task
 
     found = read_study(file, where)
     console = make_console()
     progress = progress_of(found, file_of(found, out))
     done, total = len(progress.finished), len(progress.runs)
     console.print(plain(f"{found.name}: {done} of {total} runs are finished in {out}"))
+    for task in found.tasks:
+        if leaks := load_task(task, found.seeds.first).leaks:
+            console.print(plain(f"Note: task {task.name}: {leaks}"))
     if dry_run:
         _show_expected(progress, processes)
         return

@@ -1,7 +1,8 @@
 """Items and labels in every container that users pass, read by position."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Reversible, Sequence, Set
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,10 @@ def as_items(X: Any, name: str = "X") -> list[Item]:
     Raises
     ------
     InputError
-        When X is one string or mapping, no container, or an array of more than one dimension.
+        When X is one string or mapping, no container, a set, an array of more than one dimension,
+        or a DataFrame in which two columns have the same name.
     """
+    _check_order(X, name)
     if hasattr(X, "nnz"):  # scipy's sparse matrices and arrays
         raise InputError(
             f"{name} is a sparse matrix of shape {X.shape}: sparse input is not supported, because "
@@ -48,6 +51,11 @@ def as_items(X: Any, name: str = "X") -> list[Item]:
     if is_dataset(X):
         return dataset_rows(X)
     if hasattr(X, "to_dict") and hasattr(X, "columns"):  # pandas.DataFrame
+        if twice := [repr(column) for column, n in Counter(X.columns).items() if n > 1]:
+            raise InputError(
+                f"{name} has several columns of the same name: {listed(twice)}. Rename or drop all "
+                "but one of them."
+            )
         return list(X.to_dict("records"))
     in_pandas = hasattr(X, "to_numpy") and hasattr(X, "iloc")
     if isinstance(X, np.ndarray) or in_pandas or _is_array_alone(X):
@@ -106,6 +114,15 @@ def dataset_rows(dataset: Any) -> list[Any]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
+def _check_order(values: Any, name: str) -> None:
+    """Raise InputError for a set. Views of a dict have an order, and can be reversed."""
+    if isinstance(values, Set) and not isinstance(values, Reversible):
+        raise InputError(
+            f"{name} is a {type(values).__name__}, which has no order, so items and labels or "
+            "results cannot be matched. Pass a list."
+        )
+
+
 def _is_array_alone(X: Any) -> bool:
     """Whether an object can become an array, but cannot be iterated."""
     return hasattr(X, "__array__") and not isinstance(X, Iterable)
@@ -113,6 +130,7 @@ def _is_array_alone(X: Any) -> bool:
 
 def as_labels(y: Any, n_items: int) -> NDArray[Any]:
     """Return labels (texts, whole numbers or booleans) as a 1-D array, texts as objects."""
+    _check_order(y, "y")
     if hasattr(y, "columns") and hasattr(y, "to_numpy"):  # pandas.DataFrame
         y = y.to_numpy()
     if isinstance(y, np.ndarray) and y.ndim == 2 and y.shape[1] == 1:

@@ -1,7 +1,8 @@
 """GSM8K, BoolQ and OpenBookQA, from a folder or from the hub: items, labels and task."""
 
 import re
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,31 @@ from starlearn.tasks import ChoiceTask, GenerationTask
 Item = dict[str, str]
 
 OPTIONS = re.compile(r"^Answer([A-Z]):? ", re.MULTILINE)
-FINAL_NUMBER = re.compile(r"(####\s*)(-?[\d,]+(?:\.\d+)?)\s*$")
-NOT_A_WORD = re.compile(r"[\W_]+")
+FINAL_NUMBER = re.compile(r"(####\s*)(-?\d[\d,]*(?:\.\d+)?)\s*$")
+GSM8K_ANSWER = (
+    r"####(?:[\s*_$£€]|\\[$(]|\\boxed\{)*\+?"
+    r"(?!-?[\d,.]+\s*/\s*\d)(-?\d+(?:,\d+)*(?:\.\d*[1-9])?)"
+)
+"""Number after "####", as the graders of OpenAI and of lm-evaluation-harness ("strict") read it.
+
+Both read "29%" as 29, and lm-evaluation-harness also "29." as 29. Both find no answer in "-$5", and
+in "-3" with a Unicode minus. The pattern differs from them in two points:
+
+- It accepts a currency sign, a plus, bold type and \\boxed{} before the number, and leaves out
+  zeros at the end of decimals ("29.00"), as Qwen2.5-Math's grader does.
+- It finds no answer in "1/2". OpenAI's grader reads 1, and the "flexible" one of
+  lm-evaluation-harness reads 2.
+"""
+BETWEEN_OPERANDS = r"(?:(?<=[\d)])|(?<=\b\w))\s*[{}]\s*(?=[\d(]|\w\b)"
+"""Operands are numbers, single letters and parentheses."""
+MINUS = re.compile(BETWEEN_OPERANDS.format("-") + r"|(?<!\w)-(?=\d)")
+TIMES = re.compile(BETWEEN_OPERANDS.format("*·"))
+POINT = re.compile(r"(?<=\d)\.(?=\d)")
+RATIO = re.compile(r"(?<=\d):(?=\d)")
+SIGNS = ((MINUS, "\u2212"), (TIMES, "\u00d7"), (POINT, "\u22c5"), (RATIO, "\u2236"))
+"""Punctuation between numbers that is a sign of arithmetic, and the symbol for it."""
+DASHES = str.maketrans("\u2010\u2011\u2012\u2013\u2014", "-----")
+NOT_A_WORD = re.compile(r"[^\w\s]|_")
 HINT = "Is this the right data set?"
 
 
@@ -68,14 +92,13 @@ def load_benchmark(name: str, folder: str | Path | None = None) -> Benchmark:
         folder = folder_of(source.folder, Path(folder))
         files = (folder / "train.jsonl", folder / "test.jsonl")
         train, test = (converted(read_rows(file), source.from_file, file, HINT) for file in files)
-    seen = {content_key(text) for text, _ in train}
     return Benchmark(
         [{"question": text} for text, _ in train],
         [label for _, label in train],
         [{"question": text} for text, _ in test],
         [label for _, label in test],
         clone(source.task),
-        [row for row, (text, _) in enumerate(test) if content_key(text) in seen],
+        leaked_rows([text for text, _ in train], [text for text, _ in test]),
     )
 
 
@@ -106,10 +129,31 @@ def from_hub(name: str, source: Source, split: str) -> list[tuple[str, str]]:
     return converted(numbered, source.from_hub, f"{source.hub[0]} ({split})", HINT)
 
 
+def leaked_rows(train: Sequence[str], test: Sequence[str]) -> list[int]:
+    """Return the rows of a test set whose texts are also in train, as `content_key` compares."""
+    seen = set(map(content_key, train))
+    return [row for row, text in enumerate(test) if content_key(text) in seen]
+
+
 def content_key(question: str) -> tuple[str, ...]:
-    """Return the words of a question, with its lines (and so its options) sorted."""
-    lines = (NOT_A_WORD.sub(" ", line).strip() for line in OPTIONS.sub("", question).splitlines())
-    return tuple(sorted(line.casefold() for line in lines if line))
+    """Return the words and signs of a question, with its lines (and so its options) sorted.
+
+    Signs that change the meaning are kept: those of arithmetic, currencies, per cent, and symbols.
+    """
+    text = unicodedata.normalize("NFC", OPTIONS.sub("", question)).casefold().translate(DASHES)
+    for pattern, sign in SIGNS:
+        text = pattern.sub(sign, text)
+    text = NOT_A_WORD.sub(_sign, text)
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    return tuple(sorted(line for line in lines if line)) or (question,)
+
+
+def _sign(match: re.Match[str]) -> str:
+    """Return a symbol as a word of its own, and a space for punctuation."""
+    kind = unicodedata.category(match[0])[0]
+    if kind == "M":  # a vowel sign, as in Hindi: a part of its word
+        return match[0]
+    return f" {match[0]} " if kind == "S" or match[0] in "/%" else " "
 
 
 def gsm8k_row(row: Row) -> tuple[str, str]:
@@ -170,7 +214,7 @@ SOURCES = {
         GenerationTask(
             "{question}\nAnswer:",
             max_new_tokens=256,
-            answer_pattern=r"####\s*(-?\d+(?:,\d{3})*(?:\.\d+)?)",
+            answer_pattern=GSM8K_ANSWER,
         ),
     ),
     "boolq": Source(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from starlearn.data.containers import as_labels
 from starlearn.evaluate.statistics import calibration_error, reliability
+from starlearn.learner.inputs import check_final_answers
 from starlearn.learner.session import session_of
 from starlearn.progress import ItemBar
 from starlearn.tasks import GenerationTask
@@ -78,6 +79,7 @@ def _token_losses(learner: Any, items: Sequence[Any], labels: Sequence[Any]) -> 
 def _judge_texts(learner: Any, items: Sequence[Any], labels: Sequence[Any]) -> Judgement:
     session = session_of(learner)
     task: Any = session.parts.task
+    check_final_answers(labels, task)
     prompts = session.prompts(task.fill(items), room=task.max_new_tokens)
     scorer = session.scorer(None)
     with scorer.ready(), ItemBar("judging", len(prompts), verbose=False) as bar:

@@ -155,6 +155,11 @@ def check_sizes(
             )
         if len(X) == 0:
             raise InputError(f"X_{name} is empty; give at least one item")
+    if len(items) == len(test) and set(map(content_id, items)) == set(map(content_id, test)):
+        raise InputError(
+            "X_test has the same items as X_pool. Accuracy on items that the model was trained on "
+            "does not show what it has learned; give a test set of other items"
+        )
     wanted = n_initial + n_rounds * n_instances
     if wanted > len(items):
         raise InputError(

@@ -13,9 +13,10 @@ import numpy as np
 from starlearn.data.readers import load_labelled
 from starlearn.errors import InputError, listed
 from starlearn.evaluate.arms import item_length
-from starlearn.evaluate.benchmarks import load_benchmark
+from starlearn.evaluate.benchmarks import leaked_rows, load_benchmark
 from starlearn.evaluate.simulate import content_id
 from starlearn.evaluate.study_file import StudyTask
+from starlearn.learner.inputs import check_final_answers
 from starlearn.tasks import ChoiceTask, GenerationTask
 
 EMBEDDED_TOKENS = 32
@@ -35,6 +36,12 @@ class TaskData:
     """The skill that each item of the pool needs, where it is known. Only analyses read it."""
     leaked: frozenset[str] = frozenset()
     """Content ids of the test items that are also in the pool."""
+
+    @property
+    def leaks(self) -> str:
+        """Number and share of the test items that are also in the pool; empty where none is."""
+        n, q = sum(content_id(x) in self.leaked for x in self.test_items), len(self.test_items)
+        return f"{n} of {q} test items ({n / q:.1%}) are also in the pool" if n else ""
 
     @property
     def digest(self) -> str:
@@ -77,7 +84,14 @@ def _embedded(task: StudyTask, seed: int) -> TaskData:
 
 
 _benchmark = lru_cache(maxsize=8)(load_benchmark)
-_file = lru_cache(maxsize=8)(load_labelled)
+
+
+@lru_cache(maxsize=8)
+def _files(train: Path, test: Path, text_field: str, label_field: str) -> tuple[Any, ...]:
+    """Return items and labels of both files, and the content ids of the leaked test items."""
+    pool, tested = (load_labelled(file, text_field, label_field) for file in (train, test))
+    leaked = frozenset(content_id(tested[0][row]) for row in leaked_rows(pool[0], tested[0]))
+    return (*pool, *tested, leaked)
 
 
 def _stored(task: StudyTask) -> TaskData:
@@ -86,28 +100,44 @@ def _stored(task: StudyTask) -> TaskData:
         answers: Any = found.task
         if task.max_new_tokens is not None:
             answers = GenerationTask(answers.prompt, task.max_new_tokens, answers.answer_pattern)
+        leaked = frozenset(content_id(found.test_items[i]) for i in found.leaked_test_rows)
+        _check_held_out(leaked, found.test_items, task)
         return TaskData(
             found.train_items,
             found.train_labels,
             found.test_items,
             found.test_labels,
             answers,
-            leaked=frozenset(content_id(found.test_items[i]) for i in found.leaked_test_rows),
+            leaked=leaked,
         )
     files = [Path(str(task.folder)) / name for name in (task.train, task.test)]
-    (items, labels), (test_items, test_labels) = (
-        _file(file, task.text_field, task.label_field) for file in files
+    items, labels, test_items, test_labels, leaked = _files(
+        *files, task.text_field, task.label_field
     )
     if task.max_new_tokens is not None:
         answers = GenerationTask(task.prompt, task.max_new_tokens, task.answer_pattern)
+        answers.check()
+        for file, some in zip(files, (labels, test_labels), strict=True):
+            check_final_answers(some, answers, f"{file}: ")
     else:
         if task.words:
             labels, test_labels = (
                 [label.replace("_", " ") for label in some] for some in (labels, test_labels)
             )
         answers = ChoiceTask(task.prompt, choices=_choices(labels, test_labels, *files))
-    answers.check()
-    return TaskData(items, labels, test_items, test_labels, answers)
+        answers.check()
+    _check_held_out(leaked, test_items, task)
+    return TaskData(items, labels, test_items, test_labels, answers, leaked=leaked)
+
+
+def _check_held_out(leaked: frozenset[str], test_items: Sequence[Any], task: StudyTask) -> None:
+    """Raise InputError where the test set has no item of its own, as when both are one file."""
+    if all(content_id(item) in leaked for item in test_items):
+        raise InputError(
+            f"{task.test}: every test item is also in the pool ({task.train}). Accuracy on items "
+            "that the model was trained on does not show what it has learned. Give a test set of "
+            "other items."
+        )
 
 
 def _choices(

@@ -289,12 +289,14 @@ class STARLearner(
 
     # Predictions
 
-    def predict(self, X: Any) -> NDArray[Any]:
+    def predict(self, X: Any, *, raw: bool = False) -> NDArray[Any]:
         """Return the label of each item; for a GenerationTask the parsed answer.
 
         Parameters
         ----------
         X : m items in any container that `fit` accepts
+        raw : bool, default=False
+            With a GenerationTask, return the whole texts, which show the working.
 
         Returns
         -------
@@ -304,7 +306,8 @@ class STARLearner(
             probabilities = self.predict_proba(X)
             return np.asarray(self.classes_[probabilities.argmax(axis=1)])
         session, _, prompts = self._to_predict(X)
-        return object_array([session.parts.task.parse(text) for text in session.written(prompts)])
+        texts = session.written(prompts)
+        return object_array(texts if raw else [session.parts.task.parse(text) for text in texts])
 
     @inputs.only_with_choices
     def predict_proba(self, X: Any, *, n_passes: int = 1) -> NDArray[np.float64]:
@@ -370,17 +373,8 @@ class STARLearner(
         """
         self._require_fit()
         session = session_of(self)
-        task = session.parts.task
-        _, fields, labels = inputs.checked_labels(X, y, task)
-        if isinstance(task, GenerationTask):
-            prompts = session.prompts(fields, session.room(None))
-            right = task.correct(session.written(prompts), labels.tolist())
-        else:
-            inputs.check_label_type(labels, self.classes_)
-            tree = session.choice_tree()
-            prompts = session.prompts(fields, session.room(tree))
-            found = session.probabilities(prompts, tree).argmax(axis=1)
-            right = (self.classes_[found] == labels).tolist()
+        _, fields, labels = inputs.checked_labels(X, y, session.parts.task)
+        right = session.correct(fields, labels)
         return float(accuracy_score(np.ones(len(right)), right, sample_weight=sample_weight))
 
     # Records and files
@@ -556,7 +550,8 @@ class STARLearner(
         self.rounds_: list[dict[str, Any]] = []
 
     def _remember(self, items: list[Item], labels: NDArray[Any]) -> None:
-        self.X_training = object_array(items)
+        # Copies: the caller may change its dicts later.
+        self.X_training = object_array([x if isinstance(x, str) else dict(x) for x in items])
         self.y_training = labels
 
     def _require_fit(self) -> None:
@@ -575,8 +570,9 @@ class STARLearner(
         session = session_of(self)
         classes = classes_of(session.parts.task, self.y_training)
         if classes is not None:
-            session.check_classes(classes.tolist())
+            session.check_classes(classes.tolist(), first=not self.rounds_)
         examples = session.examples(fields, labels)
+        session.check_answers(labels, examples)
         tracking.report(self, session.parts)  # errors of a tracker appear before the training
         t = len(self.rounds_)
         start = session.adapter if session.parts.training.warm_start and t > 0 else None

@@ -1,6 +1,7 @@
 """Checks of parameters, items and labels, before any model is loaded."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -127,7 +128,28 @@ def checked_labels(X: Any, y: Any, task: Task) -> tuple[list[Item], list[Fields]
     labels = as_labels(y, len(items))
     fields = checked_items(items, task)
     check_labels(labels, task)
+    if isinstance(task, GenerationTask):
+        check_final_answers(labels.tolist(), task)
     return items, fields, labels
+
+
+def check_final_answers(labels: Sequence[str], task: GenerationTask, where: str = "") -> None:
+    """Warn of labels without a final answer; raise InputError where no label has one.
+
+    `where` is the beginning of the message, such as the name of the labels' file.
+    """
+    without = [f"row {row}: {v!r:.60}" for row, v in enumerate(labels) if task.find(v) is None]
+    if not without:
+        return
+    complaint = (
+        f"{where}The task's answer_pattern {task.answer_pattern!r} finds no answer in "
+        f"{len(without)} of {len(labels)} labels, so every answer to these items counts as wrong: "
+        f"{listed(without)}. Give whole answers as labels, in the form that the pattern finds, or "
+        "change answer_pattern."
+    )
+    if len(without) == len(labels):
+        raise InputError(complaint)
+    warnings.warn(complaint, UserWarning, stacklevel=4)
 
 
 def check_labels(labels: NDArray[Any], task: Task) -> None:
@@ -145,8 +167,10 @@ def check_labels(labels: NDArray[Any], task: Task) -> None:
             raise InputError(
                 f"The task's choices are texts, the labels are {type(labels.tolist()[0]).__name__}"
                 f" ({unknown[0]}). Convert them: [str(label) for label in y]. Where scikit-learn "
-                "numbers the labels itself, as its ensembles do, give it a fitted learner: "
-                "FrozenEstimator(learner)."
+                "numbers the labels itself, 0 need not be the task's first choice. Give its "
+                "ensembles a fitted learner: FrozenEstimator(learner). In place of "
+                "cross_val_predict(method='predict_proba'), loop over the folds. "
+                "OneVsRestClassifier is not needed: the learner handles all classes."
             )
         if unknown:
             raise InputError(

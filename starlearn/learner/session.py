@@ -12,9 +12,9 @@ from sklearn.exceptions import NotFittedError
 from starlearn.data.containers import object_array
 from starlearn.data.pool import FilledPool, Rows
 from starlearn.data.tokens import Encoder, encode_answers, encode_prompts
-from starlearn.errors import InputError
+from starlearn.errors import InputError, listed
 from starlearn.learner.base_models import base_of
-from starlearn.learner.inputs import Parts, checked_parts
+from starlearn.learner.inputs import Parts, check_label_type, checked_parts
 from starlearn.model.adapter import Adapter
 from starlearn.model.backbone import Backbone
 from starlearn.model.choices import ChoiceTree, build_tree
@@ -128,16 +128,57 @@ class Session:
 
     # Training
 
-    def check_classes(self, classes: Sequence[Any]) -> None:
-        """Warn of a single class; raise InputError when two have the same tokens."""
+    def check_classes(self, classes: Sequence[Any], *, first: bool) -> None:
+        """Warn of a single class; raise InputError when two have the same tokens.
+
+        In the `first` training on a labelled set, also warn of labels that were numbered.
+        """
         if len(classes) == 1:
-            warnings.warn(
+            warning = (
                 f"All labels are {classes[0]!r}. With one class every item is certain, and a query "
-                "cannot rank them. Name all classes: ChoiceTask(choices=[...]).",
-                UserWarning,
-                stacklevel=4,
+                "cannot rank them. Name all classes: ChoiceTask(choices=[...])."
             )
+        elif first and not isinstance(classes[0], bool) and classes == list(range(len(classes))):
+            warning = (
+                f"The labels are the numbers 0 to {len(classes) - 1}, and the model learns to "
+                "answer with these digits. scikit-learn's VotingClassifier, StackingClassifier, "
+                "OneVsRestClassifier and cross_val_predict(method='predict_proba') number the "
+                "labels before fit receives them, and their words are lost. If the numbers stand "
+                "for words, give the words, and name them all: ChoiceTask(choices=[...])."
+            )
+        else:
+            warning = None
+        if warning is not None:
+            warnings.warn(warning, UserWarning, stacklevel=4)
         self.choice_tree(classes)
+
+    def check_answers(self, labels: NDArray[Any], examples: Sequence[Example]) -> None:
+        """Warn of free-form labels that `max_new_tokens` cuts; InputError where it cuts them all.
+
+        A label whose final answer is already in its first tokens is not cut.
+        """
+        task = self.parts.task
+        if not isinstance(task, GenerationTask):
+            return
+        most = int(task.max_new_tokens)
+        answers = [example.answer[:-1] for example in examples]  # without the end of sequence
+        rows = [
+            row
+            for row, answer in enumerate(answers)
+            if len(answer) > most
+            and not task.correct(self.texts([answer[:most]]), [str(labels[row])])[0]
+        ]
+        if not rows:
+            return
+        complaint = (
+            f"{len(rows)} of {len(labels)} labels are longer than the task's max_new_tokens="
+            f"{most}, so the model cannot write them to their end, and its answers count as wrong: "
+            f"{listed([f'row {row}: {len(answers[row])} tokens' for row in rows])}. "
+            f"Set max_new_tokens={max(len(answers[row]) for row in rows)}, or shorten these labels."
+        )
+        if len(rows) == len(labels):
+            raise InputError(complaint)
+        warnings.warn(complaint, UserWarning, stacklevel=4)
 
     def train(
         self, examples: Sequence[Example], *, seed: int, start: Adapter | None = None
@@ -206,6 +247,15 @@ class Session:
         scorer = self.scorer(None)
         with scorer.ready(), self._bar("answering", len(prompts)) as bar:
             return self.texts(scorer.write(prompts, bar))
+
+    def correct(self, fields: Sequence[Fields], labels: NDArray[Any]) -> list[bool]:
+        """Return whether the learner's answer to each of m items is the item's label."""
+        tree, prompts = self.tree_and_prompts(fields)
+        if tree is None:
+            return list(self.parts.task.correct(self.written(prompts), labels.tolist()))
+        check_label_type(labels, self.classes)
+        found = self.probabilities(prompts, tree).argmax(axis=1)
+        return list((self.classes[found] == labels).tolist())
 
     def losses(self, prompts: Prompts, answers: Prompts) -> NDArray[np.float64]:
         """Return minus the log-probability of given answers to m prompts, without dropout, [m]."""
