@@ -47,9 +47,10 @@ def bob(url, ann):
 
 
 @pytest.fixture(autouse=True)
-def _environment(monkeypatch):
+def _environment(monkeypatch, tmp_path):
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", ADMIN_KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 def tasks_of(person, campaign):
