@@ -34,7 +34,7 @@ class Event:
     ms: int | None
     """Time that the annotator took in milliseconds, if known."""
     at: str
-    """Time in UTC, for people to read."""
+    """Time in UTC at which it was stored."""
 
 
 COLUMNS = ", ".join(field.name for field in fields(Event))

@@ -274,9 +274,9 @@ def _notes(
     numbered = sorted({entry.annotator for entry in entries if is_numbered(entry.annotator)})
     if numbered:
         found.append(
-            f"Only the numbers of these users are known: {listed(numbered)}. A user who also labels "
-            "under a name counts as two annotators. A pull with a key that can read names makes "
-            "them one."
+            f"Only the numbers of these users are known: {listed(numbered)}. A user who also "
+            "labels under a name counts as two annotators. A pull with a key that can read names "
+            "makes them one."
         )
     return found
 
