@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
+from hashlib import sha256
 from uuid import uuid4
 
+from starlearn.campaign.chronology import in_order
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.store import Store, checksum
 from starlearn.errors import InputError
@@ -15,7 +17,7 @@ class Event:
     """One response of one annotator to one item, or the undo of one."""
 
     seq: int
-    """1, 2, 3, ... without gaps. Events are ordered by it, not by the clock."""
+    """1, 2, 3, ... without gaps. Responses given here are ordered by it, not by the clock."""
     uuid: str
     """Chosen by the client, so that an event that is sent twice is stored once."""
     kind: str
@@ -32,16 +34,12 @@ class Event:
     ms: int | None
     """Time that the annotator took in milliseconds, if known."""
     at: str
-    """Time in UTC, for people to read."""
+    """Time in UTC at which it was stored."""
 
 
 COLUMNS = ", ".join(field.name for field in fields(Event))
 INSERT = f"INSERT INTO event ({COLUMNS}, crc) VALUES ({', '.join('?' * (len(fields(Event)) + 1))})"  # noqa: S608 - names of our own
 BY_UUID = f"SELECT {COLUMNS} FROM event WHERE uuid = ?"  # noqa: S608
-LAST_RESPONSE = (
-    f"SELECT {COLUMNS} FROM event WHERE annotator = ? AND kind <> 'undo' AND NOT EXISTS "  # noqa: S608
-    "(SELECT 1 FROM event AS later WHERE later.undoes = event.seq) ORDER BY seq DESC LIMIT 1"
-)
 # A round is labelled when each of its items has responses of enough annotators.
 UPDATE_STATE = """UPDATE round SET changed = :now, state = :after WHERE state = :before
     AND :complete = NOT EXISTS (SELECT 1 FROM issued WHERE issued.round = round.id AND :per_item >
@@ -91,16 +89,33 @@ def undo(store: Store, annotator: str, uuid: str | None, per_item: int) -> Event
         stored = event_with_uuid(store, uuid)
         if stored is not None:
             return _require_same(stored, Entry("undo", stored.item, annotator, uuid=uuid))
-        found = store.execute(LAST_RESPONSE, (annotator,))
-        if not found:
+        mine = [one for one in current_responses(events(store)) if one.annotator == annotator]
+        if not mine:
             return None
-        last = Event(*found[0])
+        last = mine[-1]
         entry = Entry("undo", last.item, annotator, uuid=uuid)
         event = _append_one(store, entry, undoes=last.seq)
         update_round_states(store, per_item)
         failpoint("label_written")
     failpoint("label_committed")
     return event
+
+
+def reassign(store: Store, names: Sequence[tuple[Event, str]], per_item: int) -> None:
+    """Give responses to other annotators: each is undone, and stored again under the new name.
+
+    Their times, and so their order, stay the same. The time that the annotator took is not stored
+    again, because it would count twice.
+    """
+    with store.transaction():
+        for event, name in names:
+            _append_one(store, Entry("undo", event.item, event.annotator), undoes=event.seq)
+            statement = "|".join(event.uuid.split("|")[:5])
+            uuid = f"{statement}|{sha256(name.encode()).hexdigest()[:16]}"
+            _append_one(
+                store, Entry(event.kind, event.item, name, event.answer, event.note, uuid=uuid)
+            )
+        update_round_states(store, per_item)
 
 
 def event_with_uuid(store: Store, uuid: str | None) -> Event | None:
@@ -132,15 +147,17 @@ def events(store: Store, after: int = 0) -> list[Event]:
 def current_responses(log: Iterable[Event]) -> list[Event]:
     """Return the current response of each annotator to each item, oldest first.
 
-    The view `word` of the label store holds the same rows, without the checks of `events`.
+    The view `word` of the label store holds the same rows where nothing was imported from Label
+    Studio, without the checks of `events`.
     """
-    log = list(log)
+    log = in_order(log)
     undone = {event.undoes for event in log if event.undoes is not None}
     found: dict[tuple[str, str], Event] = {}
     for event in log:
         if event.kind != "undo" and event.seq not in undone:
+            found.pop((event.item, event.annotator), None)
             found[event.item, event.annotator] = event
-    return sorted(found.values(), key=lambda event: event.seq)
+    return list(found.values())
 
 
 def last_seq(store: Store) -> int:

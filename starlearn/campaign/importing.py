@@ -56,7 +56,6 @@ class LabelImport:
         self.errors: list[str] = []
         self.n_open = self.n_same = self.n_edited = 0
         log = events.events(campaign.store)
-        self._known = {event.uuid for event in log}
         undone = {event.undoes for event in log}
         self._stored = {
             (event.item, event.annotator, event.answer)
@@ -70,7 +69,7 @@ class LabelImport:
         }
         self.n_reassigned = 0
         self.unknown: set[str] = set()
-        self._entries: list[Entry] = []
+        self.entries: list[Entry] = []
         self._from_rows: dict[tuple[str, str], tuple[str, str]] = {}
         self._by_text: dict[str, str] = {}
         for item in self.items.values():
@@ -87,18 +86,22 @@ class LabelImport:
         """Add one row, a label or a skip; an error is collected with its place, not raised.
 
         The row has the columns id and label, and optionally campaign, annotator and the item's
-        fields. A response with a `uuid` is stored once.
+        fields. Rows whose `uuid` is stored must be left out.
         """
         try:
             self._add_row(place, row, kind, uuid, ms)
         except InputError as error:
             self.errors.append(f"{place}: {error}")
 
+    def relabelled(self, label: str | None) -> str | None:
+        """Return the choice that a spelling stands for, or the label itself."""
+        return None if label is None else self.relabel.get(label, label)
+
     def store(self) -> ImportResult:
         """Store all new responses in one transaction, in the order of their rows."""
         new: list[Entry] = []
         old: list[Entry] = []
-        for entry in self._entries:
+        for entry in self.entries:
             is_old = (entry.item, entry.annotator, entry.answer) in self._stored and not entry.uuid
             (old if is_old else new).append(entry)
         if new:
@@ -125,13 +128,10 @@ class LabelImport:
         if self.unknown:
             notes.append(f"Columns that were not used: {', '.join(sorted(self.unknown))}.")
         n_skips = sum(entry.kind == "skip" for entry in new)
-        n_same = self.n_same + len(self._entries) - len(new)
+        n_same = self.n_same + len(self.entries) - len(new)
         return ImportResult(len(new) - n_skips, n_same, self.n_open, notes, n_skips)
 
     def _add_row(self, place: str, row: Row, kind: str, uuid: str | None, ms: int | None) -> None:
-        if uuid in self._known:  # stored before, whatever was stored since
-            self.n_same += 1
-            return
         key, label = row.get(ID), row.get(LABEL)
         owner = row.get(CAMPAIGN)
         if owner and owner != self.campaign.id:
@@ -146,7 +146,7 @@ class LabelImport:
                 self.n_open += 1
                 return
             if isinstance(label, str):
-                label = self.relabel.get(label, label)
+                label = self.relabelled(label)
             answer = checked_answer(label, self.choices, self.campaign.folder)
         annotator = checked_name(row.get(ANNOTATOR) or self.annotator)
         before = self._current.get((item.id, annotator))
@@ -162,7 +162,7 @@ class LabelImport:
                 )
             if earlier[1] != place:  # an earlier row holds the same label
                 return
-        self._entries.append(Entry(kind, item.id, annotator, answer, ms=ms, uuid=uuid))
+        self.entries.append(Entry(kind, item.id, annotator, answer, ms=ms, uuid=uuid))
 
     def _check_text(self, item: BatchItem, row: Row) -> None:
         """Raise InputError when the row has the text of another item, as after a bad sort."""

@@ -1,5 +1,6 @@
 """Commands that exchange labels: starlearn export, import, push, pull."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,13 +19,19 @@ from starlearn.cli.campaign_commands import (
 from starlearn.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlearn.campaign.importing import ImportResult
 
 app = typer.Typer()
 
 Predictions = StrEnum("Predictions", ["stored", "computed", "none"])
 Url = Annotated[
-    str | None, typer.Option(help="Address of the server; by default that of the last push.")
+    str | None,
+    typer.Option(
+        help="Address of the server; by default that of the last push. Give it once on each "
+        "machine: the key goes only to addresses that you have confirmed."
+    ),
 ]
 ProjectNumber = Annotated[
     int | None, typer.Option(help="Number of a project; by default that of the last push.", min=1)
@@ -117,7 +124,13 @@ def push(
         from starlearn.campaign.labelstudio.sync import push as send
 
         done = send(
-            campaign, url, project=project, new=new, predictions=predictions.value, round_id=number
+            campaign,
+            url,
+            project=project,
+            new=new,
+            predictions=predictions.value,
+            round_id=number,
+            confirm=_confirm(),
         )
         same = f", {done.n_same} were there already" if done.n_same else ""
         show(f"{done.n_new} tasks sent{same}: {done.link.url}/projects/{done.link.project}")
@@ -140,9 +153,29 @@ def pull(
     with opened(folder) as campaign:
         from starlearn.campaign.labelstudio.sync import pull as fetch
 
-        done = fetch(campaign, url, project=project, relabel=_spellings(relabel))
+        done = fetch(
+            campaign, url, project=project, relabel=_spellings(relabel), confirm=_confirm()
+        )
         _print_result(done, "annotations")
         show_next(campaign.status())
+
+
+def is_terminal() -> bool:
+    """Whether a person can be asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _confirm() -> "Callable[[str], bool] | None":
+    """Return a function that asks about an address; None without a terminal."""
+    if not is_terminal():
+        return None
+
+    def ask(address: str) -> bool:
+        show(f"The campaign names the server {address!a}. You have not used it on this machine.")
+        show("Whoever runs that server receives your key and can use it.")
+        return typer.confirm("Send the key there?", default=False)
+
+    return ask
 
 
 def _spellings(relabel: list[str] | None) -> dict[str, str]:

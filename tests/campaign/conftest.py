@@ -61,7 +61,7 @@ def make_campaign(tiny_model: str, quick: Path) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Return a Label Studio in memory, which receives every request of this process."""
     pytest.importorskip("label_studio_sdk", reason="the client of Label Studio is not installed")
     from fake_labelstudio import KEY, FakeLabelStudio
@@ -71,6 +71,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
     made = FakeLabelStudio()
     monkeypatch.setattr(transport, "plain_transport", lambda url: made)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", KEY)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     return made
 
 

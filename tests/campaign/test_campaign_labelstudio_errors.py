@@ -104,7 +104,7 @@ def test_users_without_the_right_to_see_names_have_numbers(pushed, fake):
     campaign, tasks = pushed
     fake.annotate(tasks[0], "red", 2)
     fake.instead = lambda r: answers(403, json={})(r) if r.url.path == "/api/users/" else None
-    assert "called user-NUMBER" in pull(campaign).notes[0]
+    assert "numbers of these users are known: user-2." in pull(campaign).notes[0]
     assert campaign.batch()[0].answers == {"user-2": "red"}
 
 

@@ -47,15 +47,23 @@ def bob(url, ann):
 
 
 @pytest.fixture(autouse=True)
-def _environment(monkeypatch):
+def _environment(monkeypatch, tmp_path):
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", ADMIN_KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 def tasks_of(person, campaign):
     """Return the tasks of a campaign's project as the server keeps them."""
     params = {"project": link_of(campaign).project, "fields": "all", "page_size": 1000}
     return person.request("GET", "/api/tasks/", params=params)["tasks"]
+
+
+def exported(person, campaign):
+    """Return the JSON export of a campaign's project."""
+    params = {"exportType": "JSON", "download_all_tasks": "true"}
+    path = f"/api/projects/{link_of(campaign).project}/export"
+    return json.dumps(person.request("GET", path, params=params))
 
 
 def counts(done):
@@ -109,11 +117,7 @@ def test_two_users_annotate_change_and_skip(make_campaign, url, ann, bob, quick,
     assert counts(pull(campaign)) == (0, 0, 4, 0)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", ADMIN_KEY)
 
-    params = {"exportType": "JSON", "download_all_tasks": "true"}
-    exported = ann.request(
-        "GET", f"/api/projects/{link_of(campaign).project}/export", params=params
-    )
-    (quick / "export.json").write_text(json.dumps(exported))
+    (quick / "export.json").write_text(exported(ann, campaign))
     assert counts(import_labels(campaign, quick / "export.json")) == (0, 0, 4, 0)
 
     campaign.add_choice("black & 'white' <grey>")
@@ -123,6 +127,21 @@ def test_two_users_annotate_change_and_skip(make_campaign, url, ann, bob, quick,
     ann.annotate(again["id"], "black & 'white' <grey>")
     assert counts(pull(campaign)) == (1, 0, 4, 0)
     assert campaign.status().state == "labelled"
+
+
+def test_an_export_from_before_a_correction_changes_no_label(make_campaign, url, ann, quick):
+    campaign = make_campaign()
+    first, _ = campaign.query(2)
+    push(campaign, url)
+    task, _ = tasks_of(ann, campaign)
+    note = ann.annotate(task["id"], "red")
+    (quick / "export.json").write_text(exported(ann, campaign))
+    ann.request("PATCH", f"/api/annotations/{note['id']}/", json=of("blue"))
+    assert counts(pull(campaign)) == (1, 0, 0, 0)
+    done = import_labels(campaign, quick / "export.json")
+    assert "older than another response" in done.notes[0]
+    assert campaign.labels() == {first.id: "blue"}
+    assert campaign.status().annotators == {ADMIN: 1}  # the export names only a number
 
 
 def test_refusals_of_a_real_server(make_campaign, url, monkeypatch):
@@ -189,8 +208,8 @@ def test_the_files_for_a_server_that_cannot_be_reached(make_campaign, ann, quick
         assert len(task["predictions"]) == 1
         ann.annotate(task["id"], "blue")
     params = {"exportType": "JSON", "download_all_tasks": "true"}
-    exported = ann.request("GET", f"/api/projects/{made['id']}/export", params=params)
-    (quick / "export.json").write_text(json.dumps(exported))
+    content = ann.request("GET", f"/api/projects/{made['id']}/export", params=params)
+    (quick / "export.json").write_text(json.dumps(content))
     assert counts(import_labels(campaign, quick / "export.json")) == (4, 0, 0, 0)
     assert list(campaign.labels().values()) == ["blue"] * 4
     assert campaign.status().annotators == {"user-1": 4}

@@ -172,13 +172,13 @@ class LabelStudioServer:
             return list(self._paged(request_page, TASKS))
 
     def names(self) -> dict[int, str]:
-        """Return the email or name of each user by number; empty where the key cannot read them."""
+        """Return the email or name of users by number; empty where the key cannot read them."""
         try:
             with self._errors_about("the list of users"):
                 users = self._validated(USERS, self._client.users.list(request_options=ONCE))
         except _ForbiddenError:
             return {}
-        return {user.id: user.name for user in users}
+        return {user.id: user.name for user in users if user.name is not None}
 
     def _paged(
         self, request_page: Callable[[int], Any], kind: "TypeAdapter[list[P]]"

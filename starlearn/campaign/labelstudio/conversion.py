@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from starlearn.campaign import rounds
+from starlearn.campaign import events, rounds
 from starlearn.campaign.campaign import BatchItem, Campaign
+from starlearn.campaign.chronology import Statement, statement_of
+from starlearn.campaign.events import Entry, Event
 from starlearn.campaign.importing import (
     ANNOTATOR,
     CAMPAIGN,
@@ -17,15 +19,20 @@ from starlearn.campaign.importing import (
     Row,
     column_of,
 )
+from starlearn.campaign.labelstudio.authors import UNKNOWN_USER, Authors, Note, is_numbered
 from starlearn.campaign.labelstudio.interface import CONTROL, keys_of
-from starlearn.campaign.labelstudio.payload import Annotation, LabelStudioTask, User
+from starlearn.campaign.labelstudio.payload import Annotation, LabelStudioTask
 from starlearn.errors import InputError, listed
 
-UUID = "labelstudio"
-"""Prefix of a response's uuid, before project, annotation, creation time and change time."""
 
-UNKNOWN_USER = "label-studio"
-"""The annotator of an annotation whose account was deleted."""
+@dataclass
+class Irregular:
+    """Annotations of an import that need a message."""
+
+    emptied: list[tuple[str, str, Statement]]
+    """Item, annotator and statement of those without an answer."""
+    n_conflicts: int = 0
+    """Those with another answer than the one stored for the same time."""
 
 
 @dataclass(frozen=True)
@@ -128,56 +135,154 @@ def import_annotations(
     tasks: Sequence[LabelStudioTask],
     where: str,
     remedy: str,
+    *,
     names: Mapping[int, str] | None = None,
+    server: str = "",
     relabel: Mapping[str, str] | None = None,
 ) -> ImportResult:
     """Store annotations: all of them, or none; a second import changes nothing.
 
-    Each state of an annotation is one response of its annotator, in the order of the changes. A
-    task that was skipped is a skip. Drafts, predictions and the mark for ground truth are ignored.
+    Each state of an annotation is one response of its annotator, with the time of its last change.
+    The newest response counts, in whatever order states are imported. A task that was skipped is a
+    skip. Drafts, predictions and the mark for ground truth are ignored.
 
     Errors name `where` the tasks come from, and the `remedy` for annotations that cannot be used.
-    `names` maps numbers of users to names of annotators, and `relabel` spellings to choices.
+    `names` holds the names of users by number, and `server` is the address of a server that was
+    asked. `relabel` maps spellings to choices.
     """
-    importer = LabelImport(campaign, UNKNOWN_USER, relabel)
-    ours = [task for task in tasks if _is_ours(task, importer)]
-    if tasks and not ours:
-        raise InputError(
-            f"{where}: none of its {len(tasks)} tasks belongs to the campaign in "
-            f"{campaign.folder}. Check the project or the file. Nothing was imported."
-        )
-    notes = [(n.updated_at, n.id, task, n) for task in ours for n in task.annotations or ()]
-    for _, number, task, note in sorted(notes, key=lambda found: found[:2]):
-        place = f"task {task.id}, annotation {number}"
-        try:
-            row = _row(task, note, importer, names or {})
-        except InputError as error:
-            importer.errors.append(f"{place}: {error}")
-            continue
-        kind = "skip" if note.was_cancelled else "label"
-        ms = None if note.lead_time is None else round(1000 * note.lead_time)
-        importer.add_row(place, row, kind, uuid_of(task, note), ms)
-    if importer.errors:
-        raise InputError(
-            f"{where}: {len(importer.errors)} annotations cannot be imported: "
-            f"{listed(importer.errors)}. Nothing was imported. {remedy}"
-        )
-    done = importer.store()
-    if len(ours) < len(tasks):
-        done.notes.append(
-            f"{len(tasks) - len(ours)} tasks are not of this campaign and were ignored."
-        )
+    with campaign.holding("import"):
+        importer = LabelImport(campaign, UNKNOWN_USER, relabel)
+        ours = [task for task in tasks if _is_ours(task, importer)]
+        if tasks and not ours:
+            raise InputError(
+                f"{where}: none of its {len(tasks)} tasks belongs to the campaign in "
+                f"{campaign.folder}. Check the project or the file. Nothing was imported."
+            )
+        found = _statements(ours, importer)
+        authors = Authors(campaign, found, names or {}, server)
+        added = _add_rows(found, importer, authors)
+        if importer.errors:
+            raise InputError(
+                f"{where}: {len(importer.errors)} annotations cannot be imported: "
+                f"{listed(importer.errors)}. Nothing was imported. {remedy}"
+            )
+        moves = authors.moves()
+        if moves:
+            events.reassign(campaign.store, moves, campaign.options["per_item"])
+        done = importer.store()
+        authors.remember()
+        if len(ours) < len(tasks):
+            done.notes.append(
+                f"{len(tasks) - len(ours)} tasks are not of this campaign and were ignored."
+            )
+        done.notes.extend(_notes(campaign, importer.entries, moves, added))
     return done
 
 
-def uuid_of(task: LabelStudioTask, note: Annotation) -> str:
-    """Return the uuid of one state of an annotation, equal for a server and its export."""
-    return f"{origin_of(task, note)}|{note.updated_at.isoformat()}"
+def _statements(tasks: Sequence[LabelStudioTask], importer: LabelImport) -> list[Note]:
+    """Return the annotations with their times, oldest change first."""
+    found: list[Note] = []
+    for task in tasks:
+        for note in task.annotations or ():
+            created, updated = note.created_at, note.updated_at
+            created, updated = created or updated, updated or created
+            if created is None or updated is None:
+                importer.errors.append(
+                    f"{_place(task, note)}: it has neither updated_at nor created_at, so it is "
+                    "unknown which answer is the newest"
+                )
+                continue
+            found.append((task, note, Statement(task.project, note.id, created, updated)))
+    return sorted(found, key=lambda note: (note[2].updated, note[2].uuid))
 
 
-def origin_of(task: LabelStudioTask, note: Annotation) -> str:
-    """Return the part of the uuid that all states of an annotation share."""
-    return f"{UUID}|{task.project}|{note.id}|{note.created_at.isoformat()}"
+def _add_rows(notes: Sequence[Note], importer: LabelImport, authors: Authors) -> Irregular:
+    """Add the annotations that are not stored yet to the import, each state once."""
+    log = events.events(importer.campaign.store)
+    stored = {statement_of(event.uuid): event.answer for event in log if event.kind != "undo"}
+    found = Irregular([])
+    seen = set()
+    for task, note, statement in notes:
+        place = _place(task, note)
+        try:
+            row = _row(task, note, importer)
+            annotator = authors.author(str(row[ID]), note, statement)
+        except InputError as error:
+            importer.errors.append(f"{place}: {error}")
+            continue
+        if statement in stored:
+            importer.n_same += statement not in seen
+            found.n_conflicts += _conflicts(row[LABEL], stored[statement], importer)
+        else:
+            kind = "skip" if note.was_cancelled else "label"
+            ms = None if note.lead_time is None else round(1000 * note.lead_time)
+            importer.add_row(place, row | {ANNOTATOR: annotator}, kind, statement.uuid, ms)
+            if kind == "label" and row[LABEL] is None:
+                found.emptied.append((str(row[ID]), annotator, statement))
+            else:
+                stored[statement] = importer.relabelled(row[LABEL])
+        seen.add(statement)
+    return found
+
+
+def _conflicts(label: str | None, stored: str | None, importer: LabelImport) -> bool:
+    """Whether a label differs from the stored one; another spelling of it does not."""
+    label = importer.relabelled(label)
+    if label is None or stored is None:
+        return label != stored
+    known = importer.choices
+    return label.strip() != stored.strip() and (known is None or label.strip() in known)
+
+
+def _notes(
+    campaign: Campaign,
+    entries: Sequence[Entry],
+    moves: Sequence[tuple[Event, str]],
+    irregular: Irregular,
+) -> list[str]:
+    """Return messages about what an import did besides storing new responses."""
+    new = {entry.uuid for entry in entries}
+    current = {
+        (event.item, event.annotator): event
+        for event in events.current_responses(events.events(campaign.store))
+    }
+    found = []
+    n_older = sum(current[entry.item, entry.annotator].uuid not in new for entry in entries)
+    if n_older:
+        found.append(
+            f"{n_older} annotations are older than another response of their annotator. They are "
+            "stored, and the newest response counts."
+        )
+    if irregular.n_conflicts:
+        found.append(
+            f"{irregular.n_conflicts} annotations have another answer than the stored one, but no "
+            "newer time. The stored answer is kept."
+        )
+    n_emptied = 0
+    for item, annotator, statement in irregular.emptied:
+        event = current.get((item, annotator))
+        earlier = statement_of(event.uuid) if event is not None and event.kind == "label" else None
+        n_emptied += earlier is not None and earlier.updated < statement.updated
+    if n_emptied:
+        found.append(
+            f"In {n_emptied} annotations the answer was removed. The earlier answer still counts. "
+            "To withdraw it, skip the task in Label Studio."
+        )
+    known = sorted({f"{event.annotator} is {name}" for event, name in moves})
+    if known:
+        found.append(f"Stored responses were given to the annotators known now: {listed(known)}.")
+    numbered = sorted({entry.annotator for entry in entries if is_numbered(entry.annotator)})
+    if numbered:
+        found.append(
+            f"Only the numbers of these users are known: {listed(numbered)}. A user who also "
+            "labels under a name counts as two annotators. A pull with a key that can read names "
+            "makes them one."
+        )
+    return found
+
+
+def _place(task: LabelStudioTask, note: Annotation) -> str:
+    return f"task {task.id}, annotation {note.id}"
 
 
 def _is_ours(task: LabelStudioTask, importer: LabelImport) -> bool:
@@ -188,13 +293,11 @@ def _is_ours(task: LabelStudioTask, importer: LabelImport) -> bool:
     return bool(owner == importer.campaign.id)
 
 
-def _row(
-    task: LabelStudioTask, note: Annotation, importer: LabelImport, names: Mapping[int, str]
-) -> Row:
+def _row(task: LabelStudioTask, note: Annotation, importer: LabelImport) -> Row:
     key, owner = task.data.get(ID), task.data.get(CAMPAIGN)
     if not isinstance(key, str):
         raise InputError(f"its id is {type(key).__name__}, not text")
-    row: Row = {ID: key, CAMPAIGN: owner, LABEL: None, ANNOTATOR: _name(note.completed_by, names)}
+    row: Row = {ID: key, CAMPAIGN: owner, LABEL: None}
     item = importer.items.get(key)
     for name, place in keys_of(item.fields if item else ()).items():
         if place in task.data:
@@ -216,12 +319,6 @@ def _answer(note: Annotation, closed: bool) -> str | None:
     if len(answers) > 1:
         raise InputError(f"it holds {len(answers)} answers, but an item takes one")
     return answers[0] if answers else None
-
-
-def _name(user: int | User | None, names: Mapping[int, str]) -> str | None:
-    if isinstance(user, User):
-        return user.name
-    return None if user is None else names.get(user, f"user-{user}")
 
 
 def _version(number: int) -> str:

@@ -1,5 +1,6 @@
 """Data from Label Studio, validated with limits on types, lengths and depth."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -19,6 +20,7 @@ Number = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Flag = Annotated[bool, Field(strict=True)]
 Name = Annotated[str, Field(strict=True, max_length=LONGEST_NAME)]
 Text = Annotated[str, Field(strict=True, max_length=LONGEST_ANSWER)]
+Time = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC))]
 T = TypeVar("T")
 
 
@@ -39,9 +41,9 @@ class User(Part):
     username: Name | None = None
 
     @property
-    def name(self) -> str:
-        """The email or name, or the number where the user has neither."""
-        return self.email or self.username or f"user-{self.id}"
+    def name(self) -> str | None:
+        """The email or name, or None where the user has neither."""
+        return self.email or self.username or None
 
 
 class Value(Part):
@@ -63,8 +65,9 @@ class Annotation(Part):
     """Annotation of one task by one user."""
 
     id: Number
-    created_at: AwareDatetime
-    updated_at: AwareDatetime
+    created_at: Time | None = None
+    updated_at: Time | None = None
+    """One of both times can be missing, as in old exports."""
     completed_by: Number | User | None = None
     was_cancelled: Flag | None = None
     lead_time: Annotated[float, Field(ge=0, le=1e9)] | None = None

@@ -1,38 +1,45 @@
 """Push of a batch to a Label Studio server, and pull of its annotations; both can be repeated."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from starlearn.campaign import events
 from starlearn.campaign.campaign import BatchItem, Campaign
+from starlearn.campaign.chronology import statement_of
 from starlearn.campaign.importing import ImportResult
+from starlearn.campaign.labelstudio import confirmed
 from starlearn.campaign.labelstudio.client import (
     LabelStudioServer,
     checked_url,
     key_from_environment,
 )
 from starlearn.campaign.labelstudio.conversion import (
-    UUID,
     Prediction,
     computed_predictions,
     import_annotations,
     items_to_send,
-    origin_of,
     stored_predictions,
     task_of,
 )
 from starlearn.campaign.labelstudio.interface import extended, interface
 from starlearn.campaign.labelstudio.payload import LabelStudioTask, Project
 from starlearn.errors import InputError, ServerError, StarlearnError
+from starlearn.storage.lock import Lock
 
 META = "labelstudio"
 """Setting of the label store with address and project. The key is never stored."""
 PIECE_TASKS, PIECE_BYTES = 100, 8 * 1024**2
 """Largest number of tasks and of bytes per request."""
 PREDICTIONS = ("stored", "computed", "none")
+PUSH_LOCK = ".push.lock"
+"""Name of the lock file that keeps two pushes from sending the same tasks."""
+Confirm = Callable[[str], bool]
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,9 @@ class ProjectLink:
 
     url: str
     project: int
+
+
+LINK = TypeAdapter(ProjectLink)
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,13 @@ class PushResult:
 def link_of(campaign: Campaign) -> ProjectLink | None:
     """Return server and project of the last push; None before the first push."""
     known = campaign.meta.get(META)
-    return None if known is None else ProjectLink(**json.loads(known))
+    if known is None:
+        return None
+    try:
+        link = LINK.validate_json(known)
+        return ProjectLink(checked_url(link.url), link.project)
+    except (ValidationError, InputError):
+        raise campaign.store.corrupt(f"the setting {META!r} cannot be read") from None
 
 
 def push(
@@ -70,6 +86,7 @@ def push(
     new: bool = False,
     predictions: str = "stored",
     round_id: int | None = None,
+    confirm: Confirm | None = None,
 ) -> PushResult:
     """Send the items that need responses to Label Studio, except those that are there.
 
@@ -77,17 +94,23 @@ def push(
     for this campaign, or a new one. `predictions` shows annotators the model's answers from the
     query ("stored"), those of the newest adapter ("computed"), or "none", so that no annotator is
     influenced by a model. After a ServerError, the next push sends only what is missing.
+
+    The key is sent to an address that only the campaign names after this user has given the address
+    as `url` once on this machine, or `confirm(address)` returns True. The campaign's lock is not
+    held during requests, so that labelling goes on.
     """
     if new and project is not None:
         raise InputError("Use either the number of a project or a new project, not both.")
-    with campaign.holding("push"):
-        number, items = items_to_send(campaign, round_id)
+    address = _address(campaign, url, confirm, "push")
+    with Lock(campaign.folder / PUSH_LOCK).held("push"):
+        with campaign.holding("push"):
+            number, items = items_to_send(campaign, round_id)
         known = _predictions(campaign, number, items, predictions)
         config = interface(items[0].fields, campaign.choices)
-        with closing(_server(campaign, url)) as server:
+        with closing(LabelStudioServer(address, key_from_environment())) as server:
             found = _project(campaign, server, project, new, config)
             link = ProjectLink(server.url, found.id)
-            _remember(campaign, link)
+            _remember(campaign, link, "push")
             extension = extended(found.label_config or "", items[0].fields, campaign.choices)
             if extension is not None:
                 server.set_interface(found.id, extension)
@@ -105,40 +128,59 @@ def pull(
     *,
     project: int | None = None,
     relabel: Mapping[str, str] | None = None,
+    confirm: Confirm | None = None,
 ) -> ImportResult:
     """Store the annotations of a Label Studio project: all of them, or none; each once.
 
-    Address and project default to those of the last push. `relabel` maps spellings to choices.
+    Address and project default to those of the last push. `relabel` maps spellings to choices, and
+    `confirm` is used as by :func:`push`.
     """
     number = project or _known_project(campaign, url)
-    with closing(_server(campaign, url)) as server:
+    address = _address(campaign, url, confirm, "pull")
+    with closing(LabelStudioServer(address, key_from_environment())) as server:
         tasks = server.tasks(number, annotations=True)
         names = server.names()
-    where = f"Project {number} of {server.url}"
-    remedy = "Correct them in Label Studio, or map their spellings with --relabel, and pull again."
-    done = import_annotations(campaign, tasks, where, remedy, names, relabel)
+    done = import_annotations(
+        campaign,
+        tasks,
+        f"Project {number} of {address}",
+        "Correct them in Label Studio, or map their spellings with --relabel, and pull again.",
+        names=names,
+        server=address,
+        relabel=relabel,
+    )
     gone = _gone(campaign, number, tasks)
     if gone:
         done.notes.append(
             f"{gone} annotations that were pulled earlier are no longer in Label Studio. Their "
             "responses are kept."
         )
-    if not names:
-        done.notes.append("The key cannot read the names of users: they are called user-NUMBER.")
-    if link_of(campaign) != ProjectLink(server.url, number):
-        with campaign.holding("pull"):
-            _remember(campaign, ProjectLink(server.url, number))
+    _remember(campaign, ProjectLink(address, number), "pull")
     return done
 
 
-def _server(campaign: Campaign, url: str | None) -> LabelStudioServer:
-    known = link_of(campaign)
-    if url is None and known is None:
-        raise InputError(
-            "The address of Label Studio is unknown. Give it once: --url http://127.0.0.1:8080"
-        )
-    address = checked_url(url) if url is not None else known.url if known else ""
-    return LabelStudioServer(address, key_from_environment())
+def _address(campaign: Campaign, url: str | None, confirm: Confirm | None, command: str) -> str:
+    """Return the address to which the key may be sent; InputError where nobody has confirmed it."""
+    if url is not None:
+        address = checked_url(url)
+    else:
+        known = link_of(campaign)
+        if known is None:
+            raise InputError(
+                "The address of Label Studio is unknown. Give it once: --url http://127.0.0.1:8080"
+            )
+        address = known.url
+        if confirmed.is_confirmed(address):
+            return address
+        if confirm is None or not confirm(address):
+            words = ["starlearn", command, str(campaign.folder), "--url", address]
+            raise InputError(
+                f"The campaign names the server {address!a}, which you have not confirmed on this "
+                "machine. Your key was not sent: whoever runs that server could use it. If you "
+                f"trust the server, type: {shlex.join(words)}"
+            )
+    confirmed.remember(address)
+    return address
 
 
 def _known_project(campaign: Campaign, url: str | None) -> int:
@@ -167,9 +209,10 @@ def _project(
     return server.make_project(title, campaign.id, config, campaign.options["per_item"])
 
 
-def _remember(campaign: Campaign, link: ProjectLink) -> None:
-    with campaign.store.transaction():
-        campaign.store.set_meta(**{META: json.dumps(asdict(link))})
+def _remember(campaign: Campaign, link: ProjectLink, command: str) -> None:
+    if link != link_of(campaign):
+        with campaign.holding(command), campaign.store.transaction():
+            campaign.store.set_meta(**{META: json.dumps(asdict(link))})
 
 
 def _predictions(
@@ -231,7 +274,15 @@ def _pieces(tasks: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 def _gone(campaign: Campaign, project: int, tasks: Sequence[LabelStudioTask]) -> int:
     """Count current responses from a project whose annotations were deleted there."""
-    there = {origin_of(task, note) for task in tasks for note in task.annotations or ()}
+    there = {
+        (note.id, note.created_at or note.updated_at)
+        for task in tasks
+        for note in task.annotations or ()
+    }
     responses = events.current_responses(events.events(campaign.store))
-    ours = [event.uuid for event in responses if event.uuid.startswith(f"{UUID}|{project}|")]
-    return sum(uuid.rpartition("|")[0] not in there for uuid in ours)
+    found = [statement_of(event.uuid) for event in responses]
+    return sum(
+        (statement.annotation, statement.created) not in there
+        for statement in found
+        if statement is not None and statement.project == project
+    )
