@@ -153,10 +153,11 @@ def _require_responses(
     fewer = " One with too few keeps the answers it has." if per_item > 1 else ""
     needed = f" of {per_item} annotators" if per_item > 1 else ""
     raise InputError(
-        f"{len(waiting)} of the {len(batch)} items of round {round_id} wait for responses{needed}. "
-        f"Responses so far: {who}{others}. Label the rest: starlearn label {folder}; or train "
-        f"without it: starlearn teach {folder} --partial, campaign.teach(partial=True). The batch "
-        f"then ends, and an item without a response can come back in a later query.{fewer}"
+        f"In round {round_id}, responses{needed} are missing for {len(waiting)} of {len(batch)} "
+        f"items. Responses so far: {who}{others}. Label the rest: starlearn label {folder}; or "
+        f"train without it: starlearn teach {folder} --partial, campaign.teach(partial=True). The "
+        "batch then ends, and an item without a response can come back in a later query."
+        f"{fewer}"
     )
 
 

@@ -252,8 +252,8 @@ def teach(
         campaign.teach(partial=partial)
         if waiting := before.batch - before.done:
             show(
-                f"{waiting} items left the batch with too few responses. Those without any can "
-                "come back in a later query."
+                f"{waiting} of {before.batch} items left the batch with too few responses. Items "
+                "without any can come back in a later query."
             )
         _print_training(campaign)
 
