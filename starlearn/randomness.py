@@ -30,6 +30,33 @@ def isolated_generators(seed: int) -> Iterator[None]:
         np.random.set_state(numpy_state)  # noqa: NPY002
 
 
+def generator_states() -> dict[str, Any]:
+    """Return the states of the global generators of Python, NumPy and torch, ready for JSON."""
+    found = np.random.get_state(legacy=False)  # noqa: NPY002
+    found["state"]["key"] = found["state"]["key"].tolist()
+    states = {"python": random.getstate(), "numpy": found, "cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return {
+        name: state.numpy().tobytes().hex() if isinstance(state, torch.Tensor) else state
+        for name, state in states.items()
+    }
+
+
+def restore_generators(states: dict[str, Any]) -> None:
+    """Undo `generator_states`, also after JSON."""
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+
+    def from_hex(text: str) -> torch.Tensor:
+        return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
+
+    torch.set_rng_state(from_hex(states["cpu"]))
+    if "cuda" in states:
+        torch.cuda.set_rng_state(from_hex(states["cuda"]))
+
+
 def drawn_seed(random_state: Any) -> int:
     """Draw a seed from a random state as in scikit-learn."""
     try:

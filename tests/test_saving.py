@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from tiny_models import build_model
 
 from starlearn.errors import InputError, ModelMismatchError, UntrustedFileError
+from starlearn.export import saving
 from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
 from starlearn.settings import LoRA
@@ -62,6 +64,28 @@ def test_free_form_learners_and_random_generators_are_saved(
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's own
+@pytest.mark.parametrize("umask", [0o000, 0o022])
+def test_nobody_else_can_read_a_saved_learner(
+    make_learner: Callable[..., STARLearner],
+    labelled: tuple[list, list],
+    tmp_path: Path,
+    umask: int,
+) -> None:
+    learner = make_learner().fit(*labelled)
+    saved, page = tmp_path / "saved", tmp_path / "page"
+    saved.mkdir()  # an empty folder that exists keeps no wider mode
+    before = os.umask(umask)
+    try:
+        learner.save(saved)
+        learner.write_hub_folder(page, include=["labelled"])
+    finally:
+        os.umask(before)
+    assert saved.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in saved.iterdir()} == {0o600}
+    for name in (saving.LABELS, saving.SETTINGS):
+        assert (page / name).stat().st_mode & 0o777 == 0o600
+
+
 def test_peft_opens_the_folder_as_it_is(saved: tuple[STARLearner, Path], pool: list[str]) -> None:
     from peft import PeftModel
 

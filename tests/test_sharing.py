@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +15,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from tiny_models import build_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from starlearn.errors import InputError
 from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
 from starlearn.modal import ActiveLearner, Committee, star_sampling
@@ -180,6 +182,50 @@ def test_a_search_loads_the_base_model_once(
     GridSearchCV(learner, {"adapter__r": [1, 2]}, cv=2).fit(items, labels)
     cross_val_score(learner, items, labels, cv=2)
     assert len(loads) == 1
+
+
+def test_a_learner_answers_from_one_training_while_another_thread_trains_it(
+    make_learner: Factory, labelled: Labelled, pool: list
+) -> None:
+    learner = make_learner().set_params(training__max_steps=2)
+    items, labels = labelled
+    rights = [clone(learner).fit(items[:n], labels[:n]).predict_proba(pool) for n in (6, 8)]
+    training, stop = threading.Event(), threading.Event()
+    learner.set_params(callbacks=[lambda progress: training.set()]).fit(items[:6], labels[:6])
+
+    def train() -> None:
+        for n in (8, 6, 8, 6):
+            learner.fit(items[:n], labels[:n])
+        stop.set()
+
+    def answer() -> list[Any]:
+        found = []
+        while not stop.is_set():
+            training.wait()
+            found.append(learner.predict_proba(pool))
+            learner.predict(pool)
+            learner.query(pool, 2)
+        return found
+
+    with ThreadPoolExecutor(2) as threads:
+        answers, trained = threads.submit(answer), threads.submit(train)
+        trained.result()
+        found = answers.result()
+    assert all(any(np.array_equal(one, right) for right in rights) for one in found)
+
+
+def test_a_callback_that_calls_its_learner_does_not_wait_for_itself(
+    make_learner: Factory, labelled: Labelled, pool: list
+) -> None:
+    learner = make_learner()
+
+    def ask(progress: Any) -> None:
+        learner.predict(pool)
+
+    learner.fit(*labelled)
+    learner.set_params(callbacks=[ask])
+    with pytest.raises(InputError, match="callback called a learner"):
+        learner.fit(*labelled)
 
 
 def test_a_clone_without_a_model_is_no_error() -> None:

@@ -49,6 +49,21 @@ def open_batch(campaign: Campaign) -> list[BatchItem]:
     return [] if ended else campaign.batch()
 
 
+def end_of_batch(campaign: Campaign, item: str) -> str | None:
+    """Return how the batch of an issued item has ended; None while it can be labelled."""
+    newest, own = rounds.current(campaign.store), rounds.last_round_of(campaign.store, item)
+    if newest is None or own is None:
+        return None
+    if own.id != newest.id:
+        return f"The batch of round {own.id} has ended, because round {newest.id} has begun."
+    if own.state == "published":
+        return (
+            f"The batch of round {own.id} has ended: the adapter was trained while this item was "
+            "open. If nobody has responded to it, a later query can choose it again."
+        )
+    return None
+
+
 def require_batch(campaign: Campaign) -> None:
     """Check before the first input that there is a batch and that the lock can be taken."""
     if not open_batch(campaign):
@@ -66,12 +81,19 @@ def store_action(
     ms: int | None = None,
     uuid: str | None = None,
 ) -> Event:
-    """Store a label, a skip or a flag; it is on the disk when the call returns."""
-    if action.kind == "label":
-        return campaign.label(item, str(action.text), annotator, ms=ms, uuid=uuid)
-    if action.kind == "skip":
-        return campaign.skip(item, annotator, uuid=uuid)
-    return campaign.flag(item, annotator, note=action.text or None, uuid=uuid)
+    """Store a label, a skip or a flag; it is on the disk when the call returns.
+
+    Raise InputError when the item's batch has ended.
+    """
+    key = item.id if isinstance(item, BatchItem) else item
+    with campaign.holding("label"):
+        if (end := end_of_batch(campaign, key)) is not None:
+            raise InputError(f"{end} This was not saved.")
+        if action.kind == "label":
+            return campaign.label(item, str(action.text), annotator, ms=ms, uuid=uuid)
+        if action.kind == "skip":
+            return campaign.skip(item, annotator, uuid=uuid)
+        return campaign.flag(item, annotator, note=action.text or None, uuid=uuid)
 
 
 def last_response(log: list[Event], batch: list[BatchItem], annotator: str) -> Event | None:

@@ -237,23 +237,32 @@ class Campaign(CampaignFolder):
         with self.holding(command):
             return events.append(self.store, entries, self.options["per_item"])
 
-    def teach(self) -> Status:
+    def teach(self, *, partial: bool = False) -> Status:
         """Train on all labels, publish the adapter, and end the round.
 
-        An interrupted training starts again with the same labels and seed. An adapter that was
-        complete before the process died is used.
+        An interrupted training continues after the steps that were kept, if labels and settings
+        are the same, and otherwise starts again. Steps are kept every five minutes, and at Ctrl-C
+        or SIGTERM at the end of the current step. An adapter that was complete before the process
+        died is used.
+
+        Parameters
+        ----------
+        partial : bool
+            End the batch although items of it wait for a response. Those without any response can
+            come back in a later query.
 
         Raises
         ------
         InputError
-            When there is no batch, no label, or no response to the batch yet.
+            When there is no batch, no label, or no response to the batch yet; or when items of it
+            wait and `partial` is False.
         TrainingDivergedError
             The round then counts as failed, its labels are kept, and the earlier adapter is used.
         """
         from starlearn.campaign import teaching
 
         with self.holding("teach"):
-            teaching.teach(self)
+            teaching.teach(self, partial)
         return self.status()
 
     def resume(self) -> Status:

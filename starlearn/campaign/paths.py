@@ -25,6 +25,7 @@ class CampaignPaths:
         self.pool = folder / "pool.parquet"
         self.lock = folder / ".lock"
         self.adapters = folder / "adapters"
+        self.checkpoint = folder / "training.safetensors"
         self.scores = folder / "scores"
         self.cache = self.scores / "cache"
         self.backups = folder / "backups"

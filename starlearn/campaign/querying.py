@@ -51,7 +51,7 @@ def waiting_message(campaign: CampaignFolder, last: Round) -> str:
         return (
             f"Round {last.id} has an open batch of {batch} items. Label them: starlearn label "
             f"{campaign.folder}, campaign.label(...); or train on the labels so far: "
-            f"starlearn teach {campaign.folder}, campaign.teach()."
+            f"starlearn teach {campaign.folder} --partial, campaign.teach(partial=True)."
         )
     return (
         f"The {batch} items of round {last.id} are {last.state}: train on their labels first. "

@@ -135,6 +135,13 @@ def batch_of(store: Store, round_id: int) -> list[Issued]:
     return [Issued(item, known[item], *why) for item, *why in rows]
 
 
+def last_round_of(store: Store, item: str) -> Round | None:
+    """Return the latest round in which an item was issued; None where it never was."""
+    where = "WHERE id = (SELECT max(round) FROM issued WHERE item = ?)"
+    found = store.execute(f"{SELECT} {where}", (item,))
+    return _round(store, found[0]) if found else None
+
+
 def contents(store: Store) -> dict[str, str]:
     """Return the content of every issued item by its id, verified by its checksum."""
     found = {}

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shlex
+from collections import Counter
 from dataclasses import asdict
 from hashlib import sha256
 from time import perf_counter
@@ -17,21 +18,24 @@ from starlearn.campaign.store import checksum
 from starlearn.data.containers import as_labels, object_array
 from starlearn.errors import InputError, StarlearnError, StorageError, UntrustedFileError
 from starlearn.learner.estimator import STARLearner
+from starlearn.learner.session import keeping_steps
 from starlearn.storage.files import file_sha256, make_folder, require_space, write_file
+from starlearn.train.checkpoints import kept_steps, remove_checkpoint
 
 JOURNAL = "labels.jsonl"
 MINIMUM_FREE = 10_000_000
 """Bytes that must be free before the first training, when the size of an adapter is unknown."""
 
 
-def teach(campaign: CampaignFolder) -> None:
+def teach(campaign: CampaignFolder, partial: bool = False) -> None:
     """Train the adapter of the current round on all labels, and publish it.
 
-    Before the training, the room for three adapters is checked.
+    Items of the batch that still wait for a label leave it, which `partial` must allow. Before the
+    training, the room for three adapters is checked.
     """
     # The order of the steps, each followed by its failpoint, makes a kill harmless at any of them:
     # backup, round marked as in training, adapter published, round recorded, journal exported.
-    found = _ready_round(campaign)
+    found = _ready_round(campaign, partial)
     campaign.backup()
     failpoint("teach_backed_up")
     last_event = events.last_seq(campaign.store)
@@ -67,6 +71,17 @@ def teach(campaign: CampaignFolder) -> None:
     campaign.keep_learner(learner)
 
 
+def interrupted_training(campaign: CampaignFolder) -> str:
+    """Return a sentence about what an interrupted training has left."""
+    last = rounds.current(campaign.store)
+    if last is not None and campaign.paths.adapter(adapter_name(last.id, last.attempt)).exists():
+        return "The trained adapter is kept."
+    found = kept_steps(campaign.paths.checkpoint)
+    if found is None:
+        return "No step of the training is kept, so it starts again."
+    return f"The first {found[0]} of {found[1]} steps of the training are kept."
+
+
 def labelled(campaign: CampaignFolder) -> list[tuple[dict[str, str], str]]:
     """Return the items and resolved labels of the whole campaign, in the order of labelling."""
     labels = campaign.labels()
@@ -95,10 +110,11 @@ def trained(campaign: CampaignFolder, labels: list[tuple[dict[str, str], str]]) 
     items, answers = zip(*known, strict=True) if known else ((), ())
     learner.X_training = object_array(items)
     learner.y_training = as_labels(answers, len(items))
-    return learner.teach([labels[-1][0]], [labels[-1][1]])
+    with keeping_steps(learner, campaign.paths.checkpoint):
+        return learner.teach([labels[-1][0]], [labels[-1][1]])
 
 
-def _ready_round(campaign: CampaignFolder) -> Round:
+def _ready_round(campaign: CampaignFolder, partial: bool) -> Round:
     found = rounds.current(campaign.store)
     has_batch = found is not None and found.state not in ("published", "scoring")
     issued = rounds.batch_of(campaign.store, found.id) if found is not None and has_batch else []
@@ -107,14 +123,42 @@ def _ready_round(campaign: CampaignFolder) -> Round:
             "There is no batch to train on. Query one first: starlearn query "
             f"{campaign.folder} -n 50, campaign.query(50)."
         )
-    answered = {e.item for e in events.current_responses(events.events(campaign.store))}
-    if found.state == "issued" and answered.isdisjoint(item.item for item in issued):
-        raise InputError(
-            f"None of the {len(issued)} items of round {found.id} is labelled, so there is nothing "
-            f"new to learn. Label them: starlearn label {shlex.quote(str(campaign.folder))}, "
-            "campaign.label(item, answer)."
-        )
+    if found.state == "issued":  # a training that was begun once ends as it began
+        _require_responses(campaign, found.id, {item.item for item in issued}, partial)
     return found
+
+
+def _require_responses(
+    campaign: CampaignFolder, round_id: int, batch: set[str], partial: bool
+) -> None:
+    """Raise InputError without any response to a batch, or unless all are there or `partial`."""
+    log = events.current_responses(events.events(campaign.store))
+    annotators: dict[str, set[str]] = {item: set() for item in batch}
+    for event in log:
+        if event.item in batch:
+            annotators[event.item].add(event.annotator)
+    folder = shlex.quote(str(campaign.folder))
+    per_item = campaign.options["per_item"]
+    waiting = [found for found in annotators.values() if len(found) < per_item]
+    if not any(annotators.values()):
+        raise InputError(
+            f"None of the {len(batch)} items of round {round_id} is labelled, so there is nothing "
+            f"new to learn. Label them: starlearn label {folder}, campaign.label(item, answer)."
+        )
+    if not waiting or partial:
+        return
+    at_work = Counter(name for found in annotators.values() for name in found)
+    who = ", ".join(f"{name} {count}" for name, count in at_work.most_common(5))
+    others = f" and {len(at_work) - 5} more" if len(at_work) > 5 else ""
+    fewer = " One with too few keeps the answers it has." if per_item > 1 else ""
+    needed = f" of {per_item} annotators" if per_item > 1 else ""
+    raise InputError(
+        f"In round {round_id}, responses{needed} are missing for {len(waiting)} of {len(batch)} "
+        f"items. Responses so far: {who}{others}. Label the rest: starlearn label {folder}; or "
+        f"train without it: starlearn teach {folder} --partial, campaign.teach(partial=True). The "
+        "batch then ends, and an item without a response can come back in a later query."
+        f"{fewer}"
+    )
 
 
 def _require_room(campaign: CampaignFolder) -> None:
@@ -166,6 +210,8 @@ def _record_published(
     campaign: CampaignFolder, round_id: int, name: str, seal: str, record: dict[str, Any]
 ) -> None:
     """Make an adapter the current one in one transaction, then export the journal."""
+    # Before the record, because a complete adapter needs no training if the process dies here.
+    remove_checkpoint(campaign.paths.checkpoint)
     values = {"state": "published", "adapter": name, "manifest": seal, "record": record}
     rounds.change(campaign.store, round_id, **values, error=None)
     failpoint("publish_recorded")

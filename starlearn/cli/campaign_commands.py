@@ -49,14 +49,21 @@ def reporting(folder: Path) -> Iterator[None]:
 
     def kept() -> str:
         from starlearn.campaign.campaign import Campaign
+        from starlearn.campaign.teaching import interrupted_training
         from starlearn.errors import StarlearnError
 
+        work = ""
         try:
             with Campaign.open(folder, read_only=True) as campaign:
-                following = campaign.status().next
+                status = campaign.status()
+                following = status.next
+                if status.state == "training":
+                    work = f" {interrupted_training(campaign)}"
+                elif status.state == "scoring":
+                    work = " Chunks that were scored are kept."
         except StarlearnError:
             following = command_line("status", folder)
-        return f"Labels and finished steps are kept. Continue: {following}"
+        return f"All saved labels are kept.{work} Continue: {following}"
 
     with _reporting(kept):
         yield
@@ -265,10 +272,22 @@ def label(
 
 
 @app.command()
-def teach(folder: Folder, model: Model = None) -> None:
+def teach(
+    folder: Folder,
+    model: Model = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Train although items of the batch are not labelled.")
+    ] = False,
+) -> None:
     """Train on all labels, publish the adapter, and end the round."""
     with opened(folder, model) as campaign:
-        campaign.teach()
+        before = campaign.status()
+        campaign.teach(partial=partial)
+        if waiting := before.batch - before.done:
+            show(
+                f"{waiting} of {before.batch} items left the batch with too few responses. Items "
+                "without any can come back in a later query."
+            )
         _print_training(campaign)
 
 

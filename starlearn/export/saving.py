@@ -60,17 +60,24 @@ def content_of(learner: Any) -> Saved:
 def save(saved: Saved, folder: str | os.PathLike[str], backbone: Backbone) -> None:
     """Write a learner to a new or empty folder, which has its name only when it is complete.
 
-    The folder is in peft's format: ``PeftModel.from_pretrained(base, folder)`` opens it.
+    The folder is in peft's format: ``PeftModel.from_pretrained(base, folder)`` opens it. It is
+    private to its owner, because labelled items can be personal data.
     """
     with complete_folder(folder) as scratch:
+        os.chmod(scratch, 0o700)
         write_files(saved, scratch, backbone.source, backbone.revision)
+        for file in scratch.iterdir():
+            os.chmod(file, 0o600)
 
 
 def write_files(saved: Saved, scratch: Path, base: str, revision: str | None) -> None:
-    """Write a learner's files to an empty folder; `base` is the path or hub id of its model."""
+    """Write a learner's files to an empty folder; `base` is the path or hub id of its model.
+
+    Files with texts are private to their owner from the start.
+    """
     write_adapter(scratch, saved.adapter, base, revision)
     _write_json(scratch / SETTINGS, _settings(saved, base))
-    with (scratch / LABELS).open("w", encoding="utf-8") as lines:
+    with open(scratch / LABELS, "w", encoding="utf-8", opener=_private) as lines:
         for item, label in zip(saved.items, saved.labels, strict=True):
             row = {"item": dict(item) if isinstance(item, Mapping) else item, "label": label}
             lines.write(_line(row))
@@ -238,4 +245,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def _write_json(file: Path, content: Any) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False, default=json_value)
-    file.write_text(text + "\n", encoding="utf-8")
+    with open(file, "w", encoding="utf-8", opener=_private) as handle:
+        handle.write(text + "\n")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, mode=0o600)

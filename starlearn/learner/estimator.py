@@ -26,6 +26,7 @@ from starlearn.export import hub, merged, saving
 from starlearn.learner import inputs, tracking
 from starlearn.learner.base_models import LOADED, base_of, shared_bases
 from starlearn.learner.calibration import best_temperature, folds, tempered
+from starlearn.learner.locking import alone, calls_one_at_a_time
 from starlearn.learner.rollback import unchanged_on_error
 from starlearn.learner.session import Prompts, Session, classes_of, seed_of, session_of
 from starlearn.model.adapter import check_base
@@ -38,6 +39,7 @@ from starlearn.settings import Acquisition, LoRA, Training, check_names, with_hi
 from starlearn.tasks import DEFAULTS, ChoiceTask, Fields, GenerationTask, Item
 
 
+@calls_one_at_a_time
 class STARLearner(
     ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
 ):
@@ -588,5 +590,6 @@ class STARLearner(
         self._require_fit()
         backbone = base_of(self).backbone
         check_base(backbone, self.adapter_)
-        content = saving.content_of(self)
+        with alone(self):
+            content = saving.content_of(self)
         return processes().on_main(lambda: act(content, backbone))

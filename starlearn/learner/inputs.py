@@ -14,6 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from starlearn.data.containers import as_items, as_labels
 from starlearn.data.pool import FilledPool, Pool, Rows, as_rows
 from starlearn.errors import InputError, listed
+from starlearn.learner.locking import one_at_a_time
 from starlearn.model.backbone import check_quantization
 from starlearn.progress import checked_callbacks, checked_trackers
 from starlearn.settings import Acquisition, LoRA, Training
@@ -44,7 +45,8 @@ def has_choices(learner: Any) -> bool:
 
 def only_with_choices(method: Method) -> Method:
     """Return a method that exists only where the answers come from a closed set."""
-    return cast("Method", available_if(has_choices)(method))  # scikit-learn's loses the type
+    found = available_if(has_choices)(one_at_a_time(method))
+    return cast("Method", found)  # scikit-learn's loses the type
 
 
 def checked_parts(learner: Any) -> Parts:

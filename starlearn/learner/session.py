@@ -1,8 +1,10 @@
 """Session: a base model with the settings and the state of one learner."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,8 @@ class Session:
     seed_for: Callable[[str, int], int]
     """Returns the seed for a purpose in a round: ``seed_for("masks", t)``."""
     verbose: int
+    checkpoint: Path | None = None
+    """File that keeps the steps of an interrupted training; see `keeping_steps`."""
 
     @property
     def width(self) -> int:
@@ -193,6 +197,7 @@ class Session:
             start=start,
             verbose=self.verbose,
             callbacks=self.parts.callbacks,
+            checkpoint=self.checkpoint,
         )
 
     # Answers
@@ -325,7 +330,21 @@ def session_of(learner: Any, parts: Parts | None = None) -> Session:
         max(len(getattr(learner, "rounds_", [])) - 1, 0),
         lambda purpose, t: seed_of(learner, purpose, t),
         learner.verbose,
+        getattr(learner, "_checkpoint", None),
     )
+
+
+@contextmanager
+def keeping_steps(learner: Any, file: Path) -> Iterator[None]:
+    """Keep the finished steps of a training of this block in a file, and continue from it.
+
+    Whoever stores the adapter removes the file afterwards.
+    """
+    learner._checkpoint = file
+    try:
+        yield
+    finally:
+        vars(learner).pop("_checkpoint", None)
 
 
 def classes_of(task: Task, labels: NDArray[Any] | None) -> NDArray[Any] | None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -97,24 +98,25 @@ def whole_batches(loader: Any) -> Any:
     return loader
 
 
-def agree(
-    group: ProcessGroup,
+def determining(
     backbone: Backbone,
     lora: LoRA,
     training: Training,
     examples: Sequence[Example],
     seed: int,
     start: Adapter | None,
-) -> None:
-    """Raise ModelMismatchError unless all processes train on the same data and settings."""
-
-    def facts() -> list[Any]:
-        data = blake2b(repr([(e.prompt, e.answer) for e in examples]).encode()).hexdigest()
-        settings = [repr(part.get_params()) for part in (lora, training)]
-        digest = None if start is None else start.digest
-        return [backbone.numerics, *settings, data, seed, digest]
-
-    group.agree(facts, "Use STARLearner(random_state=...), and the same labels in all of them.")
+) -> dict[str, str]:
+    """Return all that determines an adapter, by the name of each part."""
+    data = repr([(e.prompt, e.answer) for e in examples]).encode()
+    return {
+        # accelerate draws the order of the examples.
+        "base model, device or versions": f"{backbone.numerics} accelerate {version('accelerate')}",
+        "settings of the adapter": repr(lora.get_params()),
+        "settings of the training": repr(training.get_params()),
+        "task or labels": blake2b(data).hexdigest(),
+        "seed": str(seed),
+        "adapter to start from": "" if start is None else start.digest,
+    }
 
 
 def check_divisible(trainer: Any, group: ProcessGroup) -> None:

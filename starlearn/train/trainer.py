@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,12 +36,13 @@ from starlearn.train.batches import (
     ALL_TOKENS,
     Collator,
     Example,
-    agree,
     check_divisible,
+    determining,
     layout,
     whole_batches,
 )
 from starlearn.train.regularization import b_decay, parameter_groups, schedule_name
+from starlearn.train.resuming import KeptSteps, StepKeeper
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def train_adapter(
     start: Adapter | None = None,
     verbose: int = False,
     callbacks: Sequence[Any] = (),
+    checkpoint: Path | None = None,
 ) -> tuple[Adapter, TrainingRecord]:
     """Train an adapter and leave it active on the backbone.
 
@@ -77,17 +80,34 @@ def train_adapter(
     When memory runs out, the training starts again with smaller batches and more gradient
     accumulation, so that a step sees the same examples. A warning says so, because other batches
     draw other dropout masks.
+
+    In the file `checkpoint` the finished steps are kept every five minutes, and at Ctrl-C or
+    SIGTERM, which then act at the end of the current step. The same training continues from it, on
+    a CPU with the same bits. The caller removes the file after the adapter is stored. Of several
+    processes none keeps its steps.
     """
     if start is not None:
         check_base(backbone, start)
         check_same_form(lora, start)
     group = processes()
-    agree(group, backbone, lora, training, examples, seed, start)
+    facts = partial(determining, backbone, lora, training, examples, seed, start)
+    group.agree(
+        lambda: [*facts().values()],
+        "Use STARLearner(random_state=...), and the same labels in all of them.",
+    )
+    kept = None
+    if checkpoint is not None and group.count == 1:
+        kept = KeptSteps(checkpoint, facts())
+        training = kept.with_layout(training)
     while True:
         try:
             return _trained(
-                group, backbone, lora, training, examples, seed, start, verbose, callbacks
+                group, backbone, lora, training, examples, seed, start, verbose, callbacks, kept
             )
+        except TrainingDivergedError:
+            if kept is not None:
+                kept.remove()  # the steps that follow would diverge again
+            raise
         except (RuntimeError, MemoryError) as error:
             if not ran_out(error):
                 raise
@@ -99,6 +119,8 @@ def train_adapter(
         if largest == 1:
             raise OutOfMemoryError(longest, length, 1, while_training=True)
         training = with_smaller_batches(training, largest)
+        if kept is not None:
+            kept.remove()
 
 
 def with_smaller_batches(training: Training, largest: int) -> Training:
@@ -127,6 +149,7 @@ def _trained(
     start: Adapter | None,
     verbose: int,
     callbacks: Sequence[Any],
+    kept: KeptSteps | None,
 ) -> tuple[Adapter, TrainingRecord]:
     """Train the same adapter in all processes of the program, or fail in all of them."""
     with SynchronizedBlock(group) as block, backbone.alone():
@@ -139,15 +162,19 @@ def _trained(
                 isolated_generators(derived_seed(seed, "training")),
                 tqdm(desc="training", unit="step", disable=not (verbose and group.main)) as bar,
             ):
+                losses: list[float] = []
+                keeper = None if kept is None else StepKeeper(kept, training, bar, losses)
                 trainer = _AdapterTrainer(
                     training=training,
                     bar=bar,
                     block=block,
+                    losses=losses,
                     model=model,
                     args=_arguments(training, backbone, seed, scratch, group),
                     train_dataset=list(examples),
                     data_collator=Collator(backbone.pad_id, group),
                     callbacks=[
+                        *filter(None, [keeper]),  # first, so that all others see its state
                         *trainer_callbacks(callbacks),
                         _Steps(callbacks if group.main else ()),
                     ],
@@ -155,10 +182,13 @@ def _trained(
                 check_divisible(trainer, group)
                 trainer.remove_callback(PrinterCallback)  # the bar shows the progress
                 if verbose > 1 and group.main:
-                    trainer.add_callback(_Lines(bar, trainer.losses))
+                    trainer.add_callback(_Lines(bar, losses))
                 model.train()
                 with _checkpointing(model, training.gradient_checkpointing):
-                    trainer.train()
+                    if keeper is None:
+                        trainer.train()
+                    else:
+                        keeper.train(trainer, Path(scratch))
             adapter = Adapter.of(lora, backbone.fingerprint, adapter_state(model))
         except BaseException:
             # On Ctrl-C too: a partly trained adapter must never answer.
@@ -167,8 +197,8 @@ def _trained(
         model.eval()
         backbone.active = adapter
     group.agree(lambda: [adapter.digest], "Use GPUs of one kind.")
-    last = trainer.losses[-max(1, len(trainer.losses) // 10) :]
-    return adapter, TrainingRecord(int(trainer.state.global_step), sum(last) / len(last))
+    last = losses[-max(1, len(losses) // 10) :]
+    return adapter, TrainingRecord(len(losses), sum(last) / len(last))
 
 
 def check_same_form(lora: LoRA, start: Adapter) -> None:
@@ -214,7 +244,7 @@ class _Steps(TrainerCallback):
         self.callbacks = callbacks
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        report_progress(self.callbacks, "training", 0, state.max_steps)
+        report_progress(self.callbacks, "training", state.global_step, state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         report_progress(self.callbacks, "training", state.global_step, state.max_steps)
@@ -239,13 +269,18 @@ class _AdapterTrainer(Trainer):
     """Trainer with the penalty on B that stops at the first loss that is not finite."""
 
     def __init__(
-        self, training: Training, bar: Any, block: SynchronizedBlock, **arguments: Any
+        self,
+        training: Training,
+        bar: Any,
+        block: SynchronizedBlock,
+        losses: list[float],
+        **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
         self.training = training
         self.bar = bar
         self.block = block
-        self.losses: list[float] = []
+        self.losses = losses
         self.step_loss = 0.0
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -297,6 +332,9 @@ class _AdapterTrainer(Trainer):
             )
         self.losses.append(value)
         self.block.sum_gradients([p for p in self.model.parameters() if p.requires_grad])
+
+    def _load_from_checkpoint(self, *_: Any, **__: Any) -> None:
+        """Load nothing: `StepKeeper` restores weights and optimiser."""
 
     def store_flos(self) -> None:
         """Skip counting of operations, for which the processes would wait for each other."""

@@ -272,7 +272,8 @@ def test_teach_does_not_end_a_round_that_nobody_has_labelled(folder):
     assert f"starlearn label {folder}" in refused("teach", folder)
     assert status(folder)["state"] == "issued"
     done("label", folder, keys="1\n")
-    done("teach", folder)
+    output = done("teach", folder, "--partial")
+    assert "1 of 2 items left the batch with too few responses" in output
 
 
 def test_a_smaller_last_batch_is_a_note(folder):

@@ -106,9 +106,9 @@ def test_an_answer_for_a_batch_that_has_ended_is_shown_back(free):
     (visitor,) = visitors(free, "ann")
     visitor.send(visitor.get().form("label"), answer="the first")
     old = visitor.get()
-    free.teach()
+    free.teach(partial=True)
     page = visitor.send(old.form("label"), 409, answer=" a long\nanswer ")
-    assert "The batch of this item has ended" in page.text
+    assert "The batch of round 1 has ended" in page.text
     assert "a long\nanswer " in page.text
     assert "no longer your last response" in visitor.send(old.form("undo"), 409).text
     assert "There is no batch to label now" in visitor.get().text
@@ -125,7 +125,7 @@ def test_a_retry_after_the_round_ended_succeeds(batch):
     (visitor,) = visitors(batch, "ann")
     page = visitor.get()
     visitor.label(page, 0)
-    batch.teach()
+    batch.teach(partial=True)
     visitor.label(page, 0)  # the browser never saw the first answer
     assert responses_of(batch) == [("ann", "label", "red")]
 

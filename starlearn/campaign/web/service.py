@@ -7,7 +7,13 @@ from collections import Counter
 from dataclasses import dataclass
 
 from starlearn.campaign import events
-from starlearn.campaign.annotation import Action, last_response, open_batch, store_action
+from starlearn.campaign.annotation import (
+    Action,
+    end_of_batch,
+    last_response,
+    open_batch,
+    store_action,
+)
 from starlearn.campaign.campaign import BatchItem, Campaign, items_waiting
 from starlearn.campaign.events import Event
 from starlearn.campaign.responses import checked_name
@@ -162,11 +168,8 @@ class AnnotationService:
         return True
 
     def _require_current(self, name: str, item: str, seen: int) -> None:
-        if item not in {issued.id for issued in open_batch(self.campaign)}:
-            raise OutOfDateError(
-                "The batch of this item has ended: its labels were trained on, or another batch "
-                "was issued. This was not saved."
-            )
+        if (end := end_of_batch(self.campaign, item)) is not None:
+            raise OutOfDateError(f"{end} This was not saved.")
         mine = [
             event
             for event in events.events(self.campaign.store)
