@@ -159,6 +159,12 @@ def test_run_writes_rounds_curve_and_report(files, tmp_path):
     assert learner.task.prompt == "{text}\nAnswer:"
 
 
+def test_run_uses_the_chat_template_where_asked(files):
+    assert run(files, "--chat", "--system", "Be brief.").exit_code == 0
+    task = TinyLearner.trained[0].task
+    assert (task.chat, task.system) == (True, "Be brief.")
+
+
 def test_both_arms_share_the_start(files, tmp_path):
     result = run(files, "--strategy", "both", "--seed", 3)
     assert result.exit_code == 0, result.output

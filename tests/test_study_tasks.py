@@ -148,3 +148,12 @@ def test_embedded_pools_have_skills_and_depend_on_the_seed():
     assert len(one.skills) == 20
     assert isinstance(one.task, GenerationTask)
     assert one.digest == load_task(task, 3).digest != other.digest
+
+
+def test_a_task_can_use_the_models_chat_template(folder):
+    task = StudyTask(name="t", source="files", folder=folder, chat=True, system="Be brief.")
+    found = load_task(task, 0)
+    assert (found.task.chat, found.task.system) == (True, "Be brief.")
+    assert load_task(StudyTask(name="t", source="files", folder=folder), 0).task.chat is False
+    with pytest.raises(InputError, match="needs chat=True"):
+        load_task(StudyTask(name="t", source="files", folder=folder, system="Be brief."), 0)

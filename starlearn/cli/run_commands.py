@@ -66,6 +66,8 @@ def run(
     text_field: Annotated[str, option("Field or column of the text.")] = "text",
     label_field: Annotated[str, option("Field or column of the label.")] = "label",
     prompt: Annotated[str, option("Template; \\n is a line break.")] = "{text}\\nAnswer:",
+    chat: Annotated[bool, option("Use the model's chat template.", "--chat")] = False,
+    system: Annotated[str | None, option("System message, with --chat.")] = None,
     dataset: Annotated[DatasetName | None, option("One of the paper's data sets.")] = None,
     data: Annotated[Path | None, option("Folder of the data set; by default the hub.")] = None,
     strategy: Annotated[
@@ -110,7 +112,7 @@ def run(
     finished = FinishedRounds(out)
     with exit_on_error(finished.advice):
         task: dict[str, Any] = {"max_new_tokens": max_new_tokens, "answer_pattern": answer_pattern}
-        task |= {"n_test": n_test, "max_chars": max_chars}
+        task |= {"n_test": n_test, "max_chars": max_chars, "chat": chat, "system": system}
         if dataset is not None:
             if train or test:
                 raise InputError("give --dataset or --train and --test, not both")

@@ -70,6 +70,10 @@ class StudyTask(Strict):
     """Length limit of a free-form answer."""
     answer_pattern: str | None = None
     """For "files": regular expression of the final answer in a free-form answer."""
+    chat: bool = False
+    """Whether the prompt is a user's message in the model's chat template."""
+    system: str | None = None
+    """System message of a chat."""
     n_items: PositiveInt | None = None
     n_test: PositiveInt | None = None
     """Items of the pool and of the test set, drawn by the seed; None uses all."""

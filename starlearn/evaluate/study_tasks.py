@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 
 from starlearn.data.readers import load_labelled
 from starlearn.errors import InputError, listed
@@ -61,7 +62,9 @@ def load_task(task: StudyTask, seed: int) -> TaskData:
     test_items, test_labels = _drawn(
         data.test_items, data.test_labels, task.n_test, task.max_chars, [seed, 11]
     )
-    return TaskData(items, labels, test_items, test_labels, data.task, leaked=data.leaked)
+    answers = clone(data.task).set_params(chat=task.chat, system=task.system)
+    answers.check()
+    return TaskData(items, labels, test_items, test_labels, answers, leaked=data.leaked)
 
 
 def data_digest(task: StudyTask) -> str:
