@@ -95,6 +95,21 @@ def test_a_campaign_begins_with_every_format(
         assert not [found for found in examine(campaign, fix=False) if str(path) in found.what]
 
 
+def test_what_is_not_a_pool_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for name, reason in [
+        ("pipe.jsonl", "is not a regular file"),
+        ("x" * 300 + ".csv", "cannot be read"),
+        ("a\0.jsonl", "cannot be read"),
+        ("none.parquet", "does not exist"),
+    ]:
+        with pytest.raises(InputError, match=reason):
+            Pool(tmp_path / name)
+        if "pipe" not in name:
+            with pytest.raises(InputError, match=reason):
+                load_labelled(tmp_path / name, "text", "label")
+
+
 def test_one_split_of_a_saved_dataset_is_named(tmp_path: Path) -> None:
     DatasetDict(
         {"train": Dataset.from_list(ROWS), "test": Dataset.from_list(ROWS[:1])}

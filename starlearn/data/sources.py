@@ -20,6 +20,7 @@ from starlearn.errors import InputError
 from starlearn.storage.files import storage_errors
 
 FORMATS = ".jsonl, .ndjson or .json (one object per line), .csv or .parquet"
+FOLDER = "folder"
 PIECE = 2048
 """Rows that are converted at once."""
 
@@ -47,7 +48,8 @@ def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
     Lines are counted from 1, rows from 0.
     """
-    if path.suffix.lower() in SUFFIXES and not path.is_dir():
+    path = Path(os.path.expanduser(path))
+    if _kind(path) in SUFFIXES:
         for place, _, row in located_rows(Lines(path)):
             yield place, row
         return
@@ -61,17 +63,32 @@ def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
 def open_source(path: Path, cache_dir: str | os.PathLike[str] | None = None) -> Source:
     """Open one file, or the folder of a Dataset; `cache_dir` is the one of a Pool."""
     path = Path(os.path.expanduser(path))
-    if path.is_dir():
+    kind = _kind(path)
+    if kind == FOLDER:
         return DatasetRows(_saved_dataset(path))
-    kind = path.suffix.lower()
-    if kind not in POOL_SUFFIXES:
+    if not path.is_file():
+        raise InputError(
+            f"{path} is not a regular file, and rows are read more than once. Write it to a file."
+        )
+    return TextRows(path) if kind in SUFFIXES else _parquet_rows(path, cache_dir)
+
+
+def _kind(path: Path) -> str:
+    """Return the suffix of a file that exists, in lower case, or FOLDER."""
+    kind = FOLDER if os.path.isdir(path) else path.suffix.lower()
+    if kind not in (*POOL_SUFFIXES, FOLDER):
         raise InputError(
             f"{path} is not a pool file: its name must end in {FORMATS}; or it must be the folder "
             "of a Dataset (save_to_disk)."
         )
-    if not path.is_file():
-        raise InputError(f"The pool file {path} does not exist. Check the path.")
-    return TextRows(path) if kind in SUFFIXES else _parquet_rows(path, cache_dir)
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else "cannot be read"
+        raise InputError(
+            f"The pool file {path} {reason} ({getattr(error, 'strerror', error)}). Check the path."
+        ) from error
+    return kind
 
 
 def _saved_dataset(folder: Path) -> Any:
