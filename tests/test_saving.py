@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import build_model
 
 from starlearn.errors import InputError, ModelMismatchError, UntrustedFileError
@@ -229,3 +230,86 @@ def test_a_model_in_a_relative_folder_is_found_from_elsewhere(
     learner.save(tmp_path / "learner")
     monkeypatch.chdir(tmp_path)
     assert STARLearner.load(tmp_path / "learner").predict(pool[:1]).shape == (1,)
+
+
+# Folders from somebody else, whose manifest fits their files
+
+
+def reseal(folder: Path) -> None:
+    manifest = folder / "MANIFEST.json"
+    content: dict[str, Any] = json.loads(manifest.read_text())
+    for name in content["files"]:
+        content["files"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(content))
+
+
+def with_settings(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content: dict[str, Any] = json.loads((folder / "starlearn.json").read_text())
+    change(content)
+    (folder / "starlearn.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["rounds"][-1].update(temperature=float("nan")),
+        lambda content: content["rounds"][-1].update(temperature=0),
+        lambda content: content["rounds"][-1].update(temperature=float("inf")),
+        lambda content: content["rounds"][-1].update(temperature=True),
+        lambda content: content["rounds"][-1].update(temperature="1"),
+        lambda content: content.update(rounds={"temperature": 1}),
+        lambda content: content.update(rounds=[[]]),
+        lambda content: content.update(seed="a"),
+        lambda content: content["adapter"].update(target_modules="(.*)*(.*)*(.*)*x"),
+        lambda content: content["adapter"].update(r=-1),
+        lambda content: content["adapter"].update(alpha=float("nan")),
+        lambda content: content["parameters"].update(quantization={"bnb_4bit_quant_type": []}),
+        lambda content: content["parameters"].update(
+            quantization={"bnb_4bit_compute_dtype": "no_such_type"}
+        ),
+        lambda content: content["parameters"]["task"].update({"class": []}),
+        lambda content: content.update(parameters=[]),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(
+    saved: tuple[STARLearner, Path], change: Callable[[dict[str, Any]], Any]
+) -> None:
+    with_settings(saved[1], change)
+    reseal(saved[1])
+    with pytest.raises(UntrustedFileError, match="saved"):
+        STARLearner.load(saved[1])
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", '"', "\xff"])
+@pytest.mark.parametrize(
+    "name", ["starlearn.json", "labelled.jsonl", "adapter_config.json", "MANIFEST.json"]
+)
+def test_broken_json_is_refused(saved: tuple[STARLearner, Path], name: str, content: str) -> None:
+    (saved[1] / name).write_text(content + "\n", encoding="latin-1")
+    if name != "MANIFEST.json":
+        reseal(saved[1])
+    with pytest.raises(UntrustedFileError, match="saved"):
+        STARLearner.load(saved[1])
+
+
+@pytest.mark.parametrize(
+    "entry", [{"format": "1"}, {"format": None}, {"base": ["a"]}, {"files": []}, {"files": "a"}]
+)
+def test_a_manifest_with_values_of_other_types_is_refused(
+    saved: tuple[STARLearner, Path], entry: dict[str, Any]
+) -> None:
+    manifest = saved[1] / "MANIFEST.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | entry))
+    with pytest.raises(UntrustedFileError, match="MANIFEST"):
+        STARLearner.load(saved[1])
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.float8_e4m3fn, torch.int32, torch.float64])
+def test_an_adapter_of_other_types_is_refused(
+    saved: tuple[STARLearner, Path], kind: torch.dtype
+) -> None:
+    weights = saved[1] / "adapter_model.safetensors"
+    save_file({name: tensor.to(kind) for name, tensor in load_file(weights).items()}, weights)
+    reseal(saved[1])
+    with pytest.raises(UntrustedFileError, match=str(kind)):
+        STARLearner.load(saved[1])

@@ -1,6 +1,5 @@
 """Tokens of prompts and answers, and batches of equal padded length."""
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +161,6 @@ def test_a_hostile_chat_template_is_stopped(
     monkeypatch.setattr(chat, "MAX_SECONDS", 0.3 if "99999" in template else 60.0)
     with pytest.raises(InputError, match=message):
         chat_prompt(fresh, template)
-    for thread in threading.enumerate():
-        if thread.name == "chat template":
-            thread.join(30)
-            assert not thread.is_alive()
 
 
 @given(

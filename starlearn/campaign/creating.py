@@ -56,7 +56,7 @@ def create(
     found = unique_items(items, filled, extra_fields)
     if not found:
         raise InputError("The pool is empty. At least one item is needed.")
-    learner_settings.require_distinct_choices(settings)
+    learner_settings.require_distinct_choices(settings, pool=filled)
     first = _first_labels(learner)
     _require_empty(paths.folder)
     with Lock(paths.lock).held("init"):

@@ -1,12 +1,13 @@
 """A learner's settings as JSON, limited to known classes so that no file can run code."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sklearn.utils import check_random_state
 
+from starlearn.data.tokens import unknown_tokens, warn_of_unknown_tokens
 from starlearn.errors import (
     CampaignCorruptError,
     InputError,
@@ -19,10 +20,12 @@ from starlearn.learner.base_models import base_of
 from starlearn.learner.estimator import STARLearner
 from starlearn.learner.inputs import checked_parts
 from starlearn.learner.session import session_of
-from starlearn.tasks import DEFAULTS, ChoiceTask
+from starlearn.tasks import DEFAULTS, ChoiceTask, Fields
 
 FIXED = ("model", "task", "quantization", "random_state")
 """Settings that a campaign cannot change."""
+SAMPLE = 1000
+"""Items of a pool whose words are looked up when a campaign is created."""
 
 
 def to_json(learner: STARLearner) -> str:
@@ -101,10 +104,13 @@ def _with_choices(settings: str, change: Callable[[list[str]], list[str]]) -> st
     return to_json(STARLearner(**parameters))
 
 
-def require_distinct_choices(settings: str, model: str | None = None) -> None:
+def require_distinct_choices(
+    settings: str, model: str | None = None, pool: Sequence[Fields] = ()
+) -> None:
     """Raise InputError when two choices have the same tokens, so that no model can separate them.
 
-    `settings` is the output of `to_json`; `model` is where the base model is now, if it moved.
+    `settings` is the output of `to_json`; `model` is where the base model is now, if it moved. Also
+    warn when the tokenizer does not know the words of a pool.
     """
     learner = STARLearner(**parameters_of(settings))
     if model is not None:
@@ -112,6 +118,11 @@ def require_distinct_choices(settings: str, model: str | None = None) -> None:
     session = session_of(learner)
     if isinstance(session.parts.task, ChoiceTask) and session.parts.task.choices is not None:
         session.choice_tree(session.parts.task.choices)
+    tokenizer = session.backbone.tokenizer
+    sample = [" ".join(fields.values()) for fields in pool[:: max(len(pool) // SAMPLE, 1)]]
+    if sample:
+        tokens = tokenizer(sample, add_special_tokens=False).input_ids
+        warn_of_unknown_tokens(tokenizer, unknown_tokens(tokenizer, tokens))
 
 
 def require_base(learner: STARLearner, fingerprint: str | None) -> str:

@@ -1,33 +1,32 @@
 """Chat prompts by the tokenizer's own template, which comes with the model and is not trusted."""
 
-import ctypes
 import json
-import threading
-from datetime import datetime
+import subprocess
+import sys
+from functools import lru_cache
+from math import ceil
+from pathlib import Path
 from typing import Any
 
 from starlearn.errors import InputError
 
 MARKER = "STARLEARN-USER-MESSAGE"
-TODAY = datetime(2024, 7, 26)
+TODAY = "2024-07-26"
 """Fixed date shown to chat templates, so that scores do not change at midnight; Llama's default."""
-_REPLACED = "".join(
-    f".replace('%{part}', {json.dumps(TODAY.strftime(f'%{part}'))})"
-    for part in [*"aAbBcdeDfFGHIjmMnpSTuUVwWxXyYzZ", *(f"-{letter}" for letter in "dHIjmMSy")]
-)
-_DAY = f"{{{{ format{_REPLACED}.replace('%%', '%') }}}}"
-ON_ONE_DAY = f"{{% macro strftime_now(format) %}}{_DAY}{{% endmacro %}}\n"
-"""Definition of `strftime_now` for templates: transformers lets no caller replace the function. It
-ends with a block, after which Jinja removes the newline, so that the template is unchanged."""
-MAX_CHARACTERS, MAX_SECONDS = 100_000, 20.0
-"""Limits of what a template may render."""
+MAX_CHARACTERS, MAX_MEMORY = 100_000, 2**30
+"""Limits of what a template may render, and of the bytes that its process may use."""
+MAX_SECONDS = 20
+"""Limit of time. The process is then killed; within it the processor's time has the same limit."""
+RENDERER = Path(__file__).with_name("chat_renderer.py")
 
 
 def in_chat(tokenizer: Any, prompt: str, system: str | None) -> str:
     """Return a prompt template with the text that a chat template puts around a user's message.
 
-    `prompt` has fields in braces, the system's message is plain text. The chat template runs in
-    transformers' sandbox and for a limited time, because it comes with the model.
+    `prompt` has fields in braces, the system's message is plain text. The chat template comes with
+    the model. It runs in Jinja's sandbox, in a process of its own that is killed at a time limit.
+    The text around the message is the same for all items, so it runs once per template and system
+    message.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise InputError(
@@ -37,12 +36,12 @@ def in_chat(tokenizer: Any, prompt: str, system: str | None) -> str:
     messages = [{"role": "user", "content": MARKER}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
-    rendered = _rendered(tokenizer, messages)
-    pieces = rendered.split(MARKER)
-    if len(pieces) != 2 or len(rendered) > MAX_CHARACTERS:
+    text, length = _rendered(tokenizer, messages)
+    pieces = text.split(MARKER)
+    if len(pieces) != 2 or length > MAX_CHARACTERS:
         raise InputError(
             "The tokenizer's chat template does not show the user's message exactly once "
-            f"({len(pieces) - 1} times, {len(rendered)} characters). Set chat=False and write "
+            f"({len(pieces) - 1} times, {length} characters). Set chat=False and write "
             "the turns into the prompt."
         )
     if system is not None and system.strip() not in pieces[0]:
@@ -58,45 +57,54 @@ def escaped(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
-class _TooLong(BaseException):
-    """Ends the thread of a template. Code in between cannot catch it as an Exception."""
-
-
-def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> str:
-    """Render messages in a thread, so that a template that never ends can be stopped."""
-    found: list[str] = []
-    errors: list[Exception] = []
-
-    def render() -> None:
-        try:
-            found.append(
-                tokenizer.apply_chat_template(
-                    messages,
-                    chat_template=ON_ONE_DAY + tokenizer.get_chat_template(),
-                    tokenize=False,
-                    add_generation_prompt=True,
-                )
-            )
-        # A template may raise any error; the message below names it.
-        except Exception as error:  # noqa: BLE001
-            errors.append(error)
-        except _TooLong:
-            return
-
-    thread = threading.Thread(target=render, daemon=True, name="chat template")
-    thread.start()
-    thread.join(MAX_SECONDS)
-    if thread.is_alive():
-        # Python has no public way to end a thread: raise an exception inside it.
-        stop = ctypes.py_object(_TooLong)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), stop)
+def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[str, int]:
+    """Return messages as text, at most MAX_CHARACTERS of it, and the length of the whole text."""
+    try:
+        request = {
+            "template": tokenizer.get_chat_template(),
+            "messages": messages,
+            "names": tokenizer.special_tokens_map,
+            "day": TODAY,
+            "seconds": ceil(MAX_SECONDS),
+            "memory": MAX_MEMORY,
+            "characters": MAX_CHARACTERS,
+            "path": [str(Path(entry).absolute()) for entry in sys.path],
+        }
+        found = _run(json.dumps(request, default=str), MAX_SECONDS)
+        why = f"fails ({found['error']})" if "error" in found else None
+    except subprocess.TimeoutExpired:
         why = f"takes longer than {MAX_SECONDS:g} s"
-    elif errors:
-        why = f"fails ({type(errors[0]).__name__}: {errors[0]!s:.200})"
-    else:
-        return found[0]
+    except subprocess.CalledProcessError as error:
+        # A negative code is a signal: the system ends a process that exceeds its limits.
+        why = f"cannot be rendered ({error.stderr[-200:].strip() or 'the process was ended'})"
+        if error.returncode < 0:
+            why = f"uses more than {MAX_SECONDS:g} s of processor time or too much memory"
+    except (ValueError, OSError) as error:
+        why = f"cannot be rendered ({type(error).__name__}: {error!s:.200})"
+    if why is None:
+        return found["text"], found["length"]
     hint = " It may not allow a system message: set system=None." if len(messages) > 1 else ""
     raise InputError(
         f"The tokenizer's chat template {why}.{hint} Set chat=False and write the turns into the "
         "prompt, or use a model from a source that you trust."
-    ) from (errors[0] if errors else None)
+    )
+
+
+@lru_cache(maxsize=64)
+def _run(request: str, seconds: float) -> dict[str, Any]:
+    """Return the renderer's response to a request; its process is killed after some seconds.
+
+    The limits on processor time and memory hold on Linux. macOS has no limit on memory, Windows has
+    neither, but the time limit holds on all of them, and Ctrl-C ends the wait.
+    """
+    # -I and -S: nothing but the standard library is imported before the limits are set.
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(RENDERER)],
+        input=request,
+        capture_output=True,
+        timeout=seconds,
+        check=True,
+        encoding="utf-8",
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found

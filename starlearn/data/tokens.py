@@ -2,6 +2,7 @@
 
 import re
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starlearn.data.chat import escaped, in_chat
+from starlearn.embedded.location import built_in_hint
 from starlearn.errors import InputError, listed
 from starlearn.tasks import Fields, Task
 
@@ -19,6 +21,9 @@ padded length depends on the item alone, so that its scores have the same bits i
 
 ANCHORS = ("a", "\n", ".", "1")
 """Characters to put before a text that does not start a sequence."""
+
+MOST_UNKNOWN = 0.1
+"""Largest usual share of unknown tokens; above it the model hardly reads the texts."""
 
 _LOCK = threading.Lock()
 """Clones in threads share a tokenizer, and every call changes its padding and truncation."""
@@ -97,6 +102,29 @@ class Encoder:
             room=self.room if room is None else room,
             rows=rows.tolist(),
         )
+
+
+def unknown_tokens(tokenizer: Any, prompts: Sequence[Sequence[int]]) -> NDArray[np.intp]:
+    """Return the number of unknown tokens in prompts, and of all their tokens, shape [2]."""
+    unknown = tokenizer.unk_token_id
+    # Byte-level tokenizers know every text, and some name another token as the unknown one.
+    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        return np.zeros(2, np.intp)
+    return np.array([sum(ids.count(unknown) for ids in prompts), sum(map(len, prompts))])
+
+
+def warn_of_unknown_tokens(tokenizer: Any, counts: NDArray[np.intp]) -> None:
+    """Warn when more than a tenth of the tokens are unknown; `counts` is of `unknown_tokens`."""
+    unknown, total = counts.tolist()
+    if unknown <= MOST_UNKNOWN * total:
+        return
+    hint = built_in_hint(tokenizer.name_or_path) or "Use a model for this language or script."
+    warnings.warn(
+        f"{unknown / total:.0%} of the tokens of the texts are unknown to the model's tokenizer, "
+        f"so the model cannot tell these texts apart by them. {hint}",
+        UserWarning,
+        stacklevel=5,
+    )
 
 
 def encode_answers(tokenizer: Any, task: Task, answers: Sequence[str]) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """A learner on disk: the adapter in peft's format, settings as JSON, labels as JSON lines."""
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -101,20 +102,36 @@ def load(folder: str | os.PathLike[str]) -> Saved:
         settings = json.loads((source / SETTINGS).read_text(encoding="utf-8"))
         with (source / LABELS).open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
+        lora = LoRA(**settings["adapter"])
+        lora.check()
+        _check_rounds(settings["rounds"])
         return Saved(
             parameters=parameters_from_json(settings["parameters"], str(source / SETTINGS)),
-            adapter=read_adapter(source, LoRA(**settings["adapter"]), manifest["base"]),
-            seed=settings["seed"],
+            adapter=read_adapter(source, lora, manifest["base"]),
+            seed=int(settings["seed"]),
             rounds=settings["rounds"],
             classes=settings["classes"],
             items=[row["item"] for row in rows],
             labels=[row["label"] for row in rows],
         )
-    except (KeyError, TypeError, InputError, json.JSONDecodeError) as error:
+    except UntrustedFileError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UntrustedFileError(
             f"{source} is not a complete saved learner: {SETTINGS} or {LABELS} has invalid content "
             f"({error!r:.100}). Restore the folder from a backup."
         ) from error
+
+
+def _check_rounds(rounds: Any) -> None:
+    """Raise InputError unless a learner's records can be used: `predict_proba` divides by one."""
+    if not isinstance(rounds, list) or not all(isinstance(record, dict) for record in rounds):
+        raise InputError("rounds must be a list of objects")
+    for record in rounds:
+        value = record.get("temperature", 1.0)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 0 < value < math.inf:
+            raise InputError(f"the temperature of a round must be a positive number, not {value!r}")
 
 
 def parameters_to_json(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,8 +240,11 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder} is not a saved learner: {MANIFEST} is missing. Check the path.")
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        written, _, _ = manifest["format"], manifest["base"], manifest["files"]
-    except (ValueError, KeyError, TypeError) as error:
+        written, base, files = manifest["format"], manifest["base"], manifest["files"]
+        types = [(written, int), (base, str), (files, dict)]
+        if not all(isinstance(value, kind) for value, kind in types):
+            raise InputError("a value of another type")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UntrustedFileError(
             f"{folder / MANIFEST} is damaged ({error!r:.80}). Restore the folder from a backup."
         ) from error
@@ -235,7 +255,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         )
     for name in (*ADAPTER_FILES, SETTINGS, LABELS):
         file = folder / name
-        if not file.is_file() or manifest["files"].get(name) != file_sha256(file):
+        if not file.is_file() or files.get(name) != file_sha256(file):
             raise UntrustedFileError(
                 f"{file} is missing or was changed (its SHA-256 differs from {MANIFEST}). Restore "
                 "the folder from a backup."

@@ -13,7 +13,14 @@ from sklearn.exceptions import NotFittedError
 
 from starlearn.data.containers import object_array
 from starlearn.data.pool import FilledPool, Rows
-from starlearn.data.tokens import Encoder, encode_answers, encode_prompts
+from starlearn.data.tokens import (
+    Encoder,
+    encode_answers,
+    encode_prompts,
+    unknown_tokens,
+    warn_of_unknown_tokens,
+)
+from starlearn.embedded.location import built_in_hint
 from starlearn.errors import InputError, listed
 from starlearn.learner.base_models import base_of
 from starlearn.learner.inputs import Parts, check_label_type, checked_parts
@@ -87,7 +94,7 @@ class Session:
                 raise InputError(
                     f"The choices {other!r:.60} and {text!r:.60} have the same tokens in the "
                     f"tokenizer of {self.backbone.source}, so no answer could tell them apart. "
-                    "Rename one of them."
+                    f"{built_in_hint(self.backbone.source) or 'Rename one of them.'}"
                 )
         return build_tree(tokens, self.backbone.eos_id)
 
@@ -99,13 +106,12 @@ class Session:
 
     def prompts(self, fields: Sequence[Fields], room: int) -> Prompts:
         """Return the prompts of m items; `room` tokens are left for the answer."""
-        return encode_prompts(
-            self.backbone.tokenizer,
-            self.parts.task,
-            fields,
-            context=self.backbone.context,
-            room=room,
+        tokenizer = self.backbone.tokenizer
+        prompts = encode_prompts(
+            tokenizer, self.parts.task, fields, context=self.backbone.context, room=room
         )
+        warn_of_unknown_tokens(tokenizer, unknown_tokens(tokenizer, prompts))
+        return prompts
 
     def tree_and_prompts(self, fields: Sequence[Fields]) -> tuple[ChoiceTree | None, Prompts]:
         """Return the learner's choices, and prompts that leave room for the answer."""

@@ -29,6 +29,8 @@ from starlearn.settings import LoRA
 WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = (WEIGHTS, "adapter_config.json")
 """Files that peft reads and writes in an adapter's folder."""
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+"""Types that an adapter's weights may have in a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +228,15 @@ def read_adapter(folder: Path, lora: LoRA, base: str) -> Adapter:
     try:
         adapter = Adapter.of(lora, base, load_file(folder / WEIGHTS))
         saved = LoraConfig.from_pretrained(folder)
-    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+    # RecursionError: thousands of nested brackets in the settings.
+    except (
+        SafetensorError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise UntrustedFileError(
             f"The adapter in {folder} cannot be read ({error!s:.200}). Restore it from a backup."
         ) from error
@@ -248,7 +258,7 @@ def read_adapter(folder: Path, lora: LoRA, base: str) -> Adapter:
 
 
 def _errors_of(adapter: Adapter) -> list[str]:
-    """Return a text for each weight that is missing, not finite, or of another rank."""
+    """Return a text for each weight that is missing, not finite, or of another type or rank."""
     errors = [] if adapter.state else ["it has no weights"]
     for name, tensor in sorted(adapter.state.items()):
         is_a = ".lora_A." in name
@@ -257,6 +267,8 @@ def _errors_of(adapter: Adapter) -> list[str]:
         )
         if other == name or other not in adapter.state:
             errors.append(f"{name} has no counterpart")
+        elif tensor.dtype not in FLOATS:
+            errors.append(f"{name} is {tensor.dtype}")
         elif tensor.ndim != 2 or tensor.shape[0 if is_a else 1] != adapter.r:
             errors.append(f"{name} has shape {tuple(tensor.shape)}")
         elif not torch.isfinite(tensor).all():

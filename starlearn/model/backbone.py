@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -25,7 +24,8 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import extract_commit_hash
 
 from starlearn.embedded.location import model_folder
-from starlearn.errors import InputError, UntrustedFileError
+from starlearn.errors import InputError
+from starlearn.model.base_files import check_config, check_folder, check_types, weight_files
 from starlearn.model.four_bits import quantized_share
 from starlearn.model.head import Head, head_of
 from starlearn.model.identity import fetch_weights, model_fingerprint
@@ -65,16 +65,13 @@ class Backbone:
         self.peft_model: Any = None
         self._lock = threading.Lock()
         self._owner: int | None = None  # the thread that holds the lock
-        if not self.is_from_hub:
-            _check_folder(Path(self.source))
-        self.config = _from_hub(AutoConfig, self.source)
-        if getattr(self.config, "auto_map", None):
-            raise UntrustedFileError(
-                f"The model {self.source} needs its own code (auto_map in its configuration), "
-                "which starlearn does not run. Use a model that transformers supports itself."
-            )
+        if self.is_from_hub:
+            check_config(self.folder)
+        else:
+            check_folder(Path(self.source))
+        self.config = _loaded(AutoConfig, self.source, self.source, revision=self.revision)
         refuse_recurrent(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(self.config), None), self.config)
-        self.tokenizer = _from_hub(AutoTokenizer, self.source)
+        self.tokenizer = _loaded(AutoTokenizer, self.source, self.source, revision=self.revision)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -138,13 +135,10 @@ class Backbone:
     def model(self) -> Any:
         """Base model, quantised and frozen, in evaluation mode."""
         with weights_bar(self.verbose):
-            model = _from_hub(
-                AutoModelForCausalLM,
-                self.source,
+            model = self.load_weights(
                 quantization_config=self._bitsandbytes_config(),
                 dtype=self.dtype,
                 device_map={"": self.device} if self.device.type == "cuda" else None,
-                use_safetensors=True,
             )
         if self.quantization != "none":
             _check_share(model, self.source)
@@ -155,6 +149,25 @@ class Backbone:
         # The model's own penalties and length rules would change greedy answers.
         model.generation_config = GenerationConfig()
         return model.eval()
+
+    def load_weights(self, **arguments: Any) -> Any:
+        """Return a new model from the files that the fingerprint covers, and no others."""
+        if self.is_from_hub:
+            fetch_weights(self.source, self.revision)
+        quantised = getattr(self.config, "quantization_config", None) is not None
+        check_types(weight_files(self.folder), quantised=quantised)
+        model = _loaded(
+            AutoModelForCausalLM,
+            self.source,
+            # The folder, also for a hub id: transformers would ask the hub for further files.
+            self.folder,
+            use_safetensors=True,
+            # transformers adds an adapter whose files are in the folder. It finds none here.
+            adapter_kwargs={"subfolder": os.devnull},
+            **arguments,
+        )
+        model.config.name_or_path = self.source
+        return model
 
     @cached_property
     def head(self) -> Head:
@@ -191,7 +204,8 @@ class Backbone:
         """Folder of the model's files: its own, or the snapshot of a hub id."""
         if not self.is_from_hub:
             return Path(self.source)
-        return Path(cached_file(self.source, "config.json")).parent
+        with _load_errors(AutoConfig, self.source):
+            return Path(cached_file(self.source, "config.json")).parent
 
     @cached_property
     def revision(self) -> str | None:
@@ -312,27 +326,6 @@ def _is_folder(source: str) -> bool:
     return source.startswith((".", "/")) or (len(source) < 1024 and Path(source).exists())
 
 
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise InputError(f"There is no model folder {folder}. Pass a folder or a hub id.")
-    names = {file.name for file in folder.iterdir()}
-    if "config.json" not in names:
-        raise InputError(
-            f"The folder {folder} has no config.json, so it is not a model. It contains: "
-            f"{', '.join(sorted(names)[:8]) or 'nothing'}."
-        )
-    if any(name.endswith(".safetensors") for name in names):
-        return
-    if any(name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")) for name in names):
-        raise UntrustedFileError(
-            f"The weights in {folder} are pickle files, which can run code when loaded. "
-            "Convert them: model.save_pretrained(folder, safe_serialization=True)."
-        )
-    raise InputError(
-        f"The model folder {folder} has no weights (*.safetensors). Was the download complete?"
-    )
-
-
 def full_precision(backbone: Backbone, dtype: str) -> Any:
     """Load the base model again, on the CPU, without quantisation.
 
@@ -345,19 +338,23 @@ def full_precision(backbone: Backbone, dtype: str) -> Any:
             "adapter on this one."
         )
     with weights_bar(backbone.verbose):
-        return _from_hub(
-            AutoModelForCausalLM,
-            backbone.source,
-            revision=backbone.revision or "main",
-            dtype=dtype,
-            use_safetensors=True,
-        )
+        return backbone.load_weights(dtype=dtype)
 
 
-def _from_hub(factory: Any, source: str, **arguments: Any) -> Any:
+def _loaded(factory: Any, source: str, place: str | Path, **arguments: Any) -> Any:
+    with _load_errors(factory, source):
+        return factory.from_pretrained(place, trust_remote_code=False, **arguments)
+
+
+@contextmanager
+def _load_errors(factory: Any, source: str) -> Iterator[None]:
+    """Raise InputError for whatever transformers raises about a model's files."""
     try:
-        return factory.from_pretrained(source, trust_remote_code=False, **arguments)
-    except (OSError, ValueError, SafetensorError) as error:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    # A broken file can raise any error in transformers, such as KeyError or RecursionError.
+    except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             f"{factory.__name__} could not load the model {source!r:.100}. Pass a complete folder, "

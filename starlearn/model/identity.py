@@ -8,6 +8,12 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from starlearn.errors import InputError
+from starlearn.model.base_files import (
+    named_weights,
+    shard_names,
+    tokenizer_versions,
+    weight_files,
+)
 
 IDENTITY = (
     "config.json",
@@ -20,37 +26,32 @@ IDENTITY = (
     "chat_template.jinja",
 )
 """Files that, with the weights, decide the answers of a base model."""
-SLOW_TOKENIZER = ("vocab.json", "merges.txt")
+SLOW_TOKENIZER = ("vocab.json", "merges.txt", "vocab.txt", "tekken.json")
 """Files that are read only without tokenizer.json, as is sentencepiece's *.model. The way in which
 a model was downloaded decides whether they are there."""
+MORE_TEMPLATES = "additional_chat_templates/*.jinja"
+"""Further chat templates; one named `default` replaces the usual one."""
 
 
 def model_fingerprint(folder: Path, quantization: object) -> str:
-    """Return the SHA-256 of a model folder's weights, configuration, tokenizer and quantisation."""
+    """Return the SHA-256 of a model folder's weights, configuration, tokenizer and quantisation.
+
+    Raises UntrustedFileError when a file of the folder leads to one that is not covered.
+    """
     digest = hashlib.sha256(json.dumps(quantization, default=str).encode())
-    names = {*IDENTITY, *_weight_files(folder)}
+    files = {*weight_files(folder), *folder.glob(MORE_TEMPLATES)}
+    files |= {folder / name for name in (*IDENTITY, *tokenizer_versions(folder))}
+    slow = {folder / name for name in SLOW_TOKENIZER}
     if (folder / "tokenizer.json").is_file():
-        names -= set(SLOW_TOKENIZER)
+        files -= slow
     else:
-        names |= {file.name for file in folder.glob("*.model")}
-    for file in sorted(folder.iterdir()):
-        if file.name in names:
+        files |= slow | set(folder.glob("*.model"))
+    for file in sorted(files):
+        if file.is_file():
             with file.open("rb") as handle:
                 content = hashlib.file_digest(handle, "sha256").hexdigest()
-            digest.update(f"{file.name}:{content}\n".encode())
+            digest.update(f"{file.relative_to(folder).as_posix()}:{content}\n".encode())
     return digest.hexdigest()
-
-
-def _weight_files(folder: Path) -> set[str]:
-    """Return the files from which the weights are loaded; the folder may hold other ones."""
-    if (folder / SAFE_WEIGHTS_NAME).is_file():
-        return {SAFE_WEIGHTS_NAME}
-    try:
-        index = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))
-        return set(index["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # No index, or a broken one, about which loading raises an error.
-        return {file.name for file in folder.glob("*.safetensors")}
 
 
 def fetch_weights(source: str, revision: str | None) -> None:
@@ -59,14 +60,16 @@ def fetch_weights(source: str, revision: str | None) -> None:
     A fingerprint without them would be that of another model, so they must be available.
     """
     found, wanted = None, {"revision": revision or "main"}
+    config = Path(cached_file(source, "config.json", **wanted))
     optional = {**wanted, "_raise_exceptions_for_missing_entries": False}
     reason: object = "there is no *.safetensors here, and it cannot be downloaded"
     try:
-        found = cached_file(source, SAFE_WEIGHTS_NAME, **optional)
+        found = cached_file(source, named_weights(config.parent) or SAFE_WEIGHTS_NAME, **optional)
         if found is None:
             found = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, **optional)
-            if found is not None:
-                get_checkpoint_shard_files(source, found, **wanted)
+        if found is not None and found.endswith(".index.json"):
+            shard_names(Path(found))  # raises an error before a file with another name is fetched
+            get_checkpoint_shard_files(source, found, **wanted)
     except OSError as error:
         found, reason = None, error
     if found is None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from starlearn.data.pool import Rows, rows_of
-from starlearn.data.tokens import Encoder
+from starlearn.data.tokens import Encoder, unknown_tokens, warn_of_unknown_tokens
 from starlearn.model.memory import renumbered
 from starlearn.progress import ItemBar
 from starlearn.query.batch import BatchSelection, best_places
@@ -311,11 +311,14 @@ def _checked_prompts(
     which takes a few per cent of the time.
     """
     kept: list[list[int]] = []
+    counts = np.zeros(2, np.intp)
     size = plan.acquisition.chunk_size
     for start in range(0, len(positions), size):
         rows = positions[start : start + size]
         prompts = plan.prompts(rows)
         plan.scorer.check(prompts, rows, n_passes)
+        counts += unknown_tokens(plan.encode.tokenizer, prompts)
         if len(positions) <= KEPT_PROMPTS:
             kept += prompts
+    warn_of_unknown_tokens(plan.encode.tokenizer, counts)
     return kept or None
