@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from string import Formatter
 from typing import Any, ClassVar
@@ -175,6 +176,9 @@ class ChoiceTask(Task):
 
     Notes
     -----
+    Choices and labels are compared in Unicode's form NFC: an "é" of one character and an "e" with
+    a combining accent are the same. Predicted labels are in this form.
+
     The score of a choice is the probability of all its tokens after the prompt, normalised over
     the choices. Where one choice is the beginning of another ("1" and "14"), every choice is scored
     with the end of sequence, so that the two remain different answers.
@@ -206,18 +210,24 @@ class ChoiceTask(Task):
         super().check()
         if self.choices is None:
             return
-        choices = list(self.choices)
-        wrong = [repr(c) for c in choices if not isinstance(c, str) or not c.strip()]
+        wrong = [repr(c) for c in self.choices if not isinstance(c, str) or not c.strip()]
         if wrong:
             raise InputError(
                 f"Every choice must be a string with text in it; got {listed(wrong)}. Write "
                 'numbers as strings: choices=["1", "2"].'
             )
+        choices = self.composed_choices() or []
         if len(set(choices)) < len(choices):
             twice = sorted({repr(c) for c in choices if choices.count(c) > 1})
             raise InputError(f"Choices must be distinct; given more than once: {listed(twice)}.")
         if len(choices) < 2:
             raise InputError(f"A ChoiceTask needs at least two choices, got {choices!r}.")
+
+    def composed_choices(self) -> list[str] | None:
+        """Return the choices in Unicode's form NFC, in which equal texts are equal strings."""
+        if self.choices is None:
+            return None
+        return [unicodedata.normalize("NFC", choice) for choice in self.choices]
 
 
 class GenerationTask(Task):
@@ -279,6 +289,7 @@ class GenerationTask(Task):
 
         Commas that separate thousands are removed from an answer that is a number.
         """
+        text = unicodedata.normalize("NFC", text)
         if self.answer_pattern is None:
             return text.strip()
         answer = None

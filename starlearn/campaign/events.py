@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from starlearn.campaign.failpoints import failpoint
+from starlearn.campaign.items import composed
 from starlearn.campaign.store import Store, checksum
 from starlearn.errors import InputError
 
@@ -33,6 +34,11 @@ class Event:
     """Time that the annotator took in milliseconds, if known."""
     at: str
     """Time in UTC, for people to read."""
+
+    def __post_init__(self) -> None:
+        # An earlier version stored answers in any Unicode form.
+        if self.answer is not None:
+            object.__setattr__(self, "answer", composed(self.answer))
 
 
 COLUMNS = ", ".join(field.name for field in fields(Event))

@@ -26,6 +26,7 @@ from starlearn.campaign.labelstudio.conversion import (
 )
 from starlearn.campaign.labelstudio.interface import interface
 from starlearn.campaign.labelstudio.payload import TASKS, LabelStudioTask, checked, parsed
+from starlearn.campaign.responses import checked_name
 from starlearn.data.readers import json_rows
 from starlearn.errors import InputError, listed
 from starlearn.storage.files import write_file
@@ -55,6 +56,7 @@ def export_batch(
                 f"{path}: tasks of Label Studio hold no labels. Leave out the annotator."
             )
         return _write_tasks(campaign, path, round_id)
+    annotator = None if annotator is None else checked_name(annotator)
     batch = campaign.batch(round_id)
     if not batch:
         raise InputError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from starlearn.campaign import events, rounds
 from starlearn.campaign.campaign import BatchItem, Campaign
 from starlearn.campaign.events import Entry
+from starlearn.campaign.items import composed
 from starlearn.campaign.responses import checked_answer, checked_name
 from starlearn.errors import InputError
 
@@ -49,7 +50,8 @@ class LabelImport:
         self, campaign: Campaign, annotator: str, relabel: Mapping[str, str] | None = None
     ) -> None:
         self.campaign = campaign
-        self.annotator, self.relabel = checked_name(annotator), relabel or {}
+        self.annotator = checked_name(annotator)
+        self.relabel = {composed(old): new for old, new in (relabel or {}).items()}
         found = rounds.rounds(campaign.store)
         self.items = {item.id: item for each in found for item in campaign.batch(each.id)}
         self.choices = campaign.choices
@@ -146,7 +148,7 @@ class LabelImport:
                 self.n_open += 1
                 return
             if isinstance(label, str):
-                label = self.relabel.get(label, label)
+                label = self.relabel.get(composed(label), label)
             answer = checked_answer(label, self.choices, self.campaign.folder)
         annotator = checked_name(row.get(ANNOTATOR) or self.annotator)
         before = self._current.get((item.id, annotator))
@@ -181,5 +183,5 @@ class LabelImport:
 
 
 def _normalized(fields: Mapping[str, str]) -> str:
-    """Return texts without what spreadsheets change: line ends, outer and double spaces."""
-    return json.dumps({name: " ".join(fields[name].split()) for name in sorted(fields)})
+    """Return texts without what spreadsheets change: spaces, line ends and the Unicode form."""
+    return json.dumps({name: " ".join(composed(fields[name]).split()) for name in sorted(fields)})

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
@@ -13,6 +14,11 @@ ID = re.compile(r"i[0-9a-f]{32}")
 """An id begins with a letter, so that spreadsheets do not read it as a number."""
 
 SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def composed(text: str) -> str:
+    """Return a text in Unicode's form NFC, in which equal texts are equal strings."""
+    return unicodedata.normalize("NFC", text)
 
 
 def item_id(filled: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from starlearn.campaign.events import Event
-from starlearn.campaign.items import SURROGATE
+from starlearn.campaign.items import SURROGATE, composed
 from starlearn.errors import InputError
 
 RESOLUTIONS = ("majority", "latest", "unanimous")
@@ -24,13 +24,14 @@ LONGEST_ANSWER = 1_000_000
 def choices_of(settings: str) -> list[str] | None:
     """Return the task's closed set of answers from a learner's settings; None for free form."""
     found = json.loads(settings)["task"].get("choices")
-    return None if found is None else [str(choice) for choice in found]
+    # Settings of an earlier version can hold a choice in two Unicode forms.
+    return None if found is None else list(dict.fromkeys(composed(str(c)) for c in found))
 
 
 def checked_answer(answer: Any, choices: list[str] | None, folder: str | Path = "FOLDER") -> str:
     """Return an answer as it is stored; the error names the command that adds a choice.
 
-    Outer spaces of a choice are dropped. A free-form answer is stored unchanged.
+    The answer is stored in Unicode's form NFC, and a choice without outer spaces.
     """
     if not isinstance(answer, str):
         raise InputError(
@@ -43,6 +44,7 @@ def checked_answer(answer: Any, choices: list[str] | None, folder: str | Path = 
         raise InputError(f"The label {answer!r:.40} is not valid Unicode (lone surrogate).")
     if len(answer) > LONGEST_ANSWER:
         raise InputError(f"The label has {len(answer):,} characters; at most {LONGEST_ANSWER:,}.")
+    answer = composed(answer)
     if choices is None or answer in choices:
         return answer
     new = answer.strip()
@@ -57,13 +59,13 @@ def checked_answer(answer: Any, choices: list[str] | None, folder: str | Path = 
 
 
 def checked_name(annotator: Any) -> str:
-    """Return the name of an annotator; InputError unless it is a short printable text."""
+    """Return the name of an annotator in form NFC; InputError unless it is short and printable."""
     usable = isinstance(annotator, str) and annotator.strip() and annotator.isprintable()
     if not usable or len(annotator) > 100:
         raise InputError(
             f"annotator must be a name of 1 to 100 printable characters, got {annotator!r:.40}."
         )
-    return str(annotator.strip())
+    return composed(annotator.strip())
 
 
 def resolved(responses: Iterable[Event], resolution: str) -> dict[str, str]:

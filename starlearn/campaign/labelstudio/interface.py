@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from html import escape
 from xml.etree import ElementTree
 
+from starlearn.campaign.items import composed
 from starlearn.errors import InputError, listed
 
 CONTROL = "label"
@@ -66,7 +67,8 @@ def extended(config: str, names: Iterable[str], choices: list[str] | None) -> st
             "could not be read back. Add one in Settings > Labeling Interface, or make a new "
             "project: push with --new."
         )
-    there = {found.get("alias") or found.get("value") for found in control.iter("Choice")}
+    known = (found.get("alias") or found.get("value") or "" for found in control.iter("Choice"))
+    there = {composed(choice) for choice in known}
     lacking = [choice for choice in choices or [] if choice not in there]
     if not lacking:
         return None
