@@ -19,7 +19,7 @@ from starlearn.campaign.importing import (
 )
 from starlearn.campaign.labelstudio.interface import CONTROL, keys_of
 from starlearn.campaign.labelstudio.payload import Annotation, LabelStudioTask, User
-from starlearn.errors import InputError, listed
+from starlearn.errors import InputError
 
 UUID = "labelstudio"
 """Prefix of a response's uuid, before project, annotation, creation time and change time."""
@@ -157,11 +157,7 @@ def import_annotations(
         kind = "skip" if note.was_cancelled else "label"
         ms = None if note.lead_time is None else round(1000 * note.lead_time)
         importer.add_row(place, row, kind, uuid_of(task, note), ms)
-    if importer.errors:
-        raise InputError(
-            f"{where}: {len(importer.errors)} annotations cannot be imported: "
-            f"{listed(importer.errors)}. Nothing was imported. {remedy}"
-        )
+    importer.require_usable(where, "annotations", remedy)
     done = importer.store()
     if len(ours) < len(tasks):
         done.notes.append(

@@ -115,7 +115,7 @@ def pull(
         tasks = server.tasks(number, annotations=True)
         names = server.names()
     where = f"Project {number} of {server.url}"
-    remedy = "Correct them in Label Studio, or map their spellings with --relabel, and pull again."
+    remedy = "Correct them in Label Studio and pull again."
     done = import_annotations(campaign, tasks, where, remedy, names, relabel)
     gone = _gone(campaign, number, tasks)
     if gone:
