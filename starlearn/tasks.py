@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from string import Formatter
 from typing import Any, ClassVar
 
-from starlearn.errors import InputError, listed
+from starlearn.errors import InputError, listed, row_lines
 from starlearn.settings import Acquisition, LoRA, Settings, Training, with_hints
 
 Item = str | Mapping[str, Any]
@@ -105,7 +105,7 @@ class Task(Settings):
         if complaints:
             raise InputError(
                 f"{len(complaints)} of {len(items)} items cannot be used with the prompt "
-                f"{self.prompt!r}: {listed(complaints)}."
+                f"{self.prompt!r}:{row_lines(complaints)}".rstrip()
             )
         return filled
 

@@ -2,11 +2,15 @@
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
-from starlearn.campaign.campaign import Campaign
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from starlearn.campaign.campaign import BatchItem, Campaign
 from starlearn.campaign.cells import read_cells, write_cells
 from starlearn.campaign.importing import (
     ANNOTATOR,
@@ -20,6 +24,7 @@ from starlearn.campaign.importing import (
     column_of,
     own_columns,
 )
+from starlearn.campaign.items import as_text
 from starlearn.campaign.labelstudio.conversion import (
     import_annotations,
     items_to_send,
@@ -45,10 +50,12 @@ def export_batch(
 ) -> int:
     """Write a batch with one row per item, and return the number of rows.
 
-    The columns are id, the item's fields, label, annotator, why, campaign. The label column holds
-    the resolved labels, or the answers of one annotator. `path` ends in ``.csv`` or ``.jsonl``, and
-    an existing file is replaced. With ``.json``, the items that still need responses are written as
-    tasks for Label Studio.
+    The columns are id, the pool's fields in its order, label, annotator, why, campaign. A field
+    with the name of one of our columns has the prefix ``field:``, so that the pool's own id is in
+    ``field:id``. The label column holds the resolved labels, or the answers of one annotator.
+
+    `path` ends in ``.csv`` or ``.jsonl``, and an existing file is replaced. With ``.json``, the
+    items that still need responses are written as tasks for Label Studio.
     """
     path = Path(path)
     kind = _kind(path)
@@ -66,24 +73,39 @@ def export_batch(
             f"{campaign.folder} -n 50."
         )
     labels = campaign.labels()
-    names = list(dict.fromkeys(name for item in batch for name in item.fields))
-    rows: list[Row] = []
+    fields = _pool_fields(campaign, batch)
+    rows: list[dict[str, Any]] = []
     for item in batch:
         label = labels.get(item.id) if annotator is None else item.answers.get(annotator)
         # Without a name, an import would assign the label to whoever fills in the other rows.
         given = [name for name, answer in item.answers.items() if answer == label]
         who = None if label is None else annotator or given[-1]
-        values = {column_of(name): item.fields.get(name, "") for name in names}
+        values = {column_of(name): value for name, value in fields[item.id].items()}
         own = {LABEL: label, ANNOTATOR: who, WHY: item.reason, CAMPAIGN: campaign.id}
         rows.append({ID: item.id, **values, **own})
     if kind == ".csv":
         header = list(rows[0])
-        content = write_cells(header, [[row[name] or "" for name in header] for row in rows])
+        content = write_cells(header, [[as_text(row[name]) for name in header] for row in rows])
     else:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         content = "".join(lines).encode()
     write_file(path, content)
     return len(rows)
+
+
+def _pool_fields(campaign: Campaign, batch: Sequence[BatchItem]) -> dict[str, dict[str, Any]]:
+    """Return each item's fields in the pool's order, with those that annotators do not see."""
+    table = campaign.snapshot()
+    table = table.filter(pc.is_in(table["id"], value_set=pa.array([item.id for item in batch])))
+    texts = zip(table["id"].to_pylist(), table["rest"].to_pylist(), strict=True)
+    rest = {key: json.loads(text) for key, text in texts if text is not None}
+    seen = (name for item in batch for name in item.fields)
+    names = dict.fromkeys([*campaign.pool_facts.get("fields", ()), *seen])
+    found = {}
+    for item in batch:
+        values = {**rest.get(item.id, {}), **item.fields}
+        found[item.id] = {name: values.get(name) for name in names}
+    return found
 
 
 def import_labels(

@@ -149,10 +149,14 @@ class LabellingSession:
         self.choices = campaign.choices
         self.interactive = interactive
         self.keyboard = Keyboard() if interactive and has_single_keys(self.choices) else None
-        self.n_saved = 0
+        self._saved: set[str] = set()
+        """Items with a response of this session that was not undone."""
 
     def run(self) -> int:
-        """Show open items until none is left or the annotator quits; return the number saved."""
+        """Show open items until none is left or the annotator quits.
+
+        Return the number of items with a response of this session; undone responses do not count.
+        """
         require_batch(self.campaign)
         with self.keyboard.single_keys() if self.keyboard else nullcontext():
             undone: BatchItem | None = None
@@ -160,7 +164,7 @@ class LabellingSession:
                 item = undone or next(iter(self.campaign.open_items(self.annotator)), None)
                 action = self._handle(item)
                 if action.kind == "quit":
-                    return self.n_saved
+                    return len(self._saved)
                 if action.kind == "undo":
                     undone = self._undo() or undone
                 elif item is not None:
@@ -207,7 +211,7 @@ class LabellingSession:
                 if not can_retry or not self._wants_retry(error):
                     raise
         done = {"label": str(action.text), "skip": "skipped", "flag": "flagged"}[action.kind]
-        self.n_saved += 1
+        self._saved.add(item.id)
         self._print(f"  {done} (saved)")
 
     def _wants_retry(self, error: Exception) -> bool:
@@ -223,6 +227,7 @@ class LabellingSession:
         if response is None:
             self._print("  You have no response in this batch to undo.")
             return None
+        self._saved.discard(response.item)
         self._print(f"  undone: {response.answer or response.kind} (saved)")
         return next(item for item in self.campaign.batch() if item.id == response.item)
 

@@ -213,6 +213,15 @@ def test_the_last_response_can_be_undone_before_the_end(make_campaign):
     assert campaign.labels() == {item.id: "green"}
 
 
+def test_what_was_undone_is_not_counted_as_saved(make_campaign):
+    campaign = make_campaign()
+    campaign.query(3)
+    assert "1 saved. 1 of the batch's 3 items" in label(campaign, "1\n2\nu\nq\n")
+    # A response of an earlier session is undone: this one saved nothing, and not less.
+    assert "0 saved. 0 of the batch's 3 items" in label(campaign, "u\nq\n")
+    assert "2 saved. 2 of the batch's 3 items" in label(campaign, "1\nu\n2\ns\nq\n")
+
+
 def test_undo_never_reaches_into_an_earlier_round(make_campaign):
     campaign = make_campaign()
     campaign.query(1)
