@@ -19,6 +19,8 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 def composed(text: str) -> str:
     """Return a text in Unicode's form NFC, in which equal texts are equal strings."""
+    if not isinstance(text, str):
+        raise InputError(f"{text!r:.60} must be text, not {type(text).__name__}.")
     return unicodedata.normalize("NFC", text)
 
 

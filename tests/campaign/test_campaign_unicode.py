@@ -113,6 +113,22 @@ def test_a_campaign_of_an_earlier_version_still_works(cafes, monkeypatch):
             again.add_choice(TWO)
 
 
+def test_a_choice_is_removed_in_either_form_if_no_label_is_it(cafes):
+    campaign = cafes(TWO)
+    campaign.add_choice("tea")
+    first, *_ = issue(campaign)
+    campaign.label(first, TWO)
+    for form in (ONE, TWO):
+        with pytest.raises(InputError, match="is the answer to 1 items"):
+            campaign.remove_choice(form)
+    campaign.undo()
+    campaign.remove_choice(TWO)
+    assert campaign.choices == ["red", "tea"]
+    for bad in (5, "29 \x80"):
+        with pytest.raises(InputError, match=r"must be text|control character"):
+            campaign.add_choice(bad)
+
+
 def test_names_and_answers_are_checked_in_one_form():
     assert checked_name(f" {TWO} ") == ONE
     assert checked_answer(TWO, None) == ONE
