@@ -124,6 +124,14 @@ class LabelImport:
         except InputError as error:
             self.errors.append(f"{place}: {error}")
 
+    def relabelled(self, label: str) -> str:
+        """Return a label in form NFC, or the choice that its spelling stands for."""
+        text = self.relabel.get(composed(label), composed(label))
+        if self.choices is None or {text, text.strip()} & set(self.choices):
+            return text
+        alike = spelled_alike(text, self.choices)
+        return alike[0] if len(alike) == 1 else text
+
     def require_usable(self, where: str, rows: str, remedy: str) -> None:
         """Raise InputError when a row cannot be used; `where` the `rows` are from, and a remedy."""
         if not self.errors:
@@ -215,17 +223,15 @@ class LabelImport:
         self._entries.append(Entry(kind, item.id, annotator, answer, ms=ms, uuid=uuid))
 
     def _answer(self, label: str) -> str:
-        """Return a label as it is stored: after `relabel`, in the spelling of the choice."""
+        """Return a label as it is stored; a label that is only spelled like a choice is noted."""
         text = checked_text(label)
-        text = self.relabel.get(text, text)
-        if self.choices is None or {text, text.strip()} & set(self.choices):
-            return checked_answer(text, self.choices)
-        alike = spelled_alike(text, self.choices)
-        if len(alike) != 1:
+        answer = self.relabelled(text)
+        if self.choices is not None and not {answer, answer.strip()} & set(self.choices):
             self._has_unknown_choice = True
-            raise InputError(outside(text, self.choices))
-        self._respelled[text.strip(), alike[0]] += 1
-        return alike[0]
+            raise InputError(outside(answer, self.choices))
+        if answer != self.relabel.get(text, text):
+            self._respelled[text.strip(), answer] += 1
+        return checked_answer(answer, self.choices)
 
     def _check_text(self, item: BatchItem, row: Row) -> None:
         """Raise InputError when the row has the text of another item, as after a bad sort."""
