@@ -163,7 +163,7 @@ def check_labels(labels: NDArray[Any], task: Task) -> None:
                 f"{type(labels[0]).__name__}. Convert them: [str(label) for label in y]."
             )
     elif isinstance(task, ChoiceTask) and task.choices is not None:
-        known = set(task.choices)
+        known = set(task.composed_choices() or ())
         unknown = [f"row {i}: {v!r:.40}" for i, v in enumerate(labels.tolist()) if v not in known]
         if unknown and not isinstance(labels[0], str):
             raise InputError(
