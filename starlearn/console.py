@@ -23,6 +23,7 @@ from starlearn.errors import (
     StorageError,
     TrainingDivergedError,
     UntrustedFileError,
+    terminal_wording,
 )
 
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
@@ -60,7 +61,7 @@ def exit_on_error(advice: Callable[[], str]) -> Iterator[None]:
     command.
     """
     try:
-        with _sigterm_as_interrupt():
+        with _sigterm_as_interrupt(), terminal_wording():
             yield
     except StarlearnError as error:
         _print_error(f"Error: {error}")

@@ -1,7 +1,12 @@
 """Errors that starlearn raises on purpose. Each says what is wrong and what to type."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
+
+_in_terminal: ContextVar[bool] = ContextVar("in_terminal", default=False)
+"""Whether a command of the command line runs, so that messages name options and commands."""
 
 
 class StarlearnError(Exception):
@@ -98,3 +103,30 @@ def listed(rows: Sequence[str]) -> str:
     """Join messages about rows: the first five in full, and the number of the others."""
     shown = "; ".join(rows[:5])
     return shown if len(rows) <= 5 else f"{shown}; and {len(rows) - 5} more"
+
+
+def row_lines(rows: Sequence[str]) -> str:
+    r"""Return messages about rows, one per line: the first five, and the number of the others.
+
+    Examples
+    --------
+    >>> row_lines(["row 0: empty", "row 3: empty"])
+    '\n  row 0: empty\n  row 3: empty\n'
+    """
+    more = [f"and {len(rows) - 5} more"] if len(rows) > 5 else []
+    return "".join(f"\n  {row}" for row in (*rows[:5], *more)) + "\n"
+
+
+@contextmanager
+def terminal_wording() -> Iterator[None]:
+    """Word messages for people at a command line while the block runs."""
+    token = _in_terminal.set(True)
+    try:
+        yield
+    finally:
+        _in_terminal.reset(token)
+
+
+def worded(*, python: str, terminal: str) -> str:
+    """Return the text for the interface in use: Python by default, or the command line."""
+    return terminal if _in_terminal.get() else python

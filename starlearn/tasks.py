@@ -2,11 +2,12 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from string import Formatter
 from typing import Any, ClassVar
 
-from starlearn.errors import InputError, listed
+from starlearn.errors import InputError, listed, row_lines
 from starlearn.settings import Acquisition, LoRA, Settings, Training, with_hints
 
 Item = str | Mapping[str, Any]
@@ -104,7 +105,7 @@ class Task(Settings):
         if complaints:
             raise InputError(
                 f"{len(complaints)} of {len(items)} items cannot be used with the prompt "
-                f"{self.prompt!r}: {listed(complaints)}."
+                f"{self.prompt!r}:{row_lines(complaints)}".rstrip()
             )
         return filled
 
@@ -181,6 +182,9 @@ class ChoiceTask(Task):
 
     Notes
     -----
+    Choices and labels are compared in Unicode's form NFC: an "é" of one character and an "e" with
+    a combining accent are the same. Predicted labels are in this form.
+
     The score of a choice is the probability of all its tokens after the prompt, normalised over
     the choices. Where one choice is the beginning of another ("1" and "14"), every choice is scored
     with the end of sequence, so that the two remain different answers.
@@ -212,18 +216,24 @@ class ChoiceTask(Task):
         super().check()
         if self.choices is None:
             return
-        choices = list(self.choices)
-        wrong = [repr(c) for c in choices if not isinstance(c, str) or not c.strip()]
+        wrong = [repr(c) for c in self.choices if not isinstance(c, str) or not c.strip()]
         if wrong:
             raise InputError(
                 f"Every choice must be a string with text in it; got {listed(wrong)}. Write "
                 'numbers as strings: choices=["1", "2"].'
             )
+        choices = self.composed_choices() or []
         if len(set(choices)) < len(choices):
             twice = sorted({repr(c) for c in choices if choices.count(c) > 1})
             raise InputError(f"Choices must be distinct; given more than once: {listed(twice)}.")
         if len(choices) < 2:
             raise InputError(f"A ChoiceTask needs at least two choices, got {choices!r}.")
+
+    def composed_choices(self) -> list[str] | None:
+        """Return the choices in Unicode's form NFC, in which equal texts are equal strings."""
+        if self.choices is None:
+            return None
+        return [unicodedata.normalize("NFC", choice) for choice in self.choices]
 
 
 class GenerationTask(Task):
@@ -285,6 +295,7 @@ class GenerationTask(Task):
 
         Commas that separate thousands are removed from an answer that is a number.
         """
+        text = unicodedata.normalize("NFC", text)
         if self.answer_pattern is None:
             return text.strip()
         answer = None

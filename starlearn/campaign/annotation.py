@@ -1,5 +1,7 @@
 """Labelling actions that the terminal and the web page share."""
 
+import re
+import unicodedata
 from dataclasses import dataclass
 
 from starlearn.campaign import events, rounds
@@ -7,7 +9,8 @@ from starlearn.campaign.campaign import BatchItem, Campaign
 from starlearn.campaign.events import Event
 from starlearn.errors import InputError
 
-MAX_KEYS = 9
+NUMBER = re.compile(r"(?:(?<!\w)[+\-\u2212])?\d+(?:\s*[\-\u2013\u2014]\s*\d+|[.,:/\u2044]\d+)*")
+"""A number as people read it: -1, 1.5, 1/2 and the range 1-3 are one number each."""
 
 
 @dataclass(frozen=True)
@@ -20,26 +23,71 @@ class Action:
     """The answer of a label or the note of a flag."""
 
 
+def whole_number(text: str) -> str | None:
+    """Return a text of digits of any script as ASCII digits without leading zeros, else None.
+
+    Examples
+    --------
+    >>> whole_number("07"), whole_number("\u0663"), whole_number("7 days")
+    ('7', '3', None)
+    """
+    if not text.isdecimal():
+        return None
+    return "".join(str(unicodedata.decimal(digit)) for digit in text).lstrip("0") or "0"
+
+
+def leading_number(choice: str) -> str | None:
+    """Return the whole number that a choice begins with, after an opening bracket at most.
+
+    Examples
+    --------
+    >>> leading_number("(2) severe"), leading_number("2.5 mg"), leading_number("level 2")
+    ('2', None, None)
+    """
+    text = unicodedata.normalize("NFKC", choice)
+    found = NUMBER.search(text)
+    if found is None or any(c.isalnum() for c in text[: found.start()]):
+        return None
+    return whole_number(found.group())
+
+
 def shortcuts(choices: list[str]) -> dict[str, str]:
-    """Return the input for each choice: its number, or the choice itself where it is a number.
+    """Return the number to type for each choice; empty where a number could mean another choice.
+
+    Without a number in the choices, a choice's number is its place. Otherwise it is the number
+    that the choice begins with, or its only number. All choices must then have one.
 
     Examples
     --------
     >>> shortcuts(["no", "yes"])
     {'1': 'no', '2': 'yes'}
-    >>> shortcuts(["0", "1"])  # 1 must never mean "0"
-    {'0': '0', '1': '1'}
+    >>> shortcuts(["0: none", "1: mild"])  # 1 must never mean "0: none"
+    {'0': '0: none', '1': '1: mild'}
+    >>> shortcuts(["1-3 days", "4-6 days"])
+    {}
     """
-    if any(choice.strip().isdecimal() for choice in choices):
-        return {choice: choice for choice in choices}
-    return {str(number): choice for number, choice in enumerate(choices, start=1)}
+    if not any(_has_number(choice) for choice in choices):
+        return {str(number): choice for number, choice in enumerate(choices, start=1)}
+    numbers = [_own_number(choice) for choice in choices]
+    if None in numbers or len(set(numbers)) < len(numbers):
+        return {}
+    return {str(number): choice for number, choice in zip(numbers, choices, strict=True)}
 
 
 def has_single_keys(choices: list[str] | None) -> bool:
-    """Whether one key is enough for every choice."""
-    if choices is None or len(choices) > MAX_KEYS:
-        return False
-    return all(len(typed) == 1 for typed in shortcuts(choices))
+    """Whether each choice has a number of one digit, so that one key is enough."""
+    typed = shortcuts(choices or [])
+    return bool(typed) and all(len(number) == 1 for number in typed)
+
+
+def _has_number(choice: str) -> bool:
+    return any(unicodedata.category(character).startswith("N") for character in choice)
+
+
+def _own_number(choice: str) -> str | None:
+    first = leading_number(choice)
+    found = NUMBER.findall(unicodedata.normalize("NFKC", choice))
+    return whole_number(found[0]) if first is None and len(found) == 1 else first
 
 
 def open_batch(campaign: Campaign) -> list[BatchItem]:

@@ -11,6 +11,7 @@ from starlearn.campaign import events, rounds
 from starlearn.campaign.doctor import Finding, examine
 from starlearn.campaign.events import Entry, Event
 from starlearn.campaign.folder import CampaignFolder
+from starlearn.campaign.items import composed
 from starlearn.campaign.paths import CampaignPaths
 from starlearn.campaign.responses import checked_answer, checked_name
 from starlearn.campaign.status import RoundRecord, Status, history_of, status_of
@@ -343,7 +344,7 @@ class Campaign(CampaignFolder):
         from starlearn.campaign import learner_settings, settings_changes
 
         with self.holding("add_choice"):
-            changed = learner_settings.with_choice(self.meta["learner"], choice)
+            changed = learner_settings.with_choice(self.meta["learner"], composed(choice))
             learner_settings.require_distinct_choices(changed, self._model)
             settings_changes.save_settings(self, changed)
         return self
@@ -359,8 +360,8 @@ class Campaign(CampaignFolder):
         from starlearn.campaign import learner_settings, settings_changes
 
         with self.holding("remove_choice"):
-            changed = learner_settings.without_choice(self.meta["learner"], choice)
-            settings_changes.require_unused(self, choice)
+            changed = learner_settings.without_choice(self.meta["learner"], composed(choice))
+            settings_changes.require_unused(self, composed(choice))
             settings_changes.save_settings(self, changed)
         return self
 

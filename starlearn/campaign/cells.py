@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,16 +13,23 @@ FORMULA = frozenset("=+-@\t\r\n\0＝＋－＠")  # noqa: RUF001 - full-width sig
 ESCAPE = "'"
 DELIMITERS = ",;\t"
 """Spreadsheets write semicolons in countries with a decimal comma."""
+_STARTS = "".join(re.escape(sign) for sign in sorted(FORMULA - set("\t\r\n")))
+INNER = re.compile(rf'([;\t\r\n]"*)(\'*)(?=[{_STARTS}])')
+"""Where a reader that splits at semicolons or tabs, and so misreads the quotes, would begin a cell
+with a formula: group 2 holds the escapes there."""
 
 
 def escaped(text: str) -> str:
-    """Escape a text that a spreadsheet would run as a formula.
+    """Escape a text that a spreadsheet would run as a formula, whole or split at semicolons.
+
+    Quotes are no protection: a spreadsheet that expects semicolons splits inside of them.
 
     Examples
     --------
-    >>> escaped("=1+1"), escaped("plain")
-    ("'=1+1", 'plain')
+    >>> escaped("=1+1"), escaped("a;=1+1"), escaped("plain")
+    ("'=1+1", "a;'=1+1", 'plain')
     """
+    text = INNER.sub(rf"\1{ESCAPE}\2", text)
     return ESCAPE + text if text[:1] in FORMULA or _is_escaped(text) else text
 
 
@@ -33,7 +41,8 @@ def unescaped(text: str) -> str:
     >>> unescaped("'=1+1"), unescaped("'tis")
     ('=1+1', "'tis")
     """
-    return text[1:] if _is_escaped(text) else text
+    text = text[1:] if _is_escaped(text) else text
+    return INNER.sub(lambda found: found[1] + found[2].removeprefix(ESCAPE), text)
 
 
 def write_cells(header: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
@@ -48,7 +57,8 @@ def write_cells(header: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
 def read_cells(path: Path, text: str, key: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and cells of the header and of each row, all of equal length.
 
-    The delimiter is detected from `key`, a column of the header. `path` is used in errors only.
+    The delimiter is detected from `key`, a column of the header in any case. `path` is used in
+    errors only.
     """
     csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text, key), strict=True)
@@ -84,6 +94,6 @@ def _is_escaped(text: str) -> bool:
 def _delimiter(text: str, key: str) -> str:
     for delimiter in DELIMITERS:
         first = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
-        if key in first:
+        if key in (cell.strip().casefold() for cell in first):
             return delimiter
     return ","

@@ -12,7 +12,7 @@ from uuid import uuid4
 from starlearn.campaign import learner_settings, rounds, snapshot
 from starlearn.campaign.events import now
 from starlearn.campaign.failpoints import failpoint
-from starlearn.campaign.items import item_id, unique_items
+from starlearn.campaign.items import field_names, item_id, unique_items
 from starlearn.campaign.paths import CampaignPaths
 from starlearn.campaign.publish import adapter_name, publish_learner
 from starlearn.campaign.responses import RESOLUTIONS
@@ -68,6 +68,7 @@ def create(
             "snapshot": sha256,
             "n_rows": len(items),
             "n_items": len(found),
+            "fields": field_names(items),
             "n_known": len(found.keys() & set(first)),
         }
         meta = {

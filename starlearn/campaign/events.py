@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from starlearn.campaign.chronology import in_order
 from starlearn.campaign.failpoints import failpoint
+from starlearn.campaign.items import composed
 from starlearn.campaign.store import Store, checksum
 from starlearn.errors import InputError
 
@@ -35,6 +36,11 @@ class Event:
     """Time that the annotator took in milliseconds, if known."""
     at: str
     """Time in UTC at which it was stored."""
+
+    def __post_init__(self) -> None:
+        # An earlier version stored answers in any Unicode form.
+        if self.answer is not None:
+            object.__setattr__(self, "answer", composed(self.answer))
 
 
 COLUMNS = ", ".join(field.name for field in fields(Event))

@@ -99,7 +99,7 @@ class CampaignFolder:
 
     @property
     def pool_facts(self) -> dict[str, Any]:
-        """Facts about the pool: source, size, sha256, snapshot, n_rows, n_items, n_known.
+        """Facts about the pool: source, size, sha256, snapshot, n_rows, n_items, n_known, fields.
 
         The n_known items are those that the learner was trained on before. They are never issued.
         """
@@ -127,7 +127,7 @@ class CampaignFolder:
         return int(self.pool_facts["n_items"])
 
     def snapshot(self) -> "pa.Table":
-        """Return the pool as it was at the start: columns id, content, count, row; m rows."""
+        """Return the pool as it was at the start, m rows: id, content, count, row, rest."""
         from starlearn.campaign.snapshot import read_snapshot
 
         return read_snapshot(self.paths.pool, self.pool_facts["snapshot"])

@@ -1,14 +1,23 @@
 """Import of labels: rows are checked one by one, then stored together or not at all."""
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from starlearn.campaign import events, rounds
 from starlearn.campaign.campaign import BatchItem, Campaign
 from starlearn.campaign.events import Entry
-from starlearn.campaign.responses import checked_answer, checked_name
-from starlearn.errors import InputError
+from starlearn.campaign.items import composed
+from starlearn.campaign.responses import (
+    checked_answer,
+    checked_name,
+    checked_text,
+    choices_remedy,
+    outside,
+    spelled_alike,
+)
+from starlearn.errors import InputError, listed, row_lines, worded
 
 ID, LABEL, WHY, CAMPAIGN, ANNOTATOR = "id", "label", "why", "campaign", "annotator"
 OWN = (ID, LABEL, WHY, CAMPAIGN, ANNOTATOR)
@@ -34,6 +43,20 @@ class ImportResult:
     """Skips that were stored."""
 
 
+def own_columns(names: Collection[str], fields: Collection[str]) -> dict[str, str]:
+    """Return our name of each column that differs from it only in case or outer spaces.
+
+    Columns of the items' `fields`, and those of which there are two, keep their names.
+    """
+    spelled = {name: name.strip().casefold() for name in names if name not in fields}
+    counts = Counter(spelled.values())
+    return {
+        name: own
+        for name, own in spelled.items()
+        if own in OWN and own not in names and counts[own] == 1
+    }
+
+
 def column_of(name: str) -> str:
     """Return the column of an item's field."""
     return PREFIX + name if name in OWN or name.startswith(PREFIX) else name
@@ -49,7 +72,8 @@ class LabelImport:
         self, campaign: Campaign, annotator: str, relabel: Mapping[str, str] | None = None
     ) -> None:
         self.campaign = campaign
-        self.annotator, self.relabel = checked_name(annotator), relabel or {}
+        self.annotator = checked_name(annotator)
+        self.relabel = {composed(old): new for old, new in (relabel or {}).items()}
         found = rounds.rounds(campaign.store)
         self.items = {item.id: item for each in found for item in campaign.batch(each.id)}
         self.choices = campaign.choices
@@ -69,6 +93,12 @@ class LabelImport:
         }
         self.n_reassigned = 0
         self.unknown: set[str] = set()
+        self._has_unknown_choice = False
+        self._respelled: Counter[tuple[str, str]] = Counter()
+        names = {name for item in self.items.values() for name in item.fields}
+        names.update(campaign.pool_facts.get("fields", ()))
+        self.columns = {column_of(name) for name in names}
+        """Columns of the pool's fields."""
         self.entries: list[Entry] = []
         self._from_rows: dict[tuple[str, str], tuple[str, str]] = {}
         self._by_text: dict[str, str] = {}
@@ -94,8 +124,29 @@ class LabelImport:
             self.errors.append(f"{place}: {error}")
 
     def relabelled(self, label: str | None) -> str | None:
-        """Return the choice that a spelling stands for, or the label itself."""
-        return None if label is None else self.relabel.get(label, label)
+        """Return a label in form NFC, or the choice that its spelling stands for."""
+        if label is None:
+            return None
+        text = self.relabel.get(composed(label), composed(label))
+        if self.choices is None or {text, text.strip()} & set(self.choices):
+            return text
+        alike = spelled_alike(text, self.choices)
+        return alike[0] if len(alike) == 1 else text
+
+    def require_usable(self, where: str, rows: str, remedy: str) -> None:
+        """Raise InputError when a row cannot be used; `where` the `rows` are from, and a remedy."""
+        if not self.errors:
+            return
+        if self._has_unknown_choice:
+            relabel = worded(
+                python='relabel={"SPELLING": "CHOICE"}', terminal='--relabel "SPELLING=CHOICE"'
+            )
+            known = choices_remedy(self.choices or [], self.campaign.folder)
+            remedy = f"{remedy} {known} To map a spelling to a choice: {relabel}."
+        raise InputError(
+            f"{where}: {len(self.errors)} {rows} cannot be imported:{row_lines(self.errors)}"
+            f"Nothing was imported. {remedy}"
+        )
 
     def store(self) -> ImportResult:
         """Store all new responses in one transaction, in the order of their rows."""
@@ -111,9 +162,10 @@ class LabelImport:
             self._current.get((entry.item, entry.annotator)) != entry.answer for entry in old
         )
         if n_changed:
+            restore = " To restore the label of the file: campaign.label(item, answer)."
             notes.append(
                 f"{n_changed} rows repeat a label that their annotator has changed since. The "
-                "change is kept. To restore the label of the file: campaign.label(item, answer)."
+                f"change is kept.{worded(python=restore, terminal='')}"
             )
         if self.n_reassigned:
             notes.append(
@@ -124,6 +176,12 @@ class LabelImport:
             notes.append(
                 f"In {self.n_edited} rows the text differs from the one that was issued; their "
                 "labels belong to the text as it was issued."
+            )
+        if self._respelled:
+            pairs = [f"{old!r:.40} as {new!r:.40}" for old, new in self._respelled]
+            notes.append(
+                f"{self._respelled.total()} labels were read in the spelling of the choices: "
+                f"{listed(pairs)}."
             )
         if self.unknown:
             notes.append(f"Columns that were not used: {', '.join(sorted(self.unknown))}.")
@@ -145,9 +203,7 @@ class LabelImport:
             if label is None or (isinstance(label, str) and not label.strip()):
                 self.n_open += 1
                 return
-            if isinstance(label, str):
-                label = self.relabelled(label)
-            answer = checked_answer(label, self.choices, self.campaign.folder)
+            answer = self._answer(label)
         annotator = checked_name(row.get(ANNOTATOR) or self.annotator)
         before = self._current.get((item.id, annotator))
         if annotator != self.annotator and uuid is None and before not in (None, answer):
@@ -164,11 +220,21 @@ class LabelImport:
                 return
         self.entries.append(Entry(kind, item.id, annotator, answer, ms=ms, uuid=uuid))
 
+    def _answer(self, label: str) -> str:
+        """Return a label as it is stored; a label that is only spelled like a choice is noted."""
+        text = checked_text(label)
+        answer = self.relabelled(text) or text
+        if self.choices is not None and not {answer, answer.strip()} & set(self.choices):
+            self._has_unknown_choice = True
+            raise InputError(outside(answer, self.choices))
+        if answer != self.relabel.get(text, text):
+            self._respelled[text.strip(), answer] += 1
+        return checked_answer(answer, self.choices)
+
     def _check_text(self, item: BatchItem, row: Row) -> None:
         """Raise InputError when the row has the text of another item, as after a bad sort."""
         here = {name: row[column_of(name)] for name in item.fields if column_of(name) in row}
-        columns = {column_of(name) for name in item.fields}
-        self.unknown |= {name for name in row if name not in columns and name not in OWN}
+        self.unknown |= {name for name in row if name not in self.columns and name not in OWN}
         texts = {name: "" if text is None else str(text) for name, text in here.items()}
         if not texts or _normalized(texts) == _normalized({n: item.fields[n] for n in texts}):
             return
@@ -181,5 +247,5 @@ class LabelImport:
 
 
 def _normalized(fields: Mapping[str, str]) -> str:
-    """Return texts without what spreadsheets change: line ends, outer and double spaces."""
-    return json.dumps({name: " ".join(fields[name].split()) for name in sorted(fields)})
+    """Return texts without what spreadsheets change: spaces, line ends and the Unicode form."""
+    return json.dumps({name: " ".join(composed(fields[name]).split()) for name in sorted(fields)})

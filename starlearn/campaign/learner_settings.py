@@ -7,6 +7,7 @@ from typing import Any
 
 from sklearn.utils import check_random_state
 
+from starlearn.campaign.responses import require_no_control
 from starlearn.data.tokens import unknown_tokens, warn_of_unknown_tokens
 from starlearn.errors import (
     CampaignCorruptError,
@@ -78,6 +79,7 @@ def changed(settings: str, changes: dict[str, Any]) -> str:
 
 def with_choice(settings: str, choice: str) -> str:
     """Return settings whose task has one more choice."""
+    require_no_control(choice)
     return _with_choices(settings, lambda choices: [*choices, choice])
 
 

@@ -1,15 +1,16 @@
 """Answers of annotators: checked against the task, and resolved where annotators differ."""
 
 import json
+import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from starlearn.campaign.events import Event
-from starlearn.campaign.items import SURROGATE
-from starlearn.errors import InputError
+from starlearn.campaign.items import SURROGATE, composed
+from starlearn.errors import InputError, worded
 
 RESOLUTIONS = ("majority", "latest", "unanimous")
 """How the answers of several annotators to one item become one label.
@@ -20,50 +21,93 @@ unanimous: an item on which annotators differ has no label."""
 
 LONGEST_ANSWER = 1_000_000
 
+CONTROL = re.compile("[\x80-\x9f]")
+"""The control characters C1. No keyboard types them."""
+
 
 def choices_of(settings: str) -> list[str] | None:
     """Return the task's closed set of answers from a learner's settings; None for free form."""
     found = json.loads(settings)["task"].get("choices")
-    return None if found is None else [str(choice) for choice in found]
+    # Settings of an earlier version can hold a choice in two Unicode forms.
+    return None if found is None else list(dict.fromkeys(composed(str(c)) for c in found))
 
 
 def checked_answer(answer: Any, choices: list[str] | None, folder: str | Path = "FOLDER") -> str:
     """Return an answer as it is stored; the error names the command that adds a choice.
 
-    Outer spaces of a choice are dropped. A free-form answer is stored unchanged.
+    The answer is stored in Unicode's form NFC, and a choice without outer spaces.
     """
+    text = checked_text(answer)
+    for given in (text, text.strip()):
+        if choices is not None and given in choices:
+            return given
+    require_no_control(text)
+    if choices is None:
+        return text
+    raise InputError(f"{outside(text, choices)} {choices_remedy(choices, folder, text.strip())}")
+
+
+def checked_text(answer: Any) -> str:
+    """Return an answer in form NFC; InputError unless it is a text that can be stored."""
+    if answer is None or (isinstance(answer, str) and not answer.strip()):
+        skip = worded(python="campaign.skip(item)", terminal="s")
+        raise InputError(f"The label is empty. To skip an item: {skip}.")
     if not isinstance(answer, str):
         raise InputError(
             f"A label is text, got {type(answer).__name__} ({answer!r:.40}): 1 and '1' are two "
-            "labels. Write it in quotes. To skip an item, use skip(item)."
+            "labels. Write it in quotes."
         )
-    if not answer.strip():
-        raise InputError("The label is empty. To skip an item, use skip(item).")
     if SURROGATE.search(answer):
         raise InputError(f"The label {answer!r:.40} is not valid Unicode (lone surrogate).")
     if len(answer) > LONGEST_ANSWER:
         raise InputError(f"The label has {len(answer):,} characters; at most {LONGEST_ANSWER:,}.")
-    if choices is None or answer in choices:
-        return answer
-    new = answer.strip()
-    if new in choices:
-        return new
-    command = ["starlearn", "add-choice", str(folder), new if len(new) <= 60 else "CHOICE"]
-    raise InputError(
-        f"{answer!r:.60} is not among the choices {choices[:8]!r}"
-        f"{' and more' if len(choices) > 8 else ''}.{_hint(answer, choices)} To add it: "
-        f"{shlex.join(command)}, campaign.add_choice(...)."
+    return composed(answer)
+
+
+def require_no_control(text: str) -> None:
+    """Raise InputError for the control characters that a file in a wrong encoding contains."""
+    found = CONTROL.search(text)
+    if found is not None:
+        remedy = worded(python="encoding='cp1252'", terminal="--encoding cp1252")
+        raise InputError(
+            f"The label {text!r:.40} has the control character U+{ord(found.group()):04X}, as in a "
+            f"file of Windows that is read as latin-1. For such a file: {remedy}."
+        )
+
+
+def spelled_alike(text: str, choices: list[str]) -> list[str]:
+    """Return the choices that differ from a text only in case, spaces or leading zeros."""
+    return [choice for choice in choices if _spelling(choice) == _spelling(text)]
+
+
+def outside(text: str, choices: list[str]) -> str:
+    """Return the message that a label is not among the choices, with the one that is meant."""
+    alike = spelled_alike(text, choices)
+    close = get_close_matches(_spelling(text), [_spelling(choice) for choice in choices], n=1)
+    alike = alike or [choice for choice in choices if _spelling(choice) in close]
+    hint = f" Did you mean {' or '.join(map(repr, alike[:3]))}?" if alike else ""
+    return f"{text!r:.60} is not among the choices.{hint}"
+
+
+def choices_remedy(choices: list[str], folder: str | Path, new: str = "CHOICE") -> str:
+    """Return the choices, and the call or command that adds one."""
+    new = new if len(new) <= 60 else "CHOICE"
+    more = " and more" if len(choices) > 8 else ""
+    add = worded(
+        python=f"campaign.add_choice({new!r})",
+        terminal=shlex.join(["starlearn", "add-choice", str(folder), new]),
     )
+    return f"The choices are {', '.join(map(repr, choices[:8]))}{more}. To add one: {add}."
 
 
 def checked_name(annotator: Any) -> str:
-    """Return the name of an annotator; InputError unless it is a short printable text."""
+    """Return the name of an annotator in form NFC; InputError unless it is short and printable."""
     usable = isinstance(annotator, str) and annotator.strip() and annotator.isprintable()
     if not usable or len(annotator) > 100:
         raise InputError(
             f"annotator must be a name of 1 to 100 printable characters, got {annotator!r:.40}."
         )
-    return str(annotator.strip())
+    return composed(annotator.strip())
 
 
 def resolved(responses: Iterable[Event], resolution: str) -> dict[str, str]:
@@ -85,13 +129,7 @@ def resolved(responses: Iterable[Event], resolution: str) -> dict[str, str]:
     return {item: max(reversed(given), key=given.count) for item, given in votes.items()}
 
 
-def _hint(answer: str, choices: list[str]) -> str:
-    key = answer.strip().casefold()
-    same: Mapping[str, str] = {choice.casefold(): choice for choice in choices}
-    bare = {choice.lstrip("0"): choice for choice in choices if choice.lstrip("0") != choice}
-    if key in same:
-        return f" Did you mean {same[key]!r}?"
-    if key in bare:
-        return f" Did you mean {bare[key]!r}? Spreadsheets remove leading zeros."
-    close = get_close_matches(key, list(same), n=1)
-    return f" Did you mean {same[close[0]]!r}?" if close else ""
+def _spelling(text: str) -> str:
+    """Return a text without what spreadsheets and people change."""
+    bare = " ".join(composed(text.casefold()).split())
+    return bare.lstrip("0") or "0" if bare.isdecimal() else bare

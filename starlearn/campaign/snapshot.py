@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from starlearn.campaign.items import PoolItem
 from starlearn.errors import CampaignCorruptError
 from starlearn.storage.files import file_sha256, storage_errors, write_file
 
@@ -18,19 +19,21 @@ SCHEMA = pa.schema(
         pa.field("content", pa.string(), nullable=False),
         pa.field("count", pa.int32(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
+        pa.field("rest", pa.string()),  # null in a campaign of an earlier version
     ]
 )
 
 
-def write_snapshot(path: Path, items: Mapping[str, tuple[str, int, int]]) -> str:
+def write_snapshot(path: Path, items: Mapping[str, PoolItem]) -> str:
     """Write the output of `unique_items` in its order, and return the SHA-256 of the file."""
-    columns = zip(*((key, *values) for key, values in items.items()), strict=True)
-    table = pa.table(dict(zip(SCHEMA.names, columns, strict=True)), schema=SCHEMA)
+    names = SCHEMA.names[1:]
+    columns = {name: [getattr(item, name) for item in items.values()] for name in names}
+    table = pa.table({"id": list(items), **columns}, schema=SCHEMA)
     return write_table(path, table)
 
 
 def read_snapshot(path: Path, sha256: str) -> pa.Table:
-    """Return the snapshot, m rows with columns id, content, count, row, if its SHA-256 is right."""
+    """Return the snapshot, m rows with the columns of SCHEMA, if its SHA-256 is right."""
     if not path.is_file() or path.is_symlink() or file_sha256(path) != sha256:
         raise CampaignCorruptError(
             f"{path} is missing or is not the snapshot of the pool that was written (its SHA-256 "

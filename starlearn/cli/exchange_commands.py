@@ -84,7 +84,9 @@ def import_command(
     folder: Folder,
     file: Annotated[Path, typer.Argument(help="A .csv, .jsonl or .json file.", show_default=False)],
     annotator: Annotator = "me",
-    encoding: Annotated[str, typer.Option(help="Encoding of the file.")] = "utf-8",
+    encoding: Annotated[
+        str | None, typer.Option(help="Encoding of the file; default: UTF-8, else cp1252.")
+    ] = None,
     relabel: Relabel = None,
 ) -> None:
     """Store the labels of a file: all of them, or none with the lines to fix.

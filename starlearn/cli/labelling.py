@@ -12,15 +12,17 @@ from typing import Any
 from uuid import uuid4
 
 from starlearn.campaign.annotation import (
-    MAX_KEYS,
     Action,
     has_single_keys,
+    leading_number,
     require_batch,
     shortcuts,
     store_action,
     undo_last,
+    whole_number,
 )
 from starlearn.campaign.campaign import BatchItem, Campaign
+from starlearn.campaign.items import composed
 from starlearn.campaign.responses import checked_name
 from starlearn.console import plain
 from starlearn.errors import CampaignLockedError, InputError, StorageError
@@ -86,7 +88,7 @@ def parse_line(line: str, choices: list[str] | None) -> Action:
     InputError
         When the line fits nothing, or more than one choice. Nothing is then stored.
     """
-    text = line.strip()
+    text = composed(line.strip())
     if choices is None:
         if text.startswith(":") and not text.startswith("::"):
             return _command(text) or _refuse(text, "is not a command: :u, :s, :f, :q or :?")
@@ -97,12 +99,15 @@ def parse_line(line: str, choices: list[str] | None) -> Action:
     command = _command(text)
     if command is not None:
         return command
-    by_input = shortcuts(choices)
-    if text in by_input:
-        return Action("label", by_input[text])
+    number = whole_number(text)
+    if number is not None and number in shortcuts(choices):
+        return Action("label", shortcuts(choices)[number])
     key = text.casefold()
-    same = [choice for choice in choices if choice.casefold() == key]
-    found = same or [c for c in choices if key and c.casefold().startswith(key)]
+    found = [choice for choice in choices if choice.casefold() == key]
+    if not found and number is not None:  # 1 is not the beginning of "10: all"
+        found = [choice for choice in choices if leading_number(choice) == number]
+    elif not found and key:
+        found = [choice for choice in choices if choice.casefold().startswith(key)]
     if len(found) == 1:
         return Action("label", found[0])
     if found:
@@ -144,10 +149,14 @@ class LabellingSession:
         self.choices = campaign.choices
         self.interactive = interactive
         self.keyboard = Keyboard() if interactive and has_single_keys(self.choices) else None
-        self.n_saved = 0
+        self._saved: set[str] = set()
+        """Items with a response of this session that was not undone."""
 
     def run(self) -> int:
-        """Show open items until none is left or the annotator quits; return the number saved."""
+        """Show open items until none is left or the annotator quits.
+
+        Return the number of items with a response of this session; undone responses do not count.
+        """
         require_batch(self.campaign)
         with self.keyboard.single_keys() if self.keyboard else nullcontext():
             undone: BatchItem | None = None
@@ -155,7 +164,7 @@ class LabellingSession:
                 item = undone or next(iter(self.campaign.open_items(self.annotator)), None)
                 action = self._handle(item)
                 if action.kind == "quit":
-                    return self.n_saved
+                    return len(self._saved)
                 if action.kind == "undo":
                     undone = self._undo() or undone
                 elif item is not None:
@@ -202,7 +211,7 @@ class LabellingSession:
                 if not can_retry or not self._wants_retry(error):
                     raise
         done = {"label": str(action.text), "skip": "skipped", "flag": "flagged"}[action.kind]
-        self.n_saved += 1
+        self._saved.add(item.id)
         self._print(f"  {done} (saved)")
 
     def _wants_retry(self, error: Exception) -> bool:
@@ -218,6 +227,7 @@ class LabellingSession:
         if response is None:
             self._print("  You have no response in this batch to undo.")
             return None
+        self._saved.discard(response.item)
         self._print(f"  undone: {response.answer or response.kind} (saved)")
         return next(item for item in self.campaign.batch() if item.id == response.item)
 
@@ -245,12 +255,13 @@ class LabellingSession:
                 "  Type the answer (a \\ at the end continues it on the next line). "
                 ":s skip  :f flag  :u undo  :q quit"
             )
-        elif len(self.choices) > MAX_KEYS:
+        elif not has_single_keys(self.choices):
             listed = self._listed("  ")
             if len(listed) <= LONGEST_LIST:
                 self._print(f"  {listed}")
+            typed = "the number or the beginning" if shortcuts(self.choices) else "the beginning"
             self._print(
-                f"  Type the number or the beginning of one of {len(self.choices)} choices "
+                f"  Type {typed} of one of {len(self.choices)} choices "
                 "(? lists them).  s skip  f flag  u undo  q quit"
             )
         else:
@@ -265,8 +276,14 @@ class LabellingSession:
         )
 
     def _listed(self, between: str) -> str:
-        by_input = shortcuts(self.choices or [])
-        return between.join(t if t == choice else f"{t} {choice}" for t, choice in by_input.items())
+        choices = self.choices or []
+        numbers = {choice: number for number, choice in shortcuts(choices).items()}
+        return between.join(
+            choice
+            if numbers.get(choice) in (None, leading_number(choice))
+            else f"{numbers[choice]} {choice}"
+            for choice in choices
+        )
 
     def _print(self, text: str) -> None:
         self.console.print(plain(text))

@@ -1,6 +1,8 @@
 """Items and labels in every container that users pass, read by position."""
 
 import os
+import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Reversible, Sequence, Set
 from numbers import Integral
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starlearn.data.text_files import SUFFIXES
-from starlearn.errors import InputError, listed
+from starlearn.errors import InputError, listed, row_lines
 from starlearn.tasks import Item
 
 POOL_SUFFIXES = (*SUFFIXES, ".parquet")
@@ -129,7 +131,10 @@ def _is_array_alone(X: Any) -> bool:
 
 
 def as_labels(y: Any, n_items: int) -> NDArray[Any]:
-    """Return labels (texts, whole numbers or booleans) as a 1-D array, texts as objects."""
+    """Return labels (texts, whole numbers or booleans) as a 1-D array, texts as objects.
+
+    Texts are returned in Unicode's form NFC, with a warning where this changes one.
+    """
     _check_order(y, "y")
     if hasattr(y, "columns") and hasattr(y, "to_numpy"):  # pandas.DataFrame
         y = y.to_numpy()
@@ -156,7 +161,7 @@ def as_labels(y: Any, n_items: int) -> NDArray[Any]:
     if wrong:
         raise InputError(
             f"Labels must be texts, whole numbers or booleans. {len(wrong)} of {n_items} labels "
-            f"are missing, continuous or of another type: {listed(wrong)}. Remove these items."
+            f"are missing, continuous or of another type:{row_lines(wrong)}Remove these items."
         )
     kinds = sorted({type(label).__name__ for label in labels})
     if len(kinds) > 1:
@@ -164,7 +169,19 @@ def as_labels(y: Any, n_items: int) -> NDArray[Any]:
             f"Labels are of mixed types ({', '.join(kinds)}), and 1 and '1' are different labels. "
             "Convert all to one type, for example [str(label) for label in y]."
         )
-    return object_array(labels) if kinds == ["str"] else exact_array(labels)
+    if kinds != ["str"]:
+        return exact_array(labels)
+    composed = [unicodedata.normalize("NFC", label) for label in labels]
+    changed = [label for label, new in zip(labels, composed, strict=True) if label != new]
+    if changed:
+        warnings.warn(
+            f"{len(changed)} of {n_items} labels, such as {changed[0]!r:.40}, were converted to "
+            "Unicode's form NFC, in which predictions are returned. To compare labels with "
+            "predictions, convert them too: unicodedata.normalize('NFC', label).",
+            UserWarning,
+            stacklevel=3,
+        )
+    return object_array(composed)
 
 
 def object_array(values: Sequence[Any]) -> NDArray[Any]:

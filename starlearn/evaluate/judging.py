@@ -58,7 +58,8 @@ def gold_losses(learner: Any, items: Sequence[Any], labels: Sequence[Any]) -> ND
 
 def _columns(learner: Any, labels: Sequence[Any]) -> NDArray[np.intp]:
     places = {label: column for column, label in enumerate(learner.classes_.tolist())}
-    return np.array([places.get(label, -1) for label in labels], dtype=np.intp)
+    known = as_labels(labels, len(labels)).tolist()
+    return np.array([places.get(label, -1) for label in known], dtype=np.intp)
 
 
 def _minus_log(probabilities: NDArray[np.float64], gold: NDArray[np.intp]) -> NDArray[np.float64]:

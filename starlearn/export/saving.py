@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -182,6 +183,10 @@ def parameters_from_json(parameters: Mapping[str, Any], where: str) -> dict[str,
                 UserWarning,
                 stacklevel=3,
             )
+        if arguments.get("choices") is not None:
+            # An earlier version could save one choice in two Unicode forms.
+            composed = (unicodedata.normalize("NFC", str(c)) for c in arguments["choices"])
+            arguments["choices"] = list(dict.fromkeys(composed))
         found[name] = _CLASSES[kind](**arguments)
     found["quantization"] = quantization_from_json(found["quantization"])
     return found

@@ -419,7 +419,8 @@ class STARLearner(
         check_base(base_of(learner).backbone, saved.adapter)
         learner.adapter_, learner.seed_, learner.rounds_ = saved.adapter, saved.seed, saved.rounds
         if saved.classes is not None:
-            learner.classes_ = as_labels(saved.classes, len(saved.classes))
+            # An earlier version did not compose labels, which can change their order.
+            learner.classes_ = np.unique(as_labels(saved.classes, len(saved.classes)))
         learner._remember(list(saved.items), as_labels(saved.labels, len(saved.items)))
         return learner
 

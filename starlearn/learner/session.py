@@ -33,7 +33,7 @@ from starlearn.query.score_store import ScoreStore
 from starlearn.query.score_table import Uncertainty
 from starlearn.query.scoring import Scorer
 from starlearn.randomness import derived_seed, drawn_seed
-from starlearn.tasks import Fields, GenerationTask, Task
+from starlearn.tasks import ChoiceTask, Fields, GenerationTask, Task
 from starlearn.train.batches import Example
 from starlearn.train.trainer import TrainingRecord, check_lengths, train_adapter
 
@@ -357,7 +357,7 @@ def classes_of(task: Task, labels: NDArray[Any] | None) -> NDArray[Any] | None:
     """Return the classes in the order of the columns; None where there are none or no labels."""
     if isinstance(task, GenerationTask):
         return None
-    choices = getattr(task, "choices", None)
+    choices = task.composed_choices() if isinstance(task, ChoiceTask) else None
     if choices is not None:
         return object_array(sorted(choices))
     return None if labels is None else np.unique(labels)

@@ -153,6 +153,32 @@ def test_label_by_key_undo_and_reload(served):
     assert at.campaign.history()[0].label_seconds > 0
 
 
+def test_the_digit_that_is_read_is_the_key(served, monkeypatch):
+    choices = ["2: red", "1: green", "٣: blue"]
+    monkeypatch.setattr(Campaign, "choices", property(lambda self: choices))
+    page = served().page()
+    press(page, "1", "Saved: 1: green")
+    key = "new KeyboardEvent('keydown', {key: '٣', bubbles: true})"
+    page.evaluate(f"document.querySelector('.item').dispatchEvent({key})")
+    expect(page.locator("#status")).to_contain_text("Saved: ٣: blue")
+    press(page, "2", "Saved: 2: red")
+    press(page, "3", "Saved: ٣: blue")
+
+
+def test_a_number_selects_no_choice_that_begins_with_a_longer_one(served, monkeypatch):
+    choices = ["10: all", "1-3 days", "unsure"]
+    monkeypatch.setattr(Campaign, "choices", property(lambda self: choices))
+    at = served()
+    page = at.page()
+    page.keyboard.type("1")
+    expect(page.locator(".filter output")).to_have_text("2 of 3")
+    page.keyboard.press("Enter")
+    expect(page.locator("[aria-selected=true]")).to_have_count(0)
+    page.keyboard.press("ArrowDown")
+    press(page, "Enter", "Saved: 10: all")
+    assert [what for _, _, what in responses_of(at.campaign)] == ["10: all"]
+
+
 def test_two_annotators_at_once(served):
     at = served()
     ann, bob = at.page("ann"), at.page("bob")
@@ -189,7 +215,9 @@ def test_hostile_text_does_nothing_in_a_browser(served):
     at = served(pool, 3, task=task, extra_fields=["source"])
     page = at.page(f"ann {HOSTILE[:80]}")
     expect(page.locator(".text").first).to_contain_text(HOSTILE)
-    press(page, "2", f"Saved: {HOSTILE[:59]}…")
+    page.locator("#choice-1").click()
+    expect(page.locator("#status")).to_contain_text(f"Saved: {HOSTILE[:59]}…")
+    page.keyboard.press("Escape")
     page.keyboard.press("f")
     page.keyboard.type(HOSTILE)
     press(page, "Enter", "Saved: flagged")

@@ -6,14 +6,23 @@ import json
 from pathlib import Path
 
 import pytest
-from campaign_cases import COLOURS, answer_for
+from campaign_cases import COLOURS, POOL, answer_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from starlearn.campaign import events, learner_settings
-from starlearn.campaign.cells import FORMULA, escaped, read_cells, unescaped, write_cells
+from starlearn.campaign.campaign import Campaign
+from starlearn.campaign.cells import (
+    FORMULA,
+    escaped,
+    read_cells,
+    unescaped,
+    write_cells,
+)
 from starlearn.campaign.exchange import export_batch, import_labels
 from starlearn.campaign.importing import column_of
+from starlearn.cli.app import app
 from starlearn.errors import InputError, StorageError
 from starlearn.settings import Acquisition
 from starlearn.tasks import ChoiceTask, GenerationTask
@@ -97,6 +106,31 @@ def test_formulas_are_defused(start):
     cell = f'{start}HYPERLINK("http://x")'
     assert escaped(cell) == f"'{cell}"
     assert unescaped(escaped(escaped(cell))) == escaped(cell)
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(
+        st.lists(st.text(st.sampled_from(";\t\r\n\"',=+-@\0 a")), min_size=2, max_size=2),
+        max_size=3,
+    )
+)
+def test_no_cell_is_a_formula_however_the_file_is_split(cells):
+    written = write_cells(["id", "text"], [[f"i{text}", other] for text, other in cells])
+    readers = [(",", csv.QUOTE_MINIMAL)]
+    readers += [(d, quoting) for d in ";\t" for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE)]
+    for delimiter, quoting in readers:
+        text = io.StringIO(written.decode("utf-8-sig"), newline="")
+        for row in csv.reader(text, delimiter=delimiter, quoting=quoting):
+            assert not [cell for cell in row if cell[:1] and cell[:1] in "=+-@\0"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a;=1+1", "a\n=1+1", "a\t@x", 'a;"=1+1"', "a;'=1", "'a;''-1", "- a\n- b", "a;b = c"]
+)
+def test_inner_formulas_survive_the_round_trip(text):
+    written = write_cells(["id", "text"], [["i1", text]]).decode("utf-8-sig")
+    assert list(read_cells(Path("x.csv"), written, "id"))[1][1] == ["i1", text]
 
 
 HOSTILE = [
@@ -183,7 +217,7 @@ def test_a_file_with_one_bad_row_changes_nothing(campaign, file, content, says):
         ('{"id": "%s", "label": 1}', "A label is text, got int"),
         ('{"id": "%s", "label": true}', "A label is text, got bool"),
         ('{"id": "%s", "label": ["red"]}', "A label is text"),
-        ('{"id": "%s"}', "has no id and label"),
+        ('{"id": "%s"}', "line 1 needs the columns id and label"),
         ('{"id": "%s", "label": "\\ud800"}', "lone surrogate"),
         ('{"id": 3, "label": "red"}%.0s', "id 3 was never issued"),
         ('{"id": "%s", "label": ', "line 1 is not JSON"),
@@ -241,24 +275,61 @@ def test_other_columns_are_not_used_and_named(campaign, file):
     assert done.notes == ["Columns that were not used: comment, score."]
 
 
+def test_a_file_of_windows_is_read_with_a_note(make_campaign, file):
+    campaign = make_campaign(["the sky is 5 €", "the sea is"], task=GenerationTask("{text}", 2))
+    campaign.query(2)
+    texts = {item.id: item.fields["text"] for item in campaign.batch()}
+    lines = [f"{key},{text},29 €" for key, text in texts.items()]
+    file.write_text("\n".join(["id,text,label", *lines]), encoding="cp1252")
+    done = import_labels(campaign, file)
+    assert list(campaign.labels().values()) == ["29 €", "29 €"]
+    (note,) = done.notes
+    assert "not UTF-8 (byte 0x80 in line " in note
+    assert "read as cp1252" in note
+    assert "29 €" in note or "is 5 €" in note
+    assert "encoding='NAME'" in note
+    with pytest.raises(InputError, match=r"byte 0x80 in line . is not utf-8.*encoding='cp1252'"):
+        import_labels(campaign, file, encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("encoding", "says"),
-    [("latin-1", "byte 0xE9 in line 3 .*--encoding latin-1"), ("utf-16", "--encoding utf-16")],
+    [("cp1251", "1 texts of its items differ"), ("utf-16", "encoding='utf-16'")],
 )
-def test_other_encodings_are_named_not_guessed(make_campaign, file, encoding, says):
-    campaign = make_campaign(task=GenerationTask("{text}", 2))
+def test_no_encoding_is_guessed_against_what_the_file_shows(make_campaign, file, encoding, says):
+    campaign = make_campaign(["the sky is да", "the sea is"], task=GenerationTask("{text}", 2))
     campaign.query(2)
-    file.write_text(rows(campaign, ["the", "été"]), encoding=encoding)
+    lines = [f"{item.id},{item.fields['text']},да" for item in campaign.batch()]
+    file.write_text("\n".join(["id,text,label", *lines]), encoding=encoding)
     with pytest.raises(InputError, match=says):
         import_labels(campaign, file)
-    import_labels(campaign, file, encoding=encoding)
-    assert list(campaign.labels().values()) == ["the", "été"]
+    assert events.events(campaign.store) == []
+    assert import_labels(campaign, file, encoding=encoding).notes == []
+    assert set(campaign.labels().values()) == {"да"}
+
+
+def test_encodings_that_cannot_be_used(campaign, file):
+    file.write_bytes(rows(campaign, ["x"]).encode() + b"\x81\xff")
+    with pytest.raises(InputError, match=r"byte 0x81 in line 3 is not utf-8.*encoding='NAME'"):
+        import_labels(campaign, file)
     with pytest.raises(InputError, match="is an unknown encoding"):
         import_labels(campaign, file, encoding="excel")
     with pytest.raises(InputError, match="cannot be read"):
         import_labels(campaign, file.with_name("nowhere.csv"))
     with pytest.raises(InputError, match=r"must end in \.csv"):
         export_batch(campaign, file.with_name("x.xlsx"))
+
+
+def test_control_characters_of_a_wrong_encoding_are_no_label(make_campaign, file):
+    campaign = make_campaign(task=GenerationTask("{text}", 2))
+    first, second = campaign.query(2)
+    file.write_text(rows(campaign, ["29 €", "two"]), encoding="cp1252")
+    with pytest.raises(InputError, match=r"line 2: .*U\+0080, as in a file of Windows.*cp1252"):
+        import_labels(campaign, file, encoding="latin-1")
+    assert events.events(campaign.store) == []
+    with pytest.raises(InputError, match=r"U\+0085"):
+        campaign.label(first, "and so on\x85")
+    campaign.label(second, "tab\tand\nline")
 
 
 def test_cells_of_any_length(make_campaign, file):
@@ -269,12 +340,91 @@ def test_cells_of_any_length(make_campaign, file):
     assert list(campaign.labels().values()) == ["y" * 500_000]
 
 
-def test_other_spellings_are_confirmed_by_whoever_imports(campaign, file):
-    file.write_text(rows(campaign, ["Red", " red ", "R"]))
-    with pytest.raises(InputError, match="Did you mean 'red'"):
+def test_labels_that_differ_in_case_and_spaces_are_read_with_a_note(campaign, file):
+    file.write_text(rows(campaign, ["Red", " red ", "BLUE"]))
+    done = import_labels(campaign, file)
+    assert list(campaign.labels().values()) == ["red", "red", "blue"]
+    assert done.notes == [
+        "2 labels were read in the spelling of the choices: 'Red' as 'red'; 'BLUE' as 'blue'."
+    ]
+    assert import_labels(campaign, file).n_same == 3
+
+
+def test_a_spelling_that_fits_no_choice_or_two_is_refused(campaign, file, monkeypatch):
+    file.write_text(rows(campaign, ["rde", "R"]))
+    with pytest.raises(InputError, match=r"line 2: 'rde' is not among the choices. Did you mean "):
         import_labels(campaign, file)
-    import_labels(campaign, file, relabel={"Red": "red", "R": "red"})
-    assert list(campaign.labels().values()) == ["red"] * 3
+    import_labels(campaign, file, relabel={"rde": "red", "R": "red"})
+    assert list(campaign.labels().values()) == ["red", "red"]
+    monkeypatch.setattr(Campaign, "choices", property(lambda self: ["red", "RED", "007", "7 a"]))
+    file.write_text(rows(campaign, ["Red"]))
+    with pytest.raises(InputError, match="Did you mean 'red' or 'RED'"):
+        import_labels(campaign, file)
+    file.write_text(rows(campaign, ["7"]))  # as a spreadsheet writes 007
+    assert import_labels(campaign, file).notes == [
+        "1 labels were read in the spelling of the choices: '7' as '007'."
+    ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_headers_that_differ_in_case_and_spaces_are_read_with_a_note(campaign, quick, kind):
+    file, first = quick / f"labels.{kind}", ids(campaign)[0]
+    row = {"ID": first, " Label": "red", "Annotator": "bob"}
+    content = f"{','.join(row)}\n{','.join(row.values())}\n".replace(",", ";")
+    file.write_text(content if kind == "csv" else json.dumps(row))
+    done = import_labels(campaign, file)
+    assert (done.n_new, campaign.status().annotators) == (1, {"bob": 1})
+    assert done.notes == [
+        "The column 'ID' was read as 'id'.",
+        "The column ' Label' was read as 'label'.",
+        "The column 'Annotator' was read as 'annotator'.",
+    ]
+
+
+def test_headers_that_could_mean_something_else_are_not_read(make_campaign, file):
+    pool = [{"text": text, "Campaign": "spring"} for text in POOL]
+    campaign = make_campaign(pool, extra_fields=["Campaign"])
+    campaign.query(1)
+    (first,) = ids(campaign)
+    file.write_text(f"id,Label,LABEL\n{first},red,blue\n")
+    with pytest.raises(InputError, match=r"needs the columns id and label.*Did you mean 'Label'"):
+        import_labels(campaign, file)
+    file.write_text(f"id,labels\n{first},red\n")
+    with pytest.raises(InputError, match=r"Did you mean 'labels'. Rename it to label"):
+        import_labels(campaign, file)
+    file.write_text(f"id,label,Campaign\n{first},red,spring\n")
+    assert import_labels(campaign, file).notes == []
+
+
+def test_many_bad_rows_are_one_line_each_and_a_count(campaign, file):
+    bad = [f"i{number},red" for number in range(7)]
+    file.write_text("\n".join(["id,label", *bad, f"{ids(campaign)[0]},purple"]))
+    with pytest.raises(InputError) as raised:
+        import_labels(campaign, file)
+    lines = str(raised.value).splitlines()
+    assert lines[0] == f"{file}: 8 rows cannot be imported:"
+    assert lines[1] == "  line 2: id 'i0' was never issued in this campaign"
+    assert lines[6] == "  and 3 more"
+    assert len(lines) == 8
+    assert "Fix these rows and import again." in lines[7]
+
+
+def test_errors_are_worded_for_python_or_the_command_line(campaign, file):
+    file.write_text(rows(campaign, ["purple"]))
+    with pytest.raises(InputError) as raised:
+        import_labels(campaign, file)
+    python = str(raised.value)
+    assert "campaign.add_choice('CHOICE')" in python
+    assert 'relabel={"SPELLING": "CHOICE"}' in python
+    assert "--" not in python
+    assert "starlearn add-choice" not in python
+    result = CliRunner().invoke(app, ["import", str(campaign.folder), str(file)])
+    assert result.exit_code == 2
+    assert f"starlearn add-choice {campaign.folder} CHOICE" in result.stderr
+    assert '--relabel "SPELLING=CHOICE"' in result.stderr
+    assert "campaign." not in result.stderr
+    with pytest.raises(InputError, match=r"campaign\.add_choice\('purple'\)"):
+        campaign.label(ids(campaign)[0], "purple")  # the wording ends with the command
 
 
 def test_a_text_that_was_edited_in_the_file_moves_no_label(campaign, file):

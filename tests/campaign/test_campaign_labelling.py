@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from starlearn.campaign import events
 from starlearn.campaign.annotation import Action, has_single_keys, shortcuts
 from starlearn.campaign.campaign import Campaign
+from starlearn.campaign.items import composed
 from starlearn.cli.app import app
 from starlearn.cli.labelling import parse_line
 from starlearn.errors import InputError
@@ -75,15 +76,64 @@ def test_prefixes_of_several_choices_are_refused():
         parse_line("grene c", MANY)
 
 
-def test_choices_that_are_numbers_are_typed_as_they_are():
-    # With numbers for the places, typing 1 would store "0".
-    assert parse_line("1", ["0", "1"]) == Action("label", "1")
-    assert parse_line("1", ["5", "4", "3", "2", "1"]) == Action("label", "1")
+@pytest.mark.parametrize(
+    ("choices", "numbers"),
+    [
+        (["0: none", "1: mild", "2: severe"], "012"),
+        (["3 stars", "2 stars", "1 star"], "321"),
+        (["2", "3", "1"], "231"),
+        (["(2) often", "(1) rarely"], "21"),
+        (["level 1", "level 0"], "10"),
+        (["٣: ب", "٢: ج"], "32"),
+        (["02 b", "01 a"], "21"),
+        (["② b", "① a"], "21"),
+        (["2 of 2", "1 of 2"], "21"),
+        (list("9876543210"), "9876543210"),
+        (["no", "yes"], "12"),
+    ],
+)
+def test_the_number_that_a_person_reads_is_the_key(choices, numbers):
+    assert shortcuts(choices) == dict(zip(numbers, choices, strict=True))
+    assert has_single_keys(choices)
+    for number, choice in zip(numbers, choices, strict=True):
+        assert parse_line(number, choices) == Action("label", choice)
+    assert parse_line("٢", ["2: b", "1: a"]) == Action("label", "2: b")
+    assert parse_line("01", ["2: b", "1: a"]) == Action("label", "1: a")
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["0", "1", "ten"],
+        ["0: none", "1: mild", "unsure"],
+        ["covid 19", "flu"],
+        ["1-3 days", "4-6 days"],
+        ["1 – 3 days", "4 – 6 days"],  # noqa: RUF001 - as word processors write a range
+        ["0.5 mg", "1.5 mg"],
+        ["-1", "0", "1"],
+        ["H1N1", "H5N1"],
+        ["under 18", "18 or more"],
+        ["½", "whole"],
+        ["Ⅲ", "Ⅱ"],
+    ],
+)
+def test_without_one_number_for_every_choice_there_are_no_number_keys(choices):
+    assert shortcuts(choices) == {}
+    assert not has_single_keys(choices)
+    for choice in choices:
+        assert parse_line(choice, choices) == Action("label", choice)
+    with pytest.raises(InputError):  # neither its place nor the beginning of a longer number
+        parse_line("2", choices)
+
+
+def test_a_number_is_not_the_beginning_of_a_longer_one():
+    choices = ["10: all", "20: some", "unsure"]
     with pytest.raises(InputError):
-        parse_line("3", ["0", "1", "ten"])
-    assert has_single_keys(["0", "1"])
-    assert not has_single_keys(["0", "10"])
-    assert shortcuts(["0", "10"]) == {"0": "0", "10": "10"}
+        parse_line("1", choices)
+    assert parse_line("10", choices).text == "10: all"
+    assert parse_line("1", ["1: a", "10: b", "unsure"]).text == "1: a"
+    assert shortcuts(["10 - ten", "1 - one"]) == {"10": "10 - ten", "1": "1 - one"}
+    assert not has_single_keys(["10 - ten", "1 - one"])
 
 
 def test_choices_that_are_spelled_like_commands_win():
@@ -93,7 +143,11 @@ def test_choices_that_are_spelled_like_commands_win():
 
 
 @given(
-    st.lists(st.text(min_size=1, max_size=4).map(str.strip).filter(bool), min_size=2, unique=True)
+    st.lists(
+        st.text(min_size=1, max_size=4).map(str.strip).map(composed).filter(bool),
+        min_size=2,
+        unique=True,
+    )
 )
 def test_every_choice_can_be_typed_in_full_and_by_its_shortcut(choices):
     for choice in choices:
@@ -164,6 +218,15 @@ def test_the_last_response_can_be_undone_before_the_end(make_campaign):
     assert campaign.labels() == {item.id: "green"}
 
 
+def test_what_was_undone_is_not_counted_as_saved(make_campaign):
+    campaign = make_campaign()
+    campaign.query(3)
+    assert "1 saved. 1 of the batch's 3 items" in label(campaign, "1\n2\nu\nq\n")
+    # A response of an earlier session is undone: this one saved nothing, and not less.
+    assert "0 saved. 0 of the batch's 3 items" in label(campaign, "u\nq\n")
+    assert "2 saved. 2 of the batch's 3 items" in label(campaign, "1\nu\n2\ns\nq\n")
+
+
 def test_undo_never_reaches_into_an_earlier_round(make_campaign):
     campaign = make_campaign()
     campaign.query(1)
@@ -207,6 +270,24 @@ def test_what_is_shown(make_campaign):
     assert "1 red  2 green  3 blue    s skip  f flag  u undo  q quit" in output
     assert "skip the item" in output
     assert responses_of(campaign) == []
+
+
+@pytest.mark.parametrize(
+    ("choices", "typed", "shown", "stored"),
+    [
+        (["2: red", "1: green", "0: blue"], "1", "2: red  1: green  0: blue    s skip", "1: green"),
+        (["colour 2", "colour 1"], "1", "2 colour 2  1 colour 1    s skip", "colour 1"),
+        (["1: red", "0: green", "blue"], "0", "Type the beginning of one of 3", "0: green"),
+    ],
+)
+def test_choices_with_numbers_in_a_session(
+    make_campaign, monkeypatch, choices, typed, shown, stored
+):
+    campaign = make_campaign()
+    campaign.query(1)
+    monkeypatch.setattr(Campaign, "choices", property(lambda self: choices))
+    assert shown in label(campaign, f"{typed}\n")
+    assert list(campaign.labels().values()) == [stored]
 
 
 def test_many_choices_are_typed_by_number_or_prefix(make_campaign):

@@ -293,13 +293,13 @@ def test_push_and_pull_on_the_command_line(campaign, fake):
     output = done("push", folder, "--url", URL, "--predictions", "none")
     assert "0 of them show an answer of the model." in output
     assert f"Next: starlearn pull {folder}" in output
-    for task, answer in zip(fake.tasks, ["red", "Red", "blue"], strict=False):
+    for task, answer in zip(fake.tasks, ["red", "rde", "blue"], strict=False):
         fake.annotate(task, answer)
     fake.annotate(max(fake.tasks), [], was_cancelled=True)
     run = CliRunner().invoke(app, ["pull", str(folder)])
     assert run.exit_code == 2
     assert "Nothing was imported" in run.output
-    output = done("pull", folder, "--relabel", "Red=red")
+    output = done("pull", folder, "--relabel", "rde=red")
     assert "3 labels saved, 1 skips." in output
     assert f"Next: starlearn teach {folder}" in output
     assert "0 labels saved, 4 were there already." in done("pull", folder)

@@ -207,6 +207,16 @@ def test_keys_of_fields_are_names_that_label_studio_can_refer_to(names):
     assert all(key.isascii() and key.isidentifier() for key in keys.values())
 
 
+def test_numbers_that_choices_show_are_keys_in_label_studio():
+    config = interface(["text"], ["0: none", "1: mild"])
+    assert [choice.get("hotkey") for choice in of_xml(config).iter("Choice")] == ["0", "1"]
+    config = extended(config, ["text"], ["0: none", "1: mild", "2: severe"])
+    assert [choice.get("hotkey") for choice in of_xml(config).iter("Choice")] == ["0", "1", "2"]
+    config = extended(config, ["text"], ["0: none", "1: mild", "2: severe", "unsure"])
+    assert "hotkey" not in config
+    assert "hotkey" not in interface(["text"], ["red", "green"])
+
+
 @given(
     st.lists(TEXTS.filter(lambda text: text and not NOT_XML.search(text)), max_size=6, unique=True),
     st.lists(TEXTS, min_size=1, max_size=3, unique=True),

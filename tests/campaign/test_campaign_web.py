@@ -298,16 +298,33 @@ def test_choices_that_need_more_than_a_key(make_campaign):
     assert len(responses_of(campaign)) == 1
 
 
-def test_numbers_as_choices_keep_their_own_keys(batch, monkeypatch):
+@pytest.mark.parametrize(
+    ("choices", "keys"),
+    [
+        (["1", "0"], ["1", "0"]),
+        (["0: none", "1: mild", "2: severe"], ["0", "1", "2"]),
+        (["٣: b", "٢: a"], ["3 ٣", "2 ٢"]),
+        (["02 b", "01 a"], ["2", "1"]),
+    ],
+)
+def test_the_number_that_a_person_reads_is_the_key(batch, monkeypatch, choices, keys):
     campaign = batch
-    monkeypatch.setattr(Campaign, "choices", property(lambda self: ["1", "0", "s"]))
+    monkeypatch.setattr(Campaign, "choices", property(lambda self: choices))
     (visitor,) = visitors(campaign, "ann")
     page = visitor.get()
-    assert [b["aria-keyshortcuts"] for b in page.form("label").buttons] == ["1", "0", "s"]
-    # A choice comes before a command of the same key.
-    assert "aria-keyshortcuts" not in page.form("skip").buttons[0]
-    visitor.label(page, 0)
-    assert list(campaign.labels().values()) == ["1"]
+    assert [b["aria-keyshortcuts"] for b in page.form("label").buttons] == keys
+    visitor.label(page, 1)
+    assert list(campaign.labels().values()) == [choices[1]]
+
+
+def test_without_one_number_for_every_choice_there_are_no_number_keys(batch, monkeypatch):
+    monkeypatch.setattr(Campaign, "choices", property(lambda self: ["10: all", "1-3", "unsure"]))
+    (visitor,) = visitors(batch, "ann")
+    page = visitor.get()
+    buttons = page.form("label").buttons
+    assert not any("aria-keyshortcuts" in button for button in buttons)
+    assert [button["data-number"] for button in buttons] == ["", "", ""]
+    assert page.element(id="filter", placeholder="A part of the name, arrows, Enter")
 
 
 # The command

@@ -322,8 +322,19 @@ def test_many_annotators_in_threads_lose_and_double_nothing(make_campaign):
     assert campaign.status().done == 8
     kinds = [kind for _, kind, _ in responses_of(campaign)]
     assert (kinds.count("label"), kinds.count("undo")) == (36, 4)
-    assert service.n_saved == 36
+    assert service.n_saved == 32  # without the four that were undone
     assert campaign.labels() == {item.id: answer_for(item.fields) for item in campaign.batch()}
+
+
+def test_what_was_undone_is_not_counted_as_saved(batch):
+    service = AnnotationService(batch)
+    first, second, *_ = batch.batch()
+    service.record("ann", first.id, Action("label", "red"), 0)
+    service.record("bob", second.id, Action("skip"), 0)
+    service.undo("ann", 1)
+    assert service.n_saved == 1
+    service.record("ann", first.id, Action("label", "blue"), 2)
+    assert service.n_saved == 2
 
 
 # When it cannot be stored

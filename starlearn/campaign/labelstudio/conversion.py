@@ -161,11 +161,7 @@ def import_annotations(
         found = _statements(ours, importer)
         authors = Authors(campaign, found, names or {}, server)
         added = _add_rows(found, importer, authors)
-        if importer.errors:
-            raise InputError(
-                f"{where}: {len(importer.errors)} annotations cannot be imported: "
-                f"{listed(importer.errors)}. Nothing was imported. {remedy}"
-            )
+        importer.require_usable(where, "annotations", remedy)
         moves = authors.moves()
         if moves:
             events.reassign(campaign.store, moves, campaign.options["per_item"])

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from html import escape
 from xml.etree import ElementTree
 
+from starlearn.campaign.annotation import has_single_keys, shortcuts
+from starlearn.campaign.items import composed
 from starlearn.errors import InputError, listed
 
 CONTROL = "label"
@@ -66,7 +68,7 @@ def extended(config: str, names: Iterable[str], choices: list[str] | None) -> st
             "could not be read back. Add one in Settings > Labeling Interface, or make a new "
             "project: push with --new."
         )
-    there = {found.get("alias") or found.get("value") for found in control.iter("Choice")}
+    there = {composed(choice) for choice in _choices(control)}
     lacking = [choice for choice in choices or [] if choice not in there]
     if not lacking:
         return None
@@ -86,6 +88,23 @@ def _add(control: ElementTree.Element, choices: list[str]) -> None:
         if VARIABLE.search(choice):  # shown and stored unchanged
             shown = {"alias": choice, "html": escape(choice)}
         ElementTree.SubElement(control, "Choice", {"value": choice, **shown})
+    _set_keys(control)
+
+
+def _set_keys(control: ElementTree.Element) -> None:
+    """Make the numbers that choices show their keys; Label Studio's own keys are the places."""
+    choices = _choices(control)
+    numbers = list(shortcuts(choices)) if has_single_keys(choices) else []
+    places = [str(place) for place in range(1, len(choices) + 1)]
+    for place, choice in enumerate(control.iter("Choice")):
+        if numbers and numbers != places:
+            choice.set("hotkey", numbers[place])
+        elif choice.get("hotkey", "").isdecimal():  # from before a choice was added
+            del choice.attrib["hotkey"]
+
+
+def _choices(control: ElementTree.Element) -> list[str]:
+    return [found.get("alias") or found.get("value") or "" for found in control.iter("Choice")]
 
 
 def _parsed(config: str) -> ElementTree.Element:

@@ -144,7 +144,7 @@ def pull(
         campaign,
         tasks,
         f"Project {number} of {address}",
-        "Correct them in Label Studio, or map their spellings with --relabel, and pull again.",
+        "Correct them in Label Studio and pull again.",
         names=names,
         server=address,
         relabel=relabel,

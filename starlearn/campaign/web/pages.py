@@ -1,6 +1,8 @@
 """HTML pages from templates, which escape all text and show control characters."""
 
+import re
 import unicodedata
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from starlearn.campaign.annotation import has_single_keys, shortcuts
+from starlearn.campaign.annotation import has_single_keys, shortcuts, whole_number
 from starlearn.campaign.events import Event
 from starlearn.campaign.web.service import AnnotatorView
 
@@ -45,6 +47,29 @@ def breakable(text: str) -> Markup:
     return shown(text).replace("_", Markup("_<wbr>"))
 
 
+@dataclass(frozen=True)
+class ChoiceButton:
+    """The button of one choice."""
+
+    place: int
+    """Index among the task's choices. Forms send it, because they change some texts."""
+    text: str
+    number: str
+    """The number to type, see `shortcuts`; empty without one."""
+
+    @property
+    def spellings(self) -> list[str]:
+        """The number, and its spelling in the choice, such as 07 or a digit of another script."""
+        found = re.findall(r"\d+", self.text)
+        same = [one for one in found if one != self.number and whole_number(one) == self.number]
+        return [self.number, *same[:1]] if self.number else []
+
+    @property
+    def keys(self) -> list[str]:
+        """The spellings of one digit, which are keys."""
+        return [spelling for spelling in self.spellings if len(spelling) == 1]
+
+
 def summary(event: Event) -> str:
     """Return an annotator's response in at most 60 characters."""
     text = event.answer if event.answer is not None else event.kind
@@ -77,18 +102,19 @@ class Pages:
 
     def item(self, view: AnnotatorView) -> str:
         """Return the page with an item and its choices, or the page without an item."""
-        choices = view.choices or []
-        typed = shortcuts(choices)
+        numbers = {choice: number for number, choice in shortcuts(view.choices or []).items()}
         return self._filled(
             "item.html" if view.item else "nothing.html",
             view=view,
             status=view.status,
             item=view.item,
             feedback=feedback(view),
-            # A form sends the index of a choice, because forms change some characters of its text.
-            choices=list(enumerate(typed.items())),
+            choices=[
+                ChoiceButton(place, choice, numbers.get(choice, ""))
+                for place, choice in enumerate(view.choices or [])
+            ],
             single_keys=has_single_keys(view.choices),
-            keys={key for key in typed if has_single_keys(view.choices)},
+            numbers=sorted(numbers.values()),
             draft=_draft(view),
         )
 

@@ -61,11 +61,17 @@ class AnnotationService:
 
     def __init__(self, campaign: Campaign) -> None:
         self.campaign = campaign
-        self.n_saved = 0
+        self._saved: set[tuple[str, str]] = set()
         # Lock order: this mutex of the threads first, then the campaign's lock.
         self._mutex = threading.Lock()
         self._shown: dict[str, str] = {}
         """Item on each annotator's page. Others get it only when no other item is left."""
+
+    @property
+    def n_saved(self) -> int:
+        """Number of responses that were saved and not undone, one per annotator and item."""
+        with self._mutex:
+            return len(self._saved)
 
     def names(self) -> list[str]:
         """Return the annotators who have responded in this campaign."""
@@ -115,7 +121,7 @@ class AnnotationService:
             with self.campaign.holding(COMMAND, WAIT):
                 self._require_current(name, item, seen)
                 store_action(self.campaign, item, action, name, ms=ms, uuid=uuid)
-            self.n_saved += 1
+            self._saved.add((name, item))
             self._shown.pop(name, None)
 
     def undo(self, annotator: str, response: int) -> str:
@@ -139,6 +145,7 @@ class AnnotationService:
                         "undone."
                     )
                 self.campaign.undo(name, uuid=uuid)
+            self._saved.discard((name, last.item))
             return last.item
 
     def _next(self, name: str, batch: list[BatchItem]) -> BatchItem | None:

@@ -86,12 +86,10 @@ function begin() {
 const normalized = (text) => text.toLowerCase().replace(/[\s_-]+/g, " ").trim();
 
 function rank(option, wanted) {
-  const typed = normalized(option.dataset.typed);
   const text = normalized(option.value.slice(option.value.indexOf(":") + 1));
   if (text === wanted) return 0;
-  if (typed === wanted) return 1;
+  if (wanted && option.dataset.number.split(" ").includes(wanted)) return 1;
   if (text.startsWith(wanted)) return 2;
-  if (typed.startsWith(wanted)) return 3;
   const parts = wanted.split(" ");
   if (parts.every((part) => ` ${text}`.includes(` ${part}`))) return 4;
   return parts.every((part) => text.includes(part)) ? 5 : null;
@@ -103,7 +101,9 @@ function narrow() {
   for (const { option, rank: found } of ranked) option.hidden = found === null;
   const left = ranked.filter((one) => one.rank !== null);
   const best = left.reduce((a, b) => (a && a.rank <= b.rank ? a : b), null);
-  select(wanted && best ? best.option : null);
+  // A number selects only the choice of this number: 1 must not select "10: all".
+  const sure = best && (best.rank <= 1 || !/^\p{Nd}+$/u.test(wanted));
+  select(wanted && sure ? best.option : null);
   document.querySelector(".filter output").textContent =
     left.length ? (wanted ? `${left.length} of ${ranked.length}` : "") : "No choice contains this.";
 }
@@ -159,7 +159,7 @@ document.addEventListener("keydown", (event) => {
   }
   if (event.ctrlKey || event.altKey || event.metaKey || event.repeat || busy) return;
   for (const key of [event.key, event.key.toLowerCase()]) {
-    const target = page().querySelector(`[aria-keyshortcuts="${CSS.escape(key)}"]`);
+    const target = page().querySelector(`[aria-keyshortcuts~="${CSS.escape(key)}"]`);
     if (target) { event.preventDefault(); press(target); return; }
   }
 });
