@@ -213,7 +213,7 @@ def test_dropout_at_the_answer_is_refused_beyond_a_sliding_window_before_any_wor
         InputError, match=r"1 of 2.*window of 24 tokens: row 5: 25 tokens.*mc_scope"
     ):
         fitted.query(pool, 1)
-    with pytest.raises(InputError, match=r"1 of 6.*row 5"):
+    with pytest.raises(InputError, match=r"(?s)1 of 6.*row 5"):
         fitted.predict_proba(pool, n_passes=3)
     monkeypatch.undo()
     assert fitted.predict_proba(pool[:5], n_passes=3).shape == (5, len(COLOURS))

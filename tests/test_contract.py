@@ -339,7 +339,7 @@ def test_labels_as_a_column(learner: STARLearner) -> None:
 @pytest.mark.parametrize("bad", [None, np.nan, "", 1.5, b"red", ["red"]])
 def test_a_label_that_is_none_is_named(learner: STARLearner, bad: Any) -> None:
     for method in (learner.score, clone(learner).fit, clone(learner).teach):
-        with pytest.raises(InputError, match=r"1 of 6 labels.*row 5"):
+        with pytest.raises(InputError, match=r"(?s)1 of 6 labels.*row 5"):
             method(TEXTS, [*LABELS[:5], bad])
 
 
@@ -455,9 +455,9 @@ def test_empty_input(learner: STARLearner, empty: Any) -> None:
 @pytest.mark.parametrize("bad", [None, np.nan, np.inf, pd.NA, "", " \t"])
 def test_missing_values_are_named_in_every_method(learner: STARLearner, bad: Any) -> None:
     for method in (*ANSWERING, "query", "uncertainty"):
-        with pytest.raises(InputError, match=r"1 of 2 items.*row 1"):
+        with pytest.raises(InputError, match=r"(?s)1 of 2 items.*row 1"):
             getattr(learner, method)(["the sky", bad])
-    with pytest.raises(InputError, match=r"1 of 6 items.*row 5"):
+    with pytest.raises(InputError, match=r"(?s)1 of 6 items.*row 5"):
         clone(learner).fit([*TEXTS[:5], bad], LABELS)
 
 

@@ -58,7 +58,7 @@ def test_rows_that_cannot_be_used_are_named(item: object, reason: str) -> None:
 
 
 def test_many_bad_rows_are_counted() -> None:
-    with pytest.raises(InputError, match=r"9 of 10 items.*row 0.*and 4 more"):
+    with pytest.raises(InputError, match=r"(?s)9 of 10 items.*row 0.*and 4 more"):
         ChoiceTask("{text}").fill([""] * 9 + ["fine"])
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starlearn.data.text_files import SUFFIXES
-from starlearn.errors import InputError, listed
+from starlearn.errors import InputError, listed, row_lines
 from starlearn.tasks import Item
 
 POOL_SUFFIXES = (*SUFFIXES, ".parquet")
@@ -161,7 +161,7 @@ def as_labels(y: Any, n_items: int) -> NDArray[Any]:
     if wrong:
         raise InputError(
             f"Labels must be texts, whole numbers or booleans. {len(wrong)} of {n_items} labels "
-            f"are missing, continuous or of another type: {listed(wrong)}. Remove these items."
+            f"are missing, continuous or of another type:{row_lines(wrong)}Remove these items."
         )
     kinds = sorted({type(label).__name__ for label in labels})
     if len(kinds) > 1:

@@ -13,7 +13,7 @@ from sklearn.utils.metaestimators import available_if
 
 from starlearn.data.containers import as_items, as_labels
 from starlearn.data.pool import FilledPool, Pool, Rows, as_rows
-from starlearn.errors import InputError, listed
+from starlearn.errors import InputError, listed, row_lines
 from starlearn.learner.locking import one_at_a_time
 from starlearn.model.backbone import check_quantization
 from starlearn.progress import checked_callbacks, checked_trackers
@@ -177,7 +177,7 @@ def check_labels(labels: NDArray[Any], task: Task) -> None:
         if unknown:
             raise InputError(
                 f"{len(unknown)} of {len(labels)} labels are not among the task's choices "
-                f"{list(task.choices)[:8]!r}: {listed(unknown)}. Correct them, or add them to "
+                f"{list(task.choices)[:8]!r}:{row_lines(unknown)}Correct them, or add them to "
                 "ChoiceTask(choices=[...])."
             )
 

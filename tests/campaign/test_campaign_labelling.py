@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from starlearn.campaign import events
 from starlearn.campaign.annotation import Action, has_single_keys, shortcuts
 from starlearn.campaign.campaign import Campaign
+from starlearn.campaign.items import composed
 from starlearn.cli.app import app
 from starlearn.cli.labelling import parse_line
 from starlearn.errors import InputError
@@ -142,7 +143,11 @@ def test_choices_that_are_spelled_like_commands_win():
 
 
 @given(
-    st.lists(st.text(min_size=1, max_size=4).map(str.strip).filter(bool), min_size=2, unique=True)
+    st.lists(
+        st.text(min_size=1, max_size=4).map(str.strip).map(composed).filter(bool),
+        min_size=2,
+        unique=True,
+    )
 )
 def test_every_choice_can_be_typed_in_full_and_by_its_shortcut(choices):
     for choice in choices:

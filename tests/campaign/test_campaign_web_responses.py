@@ -322,7 +322,7 @@ def test_many_annotators_in_threads_lose_and_double_nothing(make_campaign):
     assert campaign.status().done == 8
     kinds = [kind for _, kind, _ in responses_of(campaign)]
     assert (kinds.count("label"), kinds.count("undo")) == (36, 4)
-    assert service.n_saved == 36
+    assert service.n_saved == 32  # without the four that were undone
     assert campaign.labels() == {item.id: answer_for(item.fields) for item in campaign.batch()}
 
 
