@@ -14,6 +14,9 @@ PREFIX = "labelstudio"
 Origin = tuple[int | None, int, datetime]
 """Project, number and time of creation of an annotation, which all of its states share."""
 
+Place = tuple[Any, ...]
+"""A key that sorts the events of one log by time."""
+
 START = datetime.min.replace(tzinfo=UTC)
 
 
@@ -76,8 +79,8 @@ class Chronology:
     def __init__(self) -> None:
         self._newest = START
 
-    def place(self, event: "Event") -> tuple[Any, ...]:
-        """Return a key that sorts events by time, the same in whatever order they were imported."""
+    def place(self, event: "Event") -> Place:
+        """Return the place of the next event; for Label Studio's, any order of imports gives it."""
         statement = statement_of(event.uuid) if event.kind != "undo" else None
         if statement is None:
             self._newest = max(self._newest, _time(event.at) or START)
