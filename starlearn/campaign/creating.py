@@ -10,13 +10,12 @@ from typing import Any
 from uuid import uuid4
 
 from starlearn.campaign import learner_settings, rounds, snapshot
-from starlearn.campaign.events import now
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.items import item_id, unique_items
 from starlearn.campaign.paths import CampaignPaths
 from starlearn.campaign.publish import adapter_name, publish_learner
 from starlearn.campaign.responses import RESOLUTIONS
-from starlearn.campaign.store import Store
+from starlearn.campaign.store import Store, now
 from starlearn.data.containers import as_items
 from starlearn.data.readers import read_rows
 from starlearn.errors import InputError, StorageError

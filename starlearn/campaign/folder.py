@@ -1,6 +1,7 @@
 """The folder of a campaign: settings, pool, learner and lock, on which all steps build."""
 
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from starlearn.campaign import events, publish, rounds
+from starlearn.campaign.event_log import log_of
 from starlearn.campaign.paths import CampaignPaths, backup_name
 from starlearn.campaign.responses import choices_of, resolved
 from starlearn.campaign.rounds import Round
@@ -138,8 +140,7 @@ class CampaignFolder:
 
     def labels(self) -> dict[str, str]:
         """Return the label of each labelled item by its id."""
-        responses = events.current_responses(events.events(self.store))
-        return resolved(responses, self.options["resolution"])
+        return resolved(log_of(self.store).responses(), self.options["resolution"])
 
     def items_done(self, until: int | None) -> set[str]:
         """Return the items with a response, up to an event, and those of the first labels.
@@ -161,8 +162,7 @@ class CampaignFolder:
 
     def published(self) -> Round | None:
         """Return the newest round whose adapter is published."""
-        found = rounds.published(self.store)
-        return found[-1] if found else None
+        return rounds.newest_published(self.store)
 
     # The learner
 
@@ -264,8 +264,13 @@ class CampaignFolder:
                 self.store.set_meta(base=base)
         return learner
 
-    def backup(self, target: Path | None = None) -> Path:
+    def backup(self, target: str | os.PathLike[str] | None = None) -> Path:
         """Copy the label store, by default to the backup folder, which keeps three copies.
+
+        Parameters
+        ----------
+        target : str or path, optional
+            A file elsewhere, which is replaced if it exists.
 
         Returns
         -------
@@ -273,8 +278,9 @@ class CampaignFolder:
             The copy, which is a label store itself.
         """
         if target is not None:
-            self.store.backup(target)
-            return target
+            path = _checked_path(target)
+            self.store.backup(path)
+            return path
         with self.holding("backup"):
             make_folder(self.paths.backups)
             made = self.paths.backups / backup_name(events.last_seq(self.store))
@@ -283,6 +289,17 @@ class CampaignFolder:
             for old in others[: 1 - BACKUPS_KEPT]:
                 old.unlink()
         return made
+
+
+def _checked_path(target: Any) -> Path:
+    try:
+        path = Path(target)
+        usable = bool(path.name) and b"\0" not in os.fsencode(path)
+    except (TypeError, UnicodeEncodeError):
+        usable = False
+    if not usable:
+        raise InputError(f"{target!r:.100} cannot be the name of a file. Name a new file.")
+    return path
 
 
 def _reopened(kind: Any, folder: str, model: str | None, read_only: bool) -> Any:

@@ -1,6 +1,8 @@
-"""Checks of the label store's files before SQLite opens them, and errors about damage."""
+"""Checksums, checks of the label store's files before SQLite opens them, errors about damage."""
 
+import json
 import shlex
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +12,11 @@ from starlearn.storage.files import require_regular, storage_errors
 HEADER = b"SQLite format 3\x00"
 JOURNAL = bytes.fromhex("d9d505f920a163d7")
 WAL_SUFFIXES = ("-wal", "-shm")
+
+
+def checksum(*values: object) -> int:
+    """Return a checksum of a row; SQLite keeps none of its own."""
+    return zlib.crc32(json.dumps(values).encode())
 
 
 def check_files(path: Path, inside: bool = True) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sklearn.utils import check_random_state
 
+from starlearn.campaign.items import SURROGATE
 from starlearn.errors import (
     CampaignCorruptError,
     InputError,
@@ -73,6 +74,8 @@ def changed(settings: str, changes: dict[str, Any]) -> str:
 
 def with_choice(settings: str, choice: str) -> str:
     """Return settings whose task has one more choice."""
+    if not isinstance(choice, str) or SURROGATE.search(choice):
+        raise InputError(f"A choice is text in valid Unicode, got {choice!r:.40}.")
     parameters = parameters_of(settings)
     task = parameters["task"]
     if getattr(task, "choices", None) is None:

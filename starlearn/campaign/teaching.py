@@ -11,9 +11,9 @@ from typing import Any
 from starlearn.campaign import events, publish, rounds
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.folder import CampaignFolder
+from starlearn.campaign.integrity import checksum
 from starlearn.campaign.publish import adapter_name
 from starlearn.campaign.rounds import Round
-from starlearn.campaign.store import checksum
 from starlearn.data.containers import as_labels, object_array
 from starlearn.errors import InputError, StarlearnError, StorageError, UntrustedFileError
 from starlearn.learner.estimator import STARLearner

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shlex
 import shutil
 import stat
 import warnings
@@ -48,6 +49,22 @@ def explained(error: OSError, action: str) -> str:
         f"The disk failed ({action}: {reason}). Check the disk (dmesg), then run the command again "
         "in a new process."
     )
+
+
+def writable(path: Path) -> str:
+    """Return the command that makes the folder of a path writable for this user."""
+    folder = shlex.quote(str(path if path.is_dir() else path.parent))
+    owner = _owner_of(path)
+    if owner in (None, os.geteuid()):
+        return f"chmod -R u+rwX {folder}"
+    return f'sudo chown -R "$(id -un)" {folder}'
+
+
+def _owner_of(path: Path) -> int | None:
+    try:
+        return os.lstat(path).st_uid
+    except OSError:
+        return None
 
 
 def sync(path: Path) -> None:
