@@ -17,7 +17,7 @@ from starlearn.campaign.responses import checked_answer, checked_name
 from starlearn.campaign.status import RoundRecord, Status, history_of, status_of
 from starlearn.campaign.store import Store
 from starlearn.campaign.verification import verify
-from starlearn.storage.files import warn_about_folder
+from starlearn.storage.files import storage_errors, warn_about_folder
 
 if TYPE_CHECKING:
     from starlearn.learner.estimator import STARLearner
@@ -121,8 +121,9 @@ class Campaign(CampaignFolder):
             When the folder is not writable and `read_only` is False.
         """
         paths = CampaignPaths(Path(folder).expanduser().absolute())
-        paths.require()
-        store = Store.open(paths.labels, read_only=read_only)
+        with storage_errors(f"opening {paths.folder}"):
+            paths.require()
+            store = Store.open(paths.labels, read_only=read_only)
         try:
             verify(store)
             warn_about_folder(paths.folder)
@@ -265,7 +266,7 @@ class Campaign(CampaignFolder):
         if found is not None and found.state == "scoring":
             from starlearn.campaign.querying import engine_of_round
 
-            self.query(found.n, engine=engine_of_round(found))
+            self.query(found.n, engine=engine_of_round(self, found))
         elif found is not None and found.state == "training":
             self.teach()
         return self.status()

@@ -28,7 +28,6 @@ from starlearn.storage.files import (
     sync,
     warn_about_folder,
 )
-from starlearn.storage.lock import Lock
 from starlearn.version import __version__
 
 LEFTOVERS = {
@@ -58,7 +57,7 @@ def create(
     learner_settings.require_distinct_choices(settings)
     first = _first_labels(learner)
     _require_empty(paths.folder)
-    with Lock(paths.lock).held("init"):
+    with paths.make_lock().held("init"):
         _require_empty(paths.folder)
         sha256 = snapshot.write_snapshot(paths.pool, found)
         failpoint("create_snapshot_written")
@@ -143,7 +142,9 @@ def _require_empty(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     left = sorted(names - LEFTOVERS - ({"adapters"} if ".labels.db.new" in names else set()))
     if not os.access(folder, os.W_OK):
-        raise StorageError(explained(PermissionError(13, "Permission denied"), str(folder)))
+        raise StorageError(
+            explained(PermissionError(13, "Permission denied", str(folder)), f"writing {folder}")
+        )
     if "labels.db" in left:
         raise InputError(
             f"There is a campaign in {folder} already. Continue it: starlearn status {folder}, "

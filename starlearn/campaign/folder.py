@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from starlearn.campaign import events, publish, rounds
 from starlearn.campaign.event_log import log_of
+from starlearn.campaign.journal import write_journal
 from starlearn.campaign.paths import CampaignPaths, backup_name
 from starlearn.campaign.responses import choices_of, resolved
 from starlearn.campaign.rounds import Round
 from starlearn.campaign.store import Store
 from starlearn.errors import InputError, ModelMismatchError, StorageError, UntrustedFileError
-from starlearn.storage.files import make_folder
-from starlearn.storage.lock import WAIT, Lock
+from starlearn.storage.files import make_folder, storage_errors
+from starlearn.storage.lock import WAIT
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,7 +49,7 @@ class CampaignFolder:
         self.folder = paths.folder
         self.store = store
         self._model = model
-        self._lock = Lock(paths.lock)
+        self._lock = paths.make_lock()
         self._learner: tuple[Any, STARLearner] | None = None
         self.id = self.meta["campaign"]
 
@@ -129,14 +130,16 @@ class CampaignFolder:
         return read_snapshot(self.paths.pool, self.pool_facts["snapshot"])
 
     def scores(self, round_id: int) -> "pa.Table | None":
-        """Return the scores of a round's pool, or None where none were kept.
+        """Return the scores of a round's pool; None where none were kept or the file is damaged.
 
         Columns id, base, full, entropy, mutual_information, n_tokens, confidence, answer, mixed;
         one row per scored item.
         """
         from starlearn.campaign.snapshot import read_scores
 
-        return read_scores(self.paths.round_scores(round_id))
+        by_id = {found.id: found.record for found in rounds.rounds(self.store)}
+        sha256 = by_id.get(round_id, {}).get("scores")
+        return read_scores(self.paths.round_scores(round_id), sha256)
 
     def labels(self) -> dict[str, str]:
         """Return the label of each labelled item by its id."""
@@ -173,7 +176,9 @@ class CampaignFolder:
         parameters = parameters_of(self.meta["learner"])
         if self._model is not None:
             parameters["model"] = self._model
-        if parameters["cache_dir"] is None and not self.store.read_only:
+        parameters["cache_dir"] = None  # never a folder that only the label store names
+        if not self.store.read_only:
+            self.paths.require_regular()
             make_folder(self.paths.scores)
             make_folder(self.paths.cache)
             parameters["cache_dir"] = str(self.paths.cache)
@@ -229,7 +234,8 @@ class CampaignFolder:
 
         # The label store has name and seal of the adapter for every published round.
         name, seal = str(found.adapter), str(found.manifest)
-        manifest = publish.verify(self.paths, name, seal)
+        with storage_errors(f"reading {self.paths.adapter(name)}"):
+            manifest = publish.verify(self.paths, name, seal)
         if manifest.get("campaign") != self.id:
             raise UntrustedFileError(
                 f"The adapter {name} in {self.folder} belongs to another campaign. Restore the "
@@ -267,6 +273,9 @@ class CampaignFolder:
     def backup(self, target: str | os.PathLike[str] | None = None) -> Path:
         """Copy the label store, by default to the backup folder, which keeps three copies.
 
+        A copy in the backup folder comes with the journal, ``exports/labels.jsonl``, from which the
+        label store can be restored when no backup is intact.
+
         Parameters
         ----------
         target : str or path, optional
@@ -285,6 +294,7 @@ class CampaignFolder:
             make_folder(self.paths.backups)
             made = self.paths.backups / backup_name(events.last_seq(self.store))
             self.store.backup(made)
+            write_journal(self)
             others = sorted(set(self.paths.backups.glob("labels-*.db")) - {made})
             for old in others[: 1 - BACKUPS_KEPT]:
                 old.unlink()

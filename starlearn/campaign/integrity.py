@@ -16,7 +16,8 @@ WAL_SUFFIXES = ("-wal", "-shm")
 
 def checksum(*values: object) -> int:
     """Return a checksum of a row; SQLite keeps none of its own."""
-    return zlib.crc32(json.dumps(values).encode())
+    # Damage can turn a text into bytes, which JSON has no form of.
+    return zlib.crc32(json.dumps(values, default=repr).encode())
 
 
 def check_files(path: Path, inside: bool = True) -> None:
@@ -27,7 +28,9 @@ def check_files(path: Path, inside: bool = True) -> None:
     """
     journal = path.with_name(f"{path.name}-journal")
     if not path.exists() and not path.is_symlink():
-        raise damaged(path, "it is missing" + (" but has a journal" if journal.exists() else ""))
+        restoring = any(path.parent.glob("damaged-*"))
+        why = " but has a journal" if journal.exists() else ", as after an interrupted restore"
+        raise damaged(path, "it is missing" + (why if journal.exists() or restoring else ""))
     require_regular(path)
     with suppress(FileNotFoundError):  # a writer in another process can remove it at any moment
         require_regular(journal)

@@ -40,8 +40,7 @@ def to_json(learner: STARLearner) -> str:
     if model is not None:
         folder = Path(model).expanduser()
         parameters["model"] = str(folder.resolve()) if folder.is_dir() else str(model)
-    if parameters["cache_dir"] is not None:
-        parameters["cache_dir"] = str(Path(parameters["cache_dir"]).expanduser().absolute())
+    parameters["cache_dir"] = None  # a campaign keeps its scores in its own folder
     if not isinstance(parameters["random_state"], int):
         generator = check_random_state(parameters["random_state"])
         parameters["random_state"] = int(generator.randint(2**31 - 1))
@@ -59,6 +58,11 @@ def parameters_of(settings: str) -> dict[str, Any]:
 def changed(settings: str, changes: dict[str, Any]) -> str:
     """Return settings with changes, as in ``set_params(training__learning_rate=1e-4)``."""
     for name in changes:
+        if name == "cache_dir":
+            raise InputError(
+                "cache_dir cannot be set: a campaign keeps its scores in its own folder, "
+                "scores/cache."
+            )
         if name.partition("__")[0] in FIXED:
             raise InputError(
                 f"{name} cannot change: labels and scores of the campaign depend on it. Create "

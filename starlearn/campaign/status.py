@@ -85,7 +85,7 @@ def status_of(campaign: CampaignFolder) -> Status:
         left = facts["n_items"] - facts["n_known"] - len(log.by_item)
         skipped, flagged = log.n_items("skip"), log.n_items("flag")
         annotators = log.items_per_annotator()
-    held_by = holder(campaign.paths.lock)
+    held_by = holder(campaign.paths.lock, campaign.folder)
     return Status(
         folder=str(campaign.folder),
         campaign=campaign.id,

@@ -117,7 +117,11 @@ class Store:
         with _opening:
             check_files(path, inside=not any(store._holds(path) for store in _open))
             if not read_only and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
-                raise StorageError(explained(PermissionError(13, "Permission denied"), str(path)))
+                raise StorageError(
+                    explained(
+                        PermissionError(13, "Permission denied", str(path)), f"writing {path}"
+                    )
+                )
             store = cls(path, read_only=read_only, **options)
         try:
             store.check()
@@ -133,7 +137,7 @@ class Store:
         The file is not changed, and can be of an older version. Errors are those of `open`.
         """
         with _opening:
-            check_files(path)
+            check_files(path, inside=not any(store._holds(path) for store in _open))
             store = cls(path, connect=_connect_copy, pragmas=schema.PRAGMAS_OF_A_COPY)
         try:
             store.path = path
@@ -154,6 +158,8 @@ class Store:
             self._require_usable()
             try:
                 return list(self._connection.execute(statement, values).fetchall())
+            except UnicodeDecodeError as error:  # in SQLite's message about a damaged schema
+                raise self.corrupt(str(error)) from error
             except (UnicodeEncodeError, OverflowError) as error:
                 raise InputError(
                     f"A value cannot be stored ({error}): text must be valid Unicode, and numbers "

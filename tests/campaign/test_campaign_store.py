@@ -189,7 +189,7 @@ def test_restore_puts_the_damaged_files_aside(make_campaign, quick):
     (quick / "campaign" / "labels.db-journal").write_bytes(b"stale journal")
     with pytest.raises(CampaignCorruptError, match=kept.name):
         Campaign.open(quick / "campaign")
-    assert restore(quick / "campaign") == kept
+    assert restore(quick / "campaign").source == kept
     with Campaign.open(quick / "campaign") as again:
         assert list(again.labels().values()) == ["red"]
     aside = next((quick / "campaign").glob("damaged-*"))
@@ -240,7 +240,7 @@ def test_a_restored_copy_is_not_followed_by_backups_of_what_was_given_up(make_ca
     with Campaign.open(folder) as again:
         made = again.backup()
         assert made.is_file()
-    assert restore(folder) == made
+    assert restore(folder).source == made
 
 
 def test_a_copy_of_another_campaign_is_not_restored(make_campaign, quick):
