@@ -6,7 +6,8 @@
 Each annotator is a connection that sends an answer, follows the redirect, reads the next page, and
 repeats, without a pause. The server is a process of its own, with all checks of integrity. The
 campaign has answers of an earlier round, and an open batch that needs one answer per item.
-An answer counts after its page was read, and all of them are looked for in the label store.
+An answer counts after its page was read, and all of them are looked for in the label store. On a
+busy machine, `server_cpu_ms` says more than the rate: the server's CPU time per answer and page.
 With `--other`, both versions of the code take turns, and `ratio` compares them within a turn.
 """
 
@@ -32,8 +33,9 @@ HERE = Path(__file__).resolve().parent
 FIELDS = [
     *COMMON, "code", "events", "batch", "annotators", "disk", "turn", "answers", "seconds",
     "answers_per_second", "respond_ms_median", "respond_ms_p99", "view_ms_median", "view_ms_p99",
-    "slowest_ms", "lost", "ratio",
+    "slowest_ms", "server_cpu_ms", "lost", "ratio", "cpu_ratio",
 ]  # fmt: skip
+COMPARED = ("answers_per_second", "server_cpu_ms")
 FORM = re.compile(r'name="item" value="([^"]+)">\s*<input type="hidden" name="seen" value="(\d+)"')
 
 
@@ -74,7 +76,11 @@ def serve(folder: Path) -> None:
 
     with Campaign.open(folder) as campaign, listening(0) as listener:
         tokens = AccessTokens(listener.getsockname()[1])
-        found = {"port": listener.getsockname()[1], "cookie": f"{tokens.cookie}={tokens.token}"}
+        found = {
+            "pid": os.getpid(),
+            "port": listener.getsockname()[1],
+            "cookie": f"{tokens.cookie}={tokens.token}",
+        }
         print(json.dumps(found), flush=True)
         make_server(make_app(AnnotationService(campaign), tokens)).run(sockets=[listener])
 
@@ -86,6 +92,12 @@ def count(folder: Path) -> None:
 
     with Campaign.open(folder) as campaign:
         print(len(events.events(campaign.store)))
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process and all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Annotator:
@@ -160,7 +172,9 @@ def measure(code: Path, campaign: Path, args: argparse.Namespace) -> dict[str, A
     shutil.copytree(campaign, copy)
     try:
         with served(code, copy) as server:
+            began = cpu_seconds(server["pid"])
             annotators, seconds = asyncio.run(label(server, args.annotators, args.seconds))
+            cpu = cpu_seconds(server["pid"]) - began
         stored = subprocess.check_output(run(code, "count", "--folder", copy), text=True)
     finally:
         shutil.rmtree(copy)
@@ -175,6 +189,7 @@ def measure(code: Path, campaign: Path, args: argparse.Namespace) -> dict[str, A
         "view_ms_median": f"{statistics.median(view):.1f}",
         "view_ms_p99": f"{view[int(0.99 * len(view))]:.1f}",
         "slowest_ms": f"{max(respond[-1], view[-1]):.1f}",
+        "server_cpu_ms": f"{1e3 * cpu / len(respond):.2f}",
         "lost": len(respond) - (int(stored) - args.n_events),
     }
 
@@ -207,15 +222,19 @@ def bench(args: argparse.Namespace) -> None:
                 folder.parent.mkdir()
                 subprocess.run(run(code, "make", "--folder", folder, *sizes), check=True)
             for turn in range(args.turns):
-                rates: dict[str, float] = {}
+                turns: dict[str, dict[str, float]] = {}
                 for name in reversed(codes):
                     found = measure(codes[name], Path(scratch) / name / "campaign", args)
-                    rates[name] = float(found["answers_per_second"])
-                    own = {"code": name, "events": args.n_events, "batch": args.batch}
+                    turns[name] = {key: float(found[key]) for key in COMPARED}
+                    own = {"code": name, "events": n_events, "batch": args.batch}
                     more = {"annotators": args.annotators, "disk": args.disk, "turn": turn}
-                    ratio = rates["this"] / rates["other"] if name == "this" and args.other else 0
                     row = common("cpu") | own | more | found
-                    write_row(args.out, FIELDS, row | {"ratio": f"{ratio:.1f}" if ratio else ""})
+                    if name == "this" and args.other:
+                        this, other = turns["this"], turns["other"]
+                        rate, cpu = COMPARED
+                        row["ratio"] = f"{this[rate] / other[rate]:.1f}"
+                        row["cpu_ratio"] = f"{other[cpu] / this[cpu]:.1f}"
+                    write_row(args.out, FIELDS, row)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from starlearn.campaign.responses import checked_answer, checked_name
 from starlearn.campaign.status import RoundRecord, Status, history_of, status_of
 from starlearn.campaign.store import Store
 from starlearn.campaign.verification import verify
-from starlearn.storage.files import storage_errors, warn_about_folder
+from starlearn.storage.files import permission_errors, warn_about_folder
 
 if TYPE_CHECKING:
     from starlearn.learner.estimator import STARLearner
@@ -121,7 +121,7 @@ class Campaign(CampaignFolder):
             When the folder is not writable and `read_only` is False.
         """
         paths = CampaignPaths(Path(folder).expanduser().absolute())
-        with storage_errors(f"opening {paths.folder}"):
+        with permission_errors():
             paths.require()
             store = Store.open(paths.labels, read_only=read_only)
         try:
@@ -330,7 +330,8 @@ class Campaign(CampaignFolder):
         list of Finding
             Empty when nothing is wrong.
         """
-        return examine(self, fix)
+        with permission_errors():
+            return examine(self, fix)
 
 
 def batch_item(issued: rounds.Issued, log: EventLog) -> BatchItem:

@@ -16,7 +16,7 @@ from starlearn.campaign.responses import choices_of, resolved
 from starlearn.campaign.rounds import Round
 from starlearn.campaign.store import Store
 from starlearn.errors import InputError, ModelMismatchError, StorageError, UntrustedFileError
-from starlearn.storage.files import make_folder, storage_errors
+from starlearn.storage.files import make_folder, permission_errors
 from starlearn.storage.lock import WAIT
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class CampaignFolder:
             raise StorageError(
                 f"{self.folder} was opened read-only. Open it for writing: Campaign.open(folder)."
             )
-        with self._lock.held(command, wait):
+        with self._lock.held(command, wait), permission_errors():
             yield
 
     # Settings, pool and labels
@@ -212,10 +212,12 @@ class CampaignFolder:
                 raise InputError(
                     f"Round {round_id} has no published adapter; these rounds have one: {known}."
                 )
-            return self._load(by_id[round_id])
+            with permission_errors():
+                return self._load(by_id[round_id])
         key = (published[-1].manifest if published else None, self.meta["learner"])
         if self._learner is None or self._learner[0] != key:
-            self._learner = (key, self._newest_learner(published))
+            with permission_errors():
+                self._learner = (key, self._newest_learner(published))
         return self._learner[1]
 
     def keep_learner(self, learner: "STARLearner") -> None:
@@ -234,8 +236,7 @@ class CampaignFolder:
 
         # The label store has name and seal of the adapter for every published round.
         name, seal = str(found.adapter), str(found.manifest)
-        with storage_errors(f"reading {self.paths.adapter(name)}"):
-            manifest = publish.verify(self.paths, name, seal)
+        manifest = publish.verify(self.paths, name, seal)
         if manifest.get("campaign") != self.id:
             raise UntrustedFileError(
                 f"The adapter {name} in {self.folder} belongs to another campaign. Restore the "

@@ -42,6 +42,19 @@ def storage_errors(action: str) -> Iterator[None]:
         raise StorageError(f"{explained(error, action)} Nothing was lost.") from error
 
 
+@contextmanager
+def permission_errors() -> Iterator[None]:
+    """Raise StorageError with the command that gives files back, in place of a PermissionError.
+
+    For the doors that everything passes; `storage_errors` also knows what was being done.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        action = f"opening {error.filename or 'a file'}"
+        raise StorageError(f"{explained(error, action)} Nothing was lost.") from error
+
+
 def explained(error: OSError, action: str) -> str:
     """Return what failed and how to fix it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -49,9 +62,10 @@ def explained(error: OSError, action: str) -> str:
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         where = Path(os.fsdecode(error.filename)) if error.filename else None
         remedy = writable(where) if where is not None else "chmod -R u+rwX FOLDER"
+        verb = "read" if action.startswith(("reading", "opening")) else "write"
         return (
-            f"No permission to {'read' if action.startswith('reading') else 'write'} ({action}: "
-            f"{error.strerror}). Make the folder writable: {remedy}."
+            f"No permission to {verb} ({action}: {error.strerror}). Make the folder writable: "
+            f"{remedy}."
         )
     if error.errno in NO_LOCKS:
         return (

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -300,7 +301,7 @@ def test_files_of_another_user_are_named_with_chown(quick, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["", "labels.db", "pool.parquet", ".lock", "adapters", "scores", "adapters/*", "*"]
 )
-def test_a_folder_of_root_gives_no_traceback_to_its_user(make_campaign, name, tmp_path):
+def test_a_folder_of_root_gives_no_traceback_to_its_user(make_campaign, tiny_model, name, tmp_path):
     campaign = make_campaign()
     first, *_ = campaign.query(2)
     campaign.label(first, "red")
@@ -308,8 +309,9 @@ def test_a_folder_of_root_gives_no_traceback_to_its_user(make_campaign, name, tm
     campaign.query(2)
     campaign.close()
     shutil.copytree(campaign.folder, tmp_path / "copy")
-    for path in (tmp_path, *tmp_path.parents):
-        if path.stat().st_mode & 0o055 != 0o055 and path != path.parent:
+    model = Path(tiny_model)
+    for path in (model, tmp_path, *model.parents, *tmp_path.parents):
+        if path.stat().st_mode & 0o055 != 0o055:
             path.chmod(0o755)
     for path in (tmp_path / "copy", *(tmp_path / "copy").rglob("*")):
         os.chown(path, 65534, 65534)
