@@ -2,11 +2,15 @@
 
 import re
 import unicodedata
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from starlearn.campaign import events, rounds
 from starlearn.campaign.campaign import BatchItem, Campaign
-from starlearn.campaign.events import Event
+from starlearn.campaign.event_log import Event, EventLog, log_of
+from starlearn.campaign.events import Entry
+from starlearn.campaign.responses import checked_answer, checked_name
+from starlearn.campaign.rounds import Issued
 from starlearn.errors import InputError
 
 NUMBER = re.compile(r"(?:(?<!\w)[+\-\u2212])?\d+(?:\s*[\-\u2013\u2014]\s*\d+|[.,:/\u2044]\d+)*")
@@ -92,9 +96,14 @@ def _own_number(choice: str) -> str | None:
 
 def open_batch(campaign: Campaign) -> list[BatchItem]:
     """Return the newest batch while it can be labelled; empty after its round has ended."""
+    return campaign.batch() if issued_now(campaign) else []
+
+
+def issued_now(campaign: Campaign) -> Mapping[str, Issued]:
+    """Return the items of the open batch by their ids; empty after its round has ended."""
     newest = rounds.current(campaign.store)
     ended = newest is None or newest.state in ("scoring", "published")
-    return [] if ended else campaign.batch()
+    return {} if ended or newest is None else rounds.issued_by_id(campaign.store, newest.id)
 
 
 def end_of_batch(campaign: Campaign, item: str) -> str | None:
@@ -133,26 +142,40 @@ def store_action(
 
     Raise InputError when the item's batch has ended.
     """
-    key = item.id if isinstance(item, BatchItem) else item
+    entry = entry_of(campaign, item, action, annotator, ms=ms, uuid=uuid)
     with campaign.holding("label"):
-        if (end := end_of_batch(campaign, key)) is not None:
+        if (end := end_of_batch(campaign, entry.item)) is not None:
             raise InputError(f"{end} This was not saved.")
-        if action.kind == "label":
-            return campaign.label(item, str(action.text), annotator, ms=ms, uuid=uuid)
-        if action.kind == "skip":
-            return campaign.skip(item, annotator, uuid=uuid)
-        return campaign.flag(item, annotator, note=action.text or None, uuid=uuid)
+        return campaign.record([entry])[0]
 
 
-def last_response(log: list[Event], batch: list[BatchItem], annotator: str) -> Event | None:
+def entry_of(
+    campaign: Campaign,
+    item: str | BatchItem,
+    action: Action,
+    annotator: str,
+    *,
+    ms: int | None = None,
+    uuid: str | None = None,
+) -> Entry:
+    """Return the checked entry of a label, a skip or a flag."""
+    key = item.id if isinstance(item, BatchItem) else item
+    is_label = action.kind == "label"
+    answer = checked_answer(action.text, campaign.choices, campaign.folder) if is_label else None
+    note = action.text or None if action.kind == "flag" else None
+    name = checked_name(annotator)
+    return events.checked(Entry(action.kind, key, name, answer=answer, note=note, ms=ms, uuid=uuid))
+
+
+def last_response(log: EventLog, batch: Container[str], annotator: str) -> Event | None:
     """Return the annotator's last response that counts; None unless it is to a batch item."""
-    mine = [event for event in events.current_responses(log) if event.annotator == annotator]
-    return mine[-1] if mine and mine[-1].item in {item.id for item in batch} else None
+    last = log.last_response(annotator)
+    return last if last is not None and last.item in batch else None
 
 
 def undo_last(campaign: Campaign, annotator: str) -> Event | None:
     """Undo the annotator's last response to the open batch, and return that response."""
-    response = last_response(events.events(campaign.store), open_batch(campaign), annotator)
+    response = last_response(log_of(campaign.store), issued_now(campaign), annotator)
     if response is not None:
         campaign.undo(annotator)
     return response

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from starlearn.campaign import events, rounds
 from starlearn.campaign.doctor import Finding, examine
+from starlearn.campaign.event_log import EventLog, log_of
 from starlearn.campaign.events import Entry, Event
 from starlearn.campaign.folder import CampaignFolder
 from starlearn.campaign.items import composed
@@ -16,7 +17,8 @@ from starlearn.campaign.paths import CampaignPaths
 from starlearn.campaign.responses import checked_answer, checked_name
 from starlearn.campaign.status import RoundRecord, Status, history_of, status_of
 from starlearn.campaign.store import Store
-from starlearn.storage.files import warn_about_folder
+from starlearn.campaign.verification import verify
+from starlearn.storage.files import permission_errors, warn_about_folder
 
 if TYPE_CHECKING:
     from starlearn.campaign.settings_changes import SettingChange
@@ -121,12 +123,11 @@ class Campaign(CampaignFolder):
             When the folder is not writable and `read_only` is False.
         """
         paths = CampaignPaths(Path(folder).expanduser().absolute())
-        paths.require()
-        store = Store.open(paths.labels, read_only=read_only)
+        with permission_errors():
+            paths.require()
+            store = Store.open(paths.labels, read_only=read_only)
         try:
-            events.events(store)
-            rounds.contents(store)
-            rounds.rounds(store)
+            verify(store)
             warn_about_folder(paths.folder)
             return cls(paths, store, None if model is None else str(model))
         except BaseException:
@@ -230,7 +231,7 @@ class Campaign(CampaignFolder):
             return events.undo(self.store, name, uuid, self.options["per_item"])
 
     def _record(self, kind: str, item: "str | BatchItem", annotator: str, **values: Any) -> Event:
-        key = item.id if isinstance(item, BatchItem) else str(item)
+        key = item.id if isinstance(item, BatchItem) else item
         return self.record([Entry(kind, key, checked_name(annotator), **values)])[0]
 
     def record(self, entries: Sequence[Entry], command: str = "label") -> list[Event]:
@@ -276,7 +277,7 @@ class Campaign(CampaignFolder):
         if found is not None and found.state == "scoring":
             from starlearn.campaign.querying import engine_of_round
 
-            self.query(found.n, engine=engine_of_round(found))
+            self.query(found.n, engine=engine_of_round(self, found))
         elif found is not None and found.state == "training":
             self.teach()
         return self.status()
@@ -286,25 +287,9 @@ class Campaign(CampaignFolder):
         if round_id is None:
             found = rounds.current(self.store)
             round_id = found.id if found else 0
-        by_item: dict[str, list[Event]] = {}
-        for event in events.current_responses(events.events(self.store)):
-            by_item.setdefault(event.item, []).append(event)
-        return [
-            BatchItem(
-                issued.item,
-                json.loads(issued.content),
-                issued.place,
-                issued.score,
-                issued.reason,
-                {
-                    e.annotator: e.answer
-                    for e in by_item.get(issued.item, [])
-                    if e.answer is not None
-                },
-                {e.annotator: e.kind for e in by_item.get(issued.item, [])},
-            )
-            for issued in rounds.batch_of(self.store, round_id)
-        ]
+        with self.store.mutex:
+            log = log_of(self.store)
+            return [batch_item(issued, log) for issued in rounds.batch_of(self.store, round_id)]
 
     def open_items(self, annotator: str = "me") -> list[BatchItem]:
         """Return the items of the newest batch that wait for this annotator."""
@@ -379,7 +364,22 @@ class Campaign(CampaignFolder):
         list of Finding
             Empty when nothing is wrong.
         """
-        return examine(self, fix)
+        with permission_errors():
+            return examine(self, fix)
+
+
+def batch_item(issued: rounds.Issued, log: EventLog) -> BatchItem:
+    """Return an issued item with its current responses."""
+    given = log.by_item.get(issued.item, {}).values()
+    return BatchItem(
+        issued.item,
+        json.loads(issued.content),
+        issued.place,
+        issued.score,
+        issued.reason,
+        {event.annotator: event.answer for event in given if event.answer is not None},
+        {event.annotator: event.kind for event in given},
+    )
 
 
 def items_waiting(annotator: str, batch: Sequence[BatchItem], per_item: int) -> list[BatchItem]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from starlearn.campaign.events import Event
+    from starlearn.campaign.event_log import Event
 
 PREFIX = "labelstudio"
 """Start of the uuid of a response that was given in Label Studio."""

@@ -10,13 +10,12 @@ from typing import Any
 from uuid import uuid4
 
 from starlearn.campaign import learner_settings, rounds, snapshot
-from starlearn.campaign.events import now
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.items import field_names, item_id, unique_items
 from starlearn.campaign.paths import CampaignPaths
 from starlearn.campaign.publish import adapter_name, publish_learner
 from starlearn.campaign.responses import RESOLUTIONS
-from starlearn.campaign.store import Store
+from starlearn.campaign.store import Store, now
 from starlearn.data.containers import as_items
 from starlearn.data.pool import Pool
 from starlearn.errors import InputError, StorageError
@@ -29,7 +28,6 @@ from starlearn.storage.files import (
     sync,
     warn_about_folder,
 )
-from starlearn.storage.lock import Lock
 from starlearn.version import __version__
 
 LEFTOVERS = {
@@ -59,7 +57,7 @@ def create(
     learner_settings.require_distinct_choices(settings, pool=filled)
     first = _first_labels(learner)
     _require_empty(paths.folder)
-    with Lock(paths.lock).held("init"):
+    with paths.make_lock().held("init"):
         _require_empty(paths.folder)
         sha256 = snapshot.write_snapshot(paths.pool, found)
         failpoint("create_snapshot_written")
@@ -147,7 +145,9 @@ def _require_empty(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     left = sorted(names - LEFTOVERS - ({"adapters"} if ".labels.db.new" in names else set()))
     if not os.access(folder, os.W_OK):
-        raise StorageError(explained(PermissionError(13, "Permission denied"), str(folder)))
+        raise StorageError(
+            explained(PermissionError(13, "Permission denied", str(folder)), f"writing {folder}")
+        )
     if "labels.db" in left:
         raise InputError(
             f"There is a campaign in {folder} already. Continue it: starlearn status {folder}, "

@@ -1,15 +1,19 @@
 """Checks of a campaign folder, each finding with its remedy."""
 
+import shlex
 import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from starlearn.campaign import events, publish, rounds
+from starlearn.campaign import publish, rounds
 from starlearn.campaign.folder import CampaignFolder
+from starlearn.campaign.journal import read_journal
+from starlearn.campaign.restore import verified_copy
+from starlearn.campaign.verification import verify
 from starlearn.errors import StarlearnError
-from starlearn.storage.files import REMOTE, file_sha256, file_system_of
+from starlearn.storage.files import file_sha256, remote_kind
 
 LOW_SPACE = 100_000_000
 
@@ -26,8 +30,12 @@ class Finding:
 
 
 def examine(campaign: CampaignFolder, fix: bool) -> list[Finding]:
-    """Check labels, pool, adapters, disk, permissions and leftovers, in this order."""
-    found = [*_labels(campaign), *_pool(campaign), *_adapters(campaign), *_environment(campaign)]
+    """Check labels, copies, pool, scores, adapters, disk, permissions and leftovers."""
+    found = list(_labels(campaign))
+    if found:  # everything else depends on them
+        return found
+    for check in (_copies, _pool, _scores, _adapters, _environment):
+        found += check(campaign)
     if fix:
         with campaign.holding("doctor"):
             return found + _leftovers(campaign, fix=True)
@@ -37,11 +45,45 @@ def examine(campaign: CampaignFolder, fix: bool) -> list[Finding]:
 def _labels(campaign: CampaignFolder) -> Iterator[Finding]:
     try:
         campaign.store.check()
-        events.events(campaign.store)
-        rounds.contents(campaign.store)
-        rounds.rounds(campaign.store)
+        verify(campaign.store)
     except StarlearnError as error:
-        yield Finding("error", str(error), f"starlearn doctor {campaign.folder} --restore")
+        yield Finding("error", str(error), f"starlearn doctor {_quoted(campaign)} --restore")
+
+
+def _copies(campaign: CampaignFolder) -> Iterator[Finding]:
+    """Read every backup whole, and the journal."""
+    for path in sorted(campaign.paths.backups.glob("*.db")):
+        try:
+            verified_copy(path).close()
+        except (StarlearnError, OSError) as error:
+            yield _unusable(campaign, "The backup", path, error)
+    if campaign.paths.journal.exists():
+        try:
+            read_journal(campaign.paths.journal)
+        except (StarlearnError, OSError) as error:
+            yield _unusable(campaign, "The journal", campaign.paths.journal, error)
+
+
+def _unusable(campaign: CampaignFolder, what: str, path: Path, error: Exception) -> Finding:
+    why = str(error).split(" Nothing was", 1)[0]
+    return Finding(
+        "error",
+        f"{what} {path} cannot be used: {why}",
+        f"The labels themselves are intact. Remove it and make a new one: rm "
+        f"{shlex.quote(str(path))}; starlearn backup {_quoted(campaign)}",
+    )
+
+
+def _scores(campaign: CampaignFolder) -> Iterator[Finding]:
+    for found in rounds.rounds(campaign.store):
+        path, sha256 = campaign.paths.round_scores(found.id), found.record.get("scores")
+        if sha256 is not None and (not path.is_file() or file_sha256(path) != sha256):
+            yield Finding(
+                "error" if path.exists() else "note",
+                f"{path} is missing or is not the file that was written (its SHA-256 differs).",
+                f"Reports leave out the scores of round {found.id}. Restore the file from a copy "
+                "of the folder.",
+            )
 
 
 def _pool(campaign: CampaignFolder) -> Iterator[Finding]:
@@ -80,8 +122,8 @@ def _adapters(campaign: CampaignFolder) -> Iterator[Finding]:
 
 def _environment(campaign: CampaignFolder) -> Iterator[Finding]:
     folder = campaign.folder
-    kind = file_system_of(folder)
-    if kind in REMOTE:
+    kind = remote_kind(folder)
+    if kind:
         yield Finding(
             "warning", f"{folder} is on a remote file system ({kind}).", "Move it to a local disk."
         )
@@ -96,6 +138,10 @@ def _environment(campaign: CampaignFolder) -> Iterator[Finding]:
                 f"{path} can be read by others ({stat.filemode(mode)}).",
                 f"chmod -R go-rwx {folder}",
             )
+
+
+def _quoted(campaign: CampaignFolder) -> str:
+    return shlex.quote(str(campaign.folder))
 
 
 def _leftovers(campaign: CampaignFolder, fix: bool) -> list[Finding]:

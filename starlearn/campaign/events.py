@@ -1,57 +1,29 @@
 """Events: the responses of annotators, appended to a log that is never changed."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
-from datetime import UTC, datetime
+import operator
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields, replace
 from hashlib import sha256
+from typing import Any
 from uuid import uuid4
 
-from starlearn.campaign.chronology import in_order
+from starlearn.campaign import rounds
+from starlearn.campaign.event_log import COLUMNS, log_of
+from starlearn.campaign.event_log import Event as Event
+from starlearn.campaign.event_log import current_responses as current_responses
 from starlearn.campaign.failpoints import failpoint
-from starlearn.campaign.items import composed
-from starlearn.campaign.store import Store, checksum
+from starlearn.campaign.integrity import checksum
+from starlearn.campaign.items import SURROGATE
+from starlearn.campaign.store import Store, now
 from starlearn.errors import InputError
 
-
-@dataclass(frozen=True)
-class Event:
-    """One response of one annotator to one item, or the undo of one."""
-
-    seq: int
-    """1, 2, 3, ... without gaps. Responses given here are ordered by it, not by the clock."""
-    uuid: str
-    """Chosen by the client, so that an event that is sent twice is stored once."""
-    kind: str
-    """label, skip, flag or undo."""
-    item: str
-    annotator: str
-    answer: str | None
-    """The answer of a label; None for other kinds."""
-    note: str | None
-    undoes: int | None
-    """For an undo, the event that no longer counts."""
-    round: int
-    """The latest round in which the item was issued."""
-    ms: int | None
-    """Time that the annotator took in milliseconds, if known."""
-    at: str
-    """Time in UTC at which it was stored."""
-
-    def __post_init__(self) -> None:
-        # An earlier version stored answers in any Unicode form.
-        if self.answer is not None:
-            object.__setattr__(self, "answer", composed(self.answer))
-
-
-COLUMNS = ", ".join(field.name for field in fields(Event))
 INSERT = f"INSERT INTO event ({COLUMNS}, crc) VALUES ({', '.join('?' * (len(fields(Event)) + 1))})"  # noqa: S608 - names of our own
 BY_UUID = f"SELECT {COLUMNS} FROM event WHERE uuid = ?"  # noqa: S608
-# A round is labelled when each of its items has responses of enough annotators.
-UPDATE_STATE = """UPDATE round SET changed = :now, state = :after WHERE state = :before
-    AND :complete = NOT EXISTS (SELECT 1 FROM issued WHERE issued.round = round.id AND :per_item >
-        (SELECT count(DISTINCT annotator) FROM event WHERE event.item = issued.item
-            AND kind <> 'undo' AND NOT EXISTS
-                (SELECT 1 FROM event AS later WHERE later.undoes = event.seq)))"""
+
+KINDS = ("label", "skip", "flag")
+LONGEST_UUID = 200
+LONGEST_TEXT = 1_000_000
+LONGEST_MS = 10**12
 
 
 @dataclass(frozen=True)
@@ -67,9 +39,69 @@ class Entry:
     uuid: str | None = None
 
 
-def now() -> str:
-    """Return the time in UTC, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def checked(entry: Entry) -> Entry:
+    """Return an entry whose values have exactly the types that the label store returns.
+
+    Raise InputError for values of other types, invalid Unicode, and numbers out of range.
+    """
+    if not isinstance(entry, Entry) or entry.kind not in KINDS:
+        raise InputError(
+            f"An entry must be an Entry of the kind {', '.join(KINDS)}, got {entry!r:.80}. To undo "
+            "a response: campaign.undo(annotator)."
+        )
+    if (entry.kind == "label") != (entry.answer is not None):
+        raise InputError(f"A label needs an answer and a {KINDS[1]} has none: {entry!r:.80}.")
+    return _with_checked_values(entry)
+
+
+def _with_checked_values(entry: Entry) -> Entry:
+    return Entry(
+        kind=entry.kind,
+        item=_checked_text("item", entry.item),
+        annotator=_checked_text("annotator", entry.annotator),
+        answer=_text_or_none("answer", entry.answer),
+        note=_text_or_none("note", entry.note),
+        ms=_checked_ms(entry.ms),
+        uuid=_text_or_none("uuid", entry.uuid),
+    )
+
+
+def _text_or_none(name: str, value: Any) -> str | None:
+    return None if value is None else _checked_text(name, value)
+
+
+def _checked_text(name: str, value: Any) -> str:
+    longest = LONGEST_UUID if name == "uuid" else LONGEST_TEXT
+    if not isinstance(value, str):
+        raise InputError(
+            f"{name} must be text, got {type(value).__name__} ({value!r:.40}). Write it in quotes: "
+            f"{name}='...'."
+        )
+    if name in ("uuid", "annotator") and not value:
+        raise InputError(f"{name} is empty. Leave it out, or give a text.")
+    if len(value) > longest:
+        raise InputError(f"{name} has {len(value):,} characters; at most {longest:,} are stored.")
+    if SURROGATE.search(value):
+        raise InputError(f"{name}={value!r:.40} is not valid Unicode (lone surrogate).")
+    return str.__str__(value)
+
+
+def _checked_ms(value: Any) -> int | None:
+    """Return milliseconds as an int, also where a NumPy integer was given."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        found = operator.index(value)
+    except TypeError:
+        raise InputError(
+            f"ms must be a whole number of milliseconds, got {type(value).__name__} "
+            f"({value!r:.40}). Round it: ms=round(1000 * seconds)."
+        ) from None
+    if not 0 <= found <= LONGEST_MS:
+        raise InputError(f"ms must be between 0 and {LONGEST_MS:,}, got {value!r:.40}.")
+    return found
 
 
 def append(store: Store, entries: Sequence[Entry], per_item: int) -> list[Event]:
@@ -78,12 +110,13 @@ def append(store: Store, entries: Sequence[Entry], per_item: int) -> list[Event]
     All of them are on the disk when the call returns. Where an entry's uuid is known, its event is
     the stored one. `per_item` is the number of annotators that each item needs.
     """
+    entries = [checked(entry) for entry in entries]
+    log_of(store)
     with store.transaction():
-        events = [_append_one(store, entry) for entry in entries]
-        update_round_states(store, per_item)
-        failpoint("label_written")
+        made = [_append_one(store, entry) for entry in entries]
+        _finish(store, made, per_item)
     failpoint("label_committed")
-    return events
+    return made
 
 
 def undo(store: Store, annotator: str, uuid: str | None, per_item: int) -> Event | None:
@@ -91,18 +124,17 @@ def undo(store: Store, annotator: str, uuid: str | None, per_item: int) -> Event
 
     The undo is the stored one where the uuid is known, and None without a response.
     """
+    asked = _with_checked_values(Entry("undo", "", annotator, uuid=uuid))
+    log_of(store)
     with store.transaction():
-        stored = event_with_uuid(store, uuid)
+        stored = event_with_uuid(store, asked.uuid)
         if stored is not None:
-            return _require_same(stored, Entry("undo", stored.item, annotator, uuid=uuid))
-        mine = [one for one in current_responses(events(store)) if one.annotator == annotator]
-        if not mine:
+            return _require_same(stored, replace(asked, item=stored.item))
+        last = log_of(store).last_response(asked.annotator)
+        if last is None:
             return None
-        last = mine[-1]
-        entry = Entry("undo", last.item, annotator, uuid=uuid)
-        event = _append_one(store, entry, undoes=last.seq)
-        update_round_states(store, per_item)
-        failpoint("label_written")
+        event = _append_one(store, replace(asked, item=last.item), undoes=last.seq)
+        _finish(store, [event], per_item)
     failpoint("label_committed")
     return event
 
@@ -113,15 +145,16 @@ def reassign(store: Store, names: Sequence[tuple[Event, str]], per_item: int) ->
     Their times, and so their order, stay the same. The time that the annotator took is not stored
     again, because it would count twice.
     """
+    log_of(store)
+    made = []
     with store.transaction():
         for event, name in names:
-            _append_one(store, Entry("undo", event.item, event.annotator), undoes=event.seq)
+            undo = Entry("undo", event.item, event.annotator)
             statement = "|".join(event.uuid.split("|")[:5])
             uuid = f"{statement}|{sha256(name.encode()).hexdigest()[:16]}"
-            _append_one(
-                store, Entry(event.kind, event.item, name, event.answer, event.note, uuid=uuid)
-            )
-        update_round_states(store, per_item)
+            again = Entry(event.kind, event.item, name, event.answer, event.note, uuid=uuid)
+            made += [_append_one(store, undo, undoes=event.seq), _append_one(store, again)]
+        _finish(store, made, per_item)
 
 
 def event_with_uuid(store: Store, uuid: str | None) -> Event | None:
@@ -130,40 +163,9 @@ def event_with_uuid(store: Store, uuid: str | None) -> Event | None:
     return Event(*found[0]) if found else None
 
 
-def update_round_states(store: Store, per_item: int) -> None:
-    """Move rounds between the states issued and labelled; call it inside a transaction."""
-    for before, after, complete in (("issued", "labelled", 1), ("labelled", "issued", 0)):
-        values = {"before": before, "after": after, "complete": complete, "per_item": per_item}
-        store.execute(UPDATE_STATE, {**values, "now": now()})
-
-
-def events(store: Store, after: int = 0) -> list[Event]:
-    """Return the events after a sequence number, each verified by its checksum."""
-    statement = f"SELECT {COLUMNS}, crc FROM event WHERE seq > ? ORDER BY seq"  # noqa: S608
-    found = []
-    for expected, (*row, crc) in enumerate(store.execute(statement, (after,)), start=after + 1):
-        if row[0] != expected:
-            raise store.corrupt(f"event {expected} is missing")
-        if checksum(*row) != crc:
-            raise store.corrupt(f"event {expected} is not the one that was written")
-        found.append(Event(*row))
-    return found
-
-
-def current_responses(log: Iterable[Event]) -> list[Event]:
-    """Return the current response of each annotator to each item, oldest first.
-
-    The view `word` of the label store holds the same rows where nothing was imported from Label
-    Studio, without the checks of `events`.
-    """
-    log = in_order(log)
-    undone = {event.undoes for event in log if event.undoes is not None}
-    found: dict[tuple[str, str], Event] = {}
-    for event in log:
-        if event.kind != "undo" and event.seq not in undone:
-            found.pop((event.item, event.annotator), None)
-            found[event.item, event.annotator] = event
-    return list(found.values())
+def events(store: Store) -> list[Event]:
+    """Return all events, oldest first, each verified by its checksum when it was read."""
+    return list(log_of(store).events)
 
 
 def last_seq(store: Store) -> int:
@@ -196,6 +198,16 @@ def _append_one(store: Store, entry: Entry, undoes: int | None = None) -> Event:
     )
     store.execute(INSERT, (*astuple(event), checksum(*astuple(event))))
     return event
+
+
+def _finish(store: Store, made: Sequence[Event], per_item: int) -> None:
+    """Read new events back before the COMMIT, and update the states of their rounds."""
+    log = log_of(store)
+    for event in made:
+        if log.events[event.seq - 1] != event:
+            raise store.differs(f"event {event.seq}")
+    rounds.update_states(store, log, per_item)
+    failpoint("label_written")
 
 
 def _require_same(stored: Event, entry: Entry) -> Event:

@@ -25,7 +25,10 @@ FAILPOINTS = (
     "publish_recorded",
     "teach_exported",
 )
-"""All failpoints, in the order in which a round passes them. Tests kill at each of them."""
+"""The failpoints of a round, in the order in which it passes them. Tests kill at each of them."""
+
+RESTORE_FAILPOINTS = ("restore_written", "restore_moved", "restore_renamed")
+"""The failpoints of a restore."""
 
 VARIABLE = "STARLEARN_FAILPOINT"
 

@@ -1,6 +1,7 @@
 """The folder of a campaign: settings, pool, learner and lock, on which all steps build."""
 
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from starlearn.campaign import events, publish, rounds
+from starlearn.campaign.event_log import log_of
+from starlearn.campaign.journal import write_journal
 from starlearn.campaign.paths import CampaignPaths, backup_name
 from starlearn.campaign.responses import choices_of, resolved
 from starlearn.campaign.rounds import Round
 from starlearn.campaign.store import Store
 from starlearn.errors import InputError, ModelMismatchError, StorageError, UntrustedFileError
-from starlearn.storage.files import make_folder
-from starlearn.storage.lock import WAIT, Lock
+from starlearn.storage.files import make_folder, permission_errors
+from starlearn.storage.lock import WAIT
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +49,7 @@ class CampaignFolder:
         self.folder = paths.folder
         self.store = store
         self._model = model
-        self._lock = Lock(paths.lock)
+        self._lock = paths.make_lock()
         self._learner: tuple[Any, STARLearner] | None = None
         self.id = self.meta["campaign"]
 
@@ -82,7 +85,7 @@ class CampaignFolder:
             raise StorageError(
                 f"{self.folder} was opened read-only. Open it for writing: Campaign.open(folder)."
             )
-        with self._lock.held(command, wait):
+        with self._lock.held(command, wait), permission_errors():
             yield
 
     # Settings, pool and labels
@@ -133,19 +136,20 @@ class CampaignFolder:
         return read_snapshot(self.paths.pool, self.pool_facts["snapshot"])
 
     def scores(self, round_id: int) -> "pa.Table | None":
-        """Return the scores of a round's pool, or None where none were kept.
+        """Return the scores of a round's pool; None where none were kept or the file is damaged.
 
         Columns id, base, full, entropy, mutual_information, n_tokens, confidence, answer, mixed;
         one row per scored item.
         """
         from starlearn.campaign.snapshot import read_scores
 
-        return read_scores(self.paths.round_scores(round_id))
+        by_id = {found.id: found.record for found in rounds.rounds(self.store)}
+        sha256 = by_id.get(round_id, {}).get("scores")
+        return read_scores(self.paths.round_scores(round_id), sha256)
 
     def labels(self) -> dict[str, str]:
         """Return the label of each labelled item by its id."""
-        responses = events.current_responses(events.events(self.store))
-        return resolved(responses, self.options["resolution"])
+        return resolved(log_of(self.store).responses(), self.options["resolution"])
 
     def items_done(self, until: int | None) -> set[str]:
         """Return the items with a response, up to an event, and those of the first labels.
@@ -167,8 +171,7 @@ class CampaignFolder:
 
     def published(self) -> Round | None:
         """Return the newest round whose adapter is published."""
-        found = rounds.published(self.store)
-        return found[-1] if found else None
+        return rounds.newest_published(self.store)
 
     # The learner
 
@@ -179,7 +182,9 @@ class CampaignFolder:
         parameters = parameters_of(self.meta["learner"])
         if self._model is not None:
             parameters["model"] = self._model
-        if parameters["cache_dir"] is None and not self.store.read_only:
+        parameters["cache_dir"] = None  # never a folder that only the label store names
+        if not self.store.read_only:
+            self.paths.require_regular()
             make_folder(self.paths.scores)
             make_folder(self.paths.cache)
             parameters["cache_dir"] = str(self.paths.cache)
@@ -213,10 +218,12 @@ class CampaignFolder:
                 raise InputError(
                     f"Round {round_id} has no published adapter; these rounds have one: {known}."
                 )
-            return self._load(by_id[round_id])
+            with permission_errors():
+                return self._load(by_id[round_id])
         key = (published[-1].manifest if published else None, self.meta["learner"])
         if self._learner is None or self._learner[0] != key:
-            self._learner = (key, self._newest_learner(published))
+            with permission_errors():
+                self._learner = (key, self._newest_learner(published))
         return self._learner[1]
 
     def keep_learner(self, learner: "STARLearner") -> None:
@@ -270,8 +277,16 @@ class CampaignFolder:
                 self.store.set_meta(base=base)
         return learner
 
-    def backup(self, target: Path | None = None) -> Path:
+    def backup(self, target: str | os.PathLike[str] | None = None) -> Path:
         """Copy the label store, by default to the backup folder, which keeps three copies.
+
+        A copy in the backup folder comes with the journal, ``exports/labels.jsonl``, from which the
+        label store can be restored when no backup is intact.
+
+        Parameters
+        ----------
+        target : str or path, optional
+            A file elsewhere, which is replaced if it exists.
 
         Returns
         -------
@@ -279,16 +294,29 @@ class CampaignFolder:
             The copy, which is a label store itself.
         """
         if target is not None:
-            self.store.backup(target)
-            return target
+            path = _checked_path(target)
+            self.store.backup(path)
+            return path
         with self.holding("backup"):
             make_folder(self.paths.backups)
             made = self.paths.backups / backup_name(events.last_seq(self.store))
             self.store.backup(made)
+            write_journal(self)
             others = sorted(set(self.paths.backups.glob("labels-*.db")) - {made})
             for old in others[: 1 - BACKUPS_KEPT]:
                 old.unlink()
         return made
+
+
+def _checked_path(target: Any) -> Path:
+    try:
+        path = Path(target)
+        usable = bool(path.name) and b"\0" not in os.fsencode(path)
+    except (TypeError, UnicodeEncodeError):
+        usable = False
+    if not usable:
+        raise InputError(f"{target!r:.100} cannot be the name of a file. Name a new file.")
+    return path
 
 
 def _reopened(kind: Any, folder: str, model: str | None, read_only: bool) -> Any:

@@ -1,6 +1,8 @@
-"""Checks of the label store's files before SQLite opens them, and errors about damage."""
+"""Checksums, checks of the label store's files before SQLite opens them, errors about damage."""
 
+import json
 import shlex
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +14,12 @@ JOURNAL = bytes.fromhex("d9d505f920a163d7")
 WAL_SUFFIXES = ("-wal", "-shm")
 
 
+def checksum(*values: object) -> int:
+    """Return a checksum of a row; SQLite keeps none of its own."""
+    # Damage can turn a text into bytes, which JSON has no form of.
+    return zlib.crc32(json.dumps(values, default=repr).encode())
+
+
 def check_files(path: Path, inside: bool = True) -> None:
     """Check a database and its journal before SQLite opens them.
 
@@ -20,7 +28,9 @@ def check_files(path: Path, inside: bool = True) -> None:
     """
     journal = path.with_name(f"{path.name}-journal")
     if not path.exists() and not path.is_symlink():
-        raise damaged(path, "it is missing" + (" but has a journal" if journal.exists() else ""))
+        restoring = any(path.parent.glob("damaged-*"))
+        why = " but has a journal" if journal.exists() else ", as after an interrupted restore"
+        raise damaged(path, "it is missing" + (why if journal.exists() or restoring else ""))
     require_regular(path)
     with suppress(FileNotFoundError):  # a writer in another process can remove it at any moment
         require_regular(journal)

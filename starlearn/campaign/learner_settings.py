@@ -7,6 +7,7 @@ from typing import Any
 
 from sklearn.utils import check_random_state
 
+from starlearn.campaign.items import SURROGATE
 from starlearn.campaign.responses import require_no_control
 from starlearn.data.tokens import unknown_tokens, warn_of_unknown_tokens
 from starlearn.errors import (
@@ -45,8 +46,7 @@ def to_json(learner: STARLearner) -> str:
     if model is not None:
         folder = Path(model).expanduser()
         parameters["model"] = str(folder.resolve()) if folder.is_dir() else str(model)
-    if parameters["cache_dir"] is not None:
-        parameters["cache_dir"] = str(Path(parameters["cache_dir"]).expanduser().absolute())
+    parameters["cache_dir"] = None  # a campaign keeps its scores in its own folder
     if not isinstance(parameters["random_state"], int):
         generator = check_random_state(parameters["random_state"])
         parameters["random_state"] = int(generator.randint(2**31 - 1))
@@ -64,6 +64,11 @@ def parameters_of(settings: str) -> dict[str, Any]:
 def changed(settings: str, changes: dict[str, Any]) -> str:
     """Return settings with changes, as in ``set_params(training__learning_rate=1e-4)``."""
     for name in changes:
+        if name == "cache_dir":
+            raise InputError(
+                "cache_dir cannot be set: a campaign keeps its scores in its own folder, "
+                "scores/cache."
+            )
         if name.partition("__")[0] in FIXED:
             raise InputError(
                 f"{name} cannot change: labels and scores of the campaign depend on it. Create "
@@ -79,6 +84,8 @@ def changed(settings: str, changes: dict[str, Any]) -> str:
 
 def with_choice(settings: str, choice: str) -> str:
     """Return settings whose task has one more choice."""
+    if not isinstance(choice, str) or SURROGATE.search(choice):
+        raise InputError(f"A choice is text in valid Unicode, got {choice!r:.40}.")
     require_no_control(choice)
     return _with_choices(settings, lambda choices: [*choices, choice])
 

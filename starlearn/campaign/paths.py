@@ -5,9 +5,14 @@ from pathlib import Path
 
 from starlearn.errors import InputError, UntrustedFileError
 from starlearn.storage.files import require_regular
+from starlearn.storage.lock import Lock
 
 NAME = re.compile(r"[a-z0-9_-]{1,64}")
 """Names of adapters in the label store: without dots and slashes they cannot leave the folder."""
+
+
+REPLACED = "damaged-"
+"""Prefix of the folders of files that a restore has replaced."""
 
 
 def backup_name(n_events: int) -> str:
@@ -22,6 +27,7 @@ class CampaignPaths:
         self.folder = folder
         self.labels = folder / "labels.db"
         self.unfinished = folder / ".labels.db.new"
+        self.restoring = folder / ".labels.db.restored"
         self.pool = folder / "pool.parquet"
         self.lock = folder / ".lock"
         self.adapters = folder / "adapters"
@@ -30,6 +36,11 @@ class CampaignPaths:
         self.cache = self.scores / "cache"
         self.backups = folder / "backups"
         self.exports = folder / "exports"
+        self.journal = self.exports / "labels.jsonl"
+
+    def make_lock(self) -> Lock:
+        """Return the lock of the campaign, which also holds when its file is removed."""
+        return Lock(self.lock, self.folder)
 
     def require(self) -> None:
         """Raise InputError without a campaign, UntrustedFileError for symbolic links."""
@@ -38,15 +49,29 @@ class CampaignPaths:
                 f"There is no campaign in {self.folder} (no {self.labels.name}). Make one: "
                 f"starlearn init {self.folder} --pool pool.jsonl, Campaign.create(...)."
             )
-        for path in (self.pool, self.adapters, self.scores, self.backups, self.exports):
+        self.require_regular()
+
+    def require_regular(self) -> None:
+        """Raise UntrustedFileError for links and special files where the campaign reads or writes.
+
+        The files of an adapter are checked with its manifest.
+        """
+        for folder in (self.scores, self.cache, self.backups, self.exports):
+            if folder.exists() or folder.is_symlink():
+                require_regular(folder)
+                for path in folder.iterdir():
+                    require_regular(path)
+        for path in (self.pool, self.lock, self.adapters, *self.folder.glob(".labels.db*")):
             if path.exists() or path.is_symlink():
                 require_regular(path)
 
     def looks_unfinished(self) -> bool:
         """Whether no campaign was ever created here, so that no label store can be missing."""
+        if any(self.folder.glob(f"{REPLACED}*")):  # an interrupted restore
+            return False
         if self.unfinished.exists():
             return True
-        traces = [self.adapters, self.backups, self.exports, self.scores]
+        traces = [self.adapters, self.backups, self.exports, self.scores, self.restoring]
         journal = self.folder / "labels.db-journal"
         return not journal.exists() and not any(path.exists() for path in traces)
 

@@ -1,6 +1,7 @@
 """One query of a campaign: mark the round, score, choose, issue."""
 
 import json
+import shlex
 import warnings
 from dataclasses import asdict
 from hashlib import sha256
@@ -14,6 +15,7 @@ from starlearn.campaign.folder import CampaignFolder
 from starlearn.campaign.rounds import Round
 from starlearn.distributed.cluster import RayEngine, engine_of
 from starlearn.errors import InputError, StarlearnError
+from starlearn.storage.files import file_sha256
 
 
 def query(campaign: CampaignFolder, n_instances: int, strict: bool, engine: Any = None) -> None:
@@ -38,10 +40,26 @@ def query(campaign: CampaignFolder, n_instances: int, strict: bool, engine: Any 
     _score_and_issue(campaign, _updated(campaign, last, n_instances, engine), engine)
 
 
-def engine_of_round(last: Round) -> Any:
-    """Return the engine that an interrupted scoring began with: its finished chunks are kept."""
+def engine_of_round(campaign: CampaignFolder, last: Round) -> Any:
+    """Return the engine that an interrupted scoring began with: its finished chunks are kept.
+
+    A campaign can come from somebody else. So a cluster, or a folder outside of the campaign, that
+    only its label store names is not used without being named again.
+    """
     settings = last.record.get("engine")
-    return None if settings is None else RayEngine(**settings)
+    if settings is None:
+        return None
+    folder = settings.get("folder")
+    is_inside = folder is None or Path(folder).resolve().is_relative_to(campaign.folder.resolve())
+    if settings.get("address") is None and is_inside:
+        return RayEngine(**settings)
+    named = {name: settings[name] for name in ("address", "folder") if settings.get(name)}
+    raise InputError(
+        f"Round {last.id} was scored with {named}, outside of {campaign.folder}. If you know them, "
+        f"name them again: starlearn query {shlex.quote(str(campaign.folder))} -n {last.n} "
+        "--engine ray --address ..., campaign.query(n, engine=RayEngine(...)). Without an engine "
+        "the scoring starts again."
+    )
 
 
 def waiting_message(campaign: CampaignFolder, last: Round) -> str:
@@ -117,11 +135,13 @@ def _score_and_issue(campaign: CampaignFolder, found: Round, engine: Any) -> Non
         rounds.change(campaign.store, found.id, state="failed", error=str(error))
         raise
     scores = [issued.score for issued in batch if issued.score is not None]
+    kept = campaign.paths.round_scores(found.id)
     record = {
         **found.record,
         "pool": pool.num_rows,
         "query_seconds": perf_counter() - began,
         "mean_score": sum(scores) / len(scores) if scores else None,
+        "scores": file_sha256(kept) if kept.is_file() else None,
     }
     rounds.issue(campaign.store, found.id, batch, record)
     failpoint("query_issued")

@@ -1,9 +1,16 @@
 """The label store's SQL: tables, settings of the connection, and migrations."""
 
+from collections.abc import Callable
+from typing import Any
+
+from starlearn.campaign.integrity import checksum
+
+Execute = Callable[[str, tuple[Any, ...]], list[tuple[Any, ...]]]
+
 APPLICATION_ID = 0x53544152
 """Marks the database as a label store: the letters STAR in its header."""
 
-VERSION = 1
+VERSION = 2
 """Version of the schema; a database holds its own as `user_version`."""
 
 PRAGMAS: dict[str, tuple[str, object]] = {
@@ -19,6 +26,9 @@ PRAGMAS: dict[str, tuple[str, object]] = {
 }
 """The setting of each pragma, and the value that SQLite must report. With DELETE and EXTRA no label
 is lost in a simulated power cut at any operation. With FULL the last label can be lost."""
+
+PRAGMAS_OF_A_COPY = {name: PRAGMAS[name] for name in ("trusted_schema", "cell_size_check")}
+"""Settings of a connection to a copy in memory, which has no journal and is never synced."""
 
 TABLES = (
     """CREATE TABLE meta (
@@ -46,6 +56,8 @@ TABLES = (
         error TEXT,
         began TEXT NOT NULL,
         changed TEXT NOT NULL,
+        batch INTEGER NOT NULL DEFAULT 0,
+        crc INTEGER NOT NULL DEFAULT 0,
         CHECK (state <> 'published' OR (adapter IS NOT NULL AND manifest IS NOT NULL))
     ) STRICT""",
     """CREATE TABLE issued (
@@ -89,5 +101,38 @@ TABLES = (
     ),
 )
 
-MIGRATIONS: dict[int, tuple[str, ...]] = {}
-"""Statements that migrate a database from a version to the next one."""
+ROUND = (
+    "id, state, n, seen, params, attempt, taught, adapter, manifest, record, error, began, "
+    "changed, batch"
+)
+"""Columns of a round that its checksum covers. `batch` is the checksum of its issued items."""
+
+ISSUED = "SELECT item, place, score, reason FROM issued WHERE round = ? ORDER BY place"
+
+
+def seal_batch(execute: Execute, round_id: int) -> None:
+    """Write the checksum of a round's issued items; `seal_round` must follow."""
+    batch = checksum(*execute(ISSUED, (round_id,)))
+    execute("UPDATE round SET batch = ? WHERE id = ?", (batch, round_id))
+
+
+def seal_round(execute: Execute, round_id: int) -> None:
+    """Write the checksum of a round; call it in the transaction that changed the round."""
+    (row,) = execute(f"SELECT {ROUND} FROM round WHERE id = ?", (round_id,))  # noqa: S608 - our own
+    execute("UPDATE round SET crc = ? WHERE id = ?", (checksum(*row), round_id))
+
+
+def _seal_rounds(execute: Execute) -> None:
+    for (round_id,) in execute("SELECT id FROM round", ()):
+        seal_batch(execute, round_id)
+        seal_round(execute, round_id)
+
+
+MIGRATIONS: dict[int, tuple[str | Callable[[Execute], None], ...]] = {
+    1: (
+        "ALTER TABLE round ADD COLUMN batch INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE round ADD COLUMN crc INTEGER NOT NULL DEFAULT 0",
+        _seal_rounds,
+    )
+}
+"""Statements and functions that migrate a database from a version to the next one."""

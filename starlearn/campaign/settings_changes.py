@@ -7,6 +7,7 @@ from typing import Any
 
 from starlearn.campaign import events, rounds
 from starlearn.campaign.folder import CampaignFolder
+from starlearn.campaign.store import now
 from starlearn.errors import InputError
 
 
@@ -35,7 +36,7 @@ def save_settings(campaign: CampaignFolder, settings: str) -> None:
     `settings` is the output of `learner_settings.to_json`. The campaign's lock is held.
     """
     found = rounds.current(campaign.store)
-    at, newest = events.now(), found.id if found else 0
+    at, newest = now(), found.id if found else 0
     before = json.loads(campaign.meta["learner"])
     new = [
         SettingChange(name, old, value, newest, at)

@@ -43,11 +43,13 @@ def read_snapshot(path: Path, sha256: str) -> pa.Table:
         return pq.read_table(path, schema=SCHEMA)
 
 
-def read_scores(path: Path) -> pa.Table | None:
-    """Read a table of scores; None where it is missing or cannot be read."""
+def read_scores(path: Path, sha256: str | None = None) -> pa.Table | None:
+    """Read a table of scores; None where it is missing, damaged, or has another SHA-256."""
     if not path.is_file() or path.is_symlink():
         return None
     try:
+        if sha256 is not None and file_sha256(path) != sha256:
+            return None
         return pq.read_table(path)
     except (OSError, pa.ArrowException):
         return None

@@ -1,12 +1,11 @@
 """Status of a campaign, records of its rounds, and the next command."""
 
 import shlex
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from starlearn.campaign import events, rounds
-from starlearn.campaign.events import Event
+from starlearn.campaign.event_log import Event, log_of
 from starlearn.campaign.folder import CampaignFolder
 from starlearn.campaign.responses import resolved
 from starlearn.campaign.rounds import Round
@@ -76,32 +75,34 @@ MEASUREMENTS = ("n_labels", "mean_score", "query_seconds", "teach_seconds", "tra
 def status_of(campaign: CampaignFolder) -> Status:
     """Return the status of a campaign."""
     store, options, facts = campaign.store, campaign.options, campaign.pool_facts
-    responses = events.current_responses(events.events(store))
-    last = rounds.current(store)
-    batch = rounds.batch_of(store, last.id) if last else []
-    n_responses = Counter(event.item for event in responses)
-    done = sum(n_responses[issued.item] >= options["per_item"] for issued in batch)
-    published = campaign.published()
-    held_by = holder(campaign.paths.lock)
-    labelled = resolved(responses, options["resolution"])
-    left = facts["n_items"] - facts["n_known"] - len(n_responses)
+    with store.mutex:
+        log = log_of(store)
+        last = rounds.current(store)
+        batch = rounds.issued_by_id(store, last.id) if last else {}
+        done = len(batch.keys() & log.items_with(options["per_item"]))
+        published = campaign.published()
+        n_labelled = log.n_labelled(options["resolution"])
+        left = facts["n_items"] - facts["n_known"] - len(log.by_item)
+        skipped, flagged = log.n_items("skip"), log.n_items("flag")
+        annotators = log.items_per_annotator()
+    held_by = holder(campaign.paths.lock, campaign.folder)
     return Status(
         folder=str(campaign.folder),
         campaign=campaign.id,
         n_items=facts["n_items"],
         n_duplicates=facts["n_rows"] - facts["n_items"],
-        n_labelled=len(labelled),
+        n_labelled=n_labelled,
         round=last.id if last else None,
         state=last.state if last else None,
         batch=len(batch),
         done=done,
-        skipped=len({event.item for event in responses if event.kind == "skip"}),
-        flagged=len({event.item for event in responses if event.kind == "flag"}),
-        annotators=dict(Counter(event.annotator for event in responses)),
+        skipped=skipped,
+        flagged=flagged,
+        annotators=annotators,
         adapter=published.adapter if published else None,
         error=last.error if last else None,
         holder=str(held_by) if held_by else None,
-        next=next_command(campaign.folder, last, len(batch), left, len(labelled)),
+        next=next_command(campaign.folder, last, len(batch), left, n_labelled),
     )
 
 

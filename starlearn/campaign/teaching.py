@@ -4,7 +4,6 @@ import itertools
 import json
 import shlex
 from collections import Counter
-from dataclasses import asdict
 from hashlib import sha256
 from time import perf_counter
 from typing import Any
@@ -12,17 +11,16 @@ from typing import Any
 from starlearn.campaign import events, publish, rounds
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.folder import CampaignFolder
+from starlearn.campaign.journal import write_journal
 from starlearn.campaign.publish import adapter_name
 from starlearn.campaign.rounds import Round
-from starlearn.campaign.store import checksum
 from starlearn.data.containers import as_labels, object_array
 from starlearn.errors import InputError, StarlearnError, StorageError, UntrustedFileError
 from starlearn.learner.estimator import STARLearner
 from starlearn.learner.session import keeping_steps
-from starlearn.storage.files import file_sha256, make_folder, require_space, write_file
+from starlearn.storage.files import file_sha256, require_space
 from starlearn.train.checkpoints import kept_steps, remove_checkpoint
 
-JOURNAL = "labels.jsonl"
 MINIMUM_FREE = 10_000_000
 """Bytes that must be free before the first training, when the size of an adapter is unknown."""
 
@@ -216,16 +214,5 @@ def _record_published(
     rounds.change(campaign.store, round_id, **values, error=None)
     failpoint("publish_recorded")
     # The export can be repeated, so it comes after the record.
-    _write_journal(campaign)
+    write_journal(campaign)
     failpoint("teach_exported")
-
-
-def _write_journal(campaign: CampaignFolder) -> None:
-    """Copy all events, with their items' fields and a checksum, to JSON lines for emergencies."""
-    contents = rounds.contents(campaign.store)
-    lines = []
-    for event in events.events(campaign.store):
-        row = {"campaign": campaign.id, **asdict(event), "fields": json.loads(contents[event.item])}
-        lines.append(json.dumps({**row, "crc": checksum(row)}, ensure_ascii=False) + "\n")
-    make_folder(campaign.paths.exports)
-    write_file(campaign.paths.exports / JOURNAL, "".join(lines).encode())

@@ -15,6 +15,7 @@ import typer
 
 from starlearn.console import exit_on_error, make_console, plain
 from starlearn.errors import InputError, StorageError
+from starlearn.storage.files import permission_errors
 
 if TYPE_CHECKING:
     from starlearn.campaign.campaign import Campaign
@@ -83,7 +84,7 @@ def _reporting(kept: Callable[[], str]) -> Iterator[None]:
     ) -> None:
         console.print(plain(f"Note: {message}"))
 
-    with exit_on_error(kept), warnings.catch_warnings():
+    with exit_on_error(kept), permission_errors(), warnings.catch_warnings():
         warnings.filterwarnings("always", category=UserWarning)
         warnings.showwarning = show_warning
         yield

@@ -88,5 +88,6 @@ def _restore(folder: Path, restore: bool, source: Path | None) -> None:
         raise InputError("--from needs --restore: starlearn doctor FOLDER --restore --from ...")
     if source is not None and not source.is_file():
         raise InputError(f"{source} is not a file. Name a backup, or leave out --from.")
-    chosen = restore_labels(folder, source)
-    show(f"The labels were restored from {chosen}. The earlier files are in {folder}/damaged-...")
+    done = restore_labels(folder, source)
+    replaced = folder / done.replaced.name
+    show(f"The labels were restored from {done.source}. The earlier files are in {replaced}.")

@@ -13,7 +13,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from starlearn.errors import InputError, StorageError
+from starlearn.errors import InputError, StorageError, UntrustedFileError
+from starlearn.storage.files import open_regular, require_regular
 
 Row = NDArray[np.float64]
 
@@ -189,8 +190,16 @@ def _number(database: sqlite3.Connection, space: str) -> int | None:
 def _opened(file: Path) -> sqlite3.Connection:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch(mode=0o600)  # keys are derived from the user's texts
+        # Private, because keys are derived from the user's texts. A link could lead to another
+        # database, which SQLite would write to.
+        if not os.path.lexists(file):
+            os.close(open_regular(file, os.O_RDWR | os.O_CREAT))
+        for path in (file, file.with_name(f"{file.name}-journal")):
+            if os.path.lexists(path):
+                require_regular(path)
         return _connected(file)
+    except UntrustedFileError as error:
+        raise InputError(f"cache_dir={str(file.parent)!r} cannot be used: {error}") from error
     except (OSError, sqlite3.OperationalError) as error:
         raise InputError(
             f"cache_dir={str(file.parent)!r} cannot be used: {error}. Give a folder that can be "

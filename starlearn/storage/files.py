@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shlex
 import shutil
 import stat
 import warnings
@@ -12,8 +13,17 @@ from pathlib import Path
 
 from starlearn.errors import InputError, StorageError, UntrustedFileError
 
-REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "lustre", "beegfs"}
-"""File systems on which locks and syncs are unreliable."""
+REMOTE = {
+    *("nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "ncpfs", "afs", "coda", "davfs"),
+    *("ceph", "glusterfs", "gpfs", "lustre", "beegfs", "orangefs", "pvfs2", "panfs", "ocfs2"),
+    *("9p", "drvfs", "virtiofs", "vboxsf", "vmhgfs", "prl_fs"),
+}
+"""File systems on which locks and syncs are unreliable: of a network, or of a host machine."""
+
+LOCAL_FUSE = {"fuse.fuse-overlayfs", "fuse.ext2", "fuse.ext4", "fuse.ntfs-3g", "fuse.lklfuse"}
+"""File systems in user space that are known to be local; others are cloud and network drives."""
+
+NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
 
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -32,14 +42,35 @@ def storage_errors(action: str) -> Iterator[None]:
         raise StorageError(f"{explained(error, action)} Nothing was lost.") from error
 
 
+@contextmanager
+def permission_errors() -> Iterator[None]:
+    """Raise StorageError with the command that gives files back, in place of a PermissionError.
+
+    For the doors that everything passes; `storage_errors` also knows what was being done.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        action = f"opening {error.filename or 'a file'}"
+        raise StorageError(f"{explained(error, action)} Nothing was lost.") from error
+
+
 def explained(error: OSError, action: str) -> str:
     """Return what failed and how to fix it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"The disk is full ({action}). Free some space and run the command again."
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        where = Path(os.fsdecode(error.filename)) if error.filename else None
+        remedy = writable(where) if where is not None else "chmod -R u+rwX FOLDER"
+        verb = "read" if action.startswith(("reading", "opening")) else "write"
         return (
-            f"No permission to write ({action}: {error.strerror}). Make the folder writable: "
-            "chmod -R u+rwX FOLDER."
+            f"No permission to {verb} ({action}: {error.strerror}). Make the folder writable: "
+            f"{remedy}."
+        )
+    if error.errno in NO_LOCKS:
+        return (
+            f"The file system does not support locks ({action}: {error.strerror}), so two "
+            "processes could write at once. Move the folder to a local disk."
         )
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
         return f"The path cannot be used ({action}: {error.strerror}). Check the path."
@@ -48,6 +79,24 @@ def explained(error: OSError, action: str) -> str:
         f"The disk failed ({action}: {reason}). Check the disk (dmesg), then run the command again "
         "in a new process."
     )
+
+
+def writable(path: Path) -> str:
+    """Return the command that makes the folder of a path writable for this user.
+
+    Files of another user, as after one command with sudo, must be given back with chown.
+    """
+    folder = path if os.path.isdir(path) else path.parent
+    foreign = [found for found in (path, folder) if _owner_of(found) not in (None, os.geteuid())]
+    command = 'sudo chown -R "$(id -un)"' if foreign else "chmod -R u+rwX"
+    return f"{command} {shlex.quote(str(folder))}"
+
+
+def _owner_of(path: Path) -> int | None:
+    try:
+        return os.lstat(path).st_uid
+    except OSError:
+        return None
 
 
 def sync(path: Path) -> None:
@@ -120,7 +169,7 @@ def make_folder(path: Path) -> None:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    with path.open("rb") as handle:
+    with storage_errors(f"reading {path}"), path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
@@ -135,14 +184,36 @@ def require_space(folder: Path, n_bytes: int, purpose: str) -> None:
         )
 
 
+def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
+    """Open a regular file, and return its handle.
+
+    Links are not followed, and a pipe or a device raises UntrustedFileError instead of blocking.
+    """
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode=mode)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise UntrustedFileError(special_file(path)) from error
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UntrustedFileError(special_file(path))
+    return handle
+
+
+def special_file(path: Path) -> str:
+    """Return the message about a link or a special file."""
+    return (
+        f"{path} is a symbolic link or a special file, which could lead out of the campaign "
+        "folder. Replace it by the real file, or restore the folder from a backup."
+    )
+
+
 def require_regular(path: Path) -> None:
     """Raise UntrustedFileError unless the path is a regular file or a folder."""
     mode = os.lstat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise UntrustedFileError(
-            f"{path} is a symbolic link or a special file, which could lead out of the campaign "
-            "folder. Replace it by the real file, or restore the folder from a backup."
-        )
+        raise UntrustedFileError(special_file(path))
 
 
 def file_system_of(path: Path) -> str:
@@ -162,10 +233,17 @@ def file_system_of(path: Path) -> str:
     return kind
 
 
+def remote_kind(path: Path) -> str:
+    """Return the type of the file system of a path if it is a remote one, else ""."""
+    kind = file_system_of(path)
+    is_remote = kind in REMOTE or (kind.startswith("fuse.") and kind not in LOCAL_FUSE)
+    return kind if is_remote else ""
+
+
 def warn_about_folder(folder: Path) -> None:
     """Warn where a folder is on a remote file system or other users can change it."""
-    kind = file_system_of(folder)
-    if kind in REMOTE:
+    kind = remote_kind(folder)
+    if kind:
         warnings.warn(
             f"{folder} is on a remote file system ({kind}), where locks and syncs are unreliable. "
             "Keep the campaign on a local disk and copy its backups there instead.",

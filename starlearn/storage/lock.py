@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from starlearn.errors import CampaignLockedError
-from starlearn.storage.files import storage_errors
+from starlearn.errors import CampaignLockedError, UntrustedFileError
+from starlearn.storage.files import open_regular, storage_errors
 
 WAIT = 2.0
 """Seconds to wait for a lock: longer than one label takes to write."""
@@ -42,13 +42,22 @@ class Lock:
 
     The content of the lock file only informs people. The lock itself is an flock, which the
     operating system releases when the process dies.
+
+    Parameters
+    ----------
+    path : Path
+        The lock file.
+    folder : Path, optional
+        A folder that is locked too, where the file system allows it. The lock then also holds after
+        somebody has removed the lock file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, folder: Path | None = None) -> None:
         self.path = path
+        self.folder = folder
         self._mutex = threading.RLock()
         self._depth = 0
-        self._handle: int | None = None
+        self._handles: list[int] = []
         _locks.add(self)
 
     @contextmanager
@@ -67,40 +76,43 @@ class Lock:
                     self._release()
 
     def _acquire(self, command: str, wait: float) -> None:
-        with storage_errors(f"opening {self.path}"):
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            handle = os.open(self.path, flags, mode=0o600)
         deadline = time.monotonic() + wait
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() < deadline:
-                    time.sleep(PAUSE)
-                    continue
-                found = _read(handle)
-                os.close(handle)
+        while not self._try_to_acquire():
+            if time.monotonic() >= deadline:
                 raise CampaignLockedError(
                     f"The campaign {self.path.parent} is held by "
-                    f"{found or 'another process'}. Wait until that process ends, or end it. "
-                    f"Reading still works: starlearn status {self.path.parent}"
-                ) from None
-            except BaseException:
-                os.close(handle)
-                raise
-        self._handle = handle
+                    f"{holder(self.path, self.folder) or 'another process'}. Wait until that "
+                    f"process ends, or end it. Reading still works: starlearn status "
+                    f"{self.path.parent}"
+                )
+            time.sleep(PAUSE)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         me = Holder(os.getpid(), socket.gethostname(), _boot_id(), command, since)
         # The content only informs, so a full disk must not prevent taking the lock.
         with suppress(OSError):
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(asdict(me)).encode(), 0)
+            os.ftruncate(self._handles[0], 0)
+            os.pwrite(self._handles[0], json.dumps(asdict(me)).encode(), 0)
+
+    def _try_to_acquire(self) -> bool:
+        try:
+            with storage_errors(f"locking {self.path}"):
+                self._handles.append(open_regular(self.path, os.O_RDWR | os.O_CREAT))
+                is_free = _flock(self._handles[0], fcntl.LOCK_EX)
+            # The file may have been removed, and another one made, since it was opened.
+            is_free = is_free and _is_at(self._handles[0], self.path)
+            if is_free and self.folder is not None:
+                self._handles.append(os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC))
+                is_free = _flock_folder(self._handles[1], fcntl.LOCK_EX)
+        except BaseException:
+            self._release()
+            raise
+        if not is_free:
+            self._release()
+        return is_free
 
     def _release(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        while self._handles:
+            os.close(self._handles.pop())
 
     def _forget(self) -> None:
         """Drop the lock in a forked child: it belongs to the parent."""
@@ -120,19 +132,57 @@ def _forget_all() -> None:
 os.register_at_fork(after_in_child=_forget_all)
 
 
-def holder(path: Path) -> Holder | None:
-    """Return the process that holds the lock of this file, or None."""
+def holder(path: Path, folder: Path | None = None) -> Holder | None:
+    """Return the process that holds the lock of this file, and of this folder, or None."""
+    unknown = Holder(0, "", "", "unknown", "")
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
+        handle = open_regular(path)
+    except (OSError, UntrustedFileError):
+        handle = None
+    if handle is not None:
+        with _closing(handle), storage_errors(f"locking {path}"):
+            if not _flock(handle, fcntl.LOCK_SH):
+                return _read(handle) or unknown
+    if folder is not None:
+        with storage_errors(f"locking {folder}"):
+            handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        with _closing(handle):
+            if not _flock_folder(handle, fcntl.LOCK_SH):
+                return unknown
+    return None
+
+
+@contextmanager
+def _closing(handle: int) -> Iterator[None]:
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _read(handle) or Holder(0, "", "", "unknown", "")
+        yield
     finally:
         os.close(handle)
-    return None
+
+
+def _flock(handle: int, kind: int) -> bool:
+    """Whether a lock was free, and is held now."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _flock_folder(handle: int, kind: int) -> bool:
+    """Return as `_flock`, and True where the file system cannot lock folders, as over NFS."""
+    try:
+        return _flock(handle, kind)
+    except OSError:
+        return True
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
 def command_line() -> str:

@@ -1,6 +1,7 @@
 """Events: stored once even if sent twice, undone, and resolved to labels."""
 
 import math
+from collections import Counter
 
 import pytest
 from campaign_cases import COLOURS, store_with_batch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from starlearn.campaign import events, rounds
+from starlearn.campaign.event_log import EventLog, log_of
 from starlearn.campaign.events import Entry
 from starlearn.campaign.responses import checked_answer, checked_name, resolved
 from starlearn.campaign.store import Store
@@ -231,6 +233,17 @@ class Labelling(RuleBasedStateMachine):
         events.append(self.store, batch, 2)
         self.responses += [("imp", item, "label", "red") for item in names]
 
+    @rule(item=st.sampled_from(items), who=st.sampled_from(["ann", "bob"]))
+    def fail_before_the_commit(self, item, who):
+        def fail():
+            with self.store.transaction():
+                events._append_one(self.store, Entry("skip", item, who))
+                log_of(self.store)  # which reads the event that is rolled back
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            fail()
+
     @rule()
     def crash(self):
         self.store._connection.execute("BEGIN IMMEDIATE")
@@ -243,8 +256,22 @@ class Labelling(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         expected = {(item, who): (kind, answer) for who, item, kind, answer in self.responses}
-        words = events.current_responses(events.events(self.store))
+        log = log_of(self.store)
+        words = events.current_responses(log.events)
         assert {(e.item, e.annotator): (e.kind, e.answer) for e in words} == expected
+        assert log.responses() == words
+        assert log.events == EventLog(self.store).refresh().events
+        assert log.n_labelled("majority") == len(resolved(words, "majority"))
+        assert log.n_labelled("unanimous") == len(resolved(words, "unanimous"))
+        assert log.items_per_annotator() == Counter(e.annotator for e in words)
+        for kind in ("skip", "flag"):
+            assert log.n_items(kind) == len({e.item for e in words if e.kind == kind})
+        given = Counter(e.item for e in words)
+        assert log.items_with(2) == {item for item in given if given[item] >= 2}
+        for who in ("ann", "bob"):
+            mine = [e for e in words if e.annotator == who]
+            assert log.last_response(who) == (mine[-1] if mine else None)
+            assert log.items_of(who) == {e.item for e in mine}
         found = rounds.current(self.store)
         complete = all(sum(i == item for i, _ in expected) >= 2 for item in self.items)
         assert found.state == ("labelled" if complete else "issued")

@@ -15,7 +15,7 @@ from kill_server import BATCH, LABELS
 from starlearn.campaign import events, publish, rounds
 from starlearn.campaign.campaign import Campaign
 from starlearn.campaign.exchange import export_batch
-from starlearn.campaign.failpoints import FAILPOINTS
+from starlearn.campaign.failpoints import FAILPOINTS, RESTORE_FAILPOINTS
 from starlearn.errors import InputError
 
 PACKAGE = Path(publish.__file__).parent
@@ -192,7 +192,7 @@ def test_every_failpoint_is_in_the_list():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "failpoint"
     }
-    assert found == set(FAILPOINTS)
+    assert found == {*FAILPOINTS, *RESTORE_FAILPOINTS}
 
 
 def steps_of(name):

@@ -1,17 +1,29 @@
 """The lock: one process writes, errors name it, and the lock dies with its holder."""
 
+import errno
+import fcntl
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import warnings
+from pathlib import Path
 
 import pytest
 
 from starlearn.campaign.campaign import Campaign
-from starlearn.errors import CampaignLockedError, StorageError
+from starlearn.errors import (
+    CampaignLockedError,
+    StarlearnError,
+    StorageError,
+    UntrustedFileError,
+)
+from starlearn.storage import files
+from starlearn.storage.files import explained
 from starlearn.storage.lock import Lock, command_line, holder
 
 HOLD = """
@@ -125,7 +137,7 @@ def test_a_symbolic_link_as_lock_is_not_followed(path, tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("precious")
     path.symlink_to(victim)
-    with pytest.raises(StorageError), Lock(path).held("label"):
+    with pytest.raises(UntrustedFileError, match="symbolic link"), Lock(path).held("label"):
         pass
     assert holder(path) is None
     assert victim.read_text() == "precious"
@@ -182,6 +194,163 @@ def test_a_campaign_opened_to_read_only(make_campaign, quick):
         ):
             with pytest.raises(StorageError, match="read-only"):
                 write()
+
+
+def test_a_removed_lock_file_does_not_let_a_second_process_in(make_campaign, quick):
+    campaign = make_campaign()
+    code = (
+        "import sys\nfrom starlearn.campaign.campaign import Campaign\n"
+        "from starlearn.errors import CampaignLockedError\n"
+        "campaign = Campaign.open(sys.argv[1])\n"
+        "print(campaign.status().holder)\n"
+        "try:\n    with campaign.holding('teach', wait=0): print('held too')\n"
+        "except CampaignLockedError as error:\n    print('refused', error)\n"
+    )
+    with campaign.holding("label"):
+        campaign.paths.lock.unlink()
+        command = [sys.executable, "-c", code, str(campaign.folder)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    before, after = ran.stdout.splitlines()
+    assert "unknown" in before
+    assert after.startswith("refused")
+    with campaign.holding("label", wait=0):
+        pass
+
+
+def test_a_lock_file_that_was_replaced_while_it_was_opened_is_opened_again(path, monkeypatch):
+    """As when another process removes it between the open and the flock."""
+    original, removed = fcntl.flock, []
+
+    def flock(handle, kind):
+        if not removed:
+            removed.append(path.unlink())
+        return original(handle, kind)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with Lock(path).held("label"):
+        assert path.is_file()
+        monkeypatch.undo()
+        assert holder(path).pid == os.getpid()
+        with pytest.raises(CampaignLockedError), Lock(path).held("teach", wait=0):
+            pass
+
+
+def test_a_pipe_as_lock_file_is_refused_and_hangs_nothing(make_campaign):
+    campaign = make_campaign()
+    campaign.close()
+    campaign.paths.lock.unlink()
+    os.mkfifo(campaign.paths.lock)
+    program = [sys.executable, "-m", "starlearn", "status", str(campaign.folder)]
+    ran = subprocess.run(program, capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 5
+    assert "special file" in ran.stderr
+    assert holder(campaign.paths.lock) is None
+    with pytest.raises(UntrustedFileError), Lock(campaign.paths.lock).held("label"):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named_with_the_remedy(make_campaign, monkeypatch, code):
+    campaign = make_campaign()
+    first, *_ = campaign.query(2)
+
+    def unsupported(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    for call in (lambda: campaign.label(first, "red"), campaign.status):
+        with pytest.raises(StorageError, match=r"does not support locks.*Move the folder to a lo"):
+            call()
+    monkeypatch.undo()
+    assert campaign.labels() == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_remote"),
+    [
+        *((kind, True) for kind in ("nfs4", "ceph", "fuse.ceph-fuse", "gpfs", "drvfs", "9p")),
+        *((kind, True) for kind in ("fuse.glusterfs", "fuse.rclone", "fuse.google-drive", "davfs")),
+        *((kind, False) for kind in ("ext4", "xfs", "btrfs", "tmpfs", "overlay", "fuseblk")),
+        *((kind, False) for kind in ("fuse.fuse-overlayfs", "zfs", "apfs", "")),
+    ],
+)
+def test_remote_and_cloud_drives_are_warned_of(make_campaign, monkeypatch, kind, is_remote):
+    campaign = make_campaign()
+    campaign.close()
+    monkeypatch.setattr(files, "file_system_of", lambda path: kind)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with Campaign.open(campaign.folder) as again:
+            found = [finding.what for finding in again.doctor()]
+    assert any(f"remote file system ({kind})" in str(w.message) for w in caught) == is_remote
+    assert any(f"remote file system ({kind})" in what for what in found) == is_remote
+
+
+def test_files_of_another_user_are_named_with_chown(quick, monkeypatch):
+    """As after one command with sudo."""
+    file = quick / "a file"
+    file.write_text("x")
+    error = PermissionError(errno.EACCES, "Permission denied", str(file))
+    assert f"chmod -R u+rwX {quick}" in explained(error, f"writing {file}")
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert f'sudo chown -R "$(id -un)" {quick}' in explained(error, f"reading {file}")
+    assert "No permission to read" in explained(error, f"reading {file}")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of another user")
+@pytest.mark.parametrize(
+    "name", ["", "labels.db", "pool.parquet", ".lock", "adapters", "scores", "adapters/*", "*"]
+)
+def test_a_folder_of_root_gives_no_traceback_to_its_user(make_campaign, tiny_model, name, tmp_path):
+    campaign = make_campaign()
+    first, *_ = campaign.query(2)
+    campaign.label(first, "red")
+    campaign.teach()
+    campaign.query(2)
+    campaign.close()
+    shutil.copytree(campaign.folder, tmp_path / "copy")
+    model = Path(tiny_model)
+    for path in (model, tmp_path, *model.parents, *tmp_path.parents):
+        if path.stat().st_mode & 0o055 != 0o055:
+            path.chmod(0o755)
+    for path in (tmp_path / "copy", *(tmp_path / "copy").rglob("*")):
+        os.chown(path, 65534, 65534)
+    for path in (tmp_path / "copy").glob(name) if name else [tmp_path / "copy"]:
+        path.chmod(0o700 if path.is_dir() else 0o600)
+        os.chown(path, 0, 0)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            code = _use(tmp_path / "copy")
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _use(folder):
+    """Return 0 if every error is one of starlearn that names chown."""
+    warnings.simplefilter("ignore")
+    for call in (
+        lambda campaign: campaign.label(campaign.batch()[0], "red"),
+        lambda campaign: campaign.status(),
+        lambda campaign: campaign.learner(),
+        lambda campaign: campaign.snapshot(),
+        lambda campaign: campaign.backup(),
+        lambda campaign: campaign.doctor(),
+        lambda campaign: campaign.teach(),
+    ):
+        try:
+            with Campaign.open(folder) as campaign:
+                call(campaign)
+        except StarlearnError as error:
+            if "sudo chown" not in str(error):
+                print("without chown:", error)
+                return 2
+    return 0
 
 
 def test_command_line_is_short(monkeypatch):

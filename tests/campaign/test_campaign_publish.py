@@ -470,7 +470,8 @@ def test_three_backups_are_kept(make_campaign):
 
 def test_a_training_is_preceded_by_a_backup_and_followed_by_a_journal(make_campaign):
     from starlearn.campaign import events
-    from starlearn.campaign.store import Store, checksum
+    from starlearn.campaign.integrity import checksum
+    from starlearn.campaign.store import Store
 
     campaign = make_campaign()
     batch = campaign.query(3)
@@ -482,7 +483,9 @@ def test_a_training_is_preceded_by_a_backup_and_followed_by_a_journal(make_campa
     assert rounds.current(store).state == "labelled"
     store.close()
     text = (campaign.paths.exports / "labels.jsonl").read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in text.splitlines()]
+    head, *rows = [json.loads(line) for line in text.splitlines()]
+    assert head.pop("crc") == checksum(head)
+    assert {"tables", *head["meta"]} == set(campaign.meta)
     assert [row.pop("crc") for row in rows] == [checksum(row) for row in rows]
     fields = [row.pop("fields") for row in rows]
     assert {found["text"] for found in fields} == {item.fields["text"] for item in batch}

@@ -19,7 +19,7 @@ from starlearn.campaign.restore import restore
 from starlearn.campaign.store import Store
 from starlearn.errors import CampaignCorruptError, InputError, StorageError, UntrustedFileError
 
-FIXTURE = Path(__file__).parent / "labels_schema_1.sql"
+VERSIONS = (1, 2)
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_restore_puts_the_damaged_files_aside(make_campaign, quick):
     (quick / "campaign" / "labels.db-journal").write_bytes(b"stale journal")
     with pytest.raises(CampaignCorruptError, match=kept.name):
         Campaign.open(quick / "campaign")
-    assert restore(quick / "campaign") == kept
+    assert restore(quick / "campaign").source == kept
     with Campaign.open(quick / "campaign") as again:
         assert list(again.labels().values()) == ["red"]
     aside = next((quick / "campaign").glob("damaged-*"))
@@ -240,7 +240,7 @@ def test_a_restored_copy_is_not_followed_by_backups_of_what_was_given_up(make_ca
     with Campaign.open(folder) as again:
         made = again.backup()
         assert made.is_file()
-    assert restore(folder) == made
+    assert restore(folder).source == made
 
 
 def test_a_copy_of_another_campaign_is_not_restored(make_campaign, quick):
@@ -282,27 +282,36 @@ def test_another_database_is_refused(path):
         Store.open(path)
 
 
-def test_schema_1_is_what_it_was(path):
-    """The fixture is schema 1 for ever: a change to the tables needs a new version."""
+def fixture_of(version):
+    file = Path(__file__).parent / f"labels_schema_{version}.sql"
+    return file.read_text(encoding="utf-8")
+
+
+def test_the_schema_is_what_it_was(path):
+    """A fixture is its schema for ever: a change to the tables needs a new version."""
     store = Store.create(path)
     made = [sql for (sql,) in store.execute("SELECT sql FROM sqlite_schema WHERE sql NOT NULL")]
     raw = sqlite3.connect(":memory:")
-    raw.executescript(FIXTURE.read_text(encoding="utf-8"))
+    raw.executescript(fixture_of(schema.VERSION))
     query = "SELECT sql FROM sqlite_schema WHERE sql NOT NULL"
     assert sorted(sql for (sql,) in raw.execute(query)) == sorted(made)
     raw.close()
-    assert schema.VERSION == 1, "keep labels_schema_1.sql, and add a fixture of the new version"
+    assert max(VERSIONS) == schema.VERSION, "keep the fixtures, and add one of the new version"
 
 
-def old_store(path):
+def old_store(path, version=1):
     raw = sqlite3.connect(path)
-    raw.executescript(FIXTURE.read_text(encoding="utf-8"))
+    raw.executescript(fixture_of(version))
     raw.close()
 
 
-def test_the_store_of_an_older_version_opens(path):
-    old_store(path)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_store_of_each_version_opens(path, version):
+    old_store(path, version)
     store = Store.open(path)
+    found = rounds.rounds(store)
+    assert [(r.id, r.n) for r in found] == [(1, 2)]
+    assert [i.item for i in rounds.batch_of(store, 1)] == ["i0", "i1"]
     assert [(e.kind, e.answer) for e in events.events(store)] == [("label", "red"), ("skip", None)]
     add_labels(store, 1)
 

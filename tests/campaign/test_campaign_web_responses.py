@@ -87,15 +87,14 @@ def test_a_response_in_another_window_or_terminal_is_not_replaced_unseen(batch):
 
 def test_a_response_during_the_making_of_a_page_is_not_replaced_unseen(batch, monkeypatch):
     (visitor,) = visitors(batch, "ann")
-    made = Campaign.batch
+    made = Campaign.status
 
-    def made_and_then(self):
-        found = made(self)
+    def answered_meanwhile(self):
         if not responses_of(self):
-            self.label(found[0], "green", "ann")  # in a terminal
-        return found
+            self.label(self.batch()[0], "green", "ann")  # in a terminal
+        return made(self)
 
-    monkeypatch.setattr(Campaign, "batch", made_and_then)
+    monkeypatch.setattr(Campaign, "status", answered_meanwhile)
     page = visitor.get()
     assert "Your current answer" not in page.text
     assert "after this page was shown" in visitor.label(page, 0, code=409).text

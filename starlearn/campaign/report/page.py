@@ -21,6 +21,7 @@ from starlearn.campaign.report.evaluations import (
     free_form_task,
 )
 from starlearn.campaign.rounds import Round
+from starlearn.campaign.store import now
 from starlearn.console import TOKEN, plain
 from starlearn.evaluate.statistics import N_BINS, calibration_error, reliability, spearman
 from starlearn.version import versions
@@ -75,7 +76,7 @@ def contents(campaign: Campaign, options: ReportOptions) -> Section:
         if (batch := campaign.batch(found.id))
     ]
     return {
-        "made": events.now(),
+        "made": now(),
         "status": campaign.status(),
         "task": campaign.task,
         "free_form": free_form_task(campaign) is not None,

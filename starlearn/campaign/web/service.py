@@ -1,22 +1,26 @@
 """The annotation service: shows items to several annotators and stores their responses."""
 
 import hashlib
+import itertools
 import json
 import threading
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from starlearn.campaign import events
 from starlearn.campaign.annotation import (
     Action,
     end_of_batch,
+    entry_of,
+    issued_now,
     last_response,
-    open_batch,
-    store_action,
 )
-from starlearn.campaign.campaign import BatchItem, Campaign, items_waiting
-from starlearn.campaign.events import Event
+from starlearn.campaign.campaign import BatchItem, Campaign, batch_item
+from starlearn.campaign.event_log import Event, EventLog, log_of
+from starlearn.campaign.events import Entry
 from starlearn.campaign.responses import checked_name
+from starlearn.campaign.rounds import Issued
 from starlearn.campaign.status import Status
 from starlearn.errors import InputError
 
@@ -52,11 +56,26 @@ class AnnotatorView:
     """The response that the newest event undid, if it is an undo."""
 
 
+@dataclass
+class _Response:
+    """A response that waits to be stored, with what becomes of it."""
+
+    entry: Entry
+    seen: int
+    is_settled: bool = False
+    error: BaseException | None = None
+
+    @property
+    def content(self) -> tuple[str, str | None, str | None]:
+        """What must be the same in a form that is sent again."""
+        return self.entry.kind, self.entry.answer, self.entry.note
+
+
 class AnnotationService:
     """Serves one campaign to several annotators; its methods are thread-safe.
 
-    The campaign's lock is taken for each response alone. A query or training in another terminal
-    can run between two responses, and the page shows which process holds the lock.
+    The campaign's lock is taken to write the responses that wait, and released at once. A query or
+    training in another terminal can run in between, and the page shows which process holds it.
     """
 
     def __init__(self, campaign: Campaign) -> None:
@@ -64,6 +83,7 @@ class AnnotationService:
         self._saved: set[tuple[str, str]] = set()
         # Lock order: this mutex of the threads first, then the campaign's lock.
         self._mutex = threading.Lock()
+        self._waiting: deque[_Response] = deque()
         self._shown: dict[str, str] = {}
         """Item on each annotator's page. Others get it only when no other item is left."""
 
@@ -81,27 +101,26 @@ class AnnotationService:
     def view(self, annotator: str, wanted: str | None = None) -> AnnotatorView:
         """Return what an annotator sees now: the `wanted` item of the batch, or the next one."""
         name = checked_name(annotator)
-        with self._mutex:
-            # The log is read before the batch. A response that arrives in between makes the page
-            # out of date, so its form is refused. In the other order the page would not show that
-            # response, and its form would replace it.
-            log, batch = events.events(self.campaign.store), open_batch(self.campaign)
-            item = next((item for item in batch if item.id == wanted), None)
-            item = item or self._next(name, batch)
-            if item is not None:
-                self._shown[name] = item.id
-            mine = [event for event in log if event.annotator == name]
-            newest = mine[-1] if mine and mine[-1].item in {i.id for i in batch} else None
+        with self._mutex, self.campaign.store.mutex:
+            batch, log = issued_now(self.campaign), log_of(self.campaign.store)
+            issued = batch.get(wanted or "") or self._next(name, batch, log)
+            if issued is not None:
+                self._shown[name] = issued.item
+            newest = log.by_annotator.get(name, [None])[-1]
+            if newest is not None and newest.item not in batch:
+                newest = None
+            # The status comes last, because it may read newer events. A response that arrives after
+            # `seen` was counted makes the page out of date, so that its form is refused.
             return AnnotatorView(
                 annotator=name,
-                status=self.campaign.status(),
                 choices=self.campaign.choices,
-                item=item,
-                seen=sum(item is not None and event.item == item.id for event in mine),
-                n_done=sum(name in item.responses for item in batch),
+                item=batch_item(issued, log) if issued else None,
+                seen=log.n_events(name, issued.item) if issued else 0,
+                n_done=len(batch.keys() & log.items_of(name)),
                 last=last_response(log, batch, name),
                 newest=newest,
-                undone=log[newest.undoes - 1] if newest and newest.undoes else None,
+                undone=log.events[newest.undoes - 1] if newest and newest.undoes else None,
+                status=self.campaign.status(),
             )
 
     def record(
@@ -115,14 +134,14 @@ class AnnotationService:
         """
         name = checked_name(annotator)
         uuid = self._uuid(name, item, seen)
+        entry = entry_of(self.campaign, item, action, name, ms=ms, uuid=uuid)
+        response = _Response(entry, seen)
+        self._waiting.append(response)
         with self._mutex:
-            if self._is_stored(uuid, action):
-                return
-            with self.campaign.holding(COMMAND, WAIT):
-                self._require_current(name, item, seen)
-                store_action(self.campaign, item, action, name, ms=ms, uuid=uuid)
-            self._saved.add((name, item))
-            self._shown.pop(name, None)
+            if not response.is_settled:
+                self._store_waiting()
+        if response.error is not None:
+            raise response.error
 
     def undo(self, annotator: str, response: int) -> str:
         """Undo the annotator's last response if it is the one on their page; return its item.
@@ -137,8 +156,8 @@ class AnnotationService:
             if stored is not None:
                 return stored.item
             with self.campaign.holding(COMMAND, WAIT):
-                log = events.events(self.campaign.store)
-                last = last_response(log, open_batch(self.campaign), name)
+                log = log_of(self.campaign.store)
+                last = last_response(log, issued_now(self.campaign), name)
                 if last is None or last.seq != response:
                     raise OutOfDateError(
                         "This is no longer your last response, or its round has ended. Nothing was "
@@ -148,42 +167,78 @@ class AnnotationService:
             self._saved.discard((name, last.item))
             return last.item
 
-    def _next(self, name: str, batch: list[BatchItem]) -> BatchItem | None:
+    def _next(self, name: str, batch: Mapping[str, Issued], log: EventLog) -> Issued | None:
         """Return the item on the annotator's page, else one that no other annotator sees."""
         needed = self.campaign.options["per_item"]
-        waiting = items_waiting(name, batch, needed)
         others = Counter(item for who, item in self._shown.items() if who != name)
-        same = [item for item in waiting if item.id == self._shown.get(name)]
-        free = [item for item in waiting if len(item.responses) + others[item.id] < needed]
-        return next(iter([*same, *free, *waiting]), None)
+        same = self._shown.get(name, "")
+        complete, mine = log.items_with(needed), log.items_of(name)
+        first = None
+        # A batch can be long, so that the items which are done are passed over without a loop here.
+        candidates = itertools.chain([same] if same in batch else [], batch)
+        for item in itertools.filterfalse(complete.__contains__, candidates):
+            if item in mine:
+                continue
+            if item == same or log.n_responses(item) + others[item] < needed:
+                return batch[item]
+            first = first or batch[item]
+        return first
+
+    def _store_waiting(self) -> None:
+        """Store the responses of all waiting threads in one transaction.
+
+        The disk's sync takes most of the time of a response, so annotators share it. A response
+        that is refused does not affect the others.
+        """
+        waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        new: dict[str, _Response] = {}
+        try:
+            found = [response for response in waiting if not self._is_known(response, new)]
+            if found:
+                with self.campaign.holding(COMMAND, WAIT):
+                    for response in found:
+                        if not self._is_known(response, new) and self._is_current(response):
+                            new[str(response.entry.uuid)] = response
+                    self.campaign.record([response.entry for response in new.values()], COMMAND)
+            for response in new.values():
+                self._saved.add((response.entry.annotator, response.entry.item))
+                self._shown.pop(response.entry.annotator, None)
+        except BaseException as error:  # noqa: BLE001 - each waiting thread raises it
+            for response in waiting:
+                response.error = response.error or error
+        finally:
+            for response in waiting:
+                response.is_settled = True
 
     def _uuid(self, *parts: object) -> str:
         """Return a uuid that is equal for equal parts, so that a repeated form is recognised."""
         text = json.dumps([self.campaign.id, *parts])
         return f"web-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
-    def _is_stored(self, uuid: str, action: Action) -> bool:
-        stored = events.event_with_uuid(self.campaign.store, uuid)
-        if stored is None:
+    def _is_known(self, response: _Response, new: Mapping[str, _Response]) -> bool:
+        """Whether the page of a response already has one, stored or about to be."""
+        uuid = str(response.entry.uuid)
+        known: Event | Entry | None = new[uuid].entry if uuid in new else None
+        known = known or events.event_with_uuid(self.campaign.store, uuid)
+        if known is None:
             return False
-        text = stored.answer if stored.kind == "label" else stored.note
-        if (stored.kind, text) != (action.kind, action.text):
-            raise OutOfDateError(
-                f"Your response {stored.answer or stored.kind!r} to this item is already saved. "
+        if (known.kind, known.answer, known.note) != response.content:
+            response.error = OutOfDateError(
+                f"Your response {known.answer or known.kind!r} to this item is already saved. "
                 "This was not saved. To change your answer, undo the first response."
             )
         return True
 
-    def _require_current(self, name: str, item: str, seen: int) -> None:
-        if (end := end_of_batch(self.campaign, item)) is not None:
-            raise OutOfDateError(f"{end} This was not saved.")
-        mine = [
-            event
-            for event in events.events(self.campaign.store)
-            if (event.annotator, event.item) == (name, item)
-        ]
-        if len(mine) != seen:
-            raise OutOfDateError(
+    def _is_current(self, response: _Response) -> bool:
+        """Whether a response is to the open batch, and its page shows the annotator's newest."""
+        entry, error = response.entry, None
+        if entry.item not in issued_now(self.campaign):
+            end = end_of_batch(self.campaign, entry.item) or "The batch of this item has ended."
+            error = f"{end} This was not saved."
+        elif log_of(self.campaign.store).n_events(entry.annotator, entry.item) != response.seen:
+            error = (
                 "You have responded to this item after this page was shown, in another window or "
                 "in a terminal. This was not saved."
             )
+        response.error = OutOfDateError(error) if error else None
+        return error is None
