@@ -62,6 +62,7 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "min_reported_time": 1,
     "remove_config_comments": True,
+    "capture_repr": (),  # only what an example prints, and no value of a last expression
     "within_subsection_order": "FileNameSortKey",
     "write_computation_times": False,
 }
