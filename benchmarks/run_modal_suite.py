@@ -8,8 +8,8 @@ The suite is not part of this repository. Fetch it, then run it twice and compar
     python benchmarks/run_modal_suite.py compare before.json after.json
 
 Run the first one in an environment with scikit-learn before 1.8 and what modAL's tests need; see
-docs/ecosystem.md. `compare` fails when a test that passed before does not pass after. The suite
-imports modAL.dropout, which needs `pkg_resources`: pip install 'setuptools<81'
+docs/ecosystem/modal_suite.md. `compare` fails when a test that passed before does not pass after.
+The suite imports modAL.dropout, which needs `pkg_resources`: pip install 'setuptools<81'
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md, from the rows that the benchmarks have written.
+"""The tables of docs/performance/, from the rows that the benchmarks have written.
 
 python benchmarks/tables.py
 """

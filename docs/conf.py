@@ -27,6 +27,8 @@ extensions = [
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["outputs.css"]
 html_title = f"starlearn {version}"
 html_show_copyright = False
 html_show_sourcelink = False
@@ -62,6 +64,7 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "min_reported_time": 1,
     "remove_config_comments": True,
+    "capture_repr": (),  # only what an example prints, and no value of a last expression
     "within_subsection_order": "FileNameSortKey",
     "write_computation_times": False,
 }

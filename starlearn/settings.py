@@ -139,7 +139,7 @@ class Acquisition(Settings):
     """Settings of a query: how it chooses the items to label.
 
     The defaults had the highest mean accuracy on the built-in tasks and passed a criterion that
-    was set in advance (docs/evidence.md). STAR as published is
+    was set in advance (docs/evidence/default.md). STAR as published is
     ``Acquisition(measure="entropy", schedule="published")``.
 
     Parameters

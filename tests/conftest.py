@@ -1,6 +1,7 @@
 """Settings and fixtures of all tests: one thread, no hub, a tiny model."""
 
 import os
+import shutil
 import signal
 
 # A shell that runs the tests in the background ignores Ctrl-C, and so would their child processes.
@@ -19,6 +20,19 @@ from typing import Any
 
 import pytest
 from tiny_models import COLOURS, build_model
+
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="session")
@@ -98,3 +112,16 @@ def in_place_of_ray(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(ray_workers, "running", running)
     monkeypatch.setattr(ray_workers, "finished", finished)
     return given_out
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """Start a headless browser."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next(filter(None, map(shutil.which, CHROMIUMS)), None)
+    if found is None:
+        pytest.skip(f"there is no Chromium: none of {', '.join(CHROMIUMS)} is on the path")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=ARGUMENTS)
+        yield browser
+        browser.close()

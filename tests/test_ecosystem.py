@@ -1,8 +1,7 @@
-"""What docs/ecosystem.md says runs; a script for modAL changes two lines."""
+"""The code of docs/ecosystem.md and of its pages runs; a script for modAL changes two lines."""
 
 import difflib
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,57 +9,50 @@ from typing import Any
 
 import modAL.models.learners
 import numpy as np
+import pages
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "ecosystem.md").read_text(encoding="utf-8")
-MODAL = "from transformer_classifier import"
+DOCS = ROOT / "docs"
 
 
-def blocks(language: str, text: str = PAGE) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+def text_of(name: str) -> str:
+    return (DOCS / f"{name}.md").read_text(encoding="utf-8")
 
 
-def section(title: str) -> str:
-    return next(part for part in re.split(r"\n(?=## )", PAGE) if part.startswith(f"## {title}"))
-
-
-PRELUDE = next(block for block in blocks("python") if "make_pool" in block)
-
-
-def run(code: list[str]) -> dict[str, Any]:
+def run(name: str) -> dict[str, Any]:
+    """Run a page, after the page whose example it continues, with shorter trainings."""
     names: dict[str, Any] = {}
-    short = "\n".join([PRELUDE, *code]).replace("max_steps=30", "max_steps=12")
-    exec(compile(short, "docs/ecosystem.md", "exec"), names)  # noqa: S102 - our own page
+    for page in (text_of("ecosystem"), text_of(name)):
+        pages.run_python(page, names, lambda code: code.replace("max_steps=30", "max_steps=12"))
     return names
 
 
-def test_the_snippets_for_scikit_learn_run(capsys: pytest.CaptureFixture[str]) -> None:
-    names = run(blocks("python", section("scikit-learn")))
+def test_the_code_for_scikit_learn_runs() -> None:
+    names = run("ecosystem/scikit_learn")
     assert names["search"].best_params_["adapter__r"] in (4, 8)
     for name in ("pipeline", "calibrated", "probe", "vote"):
         assert set(names[name].predict(names["texts"])) <= set(names["data"].choices)
-    printed = capsys.readouterr().out.splitlines()[-1]
-    assert printed == "Progress(stage='training', done=10, total=12)"
-    assert "Progress(stage='training', done=10, total=30)" in PAGE
+    assert str(names["seen"][-1]) == "Progress(stage='training', done=10, total=12)"
 
 
-def test_the_snippets_for_modal_run() -> None:
-    names = run([b for b in blocks("python", section("modAL")) if MODAL not in b])
+def test_the_code_for_modal_runs() -> None:
+    names = run("ecosystem/modal")
     assert len(names["committee"].learner_list[0].X_training) == 25
     assert len(names["index"]) == 5
 
 
-def test_the_snippets_for_scikit_activeml_run() -> None:
+def test_the_code_for_scikit_activeml_runs() -> None:
     pytest.importorskip("skactiveml", reason="scikit-activeml is not installed (an extra)")
-    names = run(blocks("python", section("scikit-activeml")))
+    names = run("ecosystem/scikit_activeml")
     assert len(names["classifier"].estimator_.X_training) == 25
 
 
 # A user's script for plain modAL
 
-BEFORE = next(block for block in blocks("python") if MODAL in block)
-CHANGES = blocks("diff")[0].splitlines()
+BLOCKS = pages.blocks(text_of("ecosystem/modal"))
+BEFORE = next(code for _, code in BLOCKS if "from transformer_classifier import" in code)
+CHANGES = next(code for kind, code in BLOCKS if kind == "diff").splitlines()
 AFTER = BEFORE
 for old, new in zip(CHANGES[::2], CHANGES[1::2], strict=True):
     assert AFTER.count(old[1:]) == 1

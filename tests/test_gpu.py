@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
 ]
 TOLERANCE = 0.2
-"""Nats by which the mean entropy of an answer may move in half precision; docs/performance.md."""
+"""Nats by which an answer's mean entropy may move: docs/performance/half_precision.md."""
 
 
 def make_learner(data: Any) -> STARLearner:

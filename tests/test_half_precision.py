@@ -1,4 +1,4 @@
-"""Scores in bfloat16: how much the batches may change them (docs/performance.md)."""
+"""Scores in bfloat16: how much the batches may change them (docs/performance/half_precision.md)."""
 
 from pathlib import Path
 from typing import Any

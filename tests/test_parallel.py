@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pages
 import parallel_program as program
 import pytest
 import torch
@@ -257,8 +258,9 @@ def test_a_process_that_dies_ends_the_program(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_example_in_the_docs_runs_in_two_processes_as_in_one(tmp_path: Path) -> None:
-    text = (Path(__file__).parent.parent / "docs" / "distributed.md").read_text(encoding="utf-8")
-    (tmp_path / "train.py").write_text(text.split("```python\n# train.py\n")[1].split("```")[0])
+    page = Path(__file__).parent.parent / "docs" / "distributed" / "accelerate.md"
+    found = [code for _, code in pages.blocks(page.read_text(encoding="utf-8"))]
+    (tmp_path / "train.py").write_text(next(code for code in found if "# train.py" in code))
     places = [tmp_path / name for name in ("one", "two")]
     for place in places:
         place.mkdir()

@@ -9,6 +9,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pages
 import pytest
 import tiny_models
 
@@ -16,28 +17,23 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    """Return the blocks with exactly this info string; ``python needs-download`` is another one."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
-
-
-def test_the_examples_run_from_top_to_bottom(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_examples_run_and_print_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code = "\n".join(blocks("python"))
-    assert "max_steps=150" in code
-    short = code.replace("max_steps=150", "max_steps=3").replace("n_test=100", "n_test=10")
-    names: dict[str, object] = {}
-    exec(compile(short, "README.md", "exec"), names)  # noqa: S102 - our own README
-    assert 0 <= float(capsys.readouterr().out.splitlines()[-1]) <= 1
-    assert len(names["learner"].y_training) == 60  # type: ignore[attr-defined]
+
+    def shorter(code: str) -> str:
+        return code.replace("max_steps=150", "max_steps=3").replace("n_test=100", "n_test=10")
+
+    assert shorter(README) != README
+    names = pages.run_python(README, {}, shorter)
+    assert len(names["learner"].y_training) == 60
 
 
 def test_the_block_that_needs_a_download_runs_with_a_tiny_model(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (code,) = blocks("python needs-download")
+    ((_, code),) = pages.blocks(README, "python needs-download")
     words = re.findall(r"[\w?:]+", code)
     monkeypatch.setattr(tiny_models, "WORDS", words)
     folder = tiny_models.build_model(tmp_path)
@@ -55,7 +51,7 @@ def test_the_block_that_needs_a_download_runs_with_a_tiny_model(
 
 
 def test_the_first_block_is_the_one_that_needs_a_download() -> None:
-    assert re.findall(r"^```(.*)\n", README, flags=re.MULTILINE)[0] == "python needs-download"
+    assert pages.blocks(README)[0][0] == "python needs-download"
 
 
 def test_the_command_for_own_data_runs(tiny_model: str, tmp_path: Path) -> None:
@@ -67,7 +63,7 @@ def test_the_command_for_own_data_runs(tiny_model: str, tmp_path: Path) -> None:
     for name in ("train", "test"):
         lines = [json.dumps(row) + "\n" for row in rows]
         (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    block = next(b for b in blocks("bash") if "starlearn run" in b)
+    block = next(b for _, b in pages.blocks(README, "bash") if "starlearn run" in b)
     command = block.replace("\\\n", " ").splitlines()[0]
     for written, here in [
         ("FOLDER_OR_HUB_ID", tiny_model),

@@ -5,13 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pages import matches
 from transcript import (
     HOME,
     Command,
     commands_of,
     done_in,
     files_of,
-    matches,
     run,
     run_in_browser,
     section,

@@ -146,14 +146,6 @@ def done_in(command: Command) -> list[str]:
     return [line for line in command.shown if DONE.match(line)]
 
 
-def matches(shown: list[str], printed: str) -> bool:
-    """Whether an output matches the one that is shown, where ``...`` matches any text."""
-    wanted = "\n".join(line.rstrip() for line in shown).strip("\n")
-    got = "\n".join(line.rstrip() for line in printed.splitlines()).strip("\n")
-    pattern = ".*?".join(re.escape(part) for part in wanted.split("..."))
-    return re.fullmatch(pattern, got, re.DOTALL) is not None
-
-
 def _shell(line: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     shims = folder / ".bin"
     shims.mkdir(exist_ok=True)
