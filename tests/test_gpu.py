@@ -29,7 +29,7 @@ TOLERANCE = 0.2
 def make_learner(data: Any) -> STARLearner:
     task: Any = ChoiceTask(data.prompt, choices=data.choices)
     if data.choices is None:
-        task = GenerationTask(data.prompt, 24, data.answer_pattern)
+        task = GenerationTask(data.prompt, 32, data.answer_pattern)
     return STARLearner(
         task=task,
         adapter=LoRA(r=16, alpha=32),

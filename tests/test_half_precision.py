@@ -103,6 +103,7 @@ def test_scores_in_bfloat16_change_by_less_than_the_tolerance(
     assert_close(learner.uncertainty(shuffled), expected, order)
 
 
+@pytest.mark.filterwarnings("ignore:.* longer than the task's max_new_tokens:UserWarning")
 @pytest.mark.parametrize("name", ["skewed", "steps"])
 def test_the_embedded_model_keeps_the_tolerance_with_every_number_rounded_anew(name: str) -> None:
     """A CPU may give the same bits for any shape of batch; a GPU need not."""

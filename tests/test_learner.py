@@ -69,15 +69,36 @@ def test_dicts_changed_after_the_training_change_no_labelled_item(
     assert [item["text"] for item in learner.X_training] == labelled[0]
 
 
-def test_masks_that_change_nothing_are_told_of(
+@pytest.mark.parametrize("learning_rate", [1e-7, 1.5e-4])
+@pytest.mark.parametrize("free_form", [False, True])
+def test_a_ranking_by_an_adapter_that_has_learned_nothing_is_noted(
+    make_learner: Factory,
+    labelled: Labelled,
+    pool: list,
+    learning_rate: float,
+    free_form: bool,
+) -> None:
+    training = Training(learning_rate=learning_rate, max_steps=1)
+    learner = make_learner(training=training)
+    if free_form:
+        learner.set_params(task=GenerationTask("{text} Answer :", max_new_tokens=2))
+    learner.fit(*labelled)
+    words = r"learned nothing: its loss .* base model's is .* nats\).*higher learning rate"
+    with pytest.warns(UserWarning, match=words):
+        indices, _ = learner.query(pool, n_instances=3)
+    # The check changes no later result. By entropy there is nothing to note.
+    with pytest.warns(UserWarning, match="learned nothing"):
+        assert learner.query(pool, n_instances=3)[0].tolist() == indices.tolist()
+    learner.set_params(acquisition__measure="entropy").query(pool, n_instances=3)
+
+
+def test_an_adapter_that_has_learned_is_not_noted_where_its_masks_change_little(
     make_learner: Factory, labelled: Labelled, pool: list
 ) -> None:
-    learner = make_learner(training=Training(learning_rate=1e-7, max_steps=1)).fit(*labelled)
-    with pytest.warns(UserWarning, match=r"masks hardly change an answer: .* of \d+ items is"):
-        learner.query(pool, n_instances=3)
-    # Where nobody asks for them, and where they do, there is nothing to tell.
-    learner.set_params(acquisition__measure="entropy").query(pool, n_instances=3)
-    make_learner().fit(*labelled).query(pool, n_instances=3)
+    short = Training(max_steps=1, batch_size=4, learning_rate=5e-3)
+    learner = make_learner(training=short).fit(*labelled)
+    learner.query(pool, n_instances=3)  # warnings are errors
+    assert learner.rounds_[-1]["query"]["max_full"] < 1e-3
 
 
 def test_probabilities_belong_to_classes(make_learner: Factory, labelled: Labelled) -> None:

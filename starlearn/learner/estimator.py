@@ -226,6 +226,9 @@ class STARLearner(
             ranked = plan.ranked(n_instances)
             indices, metrics = plan.chosen(ranked, n_instances, budget)
             found |= {"lambda": plan.weight, **ranked.means()}
+            if session.adapter is not None:
+                items, labels = self.X_training, self.y_training
+                session.warn_if_nothing_was_learned(items, labels, found["max_full"])
         else:
             indices, metrics = plan.random(n_instances, budget)
         found["n_instances"] = len(indices)  # fewer than n at the end of a budget

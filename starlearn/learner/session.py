@@ -39,6 +39,13 @@ from starlearn.train.trainer import TrainingRecord, check_lengths, train_adapter
 
 Prompts = list[list[int]]
 
+LITTLE_INFORMATION = 1e-3
+"""Nats of mutual information. A trained adapter has more, unless it is sure of all items."""
+LEAST_LOSS_REDUCTION = 0.01
+"""Share by which a training reduces the base model's loss if it has learned anything."""
+CHECKED_LABELS = 64
+"""Labelled items, the newest, whose loss shows whether a training has learned anything."""
+
 
 @dataclass(frozen=True)
 class Session:
@@ -205,6 +212,35 @@ class Session:
             callbacks=self.parts.callbacks,
             checkpoint=self.checkpoint,
         )
+
+    def warn_if_nothing_was_learned(
+        self, items: NDArray[Any], labels: NDArray[Any], information: float
+    ) -> None:
+        """Warn of a ranking by mutual information where the training has reduced no loss.
+
+        `information` is the largest of the pool. Only where it is small, the losses of the newest
+        labelled items are computed, with the adapter and with the base model.
+        """
+        small = information < LITTLE_INFORMATION
+        if not small or self.parts.acquisition.measure != "mutual_information":
+            return
+        fields = self.parts.task.fill(items[-CHECKED_LABELS:].tolist())
+        examples = self.examples(fields, labels[-CHECKED_LABELS:])
+        prompts, answers = zip(*((one.prompt, one.answer) for one in examples), strict=True)
+        own, base = (
+            float(session.losses(list(prompts), list(answers)).sum() / sum(map(len, answers)))
+            for session in (self, replace(self, adapter=None))
+        )
+        if own >= (1 - LEAST_LOSS_REDUCTION) * base:
+            warnings.warn(
+                f"The adapter has learned nothing: its loss on the labels is {own:.4g}, and the "
+                f"base model's is {base:.4g}. The dropout masks hardly change an answer (the "
+                f"largest mutual information is {information:.1e} nats), so the ranking is "
+                "effectively random. Train longer or with a higher learning rate, or set "
+                "measure='entropy'.",
+                UserWarning,
+                stacklevel=3,
+            )
 
     # Answers
 

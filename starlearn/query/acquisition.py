@@ -1,6 +1,5 @@
 """The steps of a query in order: score the pool in chunks, combine the scores, choose a batch."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -26,9 +25,6 @@ from starlearn.tasks import Fields
 
 KEPT_PROMPTS = 20_000
 """Items whose prompts stay in memory between their check and their scoring."""
-
-ROUNDING = 1e-7
-"""Nats of mutual information within rounding error: float32 logits have 7 digits."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +134,7 @@ class QueryPlan:
             wanted = min(n * int(part.screen), len(places))
             places = np.sort(best_places(first.mixed, scores.keys, places, wanted))
         self._fill(positions, scores, part.n_passes, places)
-        found = self._combine(positions, scores)
-        self._warn_of_rounding(found)
-        return RankedPool(positions, scores.keys, found, places)
+        return RankedPool(positions, scores.keys, self._combine(positions, scores), places)
 
     def chosen(
         self, ranked: RankedPool, n: int, budget: Budget | None
@@ -228,21 +222,6 @@ class QueryPlan:
     ) -> Uncertainty:
         part = self.acquisition if acquisition is None else acquisition
         return combine(scores, positions, part, weight=self.weight, trained=self.trained)
-
-    def _warn_of_rounding(self, found: Uncertainty) -> None:
-        """Warn where mutual information is within rounding error."""
-        if self.acquisition.measure != "mutual_information" or not self.trained:
-            return
-        top = largest(found.full)
-        if top < ROUNDING:
-            warnings.warn(
-                "The dropout masks hardly change an answer: the largest mutual information of "
-                f"{len(found.full)} items is {top:.1e} nats. That is within rounding error, so "
-                "the ranking is effectively random. The adapter has hardly learned. Train it "
-                "longer or with a higher learning rate, or set measure='entropy'.",
-                UserWarning,
-                stacklevel=4,
-            )
 
     def _positions(self, n: int) -> NDArray[np.intp]:
         """Return the rows of the pool to score: all, or a sub-pool of at least n."""
