@@ -37,7 +37,8 @@ class Event:
     """Time in UTC at which it was stored."""
 
     def __post_init__(self) -> None:
-        # An earlier version stored answers in any Unicode form.
+        # An earlier version stored names and answers in any Unicode form.
+        object.__setattr__(self, "annotator", composed(self.annotator))
         if self.answer is not None:
             object.__setattr__(self, "answer", composed(self.answer))
 

@@ -108,7 +108,7 @@ def test_formulas_are_defused(start):
     assert unescaped(escaped(escaped(cell))) == escaped(cell)
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(
     st.lists(
         st.lists(st.text(st.sampled_from(";\t\r\n\"',=+-@\0 a")), min_size=2, max_size=2),
@@ -247,7 +247,7 @@ def test_rows_without_a_label_stay_open(campaign, file):
 def test_labels_that_other_readers_take_for_missing_values(make_campaign, file, monkeypatch):
     words = ["None", "NA", "null", "nan"]
     # The tiny tokenizer knows none of them.
-    monkeypatch.setattr(learner_settings, "require_distinct_choices", lambda *_: None)
+    monkeypatch.setattr(learner_settings, "require_distinct_choices", lambda *_, **__: None)
     random = Acquisition(n_passes=2, strategy="random")
     campaign = make_campaign(task=ChoiceTask("{text}", choices=words), acquisition=random)
     campaign.query(4)

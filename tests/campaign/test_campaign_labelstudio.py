@@ -153,7 +153,7 @@ def test_a_text_edited_there_moves_no_label(pushed, fake):
     ("note", "says"),
     [
         ({"answer": "purple"}, "'purple' is not among the choices"),
-        ({"answer": "Red"}, "Did you mean 'red'"),
+        ({"answer": "rde"}, "Did you mean 'red'"),
         (
             {
                 "answer": [

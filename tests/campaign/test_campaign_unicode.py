@@ -28,7 +28,7 @@ ONE, TWO = "caf\u00e9", "cafe\u0301"
 def cafes(make_campaign, monkeypatch):
     """Return a factory of campaigns with the choices red and café, in a form of one's own."""
     # The tiny tokenizer does not know the texts.
-    monkeypatch.setattr(learner_settings, "require_distinct_choices", lambda *_: None)
+    monkeypatch.setattr(learner_settings, "require_distinct_choices", lambda *_, **__: None)
 
     def factory(form, **changes):
         return make_campaign(task=ChoiceTask("{text} Answer :", choices=["red", form]), **changes)
@@ -100,11 +100,15 @@ def test_a_campaign_of_an_earlier_version_still_works(cafes, monkeypatch):
     first, *_ = issue(campaign)
     with monkeypatch.context() as earlier:
         earlier.setattr(events.Event, "__post_init__", lambda self: None)
-        events.append(campaign.store, [Entry("label", first.id, "ann", TWO)], 2)
+        old = [Entry("label", first.id, name, TWO) for name in ("ann", f"Jos{TWO[3:]}")]
+        events.append(campaign.store, old, 2)
     with type(campaign).open(campaign.folder) as again:
         assert again.choices == ["red", ONE]
-        again.label(first, ONE, "bob")
-        assert again.batch()[0].answers == {"ann": ONE, "bob": ONE}
+        again.label(first, ONE, f"Jos{ONE[3:]}")
+        assert again.batch()[0].answers == {"ann": ONE, f"Jos{ONE[3:]}": ONE}
+        for _ in range(2):
+            assert again.undo(f"Jos{TWO[3:]}") is not None
+        assert again.batch()[0].answers == {"ann": ONE}
         assert again.labels() == {first.id: ONE}
         task = again.parameters()["task"]
         task.check()

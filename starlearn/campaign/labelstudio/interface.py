@@ -69,7 +69,7 @@ def extended(config: str, names: Iterable[str], choices: list[str] | None) -> st
             "project: push with --new."
         )
     there = {composed(choice) for choice in _choices(control)}
-    lacking = [choice for choice in choices or [] if choice not in there]
+    lacking = [choice for choice in choices or [] if composed(choice) not in there]
     if not lacking:
         return None
     _add(control, lacking)
