@@ -94,7 +94,7 @@ def test_a_ranking_by_an_adapter_that_has_learned_nothing_is_noted(
 
 
 def test_warnings_name_the_line_of_the_caller(make_learner: Factory, labelled: Labelled) -> None:
-    items, colours = labelled
+    items, _ = labelled
     short = Training(max_steps=1, learning_rate=1e-7)
     one = make_learner(task=ChoiceTask("{text} Answer :"), training=short)
     free = GenerationTask("{text}", 1, answer_pattern=r"(\w+) !$")
