@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from functools import lru_cache
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ TODAY = "2024-07-26"
 """Fixed date shown to chat templates, so that scores do not change at midnight; Llama's default."""
 MAX_CHARACTERS, MAX_MEMORY = 100_000, 2**30
 """Limits of what a template may render, and of the bytes that its process may use."""
-MAX_SECONDS = 20
-"""Limit of time. The process is then killed; within it the processor's time has the same limit."""
+MAX_SECONDS, MAX_WAIT = 20, 120
+"""Limits of processor time and of time on the clock. The second leaves room for a busy machine, and
+is the only one on Windows; the process is then killed."""
 RENDERER = Path(__file__).with_name("chat_renderer.py")
 
 
@@ -65,15 +65,15 @@ def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> tuple[str, int]
             "messages": messages,
             "names": tokenizer.special_tokens_map,
             "day": TODAY,
-            "seconds": ceil(MAX_SECONDS),
+            "seconds": MAX_SECONDS,
             "memory": MAX_MEMORY,
             "characters": MAX_CHARACTERS,
             "path": [str(Path(entry).absolute()) for entry in sys.path],
         }
-        found = _run(json.dumps(request, default=str), MAX_SECONDS)
+        found = _run(json.dumps(request, default=str), MAX_WAIT)
         why = f"fails ({found['error']})" if "error" in found else None
     except subprocess.TimeoutExpired:
-        why = f"takes longer than {MAX_SECONDS:g} s"
+        why = f"takes longer than {MAX_WAIT:g} s"
     except subprocess.CalledProcessError as error:
         # A negative code is a signal: the system ends a process that exceeds its limits.
         why = f"cannot be rendered ({error.stderr[-200:].strip() or 'the process was ended'})"
