@@ -79,7 +79,7 @@ def serve(folder: Path) -> None:
         found = {
             "pid": os.getpid(),
             "port": listener.getsockname()[1],
-            "cookie": f"{tokens.cookie}={tokens.token}",
+            "token": tokens.token,
         }
         print(json.dumps(found), flush=True)
         make_server(make_app(AnnotationService(campaign), tokens)).run(sockets=[listener])
@@ -105,14 +105,19 @@ class Annotator:
 
     def __init__(self, server: dict[str, Any], name: str) -> None:
         self.server, self.name = server, name
+        self.cookies = [f"starlearn-name={name}"]
         self.respond_ms: list[float] = []
         self.view_ms: list[float] = []
 
     async def label(self, until: float) -> None:
-        """Answer item after item until a time, or until no item is left."""
+        """Answer item after item until a time, at least one, or until no item is left."""
         self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.server["port"])
+        await self.request("GET", f"/?token={self.server['token']}", "")
         page = await self.request("GET", "/", "")
-        while time.perf_counter() < until and (found := FORM.search(page)):
+        while not self.respond_ms or time.perf_counter() < until:
+            found = FORM.search(page)
+            if found is None:
+                break
             item, seen = found.groups()
             form = f"kind=label&annotator={self.name}&item={item}&seen={seen}&ms=1&choice=0%3AAnn"
             began = time.perf_counter()
@@ -128,12 +133,13 @@ class Annotator:
         host = f"127.0.0.1:{self.server['port']}"
         self.writer.write(
             f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\n"
-            f"Cookie: {self.server['cookie']}; starlearn-name={self.name}\r\n"
+            f"Cookie: {'; '.join(self.cookies)}\r\n"
             "Content-Type: application/x-www-form-urlencoded\r\n"
             f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
         )
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
         status = int(head.split()[1])
+        self.cookies += re.findall(r"set-cookie: ([^;\r]+)", head)
         length = re.search(r"content-length: (\d+)", head.lower())
         content = await self.reader.readexactly(int(length[1]) if length else 0)
         if status not in (200, 303):

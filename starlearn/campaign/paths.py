@@ -61,7 +61,8 @@ class CampaignPaths:
                 require_regular(folder)
                 for path in folder.iterdir():
                     require_regular(path)
-        for path in (self.pool, self.lock, self.adapters, *self.folder.glob(".labels.db*")):
+        # Hidden files are the lock, and new files before they get their names.
+        for path in (self.pool, self.adapters, self.checkpoint, *self.folder.glob(".*")):
             if path.exists() or path.is_symlink():
                 require_regular(path)
 

@@ -15,6 +15,7 @@ from starlearn.query.score_store import ScoreStore
 PLACES = (
     *("labels.db", "labels.db-journal", "pool.parquet", ".lock", ".labels.db.restored"),
     *("adapters", "scores", "scores/cache", "scores/cache/scores.sqlite", "backups", "exports"),
+    *("training.safetensors", ".pool.parquet.new", ".training.safetensors.new"),
     *("scores/round-0001.parquet", "exports/labels.jsonl", "backups/labels-000000001.db"),
 )
 
