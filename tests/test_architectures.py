@@ -197,6 +197,7 @@ def test_recurrent_models_are_refused_at_the_door(kind: str, tmp_path: Path) -> 
         Backbone(tmp_path, "none", verbose=False)
 
 
+@pytest.mark.filterwarnings("ignore:The adapter has learned nothing")
 def test_dropout_at_the_answer_is_refused_beyond_a_sliding_window_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return folder
 
 
+@pytest.mark.filterwarnings("ignore:.*longer than the task's max_new_tokens")
 @pytest.mark.parametrize(
     ("quantization", "kind"),
     [

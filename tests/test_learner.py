@@ -595,7 +595,7 @@ def unloadable(make_learner: Factory, monkeypatch: pytest.MonkeyPatch) -> STARLe
         (["a", None], ["red", "red"], r"row 1: .*NoneType"),
         (["a", 3], ["red", "red"], r"row 1: .*int"),
         (["a"], ["red", "blue"], "1 items and 2 labels"),
-        (["a", "b"], ["red", "pink"], r"row 1: 'pink'.*choices"),
+        (["a", "b"], ["red", "pink"], r"(?s)choices.*row 1: 'pink'"),
         ([{"text": "a"}, {"texts": "a"}], ["red", "red"], r"row 1: .*\{text\}.*texts"),
         (["a " * 70], ["red"], r"row 0: 7\d tokens"),
         ([], [], "empty"),

@@ -59,8 +59,9 @@ def test_the_command_for_own_data_runs(tiny_model: str, tmp_path: Path) -> None:
 
     from starlearn.cli.app import app
 
-    rows = [{"text": f"the {w} is", "label": "red" if w < "n" else "blue"} for w in "bgmopqrs"]
-    for name in ("train", "test"):
+    labels = {word: "red" if word < "n" else "blue" for word in "bgmopqrs"}
+    for name, article in (("train", "the"), ("test", "a")):
+        rows = [{"text": f"{article} {word} is", "label": labels[word]} for word in labels]
         lines = [json.dumps(row) + "\n" for row in rows]
         (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     block = next(b for _, b in pages.blocks(README, "bash") if "starlearn run" in b)

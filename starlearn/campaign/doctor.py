@@ -9,7 +9,7 @@ from pathlib import Path
 
 from starlearn.campaign import publish, rounds
 from starlearn.campaign.folder import CampaignFolder
-from starlearn.campaign.journal import read_journal
+from starlearn.campaign.journal import is_from_before, read_journal
 from starlearn.campaign.restore import verified_copy
 from starlearn.campaign.verification import verify
 from starlearn.errors import StarlearnError
@@ -59,7 +59,9 @@ def _copies(campaign: CampaignFolder) -> Iterator[Finding]:
             yield _unusable(campaign, "The backup", path, error)
     if campaign.paths.journal.exists():
         try:
-            read_journal(campaign.paths.journal)
+            # The next training or backup replaces the journal of an older version.
+            if not is_from_before(campaign.paths.journal):
+                read_journal(campaign.paths.journal)
         except (StarlearnError, OSError) as error:
             yield _unusable(campaign, "The journal", campaign.paths.journal, error)
 

@@ -46,6 +46,13 @@ def write_journal(campaign: "CampaignFolder") -> None:
     write_file(campaign.paths.journal, "".join(lines).encode())
 
 
+def is_from_before(path: Path) -> bool:
+    """Whether an older starlearn wrote a journal, without settings and rounds."""
+    with storage_errors(f"reading {path}"), os.fdopen(open_regular(path), "rb") as file:
+        first = file.readline()
+    return bool(first) and "meta" not in _row(path, 1, first)
+
+
 def _line(row: dict[str, Any]) -> str:
     return json.dumps({**row, "crc": checksum(row)}, ensure_ascii=False) + "\n"
 

@@ -1,5 +1,6 @@
 """Paths of the files inside a campaign folder."""
 
+import os
 import re
 from pathlib import Path
 
@@ -59,7 +60,8 @@ class CampaignPaths:
         for folder in (self.scores, self.cache, self.backups, self.exports):
             if folder.exists() or folder.is_symlink():
                 require_regular(folder)
-                for path in folder.iterdir():
+                # A folder that this user cannot list is not used: opening to read needs none.
+                for path in folder.iterdir() if os.access(folder, os.R_OK | os.X_OK) else ():
                     require_regular(path)
         # Hidden files are the lock, and new files before they get their names.
         for path in (self.pool, self.adapters, self.checkpoint, *self.folder.glob(".*")):

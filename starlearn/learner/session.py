@@ -41,7 +41,7 @@ Prompts = list[list[int]]
 
 LITTLE_INFORMATION = 1e-3
 """Nats of mutual information. A trained adapter has more, unless it is sure of all items."""
-LEAST_LOSS_REDUCTION = 0.02
+LEAST_LOSS_REDUCTION = 0.01
 """Share by which a training reduces the base model's loss if it has learned anything."""
 CHECKED_LABELS = 64
 """Labelled items, the newest, whose loss shows whether a training has learned anything."""

@@ -445,7 +445,7 @@ def test_ctrl_c_ends_the_command_with_the_next_command(make_campaign, chromium):
         served.communicate()
     assert served.returncode == 0, complaints
     assert complaints == ""
-    assert "2 saved. 1 of the batch's 4 items are done." in output
+    assert "1 saved. 1 of the batch's 4 items are done." in output
     assert f"Next: starlearn label {campaign.folder}" in output
     with Campaign.open(campaign.folder) as again:
         assert responses_of(again) == [

@@ -255,7 +255,7 @@ def test_an_answer_that_is_new_is_added_by_a_command(folder, files):
     batch = files / "batch.csv"
     done("export", folder, batch)
     fill(batch, lambda row: "a night")
-    assert f"starlearn add-choice {folder} 'a night'" in refused("import", folder, batch)
+    assert f"starlearn add-choice {folder} CHOICE" in refused("import", folder, batch)
     assert "now 4 choices" in done("add-choice", folder, "a night")
     assert refused("add-choice", folder, "a night")
     assert "2 labels saved" in done("import", folder, batch)
@@ -371,7 +371,7 @@ def test_ctrl_c_is_exit_code_130_and_names_the_next_command(folder, monkeypatch)
     assert f"Continue: starlearn resume {folder}" in output
     monkeypatch.undo()
     assert "Round 1: 3 items to label" in done("resume", folder)
-    monkeypatch.setattr(Campaign, "label", stop)
+    monkeypatch.setattr(Campaign, "record", stop)
     output = refused("label", folder, code=130, keys="1\n")
     assert f"Continue: starlearn label {folder}" in output
 

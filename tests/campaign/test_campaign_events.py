@@ -139,7 +139,7 @@ def test_empty_labels_are_refused(answer):
         ("Red", "Did you mean 'red'"),
         ("GREEN ", "Did you mean 'green'"),
         ("bleu", "Did you mean 'blue'"),
-        ("7", "Did you mean '007'?.*leading zeros"),
+        ("7", "Did you mean '007'"),
         ("zebra", "add_choice"),
     ],
 )

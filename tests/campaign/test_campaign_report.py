@@ -528,7 +528,7 @@ def test_places_and_prices_that_cannot_be_used(taught, quick):
             "report", taught.folder, "--to", quick / "p.html", "--price-per-hour", price
         )
         assert "--price-per-hour must be" in output
-    assert "cannot be read" in refused(
+    assert "does not exist" in refused(
         "report", taught.folder, "--to", quick / "p.html", "--test", quick / "none.jsonl"
     )
     assert "starlearn init" in refused("report", quick / "none")

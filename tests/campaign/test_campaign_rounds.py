@@ -598,7 +598,7 @@ def test_every_state_has_a_next_command(quick):
     from starlearn.campaign.status import next_command
 
     for state in rounds.STATES:
-        found = rounds.Round(1, state, 5, 0, {}, 0, None, None, None, {}, None, "", "")
+        found = rounds.Round(1, state, 5, 0, {}, 0, None, None, None, {}, None, "", "", 0)
         assert next_command(quick, found, 5, 10, 3).startswith("starlearn ")
 
 
