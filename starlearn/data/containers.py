@@ -91,8 +91,8 @@ def require_collection(X: Any, name: str = "X") -> None:
     if isinstance(X, str | bytes | Mapping):
         kind = "text" if isinstance(X, str) else type(X).__name__
         raise InputError(
-            f"{name} must be a collection of items, got one {kind} ({X!r:.40}). For one item pass "
-            f"a list: [{name}]."
+            f"{name} must be a collection of items, got one {kind}. For one item pass a list: "
+            f"[{X!r:.80}]."
         )
 
 
