@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,28 @@ def test_a_ranking_by_an_adapter_that_has_learned_nothing_is_noted(
     with pytest.warns(UserWarning, match="learned nothing"):
         assert learner.query(pool, n_instances=3)[0].tolist() == indices.tolist()
     learner.set_params(acquisition__measure="entropy").query(pool, n_instances=3)
+
+
+def test_warnings_name_the_line_of_the_caller(make_learner: Factory, labelled: Labelled) -> None:
+    items = labelled[0]
+    short = Training(max_steps=1, learning_rate=1e-7)
+    one = make_learner(task=ChoiceTask("{text} Answer :"), training=short)
+    free = GenerationTask("{text}", 1, answer_pattern=r"(\w+) !$")
+    calls = {
+        "All labels": lambda: one.fit(items, ["red"] * 8),
+        "learned nothing": lambda: make_learner(training=short).fit(*labelled).query(items[:3]),
+        "are new": lambda: make_learner().fit(*labelled).query(items),
+        "finds no answer": lambda: make_learner(task=free).fit(items[:2], ["red", "blue !"]),
+        "are longer": lambda: make_learner(task=GenerationTask("{text}", 1)).fit(
+            items[:2], ["red", "blue sky"]
+        ),
+    }
+    for words, call in calls.items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+        places = [one.filename for one in caught if words in str(one.message)]
+        assert places == [__file__], words
 
 
 def test_an_adapter_that_has_learned_is_not_noted_where_its_masks_change_little(
@@ -186,13 +209,13 @@ def test_a_pattern_that_finds_no_label_is_refused_with_the_rows(
         learner.score(items, colours)  # bare answers, which no answer would equal
 
 
-def test_labels_longer_than_the_answers_may_be_are_refused_with_the_rows(
+def test_labels_longer_than_the_answers_may_be_are_named_with_the_rows(
     make_learner: Factory,
 ) -> None:
     learner = make_learner(task=GenerationTask("{text} Answer :", max_new_tokens=3))
     long = "the colour is blue"
     words = r"max_new_tokens=3.*row 0: 4 tokens.*Set max_new_tokens=4"
-    with pytest.raises(InputError, match=r"2 of 2 labels are longer.*" + words):
+    with pytest.warns(UserWarning, match=r"2 of 2 labels are longer.*" + words):
         learner.fit(["the sky", "the sea"], [long, long])
     with pytest.warns(UserWarning, match=r"1 of 2 labels are longer.*" + words):
         learner.fit(["the sky", "the sea"], [long, "it is blue"])

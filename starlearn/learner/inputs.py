@@ -151,7 +151,7 @@ def check_final_answers(labels: Sequence[str], task: GenerationTask, where: str 
     )
     if len(without) == len(labels):
         raise InputError(complaint)
-    warnings.warn(complaint, UserWarning, stacklevel=4)
+    warnings.warn(complaint, UserWarning, stacklevel=5)
 
 
 def check_labels(labels: NDArray[Any], task: Task) -> None:

@@ -34,7 +34,7 @@ Prompts = list[list[int]]
 
 LITTLE_INFORMATION = 1e-3
 """Nats of mutual information. A trained adapter has more, unless it is sure of all items."""
-LEAST_LOSS_REDUCTION = 0.01
+LEAST_LOSS_REDUCTION = 0.02
 """Share by which a training reduces the base model's loss if it has learned anything."""
 CHECKED_LABELS = 64
 """Labelled items, the newest, whose loss shows whether a training has learned anything."""
@@ -160,11 +160,11 @@ class Session:
         else:
             warning = None
         if warning is not None:
-            warnings.warn(warning, UserWarning, stacklevel=4)
+            warnings.warn(warning, UserWarning, stacklevel=5)
         self.choice_tree(classes)
 
     def check_answers(self, labels: NDArray[Any], examples: Sequence[Example]) -> None:
-        """Warn of free-form labels that `max_new_tokens` cuts; InputError where it cuts them all.
+        """Warn of free-form labels that `max_new_tokens` cuts.
 
         A label whose final answer is already in its first tokens is not cut.
         """
@@ -179,17 +179,15 @@ class Session:
             if len(answer) > most
             and not task.correct(self.texts([answer[:most]]), [str(labels[row])])[0]
         ]
-        if not rows:
-            return
-        complaint = (
-            f"{len(rows)} of {len(labels)} labels are longer than the task's max_new_tokens="
-            f"{most}, so the model cannot write them to their end, and its answers count as wrong: "
-            f"{listed([f'row {row}: {len(answers[row])} tokens' for row in rows])}. "
-            f"Set max_new_tokens={max(len(answers[row]) for row in rows)}, or shorten these labels."
-        )
-        if len(rows) == len(labels):
-            raise InputError(complaint)
-        warnings.warn(complaint, UserWarning, stacklevel=4)
+        if rows:
+            warnings.warn(
+                f"{len(rows)} of {len(labels)} labels are longer than the task's max_new_tokens="
+                f"{most}. The model cannot write them to their end, so its answers count as "
+                f"wrong: {listed([f'row {row}: {len(answers[row])} tokens' for row in rows])}. Set "
+                f"max_new_tokens={max(len(answers[row]) for row in rows)}, or shorten them.",
+                UserWarning,
+                stacklevel=5,
+            )
 
     def train(
         self, examples: Sequence[Example], *, seed: int, start: Adapter | None = None
@@ -233,7 +231,7 @@ class Session:
                 "effectively random. Train longer or with a higher learning rate, or set "
                 "measure='entropy'.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     # Answers

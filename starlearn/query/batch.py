@@ -74,7 +74,7 @@ class BatchSelection:
                 f"Only {len(chosen)} of the {len(places)} items to choose from are new. The others "
                 "repeat one another or a labelled item. The best of them complete the batch.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
             chosen = np.concatenate([chosen, repeats[:missing]])
         return best[chosen]
