@@ -166,3 +166,11 @@ def test_a_campaign_begins_with_a_learner_that_has_callbacks(make_learner: Facto
     parameters = parameters_of(to_json(make_learner(callbacks=[print])))
     assert "callbacks" not in parameters
     assert STARLearner(**parameters).callbacks is None
+
+
+def test_the_bar_of_a_training_counts_whole_steps(make_learner, labelled, capsys):
+    training = Training(max_steps=2, batch_size=2, gradient_accumulation=2, learning_rate=5e-3)
+    make_learner(verbose=True, training=training).fit(*labelled)
+    shown = capsys.readouterr().err
+    assert "2/2" in shown
+    assert ".0/2" not in shown

@@ -318,7 +318,7 @@ class _AdapterTrainer(Trainer):
         self.step_loss += float(loss)  # already divided by the number of tokens of the whole step
         if self.accelerator.sync_gradients:
             self._end_step()
-        self.bar.update(1 / self.args.gradient_accumulation_steps)
+            self.bar.update(1)
         return loss
 
     def _end_step(self) -> None:
