@@ -25,7 +25,6 @@ LONGEST_CELL = 2**31 - 1
 MARK = b"\xef\xbb\xbf"
 """The byte-order mark of UTF-8, which spreadsheets write."""
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv")
-EXAMPLE = '{"text": "...", "label": "..."}'
 
 
 class Lines:
@@ -152,9 +151,6 @@ def _json_rows(lines: Lines) -> Iterator[Located]:
 
 
 def _json_object(path: Path, number: int, line: str) -> Row:
-    array_hint = ""
-    if line.lstrip().startswith("["):
-        array_hint = f". One array becomes lines with: jq -c '.[]' {path.name} > lines.jsonl"
     try:
         row = STRICT.decode(line)
     except KeyError as error:
@@ -164,15 +160,21 @@ def _json_object(path: Path, number: int, line: str) -> Row:
         ) from None
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{path}: line {number} is not JSON ({error}). Write one object per line, such as "
-            f"{EXAMPLE}{array_hint}"
+            f"{path}: line {number} is not JSON ({error}). {_example(path, line)}"
         ) from error
     if not isinstance(row, dict):
         raise InputError(
-            f"{path}: line {number} is a {type(row).__name__}, not an object. Write one object per "
-            f"line, such as {EXAMPLE}{array_hint}"
+            f"{path}: line {number} is a {type(row).__name__}, not an object. "
+            f"{_example(path, line)}"
         )
     return row
+
+
+def _example(path: Path, line: str) -> str:
+    example = 'Write one object per line, such as {"text": "...", "label": "..."}'
+    if not line.lstrip().startswith("["):
+        return example
+    return f"{example}. One array becomes lines with: jq -c '.[]' {path.name} > lines.jsonl"
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> Row:
