@@ -13,7 +13,7 @@ from starlearn.campaign.event_log import Event as Event
 from starlearn.campaign.event_log import current_responses as current_responses
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.integrity import checksum
-from starlearn.campaign.items import SURROGATE
+from starlearn.campaign.items import SURROGATE, composed
 from starlearn.campaign.store import Store, now
 from starlearn.errors import InputError
 
@@ -40,7 +40,7 @@ class Entry:
 
 
 def checked(entry: Entry) -> Entry:
-    """Return an entry whose values have exactly the types that the label store returns.
+    """Return an entry whose values have the types and the Unicode form that the store returns.
 
     Raise InputError for values of other types, invalid Unicode, and numbers out of range.
     """
@@ -58,8 +58,8 @@ def _with_checked_values(entry: Entry) -> Entry:
     return Entry(
         kind=entry.kind,
         item=_checked_text("item", entry.item),
-        annotator=_checked_text("annotator", entry.annotator),
-        answer=_text_or_none("answer", entry.answer),
+        annotator=composed(_checked_text("annotator", entry.annotator)),
+        answer=None if entry.answer is None else composed(_checked_text("answer", entry.answer)),
         note=_text_or_none("note", entry.note),
         ms=_checked_ms(entry.ms),
         uuid=_text_or_none("uuid", entry.uuid),

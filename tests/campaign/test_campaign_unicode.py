@@ -167,3 +167,11 @@ def test_choices_in_two_forms_are_one_choice():
     task = ChoiceTask(choices=["tea", TWO])
     assert task.composed_choices() == ["tea", ONE]
     assert unicodedata.normalize("NFD", ONE) == task.choices[1]  # a parameter stays as given
+
+
+def test_an_entry_that_is_sent_again_in_another_form_is_stored_once(campaign):
+    item = campaign.batch()[0].id
+    for name in ("Jos\u00e9", "Jose\u0301"):
+        (event,) = campaign.record([Entry("skip", item, name, uuid="one")])
+        assert (event.seq, event.annotator) == (1, "Jos\u00e9")
+    assert events.undo(campaign.store, "Jose\u0301", None, 1).undoes == 1
