@@ -129,20 +129,11 @@ def require_batch(campaign: Campaign) -> None:
         pass
 
 
-def store_action(
-    campaign: Campaign,
-    item: str | BatchItem,
-    action: Action,
-    annotator: str,
-    *,
-    ms: int | None = None,
-    uuid: str | None = None,
-) -> Event:
+def store_entry(campaign: Campaign, entry: Entry) -> Event:
     """Store a label, a skip or a flag; it is on the disk when the call returns.
 
     Raise InputError when the item's batch has ended.
     """
-    entry = entry_of(campaign, item, action, annotator, ms=ms, uuid=uuid)
     with campaign.holding("label"):
         if (end := end_of_batch(campaign, entry.item)) is not None:
             raise InputError(f"{end} This was not saved.")

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from starlearn.campaign import events, rounds
+from starlearn.campaign import rounds
+from starlearn.campaign.event_log import log_of
 from starlearn.campaign.folder import CampaignFolder
 from starlearn.campaign.store import now
 from starlearn.errors import InputError
@@ -49,8 +50,8 @@ def save_settings(campaign: CampaignFolder, settings: str) -> None:
 
 def require_unused(campaign: CampaignFolder, choice: str) -> None:
     """Raise InputError when a label of the campaign is this choice."""
-    log = events.events(campaign.store)
-    using = {e.item for e in events.current_responses(log) if e.answer == choice}
+    responses = log_of(campaign.store).responses()
+    using = {event.item for event in responses if event.answer == choice}
     if using:
         raise InputError(
             f"{choice!r:.60} is the answer to {len(using)} items, so it cannot be removed. Change "

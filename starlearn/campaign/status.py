@@ -7,7 +7,6 @@ from pathlib import Path
 from starlearn.campaign import events, rounds
 from starlearn.campaign.event_log import Event, log_of
 from starlearn.campaign.folder import CampaignFolder
-from starlearn.campaign.responses import resolved
 from starlearn.campaign.rounds import Round
 from starlearn.storage.lock import holder
 
@@ -136,7 +135,7 @@ def _engine(last: Round) -> str:
 def history_of(campaign: CampaignFolder) -> list[RoundRecord]:
     """Return a record of each round, oldest first."""
     store, log = campaign.store, events.events(campaign.store)
-    answered = resolved(events.current_responses(log), campaign.options["resolution"])
+    answered = campaign.labels()
     return [
         RoundRecord(
             round=found.id,

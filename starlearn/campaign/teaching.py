@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from starlearn.campaign import events, publish, rounds
+from starlearn.campaign.event_log import log_of
 from starlearn.campaign.failpoints import failpoint
 from starlearn.campaign.folder import CampaignFolder
 from starlearn.campaign.journal import write_journal
@@ -130,22 +131,19 @@ def _require_responses(
     campaign: CampaignFolder, round_id: int, batch: set[str], partial: bool
 ) -> None:
     """Raise InputError without any response to a batch, or unless all are there or `partial`."""
-    log = events.current_responses(events.events(campaign.store))
-    annotators: dict[str, set[str]] = {item: set() for item in batch}
-    for event in log:
-        if event.item in batch:
-            annotators[event.item].add(event.annotator)
+    given = log_of(campaign.store).by_item
+    annotators = [given[item].keys() if item in given else set() for item in batch]
     folder = shlex.quote(str(campaign.folder))
     per_item = campaign.options["per_item"]
-    waiting = [found for found in annotators.values() if len(found) < per_item]
-    if not any(annotators.values()):
+    waiting = [found for found in annotators if len(found) < per_item]
+    if not any(annotators):
         raise InputError(
             f"None of the {len(batch)} items of round {round_id} is labelled, so there is nothing "
             f"new to learn. Label them: starlearn label {folder}, campaign.label(item, answer)."
         )
     if not waiting or partial:
         return
-    at_work = Counter(name for found in annotators.values() for name in found)
+    at_work = Counter(name for found in annotators for name in found)
     who = ", ".join(f"{name} {count}" for name, count in at_work.most_common(5))
     others = f" and {len(at_work) - 5} more" if len(at_work) > 5 else ""
     fewer = " One with too few keeps the answers it has." if per_item > 1 else ""

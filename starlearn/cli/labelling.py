@@ -13,11 +13,12 @@ from uuid import uuid4
 
 from starlearn.campaign.annotation import (
     Action,
+    entry_of,
     has_single_keys,
     leading_number,
     require_batch,
     shortcuts,
-    store_action,
+    store_entry,
     undo_last,
     whole_number,
 )
@@ -204,7 +205,8 @@ class LabellingSession:
         uuid = uuid4().hex  # one uuid for all attempts, so that the response is stored once
         while True:
             try:
-                store_action(self.campaign, item, action, self.annotator, ms=spent, uuid=uuid)
+                entry = entry_of(self.campaign, item, action, self.annotator, ms=spent, uuid=uuid)
+                store_entry(self.campaign, entry)
                 break
             except (CampaignLockedError, StorageError) as error:
                 can_retry = self.interactive and not self.campaign.store.is_broken

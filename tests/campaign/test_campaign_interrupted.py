@@ -8,7 +8,7 @@ import pytest
 from campaign_cases import answer_for, label_all
 from typer.testing import CliRunner
 
-from starlearn.campaign.annotation import Action, store_action
+from starlearn.campaign.annotation import Action, entry_of, store_entry
 from starlearn.campaign.campaign import Campaign
 from starlearn.cli.app import app
 from starlearn.errors import InputError
@@ -284,8 +284,8 @@ def test_a_late_answer_in_the_terminal_says_what_has_happened(make_campaign):
     campaign, batch = half_labelled(make_campaign)
     campaign.teach(partial=True)
     with pytest.raises(InputError, match=r"round 1 has ended: the adapter was trained.*not saved"):
-        store_action(campaign, batch[3], Action("label", "red"), "ann")
+        store_entry(campaign, entry_of(campaign, batch[3], Action("label", "red"), "ann"))
     campaign.query(3)
     with pytest.raises(InputError, match=r"round 1 has ended, because round 2 .*not saved"):
-        store_action(campaign, batch[0].id, Action("skip"), "ann")
+        store_entry(campaign, entry_of(campaign, batch[0].id, Action("skip"), "ann"))
     assert campaign.status().n_labelled == 1

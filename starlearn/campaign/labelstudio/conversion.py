@@ -8,6 +8,7 @@ from typing import Any
 from starlearn.campaign import events, rounds
 from starlearn.campaign.campaign import BatchItem, Campaign
 from starlearn.campaign.chronology import Statement, statement_of
+from starlearn.campaign.event_log import log_of
 from starlearn.campaign.events import Entry, Event
 from starlearn.campaign.importing import (
     ANNOTATOR,
@@ -238,10 +239,7 @@ def _notes(
 ) -> list[str]:
     """Return messages about what an import did besides storing new responses."""
     new = {entry.uuid for entry in entries}
-    current = {
-        (event.item, event.annotator): event
-        for event in events.current_responses(events.events(campaign.store))
-    }
+    current = {(event.item, event.annotator): event for event in log_of(campaign.store).responses()}
     found = []
     n_older = sum(current[entry.item, entry.annotator].uuid not in new for entry in entries)
     if n_older:

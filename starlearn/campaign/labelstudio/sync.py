@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from starlearn.campaign import events
 from starlearn.campaign.campaign import BatchItem, Campaign
 from starlearn.campaign.chronology import statement_of
+from starlearn.campaign.event_log import log_of
 from starlearn.campaign.importing import ImportResult
 from starlearn.campaign.labelstudio import confirmed
 from starlearn.campaign.labelstudio.client import (
@@ -279,8 +279,7 @@ def _gone(campaign: Campaign, project: int, tasks: Sequence[LabelStudioTask]) ->
         for task in tasks
         for note in task.annotations or ()
     }
-    responses = events.current_responses(events.events(campaign.store))
-    found = [statement_of(event.uuid) for event in responses]
+    found = [statement_of(event.uuid) for event in log_of(campaign.store).responses()]
     return sum(
         (statement.annotation, statement.created) not in there
         for statement in found
